@@ -1,0 +1,16 @@
+//! Every decision of meshd, and nothing that touches the world: no clock, socket, file, thread, async or iteration over
+//! hash tables. Time and randomness come in as arguments, so that a run can be replayed from its inputs.
+//!
+//! Start at [`node`], the alphabet; then [`switch`], the walk of a frame. `docs/ARCHITECTURE.md` has the drawing.
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod flow;
+pub mod frame;
+pub mod ident;
+pub mod node;
+pub mod notice;
+pub mod outbox;
+pub mod policy;
+pub mod ruling;
+pub mod wire;

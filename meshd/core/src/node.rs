@@ -1,0 +1,266 @@
+//! The node as one machine: inputs in, outputs out, no clock, no socket, no thread.
+//!
+//! ```text
+//!    upcalls of lanes ---+                              +--> rulings for lanes, frames to ports and peers
+//!    sessions, messages -+--> handle(input, now) -------+--> messages, dials, hang-ups
+//!    policy answers -----+        |        ^            +--> questions for plugins
+//!    kernel events ------+        v        |            +--> kernel work
+//!    commands -----------+   the machines below         +--> state to keep, notices, replies
+//! ```
+//!
+//! Owns the alphabet and the dispatch to the machines, each a file of its own: `switch`, `directory`, `swim`, `peers`,
+//! `pool`, `ports`, `policy`. It refuses to compute anything itself.
+//!
+//! Contract with the driver: drain `poll_output` after each input; make every [`Output::Persist`] of one drain durable
+//! before any other output of that drain is acted on.
+
+use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
+use crate::flow::{FlowKey, Origin};
+use crate::ident::{CommandId, Epoch, IfName, MacAddr, NodeId, PortId, QueryId, SessionId, UpcallId, Vni};
+use crate::notice::Notice;
+use crate::policy::Answer;
+use crate::ruling::Ruling;
+use crate::wire::control::{JoinRefusal, Message, Welcome};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+
+/// What happens to a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Input {
+    /// A lane has no ruling for a frame.
+    Upcall {
+        /// The lane.
+        origin: Origin,
+        /// To be named in the answer.
+        upcall: UpcallId,
+        /// The network, as the port or the datagram says.
+        vni: Vni,
+        /// From the destination MAC on.
+        frame: Bytes,
+    },
+    /// Something about a QUIC connection.
+    Session(SessionEvent),
+    /// A message on a session's control stream.
+    Message {
+        /// The session.
+        session: SessionId,
+        /// The message.
+        message: Message,
+    },
+    /// A plugin chain answered.
+    Answer {
+        /// The question.
+        query: QueryId,
+        /// The epoch of the question.
+        epoch: Epoch,
+        /// The chain's answer, or that it failed.
+        answer: Answer,
+    },
+    /// Something about this host.
+    Kernel(KernelEvent),
+    /// An operator.
+    Command {
+        /// To be named in the reply.
+        id: CommandId,
+        /// The wish.
+        command: Command,
+    },
+}
+
+/// What happens to a QUIC connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum SessionEvent {
+    /// TLS is done: the far end holds the private key of `key`. Nothing more is known.
+    Connected {
+        /// The connection.
+        session: SessionId,
+        /// The far end's key.
+        key: NodeId,
+        /// Where it is.
+        remote: SocketAddr,
+        /// By this node?
+        dialed: bool,
+    },
+    /// It is over.
+    Closed {
+        /// The connection.
+        session: SessionId,
+        /// In words.
+        reason: String,
+    },
+    /// No address of the node answered.
+    DialFailed {
+        /// The node dialed.
+        node: NodeId,
+        /// In words, address by address.
+        reason: String,
+    },
+}
+
+/// What happens on this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum KernelEvent {
+    /// The port is as it should be.
+    Wired {
+        /// The port.
+        port: PortId,
+        /// As the kernel named it (`eth%d` becomes `eth0`).
+        ifname: IfName,
+        /// As the kernel has it.
+        mac: MacAddr,
+    },
+    /// The port could not be made; nothing of it is left.
+    WireFailed {
+        /// The port.
+        port: PortId,
+        /// In words, for the operator.
+        reason: String,
+        /// The namespace does not exist any more: give the port up.
+        gone: bool,
+    },
+    /// Nothing of the port is left.
+    Unwired {
+        /// The port.
+        port: PortId,
+        /// What could not be undone.
+        errors: Vec<String>,
+    },
+    /// The far end or its namespace went away.
+    PortGone {
+        /// The port.
+        port: PortId,
+    },
+    /// The underlay addresses of this host, with the port of the endpoint, most likely first.
+    Addresses(Vec<SocketAddr>),
+}
+
+/// What a node wants done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Keep this over restarts (`None`: forget it), before anything else of this drain happens.
+    Persist {
+        /// Opaque, unique; see `state.rs`.
+        key: Vec<u8>,
+        /// Opaque.
+        value: Option<Vec<u8>>,
+    },
+    /// The ruling on an upcall. The shell hands it to the lane.
+    Ruling {
+        /// The lane.
+        origin: Origin,
+        /// The upcall.
+        upcall: UpcallId,
+        /// The ruling.
+        ruling: Ruling,
+    },
+    /// A frame that the switch made itself (ARP and ND answers).
+    Inject {
+        /// Out of this port.
+        port: PortId,
+        /// From the destination MAC on.
+        frame: Bytes,
+    },
+    /// From now on only rulings of this epoch count.
+    Epoch(Epoch),
+    /// Ask the plugin chain of the network.
+    Ask {
+        /// To be named in the answer.
+        query: QueryId,
+        /// The current one.
+        epoch: Epoch,
+        /// In or out of the network, and by whom.
+        question: Question,
+    },
+    /// Dial a node, all addresses; `Connected` or `DialFailed` will follow.
+    Dial {
+        /// Only this key is accepted.
+        node: NodeId,
+        /// Most likely first.
+        addresses: Vec<SocketAddr>,
+    },
+    /// Send a message.
+    Message {
+        /// The session.
+        session: SessionId,
+        /// The message.
+        message: Message,
+    },
+    /// The far end of the session is this member: let its frames in, and send it frames over this session.
+    Proven {
+        /// The session.
+        session: SessionId,
+        /// The member.
+        node: NodeId,
+    },
+    /// Close a session once what was sent has left.
+    Hangup {
+        /// The session.
+        session: SessionId,
+        /// Goes to the far end.
+        reason: String,
+    },
+    /// Make a port, or adopt it; `Wired` or `WireFailed` will follow.
+    Wire(PortWiring),
+    /// Undo a port; `Unwired` will follow.
+    Unwire(PortRecord),
+    /// Make or adopt the node's own presence on a network.
+    Serve(ServiceWiring),
+    /// Undo it.
+    Unserve {
+        /// The network.
+        vni: Vni,
+        /// Its port.
+        port: PortId,
+    },
+    /// The answer to a command.
+    Reply {
+        /// The command.
+        id: CommandId,
+        /// How it went.
+        result: Result<Reply, Refusal>,
+    },
+    /// Something an operator may want to know.
+    Notice(Notice),
+}
+
+/// What a plugin chain is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Question {
+    /// The network, whose chain it is.
+    pub vni: Vni,
+    /// Into the network from a port, or out of it to a port.
+    pub direction: Direction,
+    /// The port it comes from or goes to.
+    pub port: PortId,
+    /// The peer it came from.
+    pub peer: Option<NodeId>,
+    /// The frame's fields.
+    pub key: FlowKey,
+    /// How the destination was found.
+    pub dst_class: DstClass,
+}
+
+/// As `direction` in `wit/types.wit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// From a port into the network.
+    Ingress,
+    /// From the network to a port.
+    Egress,
+}
+
+/// As `dst-class` in `wit/types.wit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum DstClass {
+    UnicastKnown,
+    UnicastUnknown,
+    Multicast,
+    Broadcast,
+}
+
+/// What came of a redeemed invite; the joining side of the protocol is the shell's, since there is no node yet.
+pub type JoinAnswer = Result<Welcome, JoinRefusal>;

@@ -1,0 +1,130 @@
+//! Rulings: what is to happen to every frame under a megaflow, and the reasons why one may be dropped.
+//!
+//! Owns the words; the switch (`switch.rs`) makes rulings, a lane (`lane.rs`) obeys them, and counters, `meshd drops`,
+//! `meshd trace` and the API all render [`DropReason`].
+
+use crate::flow::{FlowKey, FlowMask};
+use crate::ident::{Epoch, Moment, NodeId, PortId};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    /// Out of a port of this node.
+    Port(PortId),
+    /// To a peer, over its session.
+    Peer(NodeId),
+}
+
+/// What happens to a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// A copy to each; never empty.
+    Forward(Arc<[Output]>),
+    /// Counted and gone.
+    Drop(DropReason),
+    /// The switch answered it itself (ARP, ND); nothing is to be forwarded.
+    Consume,
+}
+
+/// The answer to an upcall. If `cache` is set it holds for every frame under the megaflow, until the epoch moves or
+/// `until` passes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruling {
+    /// What happens to the frame of the upcall and to those parked behind it.
+    pub action: Action,
+    /// For what other frames the same holds; `None`: for no other.
+    pub cache: Option<Megaflow>,
+}
+
+/// A flow key with a mask, and how long the ruling on it holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Megaflow {
+    /// The key; bits outside the mask are zero.
+    pub key: FlowKey,
+    /// The bits that mattered.
+    pub mask: FlowMask,
+    /// The epoch of the decision.
+    pub epoch: Epoch,
+    /// Obeyed no longer than this.
+    pub until: Option<Moment>,
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame was dropped. One list for the whole node; every reason has a counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name,)* }
+
+        impl DropReason {
+            /// All of them, in order of their number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// One sentence for an operator.
+            #[must_use]
+            pub fn explain(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than an Ethernet header, or longer than the network's MTU allows.
+    Malformed = "the frame is cut short, or its headers contradict its length",
+    /// Longer than the network's MTU.
+    TooLong = "the frame is longer than the network's MTU allows",
+    /// Reserved group addresses of IEEE 802.1D.
+    LinkLocalControl = "link-local control frames (BPDU, pause, LLDP) stay on their link",
+    /// Zero or a group address as source.
+    InvalidSource = "the source MAC is zero or a group address",
+    /// The source MAC is another endpoint's.
+    SpoofedSource = "the source MAC belongs to another port or node",
+    /// ARP or ND speaks for somebody else's address.
+    SpoofedAddress = "ARP or neighbour discovery claims an IP address that belongs to another endpoint",
+    /// The port has as many MACs as it may.
+    PortMacsFull = "the port already has as many source MACs as it may have",
+    /// The table is full.
+    FdbFull = "the network's FDB is full",
+    /// The peer does not have the network, or does not say so.
+    NotOnNetwork = "the sender is not on this network",
+    /// No such network here.
+    UnknownVni = "no network of this node has the frame's VNI",
+    /// The destination is where the frame came from.
+    Hairpin = "the destination is behind the port the frame came from",
+    /// From a peer, and for no port of this node.
+    SplitHorizon = "frames from a peer never go to a peer, and no port of this node is the destination",
+    /// Flooding found nobody.
+    NoReceiver = "nobody else is on the network",
+    /// The policy chain said no.
+    Policy = "a policy plugin refused the flow",
+    /// A plugin failed, and fails closed.
+    PolicyFailed = "a policy plugin failed, and its fail mode is closed",
+    /// The question to the plugin was not answered in time.
+    PolicyTimeout = "a policy plugin did not answer in time",
+    /// Too many frames wait for a ruling.
+    ParkingFull = "too many frames of this port or peer wait for a ruling",
+    /// The switch did not answer in time.
+    UpcallTimeout = "the switch did not rule in time",
+    /// The queue to the switch is full.
+    UpcallQueueFull = "the queue to the switch is full",
+    /// No session to the peer.
+    NoSession = "there is no session to the peer at the moment",
+    /// The session cannot take more.
+    SessionQueueFull = "the session to the peer cannot take more at the moment",
+    /// The port is gone or does not take the frame.
+    PortQueueFull = "the port does not take more frames at the moment",
+    /// Datagram of a peer that is no datagram of ours.
+    BadDatagram = "a peer sent a datagram that does not follow the protocol",
+    /// A frame of which a piece is missing.
+    PieceMissing = "a piece of the frame was lost on the underlay",
+    /// Too many unfinished frames.
+    ReassemblyFull = "too many unfinished frames of this peer",
+    /// Broadcast, unknown or multicast frames above the sender's allowance.
+    BumLimit = "more broadcast, unknown-unicast or multicast frames than a sender may flood",
+}
