@@ -8,7 +8,9 @@ use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the daemon started: a plain number, so that a run can be recorded and replayed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Moment(pub u64);
 
 impl Moment {
@@ -27,7 +29,9 @@ impl Moment {
 
 /// Milliseconds since the Unix epoch, as the host's clock says. Only for what is compared between nodes: expiry of
 /// statements, age of claims. Never for timers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct WallTime(pub u64);
 
 /// Both clocks at one instant. The shell reads them once per input.
@@ -39,12 +43,13 @@ pub struct Now {
     pub wall: WallTime,
 }
 
-/// A node: its Ed25519 public key (RFC 8032), 32 bytes. Shown as unpadded lower-case base32.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A node: its Ed25519 public key (RFC 8032), 32 bytes. Shown as unpadded lower-case base32; so it is in JSON, while
+/// postcard carries the bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 32]);
 
-/// A mesh: the public key of its root, 32 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A mesh: the public key of its root, 32 bytes. Shown and carried as a [`NodeId`] is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MeshId(pub [u8; 32]);
 
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -80,7 +85,9 @@ pub struct ParseIdentError {
 fn unbase32(text: &str) -> Option<[u8; 32]> {
     let (mut out, mut at, mut acc, mut bits) = ([0u8; 32], 0, 0u32, 0u32);
     for byte in text.bytes() {
-        let digit = BASE32.iter().position(|&c| c == byte.to_ascii_lowercase())?;
+        let digit = BASE32
+            .iter()
+            .position(|&c| c == byte.to_ascii_lowercase())?;
         acc = (acc << 5) | u32::try_from(digit).ok()?;
         bits += 5;
         if bits >= 8 {
@@ -108,7 +115,10 @@ macro_rules! key_ident {
         impl FromStr for $name {
             type Err = ParseIdentError;
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                unbase32(text).map(Self).ok_or_else(|| ParseIdentError { text: text.to_owned(), what: $what })
+                unbase32(text).map(Self).ok_or_else(|| ParseIdentError {
+                    text: text.to_owned(),
+                    what: $what,
+                })
             }
         }
         impl $name {
@@ -138,7 +148,10 @@ impl Vni {
         if (1..1 << 24).contains(&number) {
             Ok(Self(number))
         } else {
-            Err(ParseIdentError { text: number.to_string(), what: "VNI (1 to 16777215)" })
+            Err(ParseIdentError {
+                text: number.to_string(),
+                what: "VNI (1 to 16777215)",
+            })
         }
     }
 
@@ -168,9 +181,8 @@ impl fmt::Display for Vni {
     }
 }
 
-/// EUI-48 address, in wire order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+/// EUI-48 address, in wire order. Text in JSON, six bytes in postcard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct MacAddr(pub [u8; 6]);
 
 impl MacAddr {
@@ -212,21 +224,21 @@ impl fmt::Debug for MacAddr {
 impl FromStr for MacAddr {
     type Err = ParseIdentError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseIdentError { text: text.to_owned(), what: "MAC address such as 02:00:00:00:00:01" };
+        let wrong = || ParseIdentError {
+            text: text.to_owned(),
+            what: "MAC address such as 02:00:00:00:00:01",
+        };
         let mut out = [0u8; 6];
         let mut parts = text.split(':');
         for byte in &mut out {
             let part = parts.next().filter(|p| p.len() == 2).ok_or_else(wrong)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
-        if parts.next().is_some() { Err(wrong()) } else { Ok(Self(out)) }
-    }
-}
-
-impl TryFrom<String> for MacAddr {
-    type Error = ParseIdentError;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
+        if parts.next().is_some() {
+            Err(wrong())
+        } else {
+            Ok(Self(out))
+        }
     }
 }
 
@@ -235,6 +247,35 @@ impl From<MacAddr> for String {
         mac.to_string()
     }
 }
+
+/// Text for people's formats, raw bytes for ours.
+macro_rules! text_or_bytes {
+    ($name:ident, $len:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                if to.is_human_readable() {
+                    to.collect_str(self)
+                } else {
+                    self.0.serialize(to)
+                }
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                if from.is_human_readable() {
+                    String::deserialize(from)?
+                        .parse()
+                        .map_err(serde::de::Error::custom)
+                } else {
+                    <[u8; $len]>::deserialize(from).map(Self)
+                }
+            }
+        }
+    };
+}
+text_or_bytes!(NodeId, 32);
+text_or_bytes!(MeshId, 32);
+text_or_bytes!(MacAddr, 6);
 
 macro_rules! number_ident {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -275,11 +316,20 @@ impl IfName {
         let shown = || escape(bytes);
         match bytes {
             [] => Err(IfNameError::Empty),
-            _ if bytes.len() > 15 => Err(IfNameError::Long { name: shown(), len: bytes.len() }),
+            _ if bytes.len() > 15 => Err(IfNameError::Long {
+                name: shown(),
+                len: bytes.len(),
+            }),
             b"." | b".." => Err(IfNameError::Reserved { name: shown() }),
             // The kernel's ctype table is Latin-1: 0xa0 counts as white space there.
-            _ => match bytes.iter().find(|b| matches!(b, 0 | b'/' | b':' | b'\t'..=b'\r' | b' ' | 0xa0)) {
-                Some(&byte) => Err(IfNameError::Byte { name: shown(), byte }),
+            _ => match bytes
+                .iter()
+                .find(|b| matches!(b, 0 | b'/' | b':' | b'\t'..=b'\r' | b' ' | 0xa0))
+            {
+                Some(&byte) => Err(IfNameError::Byte {
+                    name: shown(),
+                    byte,
+                }),
                 None => Ok(Self(bytes.to_vec())),
             },
         }
@@ -313,7 +363,9 @@ pub enum IfNameError {
         name: String,
     },
     /// A byte that the kernel refuses.
-    #[error("interface name \"{name}\" holds byte {byte:#04x}, which the kernel refuses (white space, '/', ':', NUL, 0xa0)")]
+    #[error(
+        "interface name \"{name}\" holds byte {byte:#04x}, which the kernel refuses (white space, '/', ':', NUL, 0xa0)"
+    )]
     Byte {
         /// Escaped.
         name: String,
@@ -328,7 +380,9 @@ pub fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() || matches!(c, '\\' | '"' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}') {
+            if c.is_control()
+                || matches!(c, '\\' | '"' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+            {
                 out.extend(c.escape_default());
             } else {
                 out.push(c);
@@ -385,10 +439,19 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let folded = text.to_ascii_lowercase();
         let fits = (1..=63).contains(&folded.len())
-            && folded.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && folded
+                .bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
             && !folded.starts_with('-')
             && !folded.ends_with('-');
-        if fits { Ok(Self(folded)) } else { Err(ParseIdentError { text: escape(text.as_bytes()), what: "name (1 to 63 letters, digits or inner hyphens)" }) }
+        if fits {
+            Ok(Self(folded))
+        } else {
+            Err(ParseIdentError {
+                text: escape(text.as_bytes()),
+                what: "name (1 to 63 letters, digits or inner hyphens)",
+            })
+        }
     }
 }
 
@@ -435,11 +498,52 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_text_in_json_and_raw_bytes_on_the_wire() {
+        let (node, mac) = (NodeId([7; 32]), MacAddr([2, 0, 0, 0, 0, 1]));
+        assert_eq!(
+            serde_json::to_string(&(node, mac)).unwrap(),
+            format!("[\"{node}\",\"{mac}\"]")
+        );
+        assert_eq!(
+            serde_json::from_str::<(NodeId, MacAddr)>(
+                &serde_json::to_string(&(node, mac)).unwrap()
+            )
+            .unwrap(),
+            (node, mac)
+        );
+        let wire = postcard::to_stdvec(&(node, mac)).unwrap();
+        assert_eq!(wire.len(), 38);
+        assert_eq!(
+            postcard::from_bytes::<(NodeId, MacAddr)>(&wire).unwrap(),
+            (node, mac)
+        );
+    }
+
+    #[test]
     fn names_the_kernel_takes_are_taken_and_the_others_are_refused_with_the_byte() {
-        for name in [&b"eth0"[..], b"-x", b"eth%d", b"\xff\xfe", "caf\u{e9}".as_bytes(), "\u{1f980}".as_bytes(), b"$(x)*\"'"] {
+        for name in [
+            &b"eth0"[..],
+            b"-x",
+            b"eth%d",
+            b"\xff\xfe",
+            "caf\u{e9}".as_bytes(),
+            "\u{1f980}".as_bytes(),
+            b"$(x)*\"'",
+        ] {
             assert_eq!(IfName::new(name).unwrap().as_bytes(), name);
         }
-        for name in [&b""[..], b".", b"..", b"a/b", b"a b", b"a\tb", b"a:b", b"sixteen-bytes-xx", b"a\xa0b", b"a\0b"] {
+        for name in [
+            &b""[..],
+            b".",
+            b"..",
+            b"a/b",
+            b"a b",
+            b"a\tb",
+            b"a:b",
+            b"sixteen-bytes-xx",
+            b"a\xa0b",
+            b"a\0b",
+        ] {
             assert!(IfName::new(name).is_err(), "{name:?}");
         }
     }
