@@ -6,6 +6,7 @@
 
 pub mod command;
 pub mod flow;
+pub mod flowtext;
 pub mod frame;
 pub mod ident;
 pub mod node;
@@ -13,4 +14,5 @@ pub mod notice;
 pub mod outbox;
 pub mod policy;
 pub mod ruling;
+pub mod view;
 pub mod wire;

@@ -1,0 +1,666 @@
+//! What an operator reads of a node, as plain data: `status`, `members`, `peers`, `paths`, `networks`, `ports`, `fdb`,
+//! `drops`, `events`, `trace`, `doctor` and `plugin ls` are these structs, as JSON or as tables made of them.
+//!
+//! Owns the shapes and their words; whoever fills them decides nothing here. Rules for all of them:
+//!
+//! * An instant is a `u64` named `..._at_ms`: milliseconds since the Unix epoch. A span is named with its unit: `_s`, `_ms`, `_us`.
+//! * Bytes that somebody else chose (interface names, paths, reasons) are shown escaped by [`escape`]. Where escaping
+//!   changed something, [`ByteText::hex`] holds the exact bytes.
+//! * A flow is text as [`flowtext`](crate::flowtext) writes it, and `meshd trace` reads that text back.
+
+use crate::ident::{Epoch, Label, MacAddr, MeshId, NodeId, PortId, Vni, escape};
+use crate::notice::Notice;
+use crate::ruling::DropReason;
+use crate::wire::record::Role;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// A node, in a way that both people and programs can use.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeRef {
+    /// Its id, in full.
+    pub id: NodeId,
+    /// Its name, if this node knows it.
+    pub name: Option<Label>,
+}
+
+impl NodeRef {
+    /// The name, or the short id.
+    #[must_use]
+    pub fn show(&self) -> String {
+        self.name
+            .as_ref()
+            .map_or_else(|| self.id.short(), Label::to_string)
+    }
+}
+
+/// Bytes that are mostly text: escaped, with the exact bytes beside where escaping lost something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteText {
+    /// Printable, on one line.
+    pub text: String,
+    /// Lower-case hex; absent if `text` is exactly the bytes.
+    pub hex: Option<String>,
+}
+
+impl ByteText {
+    /// Of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let text = escape(bytes);
+        let hex = (text.as_bytes() != bytes).then(|| {
+            bytes.iter().fold(String::new(), |mut out, byte| {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "{byte:02x}");
+                out
+            })
+        });
+        Self { text, hex }
+    }
+}
+
+/// `meshd status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the program.
+    pub version: String,
+    /// The mesh's id.
+    pub mesh: MeshId,
+    /// The mesh's name.
+    pub mesh_name: Label,
+    /// Under which the names of the mesh are found, such as `lab.internal`.
+    pub domain: String,
+    /// This node.
+    pub node: NodeRef,
+    /// What it may do.
+    pub role: Role,
+    /// Does it hold the mesh's root key, so that it can invite and revoke?
+    pub has_root: bool,
+    /// Where others reach it, most likely first.
+    pub addresses: Vec<SocketAddr>,
+    /// When the daemon started.
+    pub started_at_ms: u64,
+    /// How long ago that was.
+    pub uptime_s: u64,
+    /// What rulings must be of, to count.
+    pub epoch: Epoch,
+    /// Members of the mesh, this node included, revoked ones not.
+    pub members: u32,
+    /// Those of them that are alive.
+    pub members_alive: u32,
+    /// Peers with a session.
+    pub peers_up: u32,
+    /// Networks of the mesh.
+    pub networks: u32,
+    /// Ports of this node.
+    pub ports: u32,
+    /// Those of them that are ready.
+    pub ports_ready: u32,
+    /// MACs known on all networks.
+    pub fdb_entries: u32,
+    /// Frames dropped since the start, all reasons.
+    pub dropped: u64,
+    /// Two claims to one thing, that somebody should settle.
+    pub conflicts: Vec<Conflict>,
+    /// What else is not as it should be, one sentence each, with what to do. Empty: all is well.
+    pub problems: Vec<String>,
+}
+
+/// Two claims to one MAC, IP, name or network: the first holder keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Conflict {
+    /// `mac`, `ip`, `name` or `network`.
+    pub kind: String,
+    /// The network's name, or its VNI if it has none.
+    pub network: String,
+    /// The MAC, IP or name.
+    pub what: String,
+    /// Who keeps it.
+    pub holder: NodeRef,
+    /// Who claims it too.
+    pub other: NodeRef,
+}
+
+/// One line of `meshd members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name in the mesh.
+    pub name: Label,
+    /// What it may do.
+    pub role: Role,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How it is.
+    pub state: MemberState,
+    /// Of its membership statement.
+    pub serial: u64,
+    /// When the statement was signed.
+    pub issued_at_ms: u64,
+    /// When it ends, if it does.
+    pub expires_at_ms: Option<u64>,
+    /// Where it says it is reached.
+    pub addresses: Vec<SocketAddr>,
+    /// Networks with a port there, by name.
+    pub networks: Vec<String>,
+    /// Version of its program, if it has told.
+    pub version: Option<String>,
+}
+
+/// How a member is, as this node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MemberState {
+    /// This node.
+    Here,
+    /// It answers.
+    Alive,
+    /// It has not answered lately; others are asked.
+    Suspect,
+    /// It is gone; its endpoints are withdrawn.
+    Dead,
+    /// Never heard of since this daemon started.
+    Unknown,
+    /// Its rights were taken.
+    Revoked,
+}
+
+/// One line of `meshd peers`: a node that this one has, or wants, a session with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The node.
+    pub node: NodeRef,
+    /// Of the session.
+    pub state: PeerState,
+    /// Far end of the session, or of the last one.
+    pub remote: Option<SocketAddr>,
+    /// Did this node dial?
+    pub dialed: Option<bool>,
+    /// Since when `state` holds.
+    pub since_at_ms: Option<u64>,
+    /// Why there is no session, if there is none.
+    pub reason: Option<String>,
+    /// Until the next try, if one is planned.
+    pub retry_in_ms: Option<u64>,
+    /// Smoothed round-trip time.
+    pub rtt_us: Option<u64>,
+    /// Largest datagram, in bytes; a longer frame travels in pieces.
+    pub datagram_max: Option<u32>,
+    /// To and from the peer.
+    pub traffic: Traffic,
+    /// QUIC packets that the underlay lost.
+    pub lost_packets: Option<u64>,
+}
+
+/// State of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PeerState {
+    /// Both sides proved their membership: frames flow.
+    Up,
+    /// Connected, membership not proven yet.
+    Greeting,
+    /// Being dialed.
+    Dialing,
+    /// Not reached; tried again later.
+    Waiting,
+    /// No session, and none is tried.
+    Down,
+}
+
+/// Frames and bytes, from the side of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Frames received from the port or peer.
+    pub rx_frames: u64,
+    /// Their bytes, from the destination MAC on.
+    pub rx_bytes: u64,
+    /// Frames sent to the port or peer.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Frames of either way that were dropped here.
+    pub dropped: u64,
+}
+
+/// One line of `meshd paths`: a way to a peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// The peer.
+    pub node: NodeRef,
+    /// `quic-direct` today.
+    pub kind: String,
+    /// Does traffic take it?
+    pub active: bool,
+    /// Why it is, or is not, taken.
+    pub reason: String,
+    /// Far end.
+    pub remote: Option<SocketAddr>,
+    /// Smoothed round-trip time.
+    pub rtt_us: Option<u64>,
+    /// Largest UDP payload that fits, in bytes.
+    pub mtu: Option<u32>,
+    /// Lost packets in a million sent.
+    pub loss_ppm: Option<u32>,
+    /// Congestion window, in bytes.
+    pub window_bytes: Option<u64>,
+}
+
+/// One line of `meshd network ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// Its name.
+    pub name: Label,
+    /// Its segment.
+    pub vni: Vni,
+    /// Its subnets.
+    pub subnets: Vec<ipnet::IpNet>,
+    /// Bytes of layer 3 payload.
+    pub mtu: u16,
+    /// Who defined it.
+    pub author: NodeRef,
+    /// When it was first defined.
+    pub since_at_ms: u64,
+    /// Where names are asked for: the first address of each subnet.
+    pub service: Vec<IpAddr>,
+    /// `<network>.<mesh domain>`.
+    pub domain: String,
+    /// Ports of this node.
+    pub ports_here: u32,
+    /// Endpoints of all nodes.
+    pub endpoints: u32,
+    /// Nodes that have ports there.
+    pub nodes: Vec<NodeRef>,
+    /// Plugins in its policy chain on this node.
+    pub plugins: u32,
+}
+
+/// One line of `meshd ports`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// Its network's name.
+    pub network: String,
+    /// Its network's segment.
+    pub vni: Vni,
+    /// File of the namespace of its far end.
+    pub netns: ByteText,
+    /// Name of its far end.
+    pub ifname: ByteText,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub ips: Vec<ipnet::IpNet>,
+    /// Which of them are leased from the network's pool.
+    pub leased: Vec<IpAddr>,
+    /// Its name on the network.
+    pub name: Option<Label>,
+    /// `<name>.<network>.<mesh domain>`.
+    pub domain_name: Option<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// When it was claimed.
+    pub since_at_ms: u64,
+    /// How it is.
+    pub state: PortState,
+    /// Why, if it is not ready.
+    pub reason: Option<String>,
+    /// From and to the container.
+    pub traffic: Traffic,
+}
+
+/// How a port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortState {
+    /// The kernel work is not done yet.
+    Wiring,
+    /// Frames flow.
+    Ready,
+    /// The kernel work failed; it is tried again.
+    Failed,
+    /// Being undone.
+    Leaving,
+}
+
+/// One line of `meshd fdb`: where a MAC is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdbEntry {
+    /// The network's name.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// The address.
+    pub mac: MacAddr,
+    /// Behind this port of this node.
+    pub port: Option<PortId>,
+    /// Behind this node.
+    pub node: NodeRef,
+    /// How it is known.
+    pub kind: FdbKind,
+    /// Its IP addresses, as advertised.
+    pub ips: Vec<IpAddr>,
+    /// Its name, as advertised.
+    pub name: Option<Label>,
+    /// Since it last sent, for learned ones.
+    pub idle_s: Option<u64>,
+}
+
+/// How a MAC is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FdbKind {
+    /// Given to a port when it was attached.
+    Port,
+    /// Seen as the source of a frame from a port.
+    Learned,
+    /// Advertised by another node.
+    Remote,
+    /// The node's own service on the network.
+    Service,
+}
+
+/// One line of `meshd drops`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drops {
+    /// The reason.
+    pub reason: DropReason,
+    /// Frames, since the daemon started.
+    pub count: u64,
+    /// The reason, in one sentence.
+    pub explanation: String,
+    /// The last such frame.
+    pub last: Option<DropExample>,
+}
+
+/// A frame that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropExample {
+    /// When.
+    pub at_ms: u64,
+    /// The network's name, or `vni N`; absent where the frame did not tell.
+    pub network: Option<String>,
+    /// `port 3 (web.demo)` or `peer berlin`.
+    pub origin: String,
+    /// As [`flowtext`](crate::flowtext) writes it; absent where the frame could not be read.
+    pub flow: Option<String>,
+    /// What is known beyond the reason: which plugin with which words, whose address.
+    pub why: Option<String>,
+}
+
+/// One line of `meshd events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Grows by one each event of this daemon's run; `meshd events --follow` picks up behind it.
+    pub seq: u64,
+    /// When.
+    pub at_ms: u64,
+    /// One sentence.
+    pub text: String,
+    /// What.
+    #[serde(flatten)]
+    pub notice: Notice,
+}
+
+impl Event {
+    /// Of `notice`.
+    #[must_use]
+    pub fn of(seq: u64, at_ms: u64, notice: Notice) -> Self {
+        Self {
+            seq,
+            at_ms,
+            text: sentence(&notice),
+            notice,
+        }
+    }
+}
+
+/// `meshd trace`: what would become of a frame, step by step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceReport {
+    /// The network's name.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// Where the frame would come from.
+    pub origin: String,
+    /// The frame, as the switch read it.
+    pub flow: String,
+    /// In the order in which the switch goes.
+    pub steps: Vec<TraceStep>,
+    /// `forwarded to port 3 (web)`, `dropped: …`, `answered by the switch`.
+    pub verdict: String,
+    /// Why it would be dropped, if it would.
+    pub drop: Option<DropReason>,
+    /// For which other frames the same holds, as text; absent: for no other.
+    pub cached_as: Option<String>,
+}
+
+/// One step of a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceStep {
+    /// `parse`, `source check`, `policy ingress`, `lookup`, `flood`, `policy egress`, `forward` …
+    pub what: String,
+    /// What came of it, and why.
+    pub detail: String,
+}
+
+/// `meshd doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doctor {
+    /// In the order of what depends on what.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that meshd needs or likes to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What is checked.
+    pub name: String,
+    /// How it is.
+    pub state: CheckState,
+    /// What was found.
+    pub found: String,
+    /// What to do, if it is not well.
+    pub advice: Option<String>,
+}
+
+/// How a checked thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckState {
+    /// As it should be.
+    Ok,
+    /// meshd works, with something missing.
+    Warn,
+    /// meshd does not work.
+    Fail,
+}
+
+/// One line of `meshd plugin ls`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plugin {
+    /// Its name on this node.
+    pub name: Label,
+    /// SHA-256 of the component, as hex.
+    pub digest: String,
+    /// Bytes of the component.
+    pub size: u64,
+    /// Where it decides.
+    pub attachments: Vec<PluginAttachment>,
+    /// Questions answered since the daemon started.
+    pub calls: u64,
+    /// Questions on which it failed.
+    pub failures: u64,
+    /// The last failure, in words.
+    pub last_failure: Option<String>,
+}
+
+/// A plugin's place in the chain of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginAttachment {
+    /// The network's name, or its VNI if this node does not know it.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// Its config, as given.
+    pub config: String,
+}
+
+/// What happened, for people. What others chose in it is escaped.
+#[must_use]
+pub fn sentence(notice: &Notice) -> String {
+    let esc = |text: &str| escape(text.as_bytes());
+    let who = |node: &NodeId, name: &str| {
+        if name.is_empty() {
+            node.short()
+        } else {
+            format!("{} ({})", esc(name), node.short())
+        }
+    };
+    match notice {
+        Notice::PeerUp { node, name, remote } => {
+            format!("session with {} at {} is up", who(node, name), esc(remote))
+        }
+        Notice::PeerDown { node, name, reason } => {
+            format!("session with {} is over: {}", who(node, name), esc(reason))
+        }
+        Notice::PeerRefused { remote, reason } => {
+            format!("{} was refused: {}", esc(remote), esc(reason))
+        }
+        Notice::MemberJoined { node, name } => format!("{} is a member now", who(node, name)),
+        Notice::MemberRevoked { node, name } => {
+            format!("{} is no member any more: revoked", who(node, name))
+        }
+        Notice::NodeAlive { node, name } => format!("{} is alive", who(node, name)),
+        Notice::NodeDead { node, name } => format!(
+            "{} does not answer any more; its endpoints are withdrawn",
+            who(node, name)
+        ),
+        Notice::InviteUsed { node, name } => format!("{} used an invite", who(node, name)),
+        Notice::InviteRefused { remote, reason } => format!(
+            "{} came with an invite and was refused: {}",
+            esc(remote),
+            esc(reason)
+        ),
+        Notice::NetworkAdded { vni, name } => {
+            format!("network {} (VNI {vni}) was added", esc(name))
+        }
+        Notice::NetworkRemoved { vni, name } => {
+            format!("network {} (VNI {vni}) was removed", esc(name))
+        }
+        Notice::NetworkConflict {
+            vni,
+            name,
+            holder,
+            other,
+        } => {
+            format!(
+                "network {} (VNI {vni}) is defined twice: {} keeps it, {} claims it too",
+                esc(name),
+                holder.short(),
+                other.short()
+            )
+        }
+        Notice::PortReady { port, network } => {
+            format!("port {port} on network {} is ready", esc(network))
+        }
+        Notice::PortFailed { port, reason } => format!("port {port} failed: {}", esc(reason)),
+        Notice::PortGone { port, reason } => format!("port {port} is gone: {}", esc(reason)),
+        Notice::MacConflict {
+            vni,
+            mac,
+            holder,
+            other,
+        } => {
+            format!(
+                "MAC {mac} on VNI {vni} is claimed twice: {} keeps it, {} claims it too",
+                holder.short(),
+                other.short()
+            )
+        }
+        Notice::IpConflict {
+            vni,
+            ip,
+            holder,
+            other,
+        } => {
+            format!(
+                "address {ip} on VNI {vni} is claimed twice: {} keeps it, {} claims it too",
+                holder.short(),
+                other.short()
+            )
+        }
+        Notice::NameConflict {
+            vni,
+            name,
+            holder,
+            other,
+        } => {
+            format!(
+                "name {} on VNI {vni} is claimed twice: {} keeps it, {} claims it too",
+                esc(name),
+                holder.short(),
+                other.short()
+            )
+        }
+        Notice::PoolGranted { vni, from, range } => format!(
+            "{} gave the addresses {} of VNI {vni}",
+            from.short(),
+            esc(range)
+        ),
+        Notice::Refused { what, reason } => format!("{} was refused: {}", esc(what), esc(reason)),
+        Notice::Epoch { epoch } => format!("epoch {epoch}: rulings are asked again"),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_no_text_keeps_its_bytes_beside_the_escaped_form() {
+        assert_eq!(
+            ByteText::of(b"eth0"),
+            ByteText {
+                text: "eth0".into(),
+                hex: None
+            }
+        );
+        assert_eq!(
+            ByteText::of(b"\xff\"x"),
+            ByteText {
+                text: "\\xff\\\"x".into(),
+                hex: Some("ff2278".into())
+            }
+        );
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object_that_reads_back() {
+        let event = Event::of(
+            7,
+            1000,
+            Notice::PeerDown {
+                node: NodeId([1; 32]),
+                name: "a\nb".into(),
+                reason: "lost".into(),
+            },
+        );
+        let json = serde_json::to_value(&event).unwrap();
+        assert_eq!(json["event"], "peer-down");
+        assert_eq!(
+            json["text"],
+            format!(
+                "session with a\\nb ({}) is over: lost",
+                NodeId([1; 32]).short()
+            )
+        );
+        assert_eq!(serde_json::from_value::<Event>(json).unwrap(), event);
+    }
+}
