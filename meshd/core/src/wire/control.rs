@@ -30,11 +30,15 @@ pub enum Message {
     Records(Vec<Signed>),
     /// What the sender knows, as one number: sent now and then; who finds another number answers with `Digest`.
     Summary(u64),
-    /// What the sender knows: hash of each record's key, and its serial. The receiver answers with what is newer, and,
-    /// if `reply`, with its own digest.
+    /// What the sender knows of the records whose key hash is in `from..=to`. The receiver answers with what is newer or
+    /// missing in that range, and, if `reply`, with its own digest of it.
     Digest {
+        /// First key hash spoken of.
+        from: u64,
+        /// Last key hash spoken of.
+        to: u64,
         /// Sorted by key.
-        have: Vec<(u64, u64)>,
+        have: Vec<Have>,
         /// Answer with a digest.
         reply: bool,
     },
@@ -42,6 +46,17 @@ pub enum Message {
     PoolRequest(PoolRequest),
     /// The answer; durable at the giver before it is sent.
     PoolGrant(PoolGrant),
+}
+
+/// One line of a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Have {
+    /// Hash of the record's key.
+    pub key: u64,
+    /// Its serial.
+    pub serial: u64,
+    /// Hash of its content: two records of one serial differ by it (an author that lost its state).
+    pub tag: u32,
 }
 
 /// Who I am and why you may believe it.

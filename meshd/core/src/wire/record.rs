@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// Ed25519 signing and checking (RFC 8032), given to the core so that it stays free of crypto code of its own.
-/// Both are pure functions of their arguments and the node's key.
-pub trait Keyring: Send {
+/// All are pure functions of their arguments and the node's key. Shared by the machines of one node, so `Sync`.
+pub trait Keyring: Send + Sync {
     /// The key this signs with.
     fn node(&self) -> NodeId;
     /// Signature of `message` by the node's key.
@@ -27,6 +27,8 @@ pub trait Keyring: Send {
     fn sign_as_root(&self, message: &[u8]) -> Option<[u8; 64]>;
     /// True if `signature` over `message` is by `key`.
     fn verify(&self, key: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> bool;
+    /// SHA-256 (FIPS 180-4).
+    fn hash(&self, message: &[u8]) -> [u8; 32];
 }
 
 /// Bytes and who stands for them.
