@@ -1,1 +1,25 @@
-//! meshd/plugin-host
+//! Hosts policy plugins, and distrusts them.
+//!
+//! ```text
+//!   bytes --load--> Plugin --Instance::new(config)--> Instance --decide(question)--> Decision
+//!           |                      |                              |
+//!        LoadError           ConfigureError                     Fault (and a fresh instance for the next question)
+//! ```
+//!
+//! Owns the engine, the contract check, the limits and the translation between the core's words and those of `wit/`.
+//! Knows no chain, no fail mode and no network: that is the daemon's `rulings`. It imports wasmtime and the core's types,
+//! and never a socket, a file or an async runtime. A guest has no imports at all, a fixed amount of fuel for a decision,
+//! a memory cap, and nothing it returns is believed unread.
+
+mod bindings;
+mod convert;
+mod engine;
+mod fault;
+mod instance;
+mod load;
+
+pub use convert::{Decision, Say};
+pub use engine::{Engine, Limits};
+pub use fault::Fault;
+pub use instance::{ConfigProblem, ConfigureError, Instance, MAX_CONFIG};
+pub use load::{Digest, LoadError, MAX_COMPONENT, Plugin};

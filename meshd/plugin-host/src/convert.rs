@@ -1,0 +1,244 @@
+//! The core's words and the guest's: a question becomes a key, a verdict becomes a decision.
+//!
+//! Owns the closure of a mask: a field is matched only together with the fields that give it meaning, whatever the guest
+//! claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
+
+use crate::bindings::meshd::policy::types::{
+    CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FlowKey as GuestKey, Frag as GuestFrag, Ip, IpKind as GuestKind, Mac, Target, TcpFlags,
+    Verdict,
+};
+use crate::fault::Fault;
+use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
+use meshd_core::ident::{MacAddr, NodeId};
+use meshd_core::node::{Direction, DstClass, Question};
+
+/// What one plugin decided about one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What it said.
+    pub say: Say,
+    /// The bits of the key that this rests on, closed over their prerequisites.
+    pub mask: FlowMask,
+    /// Whether it also rests on how the destination was found.
+    pub read_dst_class: bool,
+    /// False: it holds for this frame only.
+    pub cacheable: bool,
+}
+
+/// What one plugin said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// Leaves it to the next plugin.
+    Next,
+    /// Pass, and do not ask the later ones.
+    Accept,
+    /// Refused.
+    Drop {
+        /// The plugin's own number for why.
+        code: u16,
+    },
+}
+
+pub(crate) fn key(question: &Question) -> GuestKey {
+    let key = &question.key;
+    GuestKey {
+        dir: match question.direction {
+            Direction::Ingress => GuestDirection::Ingress,
+            Direction::Egress => GuestDirection::Egress,
+        },
+        in_port: question.port.0,
+        in_peer: question.peer.map_or(0, peer),
+        tenant: question.vni.get(),
+        src_identity: 0,
+        dst_identity: 0,
+        src_mac: mac(key.src_mac),
+        dst_mac: mac(key.dst_mac),
+        dst_class: match question.dst_class {
+            DstClass::UnicastKnown => GuestClass::UnicastKnown,
+            DstClass::UnicastUnknown => GuestClass::UnicastUnknown,
+            DstClass::Multicast => GuestClass::Multicast,
+            DstClass::Broadcast => GuestClass::Broadcast,
+        },
+        ether_type: key.ether_type,
+        vlan: key.vlan,
+        pcp: key.pcp,
+        inner_vlan: key.inner_vlan,
+        ip_kind: match key.ip_kind {
+            IpKind::None => GuestKind::None,
+            IpKind::V4 => GuestKind::V4,
+            IpKind::V6 => GuestKind::V6,
+            IpKind::ArpV4 => GuestKind::ArpV4,
+            IpKind::NdV6 => GuestKind::NdV6,
+        },
+        src_ip: ip(key.src_ip),
+        dst_ip: ip(key.dst_ip),
+        ip_proto: key.ip_proto,
+        dscp: key.dscp,
+        ecn: key.ecn,
+        ttl: key.ttl,
+        frag: match key.frag {
+            Frag::None => GuestFrag::None,
+            Frag::First => GuestFrag::First,
+            Frag::Later => GuestFrag::Later,
+        },
+        l4_ok: key.l4_ok,
+        src_port: key.src_port,
+        dst_port: key.dst_port,
+        tcp_flags: tcp_flags(key.tcp_flags),
+        icmp_type: key.icmp_type,
+        icmp_code: key.icmp_code,
+        ct: CtState::UNTRACKED,
+        ct_mark: 0,
+    }
+}
+
+/// The key of a frame of no protocol: every plugin has to have an answer to it.
+pub(crate) fn warm_up() -> GuestKey {
+    GuestKey {
+        dir: GuestDirection::Ingress,
+        in_port: 0,
+        in_peer: 0,
+        tenant: 0,
+        src_identity: 0,
+        dst_identity: 0,
+        src_mac: Mac { hi: 0x0200, lo: 1 },
+        dst_mac: Mac { hi: 0x0200, lo: 2 },
+        dst_class: GuestClass::UnicastUnknown,
+        ether_type: 0x88b5, // IEEE 802, local experimental
+        vlan: 0,
+        pcp: 0,
+        inner_vlan: 0,
+        ip_kind: GuestKind::None,
+        src_ip: Ip { hi: 0, lo: 0 },
+        dst_ip: Ip { hi: 0, lo: 0 },
+        ip_proto: 0,
+        dscp: 0,
+        ecn: 0,
+        ttl: 0,
+        frag: GuestFrag::None,
+        l4_ok: false,
+        src_port: 0,
+        dst_port: 0,
+        tcp_flags: TcpFlags::empty(),
+        icmp_type: 0,
+        icmp_code: 0,
+        ct: CtState::UNTRACKED,
+        ct_mark: 0,
+    }
+}
+
+/// A member as a guest sees it: the first eight bytes of its key.
+fn peer(node: NodeId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = node.0;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+fn mac(MacAddr([a, b, c, d, e, f]): MacAddr) -> Mac {
+    Mac { hi: u16::from_be_bytes([a, b]), lo: u32::from_be_bytes([c, d, e, f]) }
+}
+
+fn ip(bits: u128) -> Ip {
+    // The halves of 128 bits have 64 each.
+    Ip { hi: (bits >> 64) as u64, lo: bits as u64 }
+}
+
+fn tcp_flags(bits: u16) -> TcpFlags {
+    const ORDER: [TcpFlags; 9] = [
+        TcpFlags::FIN,
+        TcpFlags::SYN,
+        TcpFlags::RST,
+        TcpFlags::PSH,
+        TcpFlags::ACK,
+        TcpFlags::URG,
+        TcpFlags::ECE,
+        TcpFlags::CWR,
+        TcpFlags::NS,
+    ];
+    ORDER.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1).fold(TcpFlags::empty(), |all, (_, flag)| all | *flag)
+}
+
+pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
+    let say = match &verdict.target {
+        Target::Next => Say::Next,
+        Target::Accept => Say::Accept,
+        Target::Drop(reason) => Say::Drop { code: reason.code },
+        Target::Port(_) => return Err(cannot("target `port`")),
+        Target::Peer(_) => return Err(cannot("target `peer`")),
+        Target::Path(_) => return Err(cannot("target `path`")),
+        Target::Group(_) => return Err(cannot("target `group`")),
+        Target::Flood(_) => return Err(cannot("target `flood`")),
+    };
+    if !verdict.actions.is_empty() {
+        return Err(cannot("actions"));
+    }
+    let (claimed, parts) = (verdict.deps.fields, &verdict.deps.partial);
+    let mask = FlowMask {
+        src_mac: if claimed.contains(Deps::SRC_MAC) { 48 } else { bits("src-mac-prefix", parts.src_mac_prefix, 48)? },
+        dst_mac: if claimed.contains(Deps::DST_MAC) { 48 } else { bits("dst-mac-prefix", parts.dst_mac_prefix, 48)? },
+        fields: fields(claimed),
+        src_ip: bits("src-ip-prefix", parts.src_ip_prefix, 128)?,
+        dst_ip: bits("dst-ip-prefix", parts.dst_ip_prefix, 128)?,
+        src_port: parts.src_port_mask,
+        dst_port: parts.dst_port_mask,
+    };
+    Ok(Decision {
+        say,
+        mask: close(mask),
+        read_dst_class: claimed.contains(Deps::DST_CLASS),
+        // An answer has no time of its own yet, so one that ends by the clock is not kept at all.
+        cacheable: verdict.life.cacheable && verdict.life.hard_ms == 0,
+    })
+}
+
+fn cannot(what: &str) -> Fault {
+    Fault::Verdict { what: format!("this host does not carry out {what} yet") }
+}
+
+fn bits(name: &str, claimed: u8, width: u8) -> Result<u8, Fault> {
+    if claimed <= width {
+        Ok(claimed)
+    } else {
+        Err(Fault::Verdict { what: format!("{name} is {claimed}, and the field has {width} bits") })
+    }
+}
+
+/// Direction, port, peer and network are matched in any case; identities and connection state do not vary yet.
+fn fields(claimed: Deps) -> Fields {
+    const SAME: [(Deps, Fields); 14] = [
+        (Deps::ETHER_TYPE, Fields::ETHER_TYPE),
+        (Deps::VLAN, Fields::VLAN),
+        (Deps::PCP, Fields::PCP),
+        (Deps::INNER_VLAN, Fields::INNER_VLAN),
+        (Deps::IP_KIND, Fields::IP_KIND),
+        (Deps::IP_PROTO, Fields::IP_PROTO),
+        (Deps::DSCP, Fields::DSCP),
+        (Deps::ECN, Fields::ECN),
+        (Deps::TTL, Fields::TTL),
+        (Deps::FRAG, Fields::FRAG),
+        (Deps::L4_OK, Fields::L4_OK),
+        (Deps::TCP_FLAGS, Fields::TCP_FLAGS),
+        (Deps::ICMP_TYPE, Fields::ICMP_TYPE),
+        (Deps::ICMP_CODE, Fields::ICMP_CODE),
+    ];
+    SAME.iter().filter(|(dep, _)| claimed.contains(*dep)).fold(Fields::default(), |all, (_, field)| all.with(*field))
+}
+
+/// Adds the fields that give the matched ones their meaning.
+fn close(mut mask: FlowMask) -> FlowMask {
+    let any = |fields: Fields, of: Fields| fields.0 & of.0 != 0;
+    const L4: Fields = Fields::L4_OK.with(Fields::TCP_FLAGS).with(Fields::ICMP_TYPE).with(Fields::ICMP_CODE);
+    const L3: Fields = Fields::IP_PROTO.with(Fields::DSCP).with(Fields::ECN).with(Fields::TTL).with(Fields::FRAG);
+    if any(mask.fields, L4) || mask.src_port != 0 || mask.dst_port != 0 {
+        mask.fields = mask.fields.with(Fields::L4_OK).with(Fields::FRAG).with(Fields::IP_PROTO);
+    }
+    if any(mask.fields, L3) || mask.src_ip != 0 || mask.dst_ip != 0 {
+        mask.fields = mask.fields.with(Fields::IP_KIND);
+    }
+    if mask.fields.has(Fields::IP_KIND) {
+        mask.fields = mask.fields.with(Fields::ETHER_TYPE);
+    }
+    if any(mask.fields, Fields::PCP.with(Fields::INNER_VLAN)) {
+        mask.fields = mask.fields.with(Fields::VLAN);
+    }
+    mask
+}

@@ -1,0 +1,153 @@
+//! The wasmtime engine for policy: what every guest may use up, and the watch that ends one that uses more.
+//!
+//! Fuel bounds a decision, and its exhaustion depends on the key alone. Fuel does not see inside one bulk-memory
+//! instruction, so epochs stand behind it: a thread advances them every [`TICK`] while decisions are made, and sleeps
+//! while none are.
+
+use crate::load::LoadError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+use wasmtime::Config;
+
+/// Length of an epoch.
+const TICK: Duration = Duration::from_millis(5);
+/// Epochs that a decision may last; a whole one at least, so 5 to 10 ms.
+pub(crate) const DECIDE_TICKS: u64 = 2;
+/// Epochs that `configure` may last.
+pub(crate) const CONFIGURE_TICKS: u64 = 200;
+/// Ticks without a decision after which the watch goes to sleep.
+const IDLE_TICKS: u32 = 100;
+
+/// What one instance may use up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fuel for one decision; about one unit an instruction.
+    pub decide_fuel: u64,
+    /// Fuel for `configure`.
+    pub configure_fuel: u64,
+    /// Bytes of linear memory.
+    pub memory: usize,
+    /// Entries of a table.
+    pub table: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { decide_fuel: 20_000, configure_fuel: 100_000_000, memory: 16 << 20, table: 10_000 }
+    }
+}
+
+/// Compiles and runs guests. Cheap to clone; one for the daemon is enough.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    wasm: wasmtime::Engine,
+    limits: Limits,
+    watch: Watch,
+}
+
+impl Engine {
+    /// # Errors
+    /// [`LoadError::Engine`] if this machine cannot run compiled WASM, or has no thread to give.
+    pub fn new(limits: Limits) -> Result<Self, LoadError> {
+        let mut config = Config::new();
+        config.wasm_component_model(true);
+        // Costs 1.6 to 1.8 times per call, and a policy has nothing to wait for.
+        config.concurrency_support(false);
+        config.consume_fuel(true);
+        config.epoch_interruption(true);
+        config.max_wasm_stack(256 << 10);
+        // The same verdict on every machine.
+        config.cranelift_nan_canonicalization(true);
+        config.wasm_relaxed_simd(false);
+        config.wasm_memory64(false);
+        // A fault is what an attacker repeats; a backtrace each time is work for us, not for them.
+        config.wasm_backtrace_max_frames(None);
+        let wasm = wasmtime::Engine::new(&config).map_err(|e| LoadError::Engine { reason: format!("{e:#}") })?;
+        let watch = Watch::start(wasm.clone()).map_err(|e| LoadError::Engine { reason: e.to_string() })?;
+        Ok(Self(Arc::new(Inner { wasm, limits, watch })))
+    }
+
+    /// What every instance may use up.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
+        &self.0.wasm
+    }
+
+    /// A guest is about to run: see to it that epochs advance.
+    pub(crate) fn guard(&self) {
+        self.0.watch.guard();
+    }
+}
+
+impl core::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Engine").field("limits", &self.0.limits).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct Signals {
+    calls: AtomicU64,
+    asleep: AtomicBool,
+    stop: AtomicBool,
+}
+
+struct Watch {
+    signals: Arc<Signals>,
+    thread: Thread,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
+        let signals = Arc::new(Signals::default());
+        let seen = Arc::clone(&signals);
+        let handle = std::thread::Builder::new().name("meshd-wasm-watch".to_owned()).spawn(move || {
+            let (mut calls, mut idle) = (0, 0);
+            while !seen.stop.load(Ordering::Acquire) {
+                std::thread::sleep(TICK);
+                engine.increment_epoch();
+                let now = seen.calls.load(Ordering::SeqCst);
+                idle = if now == calls { idle + 1 } else { 0 };
+                calls = now;
+                if idle < IDLE_TICKS {
+                    continue;
+                }
+                // Say that we sleep, then look once more: a call that came between sees the flag or is seen by us.
+                seen.asleep.store(true, Ordering::SeqCst);
+                while seen.calls.load(Ordering::SeqCst) == calls && !seen.stop.load(Ordering::Acquire) {
+                    std::thread::park();
+                }
+                seen.asleep.store(false, Ordering::SeqCst);
+                idle = 0;
+            }
+        })?;
+        Ok(Self { thread: handle.thread().clone(), handle: Some(handle), signals })
+    }
+
+    fn guard(&self) {
+        self.signals.calls.fetch_add(1, Ordering::SeqCst);
+        if self.signals.asleep.load(Ordering::SeqCst) {
+            self.thread.unpark();
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.signals.stop.store(true, Ordering::Release);
+        self.thread.unpark();
+        if let Some(handle) = self.handle.take() {
+            // It cannot have panicked in a way that matters here.
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! One plugin with one config, ready to decide.
+//!
+//! ```text
+//!   new: instantiate -> configure(json) -> one decision to warm up        any fault: the instance is gone,
+//!   decide: refuel -> call -> read the verdict                            the next decide makes a fresh one
+//! ```
+//!
+//! Owns the store, its limits and its replacement. An instance has one caller at a time.
+
+use crate::bindings::Policy;
+use crate::bindings::meshd::policy::types::FlowKey as GuestKey;
+use crate::convert::{self, Decision};
+use crate::engine::{CONFIGURE_TICKS, DECIDE_TICKS, Limits};
+use crate::fault::Fault;
+use crate::load::Plugin;
+use meshd_core::node::Question;
+use std::sync::Arc;
+use wasmtime::{ResourceLimiter, Store};
+
+/// The longest config that is taken, in bytes of JSON.
+pub const MAX_CONFIG: usize = 256 << 10;
+/// Config errors that are shown; a guest may send any number.
+const MAX_PROBLEMS: usize = 16;
+/// Decisions after which an instance is replaced: bounds what a guest that leaks can hold.
+const LIFE: u32 = 1_000_000;
+
+/// One thing that a plugin does not like about its config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigProblem {
+    /// JSON pointer to the place; empty: the whole.
+    pub pointer: String,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl core::fmt::Display for ConfigProblem {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if self.pointer.is_empty() { f.write_str(&self.message) } else { write!(f, "at {}: {}", self.pointer, self.message) }
+    }
+}
+
+/// Why a plugin does not work with a config.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigureError {
+    /// Longer than [`MAX_CONFIG`].
+    #[error("the config has {size} bytes; at most {MAX_CONFIG} are taken")]
+    TooLong {
+        /// In bytes.
+        size: usize,
+    },
+    /// The plugin refuses it.
+    #[error("the plugin refuses its config: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Refused(
+        /// At least one.
+        Vec<ConfigProblem>,
+    ),
+    /// It failed while it read the config.
+    #[error("the plugin fails while it reads its config: {0}")]
+    Fault(Fault),
+    /// It failed in its first decision, on a fixed key.
+    #[error("the plugin reads its config, but fails in its first decision: {0}")]
+    FirstDecision(Fault),
+}
+
+/// The data of a store: what the guest may still grow to.
+pub(crate) struct Guest {
+    limits: Limits,
+    /// Memory it asked for and did not get, and the limit.
+    refused: Option<(usize, usize)>,
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired <= self.limits.memory {
+            return Ok(true);
+        }
+        self.refused = Some((desired, self.limits.memory));
+        // A trap, since a quiet -1 from memory.grow is hard to see.
+        Err(wasmtime::Error::msg("memory limit"))
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= self.limits.table)
+    }
+
+    // A component made of one guest has the guest's module and wit-component's shims.
+    fn instances(&self) -> usize {
+        16
+    }
+
+    fn tables(&self) -> usize {
+        16
+    }
+
+    fn memories(&self) -> usize {
+        1
+    }
+}
+
+struct Live {
+    store: Store<Guest>,
+    policy: Policy,
+    decisions: u32,
+}
+
+impl Live {
+    fn new(plugin: &Plugin, config: &str, generation: u64) -> Result<Self, ConfigureError> {
+        let limits = plugin.engine.limits();
+        let mut store = Store::new(plugin.engine.wasm(), Guest { limits, refused: None });
+        store.limiter(|guest| guest);
+        plugin.engine.guard();
+        store.set_epoch_deadline(CONFIGURE_TICKS);
+        let policy = match store.set_fuel(limits.configure_fuel).and_then(|()| plugin.pre.instantiate(&mut store)) {
+            Ok(policy) => policy,
+            Err(e) => return Err(ConfigureError::Fault(Fault::of(&e, limits.configure_fuel, store.data().refused))),
+        };
+        match policy.meshd_policy_decide().call_configure(&mut store, config, generation) {
+            Ok(Ok(())) => Ok(Self { store, policy, decisions: 0 }),
+            Ok(Err(problems)) => {
+                let short = |text: String| text.chars().take(500).collect::<String>();
+                let mut problems: Vec<ConfigProblem> =
+                    problems.into_iter().take(MAX_PROBLEMS).map(|p| ConfigProblem { pointer: short(p.pointer), message: short(p.message) }).collect();
+                if problems.is_empty() {
+                    problems.push(ConfigProblem { pointer: String::new(), message: "the plugin does not say why".to_owned() });
+                }
+                Err(ConfigureError::Refused(problems))
+            }
+            Err(e) => Err(ConfigureError::Fault(Fault::of(&e, limits.configure_fuel, store.data().refused))),
+        }
+    }
+
+    fn decide(&mut self, plugin: &Plugin, key: GuestKey) -> Result<Decision, Fault> {
+        let fuel = plugin.engine.limits().decide_fuel;
+        plugin.engine.guard();
+        self.store.set_epoch_deadline(DECIDE_TICKS);
+        self.decisions += 1;
+        self.store
+            .set_fuel(fuel)
+            .and_then(|()| self.policy.meshd_policy_decide().call_decide(&mut self.store, key))
+            .map_err(|e| Fault::of(&e, fuel, self.store.data().refused))
+            .and_then(|verdict| convert::decision(&verdict))
+    }
+}
+
+/// One plugin with one config. Replaces its own guest after a fault.
+pub struct Instance {
+    plugin: Plugin,
+    config: Arc<str>,
+    generation: u64,
+    live: Option<Live>,
+}
+
+impl Instance {
+    /// Starts `plugin` with `config` (JSON; empty: `{}`) and lets it decide once on a fixed key, so that what it sets up
+    /// lazily is set up. `generation` is passed on.
+    ///
+    /// # Errors
+    /// What the plugin says about the config, or how it failed.
+    pub fn new(plugin: &Plugin, config: &str, generation: u64) -> Result<Self, ConfigureError> {
+        if config.len() > MAX_CONFIG {
+            return Err(ConfigureError::TooLong { size: config.len() });
+        }
+        let config = if config.trim().is_empty() { "{}" } else { config };
+        let mut instance = Self { plugin: plugin.clone(), config: config.into(), generation, live: None };
+        instance.live = Some(instance.start()?);
+        Ok(instance)
+    }
+
+    fn start(&self) -> Result<Live, ConfigureError> {
+        let mut live = Live::new(&self.plugin, &self.config, self.generation)?;
+        live.decide(&self.plugin, convert::warm_up()).map_err(ConfigureError::FirstDecision)?;
+        Ok(live)
+    }
+
+    /// What the plugin says about the frames of `question`.
+    ///
+    /// # Errors
+    /// How it failed. The guest is gone then, and the next call starts a fresh one.
+    pub fn decide(&mut self, question: &Question) -> Result<Decision, Fault> {
+        let mut live = match self.live.take() {
+            Some(live) if live.decisions < LIFE => live,
+            _ => self.start().map_err(|e| Fault::Restart { what: e.to_string() })?,
+        };
+        let decision = live.decide(&self.plugin, convert::key(question))?;
+        self.live = Some(live);
+        Ok(decision)
+    }
+
+    /// The config it runs with.
+    #[must_use]
+    pub fn config(&self) -> &str {
+        &self.config
+    }
+}
+
+impl core::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Instance").field("plugin", &self.plugin).field("live", &self.live.is_some()).finish_non_exhaustive()
+    }
+}

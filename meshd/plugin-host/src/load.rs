@@ -1,0 +1,227 @@
+//! Component bytes in, a plugin that keeps the contract out.
+//!
+//! ```text
+//!   size -> sha256 -> component? -> compile -> imports none? -> exports decide? -> types right? -> Plugin
+//! ```
+//!
+//! Refuses everything that is not exactly a `meshd:policy/policy` component, and says what it is instead.
+
+use crate::bindings::PolicyPre;
+use crate::engine::Engine;
+use crate::instance::Guest;
+use core::fmt;
+use core::str::FromStr;
+use serde::{Deserialize, Serialize};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, Linker};
+
+/// The largest component that is taken, in bytes. JavaScript and Python guests bring an interpreter of 11 to 18 MB.
+pub const MAX_COMPONENT: usize = 32 << 20;
+/// The only export that is asked for.
+const DECIDE: &str = "meshd:policy/decide@0.1.0";
+/// The only import that is allowed: it holds types and no function.
+const TYPES: &str = "meshd:policy/types@0.1.0";
+
+/// Name of a component: SHA-256 of its bytes, shown as 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+        let mut out = [0; 32];
+        out.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+        Self(out)
+    }
+
+    /// The first twelve digits, for people.
+    #[must_use]
+    pub fn short(&self) -> String {
+        self.to_string().chars().take(12).collect()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({})", self.short())
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// A text that is no digest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no SHA-256 digest (64 hex digits)")]
+pub struct ParseDigestError {
+    text: String,
+}
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = || ParseDigestError { text: text.chars().take(80).collect() };
+        let mut out = [0; 32];
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        for (i, byte) in out.iter_mut().enumerate() {
+            let pair = text.get(2 * i..2 * i + 2).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(out))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = ParseDigestError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+/// Why bytes are no plugin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// wasmtime does not start.
+    #[error("the WASM engine does not start on this machine: {reason}")]
+    Engine {
+        /// As wasmtime says.
+        reason: String,
+    },
+    /// Larger than [`MAX_COMPONENT`].
+    #[error("the component has {size} bytes; at most {MAX_COMPONENT} are taken. Build in release mode and strip it")]
+    TooLarge {
+        /// In bytes.
+        size: usize,
+    },
+    /// Not WASM.
+    #[error("this is not WebAssembly (it starts with {start}). Give the .wasm component that `cargo xtask plugins` or `wasm-tools component new` wrote")]
+    NotWasm {
+        /// The first bytes, in hex.
+        start: String,
+    },
+    /// WASM, but without the component layer.
+    #[error("this is a core module, not a component. Make a component of it: `wasm-tools component new module.wasm -o component.wasm`")]
+    CoreModule,
+    /// Invalid, or it needs what is off here.
+    #[error("the component does not compile: {reason}")]
+    Compile {
+        /// As the compiler says.
+        reason: String,
+    },
+    /// A policy gets no imports.
+    #[error("the component imports {import}, and a policy gets no imports. {hint}")]
+    Import {
+        /// Its name.
+        import: String,
+        /// Where such an import comes from, and what to do.
+        hint: &'static str,
+    },
+    /// Another world.
+    #[error("the component does not export {DECIDE}; it exports {found}. Build it for the world `policy` of package meshd:policy@0.1.0")]
+    NoDecide {
+        /// What it exports.
+        found: String,
+    },
+    /// The right names, other types.
+    #[error("the component's {DECIDE} differs from this daemon's: {reason}. Build it with the meshd-sdk of this release")]
+    Contract {
+        /// As the linker says.
+        reason: String,
+    },
+}
+
+/// A compiled component that keeps the contract; makes instances. Cheap to clone.
+#[derive(Clone)]
+pub struct Plugin {
+    pub(crate) engine: Engine,
+    pub(crate) pre: PolicyPre<Guest>,
+    digest: Digest,
+}
+
+impl Plugin {
+    /// Compiles and checks a component. Takes some 20 ms for 20 KB; call it where that disturbs nobody.
+    ///
+    /// # Errors
+    /// What the bytes are instead of a policy component, and what to do about it.
+    pub fn load(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
+        if bytes.len() > MAX_COMPONENT {
+            return Err(LoadError::TooLarge { size: bytes.len() });
+        }
+        match bytes {
+            // Magic, then version 1 and layer 0: a core module (component-model Binary.md).
+            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Err(LoadError::CoreModule),
+            [0, b'a', b's', b'm', ..] => {}
+            _ => {
+                let start: String = bytes.iter().take(4).map(|byte| format!("{byte:02x} ")).collect();
+                let start = if start.is_empty() { "nothing".to_owned() } else { start.trim_end().to_owned() };
+                return Err(LoadError::NotWasm { start });
+            }
+        }
+        let component = Component::from_binary(engine.wasm(), bytes).map_err(|e| LoadError::Compile { reason: one_line(&e) })?;
+        check(engine, &component)?;
+        let linker = Linker::new(engine.wasm());
+        let contract = |e: wasmtime::Error| LoadError::Contract { reason: one_line(&e) };
+        let pre = PolicyPre::new(linker.instantiate_pre(&component).map_err(contract)?).map_err(contract)?;
+        Ok(Self { engine: engine.clone(), pre, digest: Digest::of(bytes) })
+    }
+
+    /// SHA-256 of the component's bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+fn check(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+    let shape = component.component_type();
+    for (name, item) in shape.imports(engine.wasm()) {
+        let types_only = name == TYPES
+            && matches!(&item.ty, ComponentItem::ComponentInstance(instance)
+                if instance.exports(engine.wasm()).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_))));
+        if !types_only {
+            return Err(LoadError::Import { import: name.to_owned(), hint: hint(name) });
+        }
+    }
+    let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
+    if exports.contains(&DECIDE) {
+        return Ok(());
+    }
+    let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+    Err(LoadError::NoDecide { found })
+}
+
+fn hint(import: &str) -> &'static str {
+    if import.starts_with("wasi:") {
+        "WASI comes in with std's files, clock, environment or printing: build for wasm32-unknown-unknown, and look for println!, std::time and std::fs"
+    } else if import.starts_with("meshd:policy/") {
+        "That is a capability of the controller world; a policy decides from config and key alone"
+    } else {
+        "Leave out what needs it"
+    }
+}
+
+/// An error with its causes on one line, bounded: a component chooses the names in it.
+fn one_line(error: &wasmtime::Error) -> String {
+    let text = format!("{error:#}").replace(['\n', '\r'], " ");
+    if text.chars().count() > 400 { text.chars().take(400).chain("...".chars()).collect() } else { text }
+}
