@@ -1,2 +1,4 @@
 //! meshd
+mod kernel;
+
 fn main() {}
