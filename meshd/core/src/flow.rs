@@ -70,7 +70,9 @@ pub struct FlowKey {
 }
 
 /// Address family of a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum IpKind {
@@ -83,7 +85,9 @@ pub enum IpKind {
 }
 
 /// Fragmentation of a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Frag {
     /// Whole.
@@ -104,7 +108,9 @@ impl FlowKey {
 }
 
 /// Which bits of a [`FlowKey`] mattered: one in a bit means matched. `vni` is always matched.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct FlowMask {
     /// Leading bits that matter, 0 to 48.
     pub src_mac: u8,
@@ -123,7 +129,9 @@ pub struct FlowMask {
 }
 
 /// A set of the key's whole fields, one bit each; see the constants.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct Fields(pub u32);
 

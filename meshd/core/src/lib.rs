@@ -4,15 +4,20 @@
 //! Start at [`node`], the alphabet; then [`switch`], the walk of a frame. `docs/ARCHITECTURE.md` has the drawing.
 #![forbid(unsafe_code)]
 
+pub mod claims;
 pub mod command;
+pub mod directory;
 pub mod flow;
 pub mod flowtext;
 pub mod frame;
 pub mod ident;
+pub mod mesh;
 pub mod node;
 pub mod notice;
 pub mod outbox;
 pub mod policy;
 pub mod ruling;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod view;
 pub mod wire;

@@ -16,7 +16,9 @@
 
 use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
 use crate::flow::{FlowKey, Origin};
-use crate::ident::{CommandId, Epoch, IfName, MacAddr, NodeId, PortId, QueryId, SessionId, UpcallId, Vni};
+use crate::ident::{
+    CommandId, Epoch, IfName, MacAddr, NodeId, PortId, QueryId, SessionId, UpcallId, Vni,
+};
 use crate::notice::Notice;
 use crate::policy::Answer;
 use crate::ruling::Ruling;

@@ -9,25 +9,98 @@ use std::net::IpAddr;
 #[serde(rename_all = "kebab-case", tag = "event")]
 #[allow(missing_docs)]
 pub enum Notice {
-    PeerUp { node: NodeId, name: String, remote: String },
-    PeerDown { node: NodeId, name: String, reason: String },
-    PeerRefused { remote: String, reason: String },
-    MemberJoined { node: NodeId, name: String },
-    MemberRevoked { node: NodeId, name: String },
-    NodeAlive { node: NodeId, name: String },
-    NodeDead { node: NodeId, name: String },
-    InviteUsed { node: NodeId, name: String },
-    InviteRefused { remote: String, reason: String },
-    NetworkAdded { vni: Vni, name: String },
-    NetworkRemoved { vni: Vni, name: String },
-    NetworkConflict { vni: Vni, name: String, holder: NodeId, other: NodeId },
-    PortReady { port: PortId, network: String },
-    PortFailed { port: PortId, reason: String },
-    PortGone { port: PortId, reason: String },
-    MacConflict { vni: Vni, mac: MacAddr, holder: NodeId, other: NodeId },
-    IpConflict { vni: Vni, ip: IpAddr, holder: NodeId, other: NodeId },
-    NameConflict { vni: Vni, name: String, holder: NodeId, other: NodeId },
-    PoolGranted { vni: Vni, from: NodeId, range: String },
-    Refused { what: String, reason: String },
-    Epoch { epoch: Epoch },
+    PeerUp {
+        node: NodeId,
+        name: String,
+        remote: String,
+    },
+    PeerDown {
+        node: NodeId,
+        name: String,
+        reason: String,
+    },
+    PeerRefused {
+        remote: String,
+        reason: String,
+    },
+    MemberJoined {
+        node: NodeId,
+        name: String,
+    },
+    MemberRevoked {
+        node: NodeId,
+        name: String,
+    },
+    NodeAlive {
+        node: NodeId,
+        name: String,
+    },
+    NodeDead {
+        node: NodeId,
+        name: String,
+    },
+    InviteUsed {
+        node: NodeId,
+        name: String,
+    },
+    InviteRefused {
+        remote: String,
+        reason: String,
+    },
+    NetworkAdded {
+        vni: Vni,
+        name: String,
+    },
+    NetworkRemoved {
+        vni: Vni,
+        name: String,
+    },
+    NetworkConflict {
+        vni: Vni,
+        name: String,
+        holder: NodeId,
+        other: NodeId,
+    },
+    PortReady {
+        port: PortId,
+        network: String,
+    },
+    PortFailed {
+        port: PortId,
+        reason: String,
+    },
+    PortGone {
+        port: PortId,
+        reason: String,
+    },
+    MacConflict {
+        vni: Vni,
+        mac: MacAddr,
+        holder: NodeId,
+        other: NodeId,
+    },
+    IpConflict {
+        vni: Vni,
+        ip: IpAddr,
+        holder: NodeId,
+        other: NodeId,
+    },
+    NameConflict {
+        vni: Vni,
+        name: String,
+        holder: NodeId,
+        other: NodeId,
+    },
+    PoolGranted {
+        vni: Vni,
+        from: NodeId,
+        range: String,
+    },
+    Refused {
+        what: String,
+        reason: String,
+    },
+    Epoch {
+        epoch: Epoch,
+    },
 }

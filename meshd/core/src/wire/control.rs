@@ -125,7 +125,9 @@ pub enum JoinRefusal {
     #[error("the inviter does not know this invite; ask for a new one (`meshd invite`)")]
     Unknown,
     /// The versions differ.
-    #[error("the inviter speaks another version of the protocol; use the same release of meshd on both nodes")]
+    #[error(
+        "the inviter speaks another version of the protocol; use the same release of meshd on both nodes"
+    )]
     Version,
     /// The newcomer's key is on the list of revocations.
     #[error("this node's key was revoked; remove its state folder to join with a new key")]
@@ -162,4 +164,214 @@ pub struct PoolGrant {
     pub range: Option<(u128, u128)>,
     /// Who may have some, if the giver has not.
     pub ask: Vec<NodeId>,
+}
+
+/// Why bytes are no message.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The length says more than the reader takes.
+    #[error("a message of {len} bytes; at most {max} are taken here")]
+    Large {
+        /// As announced.
+        len: usize,
+        /// The reader's bound.
+        max: usize,
+    },
+    /// Not the encoding of a message.
+    #[error("a message does not decode; the far end may run another release")]
+    Malformed,
+}
+
+impl Message {
+    /// Length and body, as they go on the stream.
+    ///
+    /// # Errors
+    /// [`MessageError::Large`] if the body is larger than [`MESSAGE_MAX`].
+    pub fn encode(&self) -> Result<Vec<u8>, MessageError> {
+        let out = postcard::to_extend(self, vec![0; 4]).map_err(|_| MessageError::Malformed)?;
+        let len = out.len() - 4;
+        let large = MessageError::Large {
+            len,
+            max: MESSAGE_MAX,
+        };
+        let prefix = u32::try_from(len).map_err(|_| large.clone())?.to_be_bytes();
+        if len > MESSAGE_MAX {
+            return Err(large);
+        }
+        Ok(prefix.into_iter().chain(out.into_iter().skip(4)).collect())
+    }
+
+    /// The body's length, from the four bytes before it.
+    ///
+    /// # Errors
+    /// [`MessageError::Large`] if it is more than `max` ([`MESSAGE_MAX`] or [`UNPROVEN_MESSAGE_MAX`]): hang up.
+    pub fn body_len(prefix: [u8; 4], max: usize) -> Result<usize, MessageError> {
+        let len = u32::from_be_bytes(prefix) as usize;
+        if len > max {
+            Err(MessageError::Large { len, max })
+        } else {
+            Ok(len)
+        }
+    }
+
+    /// The message in a whole body.
+    ///
+    /// # Errors
+    /// [`MessageError::Malformed`] if it is none, or more than one.
+    pub fn decode(body: &[u8]) -> Result<Self, MessageError> {
+        match postcard::take_from_bytes(body) {
+            Ok((message, [])) => Ok(message),
+            _ => Err(MessageError::Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::record::Signature;
+    use proptest::prelude::*;
+
+    fn signed() -> impl Strategy<Value = Signed> {
+        (any::<Vec<u8>>(), any::<[u8; 32]>(), any::<[u8; 32]>()).prop_map(|(body, a, b)| Signed {
+            body,
+            signature: Signature(a, b),
+        })
+    }
+
+    fn label() -> impl Strategy<Value = Label> {
+        "[a-z][a-z0-9]{0,20}".prop_map(|text| text.parse().unwrap())
+    }
+
+    fn vni() -> impl Strategy<Value = Vni> {
+        (1u32..1 << 24).prop_map(|n| Vni::new(n).unwrap())
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let refusal = prop_oneof![
+            Just(JoinRefusal::Used),
+            Just(JoinRefusal::Expired),
+            Just(JoinRefusal::OtherMesh),
+            Just(JoinRefusal::Unknown),
+            Just(JoinRefusal::Version),
+            Just(JoinRefusal::Revoked),
+            Just(JoinRefusal::NoRoot),
+            Just(JoinRefusal::SlowDown)
+        ];
+        let have =
+            any::<(u64, u64, u32)>().prop_map(|(key, serial, tag)| Have { key, serial, tag });
+        prop_oneof![
+            (any::<u16>(), any::<[u8; 32]>(), signed(), any::<u64>()).prop_map(
+                |(version, mesh, membership, dialed)| Message::Hello(Hello {
+                    version,
+                    mesh: MeshId(mesh),
+                    membership,
+                    dialed
+                })
+            ),
+            any::<String>().prop_map(|why| Message::Goodbye(Goodbye::Refused(why))),
+            prop_oneof![
+                Just(Goodbye::Superseded),
+                Just(Goodbye::Stopping),
+                Just(Goodbye::Revoked)
+            ]
+            .prop_map(Message::Goodbye),
+            (any::<u16>(), any::<[u8; 32]>(), any::<[u8; 16]>(), label()).prop_map(
+                |(version, mesh, secret, name)| Message::Join(JoinRequest {
+                    version,
+                    mesh: MeshId(mesh),
+                    secret,
+                    name
+                })
+            ),
+            (label(), signed(), prop::collection::vec(signed(), 0..4)).prop_map(
+                |(mesh_name, membership, records)| Message::Joined(Ok(Welcome {
+                    mesh_name,
+                    membership,
+                    records
+                }))
+            ),
+            refusal.prop_map(|why| Message::Joined(Err(why))),
+            any::<Vec<u8>>().prop_map(Message::Swim),
+            prop::collection::vec(signed(), 0..4).prop_map(Message::Records),
+            any::<u64>().prop_map(Message::Summary),
+            (
+                any::<u64>(),
+                any::<u64>(),
+                prop::collection::vec(have, 0..8),
+                any::<bool>()
+            )
+                .prop_map(|(from, to, have, reply)| Message::Digest {
+                    from,
+                    to,
+                    have,
+                    reply
+                }),
+            (vni(), any::<u8>(), any::<u64>()).prop_map(|(vni, subnet, request)| {
+                Message::PoolRequest(PoolRequest {
+                    vni,
+                    subnet,
+                    request,
+                })
+            }),
+            (
+                vni(),
+                any::<u8>(),
+                any::<u64>(),
+                any::<Option<(u128, u128)>>(),
+                prop::collection::vec(any::<[u8; 32]>(), 0..4)
+            )
+                .prop_map(|(vni, subnet, request, range, ask)| Message::PoolGrant(
+                    PoolGrant {
+                        vni,
+                        subnet,
+                        request,
+                        range,
+                        ask: ask.into_iter().map(NodeId).collect()
+                    }
+                )),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_decodes_to_what_was_encoded(message in message()) {
+            let bytes = message.encode().unwrap();
+            let (prefix, body) = bytes.split_first_chunk::<4>().unwrap();
+            prop_assert_eq!(Message::body_len(*prefix, MESSAGE_MAX).unwrap(), body.len());
+            prop_assert_eq!(Message::decode(body).unwrap(), message);
+        }
+
+        #[test]
+        fn garbage_never_panics_and_what_decodes_encodes_again(body: Vec<u8>) {
+            if let Ok(message) = Message::decode(&body) {
+                prop_assert!(message.encode().is_ok());
+            }
+        }
+
+        #[test]
+        fn a_cut_or_longer_message_is_refused(message in message(), cut in 1usize..8) {
+            let bytes = message.encode().unwrap();
+            let body = &bytes[4..];
+            prop_assert!(Message::decode(&body[..body.len().saturating_sub(cut)]).is_err());
+            prop_assert!(Message::decode(&[body, &[0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_bound_is_refused_before_anything_is_read() {
+        assert!(Message::body_len([0xff; 4], MESSAGE_MAX).is_err());
+        assert!(Message::body_len(4097u32.to_be_bytes(), UNPROVEN_MESSAGE_MAX).is_err());
+        assert!(Message::Swim(vec![0; MESSAGE_MAX + 1]).encode().is_err());
+    }
+
+    #[test]
+    fn a_list_that_claims_more_than_it_has_allocates_nothing() {
+        // Records (variant 5) with 2^32 entries announced.
+        assert_eq!(
+            Message::decode(&[5, 0xff, 0xff, 0xff, 0xff, 0x0f]),
+            Err(MessageError::Malformed)
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! Signed records: the mesh's shared state, each verifiable without trust in who passed it on.
 //!
 //! ```text
-//!   Signed { body: bytes, signature }     body = domain byte | postcard of the record
+//!   Signed { body: bytes, signature }     body = postcard of the record, signature over domain | mesh | body
 //!      Membership   signed by the mesh root     who may be here, under which name
 //!      Revocations  signed by the mesh root     who may not, any more
 //!      NetworkDef   signed by an admin          a network: name, VNI, subnets, MTU
@@ -9,7 +9,8 @@
 //!      Endpoints    signed by the node          MACs, IPs, names, labels behind its ports, one record per network
 //! ```
 //!
-//! Owns the shapes, their bounds and what is signed. Who may sign what is checked by `directory.rs`.
+//! Owns the shapes, their bounds, what is signed and which key must have signed it. Whether that key's holder is a member
+//! in good standing is checked by `directory.rs`.
 
 use crate::ident::{Label, MacAddr, MeshId, NodeId, Vni, WallTime};
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,31 @@ pub trait Keyring: Send + Sync {
     /// SHA-256 (FIPS 180-4).
     fn hash(&self, message: &[u8]) -> [u8; 32];
 }
+
+/// Largest body of a record, in bytes.
+pub const BODY_MAX: usize = 250_000;
+/// Most underlay addresses in an advert.
+pub const ADDRESSES_MAX: usize = 16;
+/// Most networks in the mesh, and in an advert.
+pub const NETWORKS_MAX: usize = 4096;
+/// Most endpoints in one record.
+pub const ENDPOINTS_MAX: usize = 4096;
+/// Most addresses of one endpoint.
+pub const IPS_MAX: usize = 16;
+/// Most labels of one thing.
+pub const LABELS_MAX: usize = 32;
+/// Longest label, key and value together, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+/// All labels of a member together, in bytes: a `Hello` must fit into what is read from a stranger.
+pub const MEMBER_LABELS_BYTES_MAX: usize = 2048;
+/// Most subnets of a network.
+pub const SUBNETS_MAX: usize = 8;
+/// Most revoked keys in the list.
+pub const REVOKED_MAX: usize = 7000;
+/// Longest version text, in bytes.
+pub const VERSION_TEXT_MAX: usize = 64;
+
+const DOMAIN: &[u8] = b"meshd record v1\0";
 
 /// Bytes and who stands for them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,4 +191,387 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// When it was first claimed by this node: of two claims the older holds.
     pub since: WallTime,
+}
+
+/// Which fact a record states: of two records with one key the higher serial counts. In the order in which a node that
+/// knows nothing must learn them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RecordKey {
+    /// Membership of a node.
+    Membership(NodeId),
+    /// The list.
+    Revocations,
+    /// Definition of a VNI by an author.
+    Network(NodeId, Vni),
+    /// Advert of a node.
+    Node(NodeId),
+    /// Endpoints of a node on a network.
+    Endpoints(NodeId, Vni),
+}
+
+impl RecordKey {
+    /// First eight bytes of the SHA-256 of the key: short enough for digests, too long to be hit on purpose.
+    #[must_use]
+    pub fn fingerprint(&self, keyring: &dyn Keyring) -> u64 {
+        // Keys are small and always encode.
+        let bytes = postcard::to_stdvec(self).unwrap_or_default();
+        let [a, b, c, d, e, f, g, h, ..] = keyring.hash(&bytes);
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Why bytes are no record of this mesh.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// More than [`BODY_MAX`].
+    #[error("a record of {len} bytes is larger than {BODY_MAX}")]
+    Large {
+        /// Of the body.
+        len: usize,
+    },
+    /// Not the encoding of a record.
+    #[error("a record does not decode")]
+    Malformed,
+    /// Some part is over its bound or out of order.
+    #[error("a record's {0}")]
+    Shape(&'static str),
+    /// A statement of another mesh's root.
+    #[error("the record is of mesh {mesh}", mesh = .0.short())]
+    OtherMesh(MeshId),
+    /// The signature is not by the key that it must be by.
+    #[error("the signature of {0} does not hold")]
+    Signature(String),
+    /// This node lacks the key to sign it.
+    #[error("only {0} can sign this record")]
+    NotOurs(String),
+}
+
+impl Record {
+    /// Which fact it states.
+    #[must_use]
+    pub fn key(&self) -> RecordKey {
+        match self {
+            Self::Membership(m) => RecordKey::Membership(m.node),
+            Self::Revocations(_) => RecordKey::Revocations,
+            Self::Network(n) => RecordKey::Network(n.author, n.vni),
+            Self::Node(a) => RecordKey::Node(a.node),
+            Self::Endpoints(e) => RecordKey::Endpoints(e.node, e.vni),
+        }
+    }
+
+    /// The higher counts.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        match self {
+            Self::Membership(m) => m.serial,
+            Self::Revocations(r) => r.serial,
+            Self::Network(n) => n.serial,
+            Self::Node(a) => a.serial,
+            Self::Endpoints(e) => e.serial,
+        }
+    }
+
+    pub(crate) fn set_serial(&mut self, serial: u64) {
+        match self {
+            Self::Membership(m) => m.serial = serial,
+            Self::Revocations(r) => r.serial = serial,
+            Self::Network(n) => n.serial = serial,
+            Self::Node(a) => a.serial = serial,
+            Self::Endpoints(e) => e.serial = serial,
+        }
+    }
+
+    /// The member that must have signed it; `None`: the mesh root.
+    #[must_use]
+    pub fn author(&self) -> Option<NodeId> {
+        match self {
+            Self::Membership(_) | Self::Revocations(_) => None,
+            Self::Network(n) => Some(n.author),
+            Self::Node(a) => Some(a.node),
+            Self::Endpoints(e) => Some(e.node),
+        }
+    }
+
+    /// Checks the bounds that stand with the fields.
+    ///
+    /// # Errors
+    /// [`RecordError::Shape`] with the first part that is wrong.
+    pub fn check_shape(&self) -> Result<(), RecordError> {
+        let wrong = match self {
+            Self::Membership(m) => check_labels(&m.labels).or_else(|| {
+                let bytes: usize = m.labels.iter().map(|(k, v)| k.len() + v.len()).sum();
+                (bytes > MEMBER_LABELS_BYTES_MAX)
+                    .then_some("labels are longer than 2048 bytes together")
+            }),
+            Self::Revocations(r) if r.nodes.len() > REVOKED_MAX => {
+                Some("list has more than 7000 keys")
+            }
+            Self::Revocations(r) if !r.nodes.is_sorted_by(|a, b| a < b) => {
+                Some("keys are not sorted")
+            }
+            Self::Revocations(_) => None,
+            Self::Network(n) if n.subnets.len() > SUBNETS_MAX => Some("subnets are more than 8"),
+            Self::Network(n) if !(576..=9000).contains(&n.mtu) => Some("MTU is not 576 to 9000"),
+            Self::Network(_) => None,
+            Self::Node(a) if a.addresses.len() > ADDRESSES_MAX => {
+                Some("addresses are more than 16")
+            }
+            Self::Node(a) if a.networks.len() > NETWORKS_MAX => Some("networks are more than 4096"),
+            Self::Node(a) if !a.networks.is_sorted_by(|x, y| x < y) => {
+                Some("networks are not sorted")
+            }
+            Self::Node(a) if a.version.len() > VERSION_TEXT_MAX => {
+                Some("version is longer than 64 bytes")
+            }
+            Self::Node(_) => None,
+            Self::Endpoints(e) if e.list.len() > ENDPOINTS_MAX => {
+                Some("endpoints are more than 4096")
+            }
+            Self::Endpoints(e) if !e.list.is_sorted_by(|a, b| a.mac < b.mac) => {
+                Some("endpoints are not sorted by MAC")
+            }
+            Self::Endpoints(e) => e.list.iter().find_map(|endpoint| {
+                if !endpoint.mac.is_source() {
+                    Some("endpoint has a MAC that no station may send from")
+                } else if endpoint.ips.len() > IPS_MAX {
+                    Some("endpoint has more than 16 addresses")
+                } else {
+                    check_labels(&endpoint.labels)
+                }
+            }),
+        };
+        wrong.map_or(Ok(()), |what| Err(RecordError::Shape(what)))
+    }
+
+    /// Signs with the key that this kind wants: the root's, or this node's.
+    ///
+    /// # Errors
+    /// If the record breaks a bound, or this node lacks the key.
+    pub fn sign(&self, mesh: MeshId, keyring: &dyn Keyring) -> Result<Signed, RecordError> {
+        self.check_shape()?;
+        let body = postcard::to_stdvec(self).map_err(|_| RecordError::Malformed)?;
+        if body.len() > BODY_MAX {
+            return Err(RecordError::Large { len: body.len() });
+        }
+        let message = signed_bytes(mesh, &body);
+        let signature = match self.author() {
+            None => keyring
+                .sign_as_root(&message)
+                .ok_or_else(|| RecordError::NotOurs("the mesh root".into()))?,
+            Some(node) if node == keyring.node() => keyring.sign(&message),
+            Some(node) => return Err(RecordError::NotOurs(node.short())),
+        };
+        Ok(Signed {
+            body,
+            signature: Signature::from(signature),
+        })
+    }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Option<&'static str> {
+    if labels.len() > LABELS_MAX {
+        Some("labels are more than 32")
+    } else if labels
+        .iter()
+        .any(|(k, v)| k.len() + v.len() > LABEL_BYTES_MAX)
+    {
+        Some("label is longer than 128 bytes")
+    } else {
+        None
+    }
+}
+
+fn signed_bytes(mesh: MeshId, body: &[u8]) -> Vec<u8> {
+    [DOMAIN, &mesh.0, body].concat()
+}
+
+impl Signed {
+    /// Decodes and checks bounds, without the signature: for records of one's own store.
+    ///
+    /// # Errors
+    /// If it is no record or breaks a bound.
+    pub fn decode(&self) -> Result<Record, RecordError> {
+        if self.body.len() > BODY_MAX {
+            return Err(RecordError::Large {
+                len: self.body.len(),
+            });
+        }
+        // Bytes after the record would be signed but unseen.
+        let (record, []) =
+            postcard::take_from_bytes::<Record>(&self.body).map_err(|_| RecordError::Malformed)?
+        else {
+            return Err(RecordError::Malformed);
+        };
+        record.check_shape()?;
+        Ok(record)
+    }
+
+    /// The record, if the key that this kind wants has signed it for `mesh`.
+    ///
+    /// # Errors
+    /// If it is no record, breaks a bound, is of another mesh, or the signature does not hold.
+    pub fn open(&self, mesh: MeshId, keyring: &dyn Keyring) -> Result<Record, RecordError> {
+        let record = self.decode()?;
+        match &record {
+            Record::Membership(Membership { mesh: of, .. })
+            | Record::Revocations(Revocations { mesh: of, .. })
+                if *of != mesh =>
+            {
+                return Err(RecordError::OtherMesh(*of));
+            }
+            _ => {}
+        }
+        let author = record.author();
+        let key = author.map_or(mesh.0, |node| node.0);
+        if keyring.verify(
+            &key,
+            &signed_bytes(mesh, &self.body),
+            &self.signature.to_bytes(),
+        ) {
+            Ok(record)
+        } else {
+            Err(RecordError::Signature(author.map_or_else(
+                || "the mesh root".into(),
+                |node| node.short(),
+            )))
+        }
+    }
+}
+
+impl From<[u8; 64]> for Signature {
+    fn from(bytes: [u8; 64]) -> Self {
+        let (mut a, mut b) = ([0; 32], [0; 32]);
+        a.copy_from_slice(&bytes[..32]);
+        b.copy_from_slice(&bytes[32..]);
+        Self(a, b)
+    }
+}
+
+impl Signature {
+    /// As the keyring wants it.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; 64] {
+        let mut out = [0; 64];
+        out[..32].copy_from_slice(&self.0);
+        out[32..].copy_from_slice(&self.1);
+        out
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeKeyring;
+    use proptest::prelude::*;
+
+    fn advert(node: NodeId) -> Record {
+        Record::Node(NodeAdvert {
+            node,
+            serial: 1,
+            boot: 1,
+            addresses: vec![],
+            networks: vec![],
+            version: "1".into(),
+        })
+    }
+
+    #[test]
+    fn a_record_opens_only_in_the_mesh_it_was_signed_for_and_unaltered() {
+        let root = FakeKeyring::root(1);
+        let mesh = root.mesh();
+        let signed = advert(root.node()).sign(mesh, &root).unwrap();
+        assert_eq!(signed.open(mesh, &root).unwrap(), advert(root.node()));
+        assert!(matches!(
+            signed.open(FakeKeyring::root(2).mesh(), &root),
+            Err(RecordError::Signature(_))
+        ));
+        let mut altered = signed.clone();
+        altered.body[34] ^= 1;
+        assert!(altered.open(mesh, &root).is_err());
+        let mut longer = signed;
+        longer.body.push(0);
+        assert_eq!(longer.open(mesh, &root), Err(RecordError::Malformed));
+    }
+
+    #[test]
+    fn a_member_cannot_sign_for_another_or_for_the_root() {
+        let root = FakeKeyring::root(1);
+        let member = FakeKeyring::member(1, 2);
+        assert!(matches!(
+            advert(root.node()).sign(root.mesh(), &member),
+            Err(RecordError::NotOurs(_))
+        ));
+        let revocations = Record::Revocations(Revocations {
+            mesh: root.mesh(),
+            serial: 1,
+            nodes: vec![root.node()],
+        });
+        assert!(matches!(
+            revocations.sign(root.mesh(), &member),
+            Err(RecordError::NotOurs(_))
+        ));
+        // The same body under the member's signature.
+        let body = postcard::to_stdvec(&revocations).unwrap();
+        let signature = member.sign(&signed_bytes(root.mesh(), &body)).into();
+        assert!(matches!(
+            Signed { body, signature }.open(root.mesh(), &root),
+            Err(RecordError::Signature(_))
+        ));
+    }
+
+    #[test]
+    fn bounds_are_checked_before_signing_and_on_opening() {
+        let root = FakeKeyring::root(1);
+        let mac = |n: u8| MacAddr([2, 0, 0, 0, 0, n]);
+        let endpoint = |n| Endpoint {
+            mac: mac(n),
+            ips: vec![],
+            name: None,
+            labels: BTreeMap::new(),
+            since: WallTime(0),
+        };
+        let record = |list| {
+            Record::Endpoints(Endpoints {
+                node: root.node(),
+                vni: Vni::new(5).unwrap(),
+                serial: 1,
+                list,
+            })
+        };
+        assert!(
+            record(vec![endpoint(1), endpoint(2)])
+                .sign(root.mesh(), &root)
+                .is_ok()
+        );
+        assert!(
+            record(vec![endpoint(2), endpoint(1)])
+                .sign(root.mesh(), &root)
+                .is_err()
+        );
+        assert!(
+            record(vec![endpoint(1), endpoint(1)])
+                .sign(root.mesh(), &root)
+                .is_err()
+        );
+        let many = Endpoint {
+            ips: vec![[10, 0, 0, 1].into(); 17],
+            ..endpoint(1)
+        };
+        assert!(record(vec![many]).sign(root.mesh(), &root).is_err());
+        let group = Endpoint {
+            mac: MacAddr::BROADCAST,
+            ..endpoint(1)
+        };
+        assert!(record(vec![group]).sign(root.mesh(), &root).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_no_record_and_no_panic(body: Vec<u8>, half: [u8; 32]) {
+            let root = FakeKeyring::root(1);
+            let signed = Signed { body, signature: Signature(half, half) };
+            prop_assert!(signed.open(root.mesh(), &root).is_err());
+        }
+    }
 }
