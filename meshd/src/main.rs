@@ -1,4 +1,2 @@
 //! meshd
-mod kernel;
-
 fn main() {}
