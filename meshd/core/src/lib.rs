@@ -12,11 +12,16 @@ pub mod flowtext;
 pub mod frame;
 pub mod ident;
 pub mod mesh;
+pub mod names;
+pub mod networks;
 pub mod node;
 pub mod notice;
 pub mod outbox;
 pub mod policy;
+pub mod pool;
+pub mod ranges;
 pub mod ruling;
+pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod view;

@@ -147,8 +147,10 @@ pub struct PoolRequest {
     pub vni: Vni,
     /// Index into the network's subnets.
     pub subnet: u8,
-    /// The same number again asks for the same answer again.
+    /// The same number again asks for the same answer again. Grows; survives restarts.
     pub request: u64,
+    /// Somebody waits for an address: the giver's last one is given too. Else this is for reserve.
+    pub urgent: bool,
 }
 
 /// Part of a pool changes hands.
@@ -308,11 +310,12 @@ mod tests {
                     have,
                     reply
                 }),
-            (vni(), any::<u8>(), any::<u64>()).prop_map(|(vni, subnet, request)| {
+            (vni(), any::<u8>(), any::<u64>(), any::<bool>()).prop_map(|(vni, subnet, request, urgent)| {
                 Message::PoolRequest(PoolRequest {
                     vni,
                     subnet,
                     request,
+                    urgent,
                 })
             }),
             (
