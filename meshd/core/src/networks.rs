@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn another_definition_of_a_known_name_is_a_conflict_that_shows_the_known_one() {
         let def = new(&spec("blue", &["10.0.0.0/24"]), &[]).unwrap();
-        let refusal = new(&spec("blue", &["10.0.1.0/24"]), &[def.clone()]).unwrap_err();
+        let refusal = new(&spec("blue", &["10.0.1.0/24"]), std::slice::from_ref(&def)).unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Conflict);
         assert!(refusal.message.contains("subnets 10.0.0.0/24"), "{refusal}");
         let taken = NetworkSpec {
@@ -498,7 +498,7 @@ mod tests {
         assert!(gone.removed && gone.serial == def.serial + 1);
         // Defined anew, it goes on counting, and the old definition cannot come back over it.
         assert_eq!(
-            new(&spec("b", &[]), &[gone.clone()]).unwrap().serial,
+            new(&spec("b", &[]), std::slice::from_ref(&gone)).unwrap().serial,
             gone.serial + 1
         );
     }
