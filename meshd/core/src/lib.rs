@@ -11,6 +11,7 @@ pub mod flow;
 pub mod flowtext;
 pub mod frame;
 pub mod ident;
+pub mod lane;
 pub mod mesh;
 pub mod names;
 pub mod networks;

@@ -3,6 +3,9 @@
 use crate::flow::FlowMask;
 use serde::{Deserialize, Serialize};
 
+/// How long an answer is waited for, in ms.
+pub const ANSWER_MS_MAX: u64 = 2000;
+
 /// What a chain of plugins answers to a [`Question`](crate::node::Question).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {

@@ -38,6 +38,9 @@ pub struct Ruling {
     pub action: Action,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
+    /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at
+    /// it; a longer frame is [`DropReason::TooLong`].
+    pub longest: u32,
 }
 
 /// A flow key with a mask, and how long the ruling on it holds.
@@ -127,4 +130,34 @@ drop_reasons! {
     ReassemblyFull = "too many unfinished frames of this peer",
     /// Broadcast, unknown or multicast frames above the sender's allowance.
     BumLimit = "more broadcast, unknown-unicast or multicast frames than a sender may flood",
+}
+
+/// One counter for each [`DropReason`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropCounts([u64; DropReason::ALL.len()]);
+
+impl Default for DropCounts {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl DropCounts {
+    /// `frames` more.
+    pub fn add(&mut self, reason: DropReason, frames: u64) {
+        if let Some(count) = self.0.get_mut(reason as usize) {
+            *count += frames;
+        }
+    }
+
+    /// Frames so far.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0.get(reason as usize).copied().unwrap_or_default()
+    }
+
+    /// Those that are not zero, in order of their number.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().map(|&reason| (reason, self.get(reason))).filter(|&(_, count)| count > 0)
+    }
 }

@@ -1,0 +1,509 @@
+//! A lane: one input of the switch (a port, or a peer) with its cache of rulings, and the frames that wait for one.
+//!
+//! ```text
+//!   frame -> key -> exact front -> tuples (key & mask) -- hit --> act: forward | drop | consume
+//!                                        | miss
+//!                                        v
+//!                              parked behind ONE upcall per key --- ruling ---> act on all of them, in order
+//! ```
+//!
+//! Owns what happens between a frame's arrival and the decision on it. Decides nothing: it obeys [`Ruling`]s, and those only
+//! in the epoch in which they were made. A hit allocates nothing. Every table has a bound, named in [`LaneLimits`].
+//!
+//! Order within a flow holds, since frames of a key wait behind the first one. ARP and ND are not gathered by key: the key
+//! does not hold all that the switch checks in them, so each has an upcall of its own.
+//!
+//! Flooding bypasses the switch once a ruling is cached, so the allowance for it is kept here: a frame with more than one
+//! receiver costs a token, and a lane has [`LaneLimits::floods_per_s`] of them a second and saves up one second's worth.
+//! A frame with a single receiver costs no more than unicast does and is not limited.
+
+use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
+use crate::frame::Frame;
+use crate::ident::{Epoch, Moment, UpcallId, Vni};
+use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, Ruling};
+use bytes::Bytes;
+use core::hash::BuildHasher;
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How big a lane may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneLimits {
+    /// Cached megaflows.
+    pub flows: usize,
+    /// Different masks among them.
+    pub masks: usize,
+    /// Upcalls that are not answered yet.
+    pub upcalls: usize,
+    /// Frames that wait behind one upcall.
+    pub parked_per_upcall: usize,
+    /// Frames that wait, in all.
+    pub parked: usize,
+    /// Bytes of the frames that wait.
+    pub parked_bytes: usize,
+    /// Frames with more than one receiver, per second.
+    pub floods_per_s: u32,
+    /// How long an upcall is waited for, in ms. More than [`policy::ANSWER_MS_MAX`](crate::policy::ANSWER_MS_MAX), so that
+    /// the switch says first why.
+    pub upcall_ms: u64,
+    /// A megaflow without a frame for so long is forgotten, in ms.
+    pub idle_ms: u64,
+}
+
+impl Default for LaneLimits {
+    fn default() -> Self {
+        Self {
+            flows: 4096,
+            masks: 32,
+            upcalls: 256,
+            parked_per_upcall: 64,
+            parked: 512,
+            parked_bytes: 1 << 20,
+            floods_per_s: 1000,
+            upcall_ms: 3000,
+            idle_ms: 10_000,
+        }
+    }
+}
+
+/// Slots of the exact front, a power of two. A collision overwrites, so it needs no eviction.
+const FRONT_SLOTS: usize = 1024;
+/// How often idle megaflows are looked for.
+const SWEEP_MS: u64 = 5000;
+
+/// What to do with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send a copy to each.
+    Forward {
+        /// As it came.
+        frame: Bytes,
+        /// Never empty.
+        to: Arc<[Output]>,
+    },
+    /// It waits for a ruling that is on its way.
+    Parked,
+    /// It waits; send this upcall to the node. If that fails, call [`Lane::upcall_refused`].
+    Upcall {
+        /// To be named in the ruling.
+        upcall: UpcallId,
+        /// As it came.
+        frame: Bytes,
+    },
+    /// Counted and gone.
+    Dropped(DropReason),
+    /// By a cached ruling nothing is to be done with it.
+    Consumed,
+}
+
+/// Frames whose ruling came, in order of arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The receivers of each frame.
+    pub to: Arc<[Output]>,
+    /// Those that are to be forwarded.
+    pub frames: Vec<Bytes>,
+}
+
+/// What a lane counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaneCounters {
+    /// Frames that came.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those that a cached ruling decided.
+    pub hits: u64,
+    /// Upcalls sent.
+    pub upcalls: u64,
+    /// Frames dropped by this lane, or by the shell on its behalf.
+    pub drops: DropCounts,
+}
+
+/// The last frame that a lane dropped for a reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneDrop {
+    /// Why.
+    pub reason: DropReason,
+    /// When.
+    pub at: Moment,
+    /// What it was, if it was a frame.
+    pub key: Option<FlowKey>,
+}
+
+#[derive(Debug)]
+struct Flow {
+    flow: Megaflow,
+    action: Action,
+    longest: u32,
+    used: Moment,
+}
+
+/// A place for a flow; `turn` grows each time it is given away, so that the front notices.
+#[derive(Debug, Default)]
+struct Slot {
+    turn: u32,
+    flow: Option<Flow>,
+}
+
+#[derive(Debug)]
+struct Tuple {
+    mask: FlowMask,
+    flows: HashMap<FlowKey, u32, FixedState>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Front {
+    key: FlowKey,
+    slot: u32,
+    turn: u32,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    key: FlowKey,
+    frames: Vec<Bytes>,
+    deadline: Moment,
+}
+
+/// One input of the switch.
+#[derive(Debug)]
+pub struct Lane {
+    origin: Origin,
+    limits: LaneLimits,
+    hasher: FixedState,
+    front: Box<[Option<Front>]>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    tuples: Vec<Tuple>,
+    /// Where the search for a flow to give up goes on.
+    hand: usize,
+    next_sweep: Moment,
+    waiting: BTreeMap<UpcallId, Waiting>,
+    waiting_by_key: HashMap<FlowKey, UpcallId, FixedState>,
+    next_upcall: UpcallId,
+    parked: usize,
+    parked_bytes: usize,
+    /// Saved-up right to flood, in nanoseconds.
+    flood_credit: u64,
+    flood_seen: Moment,
+    counters: LaneCounters,
+    last_drops: Vec<LaneDrop>,
+}
+
+impl Lane {
+    /// An empty lane. `seed` makes its hashes unknown to senders and its upcall numbers different from those of a lane
+    /// before it with the same origin, so it must differ each time.
+    #[must_use]
+    pub fn new(origin: Origin, limits: LaneLimits, seed: u64) -> Self {
+        let hasher = FixedState::with_seed(seed);
+        Self {
+            origin,
+            limits,
+            hasher: hasher.clone(),
+            front: vec![None; FRONT_SLOTS].into_boxed_slice(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            tuples: Vec::new(),
+            hand: 0,
+            next_sweep: Moment(0),
+            waiting: BTreeMap::new(),
+            waiting_by_key: HashMap::with_hasher(hasher),
+            next_upcall: UpcallId(seed >> 1),
+            parked: 0,
+            parked_bytes: 0,
+            flood_credit: 1_000_000_000,
+            flood_seen: Moment(0),
+            counters: LaneCounters::default(),
+            last_drops: Vec::new(),
+        }
+    }
+
+    /// Whose lane it is.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn counters(&self) -> &LaneCounters {
+        &self.counters
+    }
+
+    /// The last drop of each reason, in order of the reason's first appearance.
+    #[must_use]
+    pub fn last_drops(&self) -> &[LaneDrop] {
+        &self.last_drops
+    }
+
+    /// Cached megaflows, and frames that wait.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.slots.len() - self.free.len(), self.parked)
+    }
+
+    /// A frame arrived on network `vni`; `epoch` is the current one.
+    pub fn frame(&mut self, vni: Vni, frame: Bytes, epoch: Epoch, now: Moment) -> Step {
+        self.counters.frames += 1;
+        self.counters.bytes += frame.len() as u64;
+        let Ok(parsed) = Frame::parse(&frame) else {
+            return self.drop_frame(DropReason::Malformed, None, now);
+        };
+        let key = parsed.flow_key(vni);
+        let Some(slot) = self.find(&key, epoch, now) else {
+            return self.park(key, frame, now);
+        };
+        let Some(flow) = self.slots.get_mut(slot as usize).and_then(|s| s.flow.as_mut()) else {
+            return self.park(key, frame, now);
+        };
+        self.counters.hits += 1;
+        flow.used = now;
+        if frame.len() > flow.longest as usize {
+            return self.drop_frame(DropReason::TooLong, Some(key), now);
+        }
+        match &flow.action {
+            Action::Forward(to) => {
+                let to = Arc::clone(to);
+                if self.may_flood(to.len(), now) { Step::Forward { frame, to } } else { self.drop_frame(DropReason::BumLimit, Some(key), now) }
+            }
+            &Action::Drop(reason) => self.drop_frame(reason, Some(key), now),
+            Action::Consume => Step::Consumed,
+        }
+    }
+
+    /// The ruling on an upcall: it is kept if it says so, and done to the frames that wait. One on an upcall that is
+    /// not waited for any more is kept all the same.
+    pub fn ruling(&mut self, upcall: UpcallId, ruling: Ruling, now: Moment) -> Option<Released> {
+        let waited = self.take_waiting(upcall);
+        if let Some(flow) = ruling.cache {
+            self.install(flow, ruling.action.clone(), ruling.longest, now);
+        }
+        let Waiting { key, mut frames, .. } = waited?;
+        let before = frames.len();
+        frames.retain(|frame| frame.len() <= ruling.longest as usize);
+        self.count_drop(DropReason::TooLong, (before - frames.len()) as u64, Some(key), now);
+        match ruling.action {
+            Action::Forward(to) => {
+                let before = frames.len();
+                frames.retain(|_| self.may_flood(to.len(), now));
+                self.count_drop(DropReason::BumLimit, (before - frames.len()) as u64, Some(key), now);
+                (!frames.is_empty()).then_some(Released { to, frames })
+            }
+            Action::Drop(reason) => {
+                self.count_drop(reason, frames.len() as u64, Some(key), now);
+                None
+            }
+            Action::Consume => None,
+        }
+    }
+
+    /// The shell could not hand the upcall over: the frames behind it are dropped.
+    pub fn upcall_refused(&mut self, upcall: UpcallId, now: Moment) {
+        if let Some(Waiting { key, frames, .. }) = self.take_waiting(upcall) {
+            self.count_drop(DropReason::UpcallQueueFull, frames.len() as u64, Some(key), now);
+        }
+    }
+
+    /// Counts drops, also for the shell: where a receiver does not take a frame of this lane.
+    pub fn count_drop(&mut self, reason: DropReason, frames: u64, key: Option<FlowKey>, now: Moment) {
+        if frames == 0 {
+            return;
+        }
+        self.counters.drops.add(reason, frames);
+        // One row for each reason, so at most as many as there are reasons.
+        match self.last_drops.iter_mut().find(|d| d.reason == reason) {
+            Some(last) => (last.at, last.key) = (now, key),
+            None => self.last_drops.push(LaneDrop { reason, at: now, key }),
+        }
+    }
+
+    /// Gives up upcalls that took too long, and megaflows without frames.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        while let Some((&upcall, waiting)) = self.waiting.first_key_value() {
+            if waiting.deadline > now {
+                break;
+            }
+            if let Some(Waiting { key, frames, .. }) = self.take_waiting(upcall) {
+                self.count_drop(DropReason::UpcallTimeout, frames.len() as u64, Some(key), now);
+            }
+        }
+        if self.next_sweep <= now {
+            self.next_sweep = now.plus_ms(SWEEP_MS);
+            for slot in 0..self.slots.len() {
+                if self.is_over(slot, now) {
+                    self.evict(slot);
+                }
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        // Upcalls are numbered as they are made and all wait equally long: the first one is due first.
+        let upcall = self.waiting.first_key_value().map(|(_, w)| w.deadline);
+        let sweep = (self.slots.len() > self.free.len()).then_some(self.next_sweep);
+        upcall.into_iter().chain(sweep).min()
+    }
+
+    fn drop_frame(&mut self, reason: DropReason, key: Option<FlowKey>, now: Moment) -> Step {
+        self.count_drop(reason, 1, key, now);
+        Step::Dropped(reason)
+    }
+
+    fn may_flood(&mut self, receivers: usize, now: Moment) -> bool {
+        if receivers < 2 {
+            return true;
+        }
+        let price = 1_000_000_000 / u64::from(self.limits.floods_per_s.max(1));
+        let earned = now.0.saturating_sub(self.flood_seen.0);
+        self.flood_credit = self.flood_credit.saturating_add(earned).min(1_000_000_000);
+        self.flood_seen = self.flood_seen.max(now);
+        let paid = self.flood_credit.checked_sub(price);
+        self.flood_credit = paid.unwrap_or(self.flood_credit);
+        paid.is_some()
+    }
+
+    // The cache.
+
+    fn holds(&self, slot: u32, epoch: Epoch, now: Moment) -> bool {
+        let flow = self.slots.get(slot as usize).and_then(|s| s.flow.as_ref());
+        flow.is_some_and(|f| f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until))
+    }
+
+    fn find(&mut self, key: &FlowKey, epoch: Epoch, now: Moment) -> Option<u32> {
+        let place = (self.hasher.hash_one(key) as usize) & (FRONT_SLOTS - 1);
+        if let Some(Some(front)) = self.front.get(place)
+            && front.key == *key
+            && self.slots.get(front.slot as usize).is_some_and(|s| s.turn == front.turn)
+            && self.holds(front.slot, epoch, now)
+        {
+            return Some(front.slot);
+        }
+        let found = self.tuples.iter().filter_map(|t| t.flows.get(&t.mask.apply(key)).copied()).find(|&slot| self.holds(slot, epoch, now))?;
+        let turn = self.slots.get(found as usize)?.turn;
+        if let Some(front) = self.front.get_mut(place) {
+            *front = Some(Front { key: *key, slot: found, turn });
+        }
+        Some(found)
+    }
+
+    fn install(&mut self, mut flow: Megaflow, action: Action, longest: u32, now: Moment) {
+        if self.limits.flows == 0 {
+            return;
+        }
+        flow.key = flow.mask.apply(&flow.key);
+        let (key, mask) = (flow.key, flow.mask);
+        let entry = Some(Flow { flow, action, longest, used: now });
+        let old = self.tuples.iter().find(|t| t.mask == mask).and_then(|t| t.flows.get(&key));
+        if let Some(slot) = old.and_then(|&slot| self.slots.get_mut(slot as usize)) {
+            slot.flow = entry;
+            return;
+        }
+        // Room first: to evict may remove tuples.
+        let slot = self.free_slot(now);
+        let tuple = self.tuple_of(mask);
+        if let (Some(place), Some(tuple)) = (self.slots.get_mut(slot as usize), self.tuples.get_mut(tuple)) {
+            place.flow = entry;
+            tuple.flows.insert(key, slot);
+        }
+    }
+
+    /// The place of the tuple of `mask`. If there are as many masks as may be, the one with the fewest flows gives way.
+    fn tuple_of(&mut self, mask: FlowMask) -> usize {
+        if let Some(at) = self.tuples.iter().position(|t| t.mask == mask) {
+            return at;
+        }
+        if self.tuples.len() >= self.limits.masks.max(1)
+            && let Some(least) = (0..self.tuples.len()).min_by_key(|&at| self.tuples.get(at).map(|t| t.flows.len()))
+        {
+            let doomed = self.tuples.swap_remove(least);
+            // In order of slots, not of the table: a run must replay.
+            let mut slots: Vec<u32> = doomed.flows.into_values().collect();
+            slots.sort_unstable();
+            for slot in slots {
+                self.evict(slot as usize);
+            }
+        }
+        self.tuples.push(Tuple { mask, flows: HashMap::with_hasher(self.hasher.clone()) });
+        self.tuples.len() - 1
+    }
+
+    /// A slot without a flow; where all have one, the first that has seen no frame since the hand last came by gives way.
+    fn free_slot(&mut self, now: Moment) -> u32 {
+        if self.free.is_empty() && self.slots.len() < self.limits.flows {
+            self.slots.push(Slot::default());
+            return (self.slots.len() - 1) as u32;
+        }
+        if self.free.is_empty() {
+            // A bounded look for one that nobody would miss, then whichever is next.
+            let found = (0..64).map(|step| (self.hand + step) % self.slots.len()).find(|&slot| self.is_over(slot, now));
+            let slot = found.unwrap_or(self.hand % self.slots.len());
+            self.hand = slot + 1;
+            self.evict(slot);
+        }
+        self.free.pop().unwrap_or_default()
+    }
+
+    /// True if the slot's flow is out of time or idle.
+    fn is_over(&self, slot: usize, now: Moment) -> bool {
+        let flow = self.slots.get(slot).and_then(|s| s.flow.as_ref());
+        flow.is_some_and(|f| now.ms_since(f.used) >= self.limits.idle_ms || f.flow.until.is_some_and(|until| until <= now))
+    }
+
+    fn evict(&mut self, slot: usize) {
+        let Some(place) = self.slots.get_mut(slot) else { return };
+        let Some(flow) = place.flow.take() else { return };
+        place.turn = place.turn.wrapping_add(1);
+        if let Some(tuple) = self.tuples.iter_mut().find(|t| t.mask == flow.flow.mask) {
+            tuple.flows.remove(&flow.flow.key);
+        }
+        // A tuple without flows costs a look for every miss.
+        self.tuples.retain(|t| !t.flows.is_empty());
+        self.free.push(slot as u32);
+    }
+
+    // The frames that wait.
+
+    fn park(&mut self, key: FlowKey, frame: Bytes, now: Moment) -> Step {
+        let gathers = !matches!(key.ip_kind, IpKind::ArpV4 | IpKind::NdV6);
+        let behind = if gathers { self.waiting_by_key.get(&key).copied() } else { None };
+        let full = self.parked >= self.limits.parked || self.parked_bytes.saturating_add(frame.len()) > self.limits.parked_bytes;
+        let full = full || (behind.is_none() && self.waiting.len() >= self.limits.upcalls);
+        if full {
+            return self.drop_frame(DropReason::ParkingFull, Some(key), now);
+        }
+        if let Some(waiting) = behind.and_then(|upcall| self.waiting.get_mut(&upcall)) {
+            if waiting.frames.len() >= self.limits.parked_per_upcall {
+                return self.drop_frame(DropReason::ParkingFull, Some(key), now);
+            }
+            self.parked += 1;
+            self.parked_bytes += frame.len();
+            waiting.frames.push(frame);
+            return Step::Parked;
+        }
+        let upcall = self.next_upcall;
+        self.next_upcall = UpcallId(upcall.0.wrapping_add(1));
+        self.parked += 1;
+        self.parked_bytes += frame.len();
+        self.counters.upcalls += 1;
+        if gathers {
+            self.waiting_by_key.insert(key, upcall);
+        }
+        self.waiting.insert(upcall, Waiting { key, frames: vec![frame.clone()], deadline: now.plus_ms(self.limits.upcall_ms) });
+        Step::Upcall { upcall, frame }
+    }
+
+    fn take_waiting(&mut self, upcall: UpcallId) -> Option<Waiting> {
+        let waiting = self.waiting.remove(&upcall)?;
+        if self.waiting_by_key.get(&waiting.key) == Some(&upcall) {
+            self.waiting_by_key.remove(&waiting.key);
+        }
+        self.parked -= waiting.frames.len();
+        self.parked_bytes -= waiting.frames.iter().map(Bytes::len).sum::<usize>();
+        Some(waiting)
+    }
+}
