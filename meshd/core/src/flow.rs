@@ -203,21 +203,37 @@ impl Fields {
 fn prefix_mac(mac: MacAddr, bits: u8) -> MacAddr {
     let [a, b, c, d, e, f] = mac.0;
     let wide = u64::from_be_bytes([a, b, c, d, e, f, 0, 0]);
-    let kept = if bits == 0 { 0 } else { wide & (u64::MAX << (64 - u32::from(bits.min(48)))) };
+    let kept = if bits == 0 {
+        0
+    } else {
+        wide & (u64::MAX << (64 - u32::from(bits.min(48))))
+    };
     let [a, b, c, d, e, f, ..] = kept.to_be_bytes();
     MacAddr([a, b, c, d, e, f])
 }
 
 /// The leading `bits` of an address; more than 128 are 128.
 fn prefix_ip(ip: u128, bits: u8) -> u128 {
-    if bits == 0 { 0 } else { ip & (u128::MAX << (128 - u32::from(bits.min(128)))) }
+    if bits == 0 {
+        0
+    } else {
+        ip & (u128::MAX << (128 - u32::from(bits.min(128))))
+    }
 }
 
 impl FlowMask {
     /// Every bit matters: what it is put on matches only itself.
     #[must_use]
     pub const fn exact() -> Self {
-        Self { src_mac: 48, dst_mac: 48, fields: Fields::ALL, src_ip: 128, dst_ip: 128, src_port: 0xffff, dst_port: 0xffff }
+        Self {
+            src_mac: 48,
+            dst_mac: 48,
+            fields: Fields::ALL,
+            src_ip: 128,
+            dst_ip: 128,
+            src_port: 0xffff,
+            dst_port: 0xffff,
+        }
     }
 
     /// `key` with every bit that does not matter set to zero.
@@ -272,11 +288,22 @@ impl FlowMask {
             fields: Fields(self.fields.0 & Fields::ALL.0),
             ..*self
         };
-        let l4 = Fields::TCP_FLAGS.with(Fields::ICMP_TYPE).with(Fields::ICMP_CODE).with(Fields::L4_OK);
+        let l4 = Fields::TCP_FLAGS
+            .with(Fields::ICMP_TYPE)
+            .with(Fields::ICMP_CODE)
+            .with(Fields::L4_OK);
         if out.src_port != 0 || out.dst_port != 0 || out.fields.meets(l4) {
-            out.fields = out.fields.with(Fields::IP_PROTO).with(Fields::FRAG).with(Fields::L4_OK);
+            out.fields = out
+                .fields
+                .with(Fields::IP_PROTO)
+                .with(Fields::FRAG)
+                .with(Fields::L4_OK);
         }
-        let l3 = Fields::IP_PROTO.with(Fields::DSCP).with(Fields::ECN).with(Fields::TTL).with(Fields::FRAG);
+        let l3 = Fields::IP_PROTO
+            .with(Fields::DSCP)
+            .with(Fields::ECN)
+            .with(Fields::TTL)
+            .with(Fields::FRAG);
         if out.src_ip != 0 || out.dst_ip != 0 || out.fields.meets(l3) {
             out.fields = out.fields.with(Fields::IP_KIND);
         }
@@ -298,39 +325,66 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     pub(crate) fn any_mask() -> impl Strategy<Value = FlowMask> {
-        (any::<(u8, u8, u32)>(), any::<(u8, u8, u16, u16)>()).prop_map(|((src_mac, dst_mac, fields), (src_ip, dst_ip, src_port, dst_port))| {
-            FlowMask { src_mac, dst_mac, fields: Fields(fields), src_ip, dst_ip, src_port, dst_port }
-        })
+        (any::<(u8, u8, u32)>(), any::<(u8, u8, u16, u16)>()).prop_map(
+            |((src_mac, dst_mac, fields), (src_ip, dst_ip, src_port, dst_port))| FlowMask {
+                src_mac,
+                dst_mac,
+                fields: Fields(fields),
+                src_ip,
+                dst_ip,
+                src_port,
+                dst_port,
+            },
+        )
     }
 
     pub(crate) fn any_key() -> impl Strategy<Value = FlowKey> {
-        let kind = prop_oneof![Just(IpKind::None), Just(IpKind::V4), Just(IpKind::V6), Just(IpKind::ArpV4), Just(IpKind::NdV6)];
+        let kind = prop_oneof![
+            Just(IpKind::None),
+            Just(IpKind::V4),
+            Just(IpKind::V6),
+            Just(IpKind::ArpV4),
+            Just(IpKind::NdV6)
+        ];
         let frag = prop_oneof![Just(Frag::None), Just(Frag::First), Just(Frag::Later)];
-        (any::<([u8; 6], [u8; 6], u16, u16, u8, u16)>(), any::<(u128, u128, u8, u8, u8, u8)>(), any::<(bool, u16, u16, u16, u8, u8)>(), kind, frag).prop_map(
-            |((src, dst, ether_type, vlan, pcp, inner_vlan), (src_ip, dst_ip, ip_proto, dscp, ecn, ttl), (l4_ok, src_port, dst_port, tcp_flags, icmp_type, icmp_code), ip_kind, frag)| FlowKey {
-                vni: Vni::new(7).unwrap(),
-                src_mac: MacAddr(src),
-                dst_mac: MacAddr(dst),
-                ether_type,
-                vlan,
-                pcp,
-                inner_vlan,
-                ip_kind,
-                src_ip,
-                dst_ip,
-                ip_proto,
-                dscp,
-                ecn,
-                ttl,
-                frag,
-                l4_ok,
-                src_port,
-                dst_port,
-                tcp_flags,
-                icmp_type,
-                icmp_code,
-            },
+        (
+            any::<([u8; 6], [u8; 6], u16, u16, u8, u16)>(),
+            any::<(u128, u128, u8, u8, u8, u8)>(),
+            any::<(bool, u16, u16, u16, u8, u8)>(),
+            kind,
+            frag,
         )
+            .prop_map(
+                |(
+                    (src, dst, ether_type, vlan, pcp, inner_vlan),
+                    (src_ip, dst_ip, ip_proto, dscp, ecn, ttl),
+                    (l4_ok, src_port, dst_port, tcp_flags, icmp_type, icmp_code),
+                    ip_kind,
+                    frag,
+                )| FlowKey {
+                    vni: Vni::new(7).unwrap(),
+                    src_mac: MacAddr(src),
+                    dst_mac: MacAddr(dst),
+                    ether_type,
+                    vlan,
+                    pcp,
+                    inner_vlan,
+                    ip_kind,
+                    src_ip,
+                    dst_ip,
+                    ip_proto,
+                    dscp,
+                    ecn,
+                    ttl,
+                    frag,
+                    l4_ok,
+                    src_port,
+                    dst_port,
+                    tcp_flags,
+                    icmp_type,
+                    icmp_code,
+                },
+            )
     }
 
     proptest! {

@@ -148,11 +148,20 @@ impl<'a> Frame<'a> {
                 break;
             }
             // A tag that is cut short stays an EtherType, and is_malformed says so.
-            let (Some(tci), Some(next)) = (be16(bytes, at), be16(bytes, at + 2)) else { break };
+            let (Some(tci), Some(next)) = (be16(bytes, at), be16(bytes, at + 2)) else {
+                break;
+            };
             (*tag, ether_type) = (Some(tci), next);
             at += 4;
         }
-        Some(Self { bytes, src, dst, ether_type, tags, l3: bytes.get(at..)? })
+        Some(Self {
+            bytes,
+            src,
+            dst,
+            ether_type,
+            tags,
+            l3: bytes.get(at..)?,
+        })
     }
 
     /// All bytes.
@@ -262,7 +271,19 @@ impl<'a> Packet<'a> {
     /// RFC 791 §3.1.
     fn v4(bytes: &'a [u8]) -> Option<Self> {
         let header: [u8; 20] = array(bytes, 0)?;
-        let [first, tos, len_hi, len_lo, _, _, frag_hi, frag_lo, ttl, protocol, ..] = header;
+        let [
+            first,
+            tos,
+            len_hi,
+            len_lo,
+            _,
+            _,
+            frag_hi,
+            frag_lo,
+            ttl,
+            protocol,
+            ..,
+        ] = header;
         let header_len = usize::from(first & 15) * 4;
         let total = usize::from(u16::from_be_bytes([len_hi, len_lo]));
         if first >> 4 != 4 || header_len < 20 || total < header_len {
@@ -277,7 +298,16 @@ impl<'a> Packet<'a> {
         };
         let src = mapped(Ipv4Addr::from(array::<4>(&header, 12)?));
         let dst = mapped(Ipv4Addr::from(array::<4>(&header, 16)?));
-        Some(Self { kind: IpKind::V4, src, dst, protocol, traffic_class: tos, ttl, frag, l4 })
+        Some(Self {
+            kind: IpKind::V4,
+            src,
+            dst,
+            protocol,
+            traffic_class: tos,
+            ttl,
+            frag,
+            l4,
+        })
     }
 
     /// RFC 8200 §3 and §4.
@@ -291,7 +321,9 @@ impl<'a> Packet<'a> {
         let (mut protocol, mut frag) = (next, Frag::None);
         for extensions in 0.. {
             let len = match protocol {
-                proto::HOP_BY_HOP | proto::ROUTING | proto::DESTINATION => usize::from(*rest.get(1)?) * 8 + 8,
+                proto::HOP_BY_HOP | proto::ROUTING | proto::DESTINATION => {
+                    usize::from(*rest.get(1)?) * 8 + 8
+                }
                 proto::AUTHENTICATION => usize::from(*rest.get(1)?) * 4 + 8,
                 proto::FRAGMENT => 8,
                 _ => break,
@@ -328,8 +360,13 @@ impl<'a> Packet<'a> {
 
     /// The target of a solicitation or advertisement. One in fragments is void (RFC 6980).
     fn nd_target(&self) -> Option<Ipv6Addr> {
-        let fits = self.kind == IpKind::V6 && self.protocol == proto::ICMPV6 && self.frag == Frag::None;
-        if fits && matches!(self.l4.first()?, 135 | 136) { v6(self.l4, 8) } else { None }
+        let fits =
+            self.kind == IpKind::V6 && self.protocol == proto::ICMPV6 && self.frag == Frag::None;
+        if fits && matches!(self.l4.first()?, 135 | 136) {
+            v6(self.l4, 8)
+        } else {
+            None
+        }
     }
 
     fn fill(&self, key: &mut FlowKey) {
@@ -379,9 +416,13 @@ impl Nd<'_> {
     pub fn speaks_for(&self, mac: MacAddr) -> bool {
         let mut rest = self.options;
         for _ in 0..ND_OPTIONS_MAX {
-            let Some(&kind) = rest.first() else { return true };
+            let Some(&kind) = rest.first() else {
+                return true;
+            };
             let len = rest.get(1).map_or(0, |&units| usize::from(units) * 8);
-            let Some(option) = rest.get(..len).filter(|o| !o.is_empty()) else { return false };
+            let Some(option) = rest.get(..len).filter(|o| !o.is_empty()) else {
+                return false;
+            };
             if matches!(kind, 1 | 2) && array(option, 2) != Some(mac.0) {
                 return false;
             }

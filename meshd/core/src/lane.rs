@@ -256,7 +256,11 @@ impl Lane {
         let Some(slot) = self.find(&key, epoch, now) else {
             return self.park(key, frame, now);
         };
-        let Some(flow) = self.slots.get_mut(slot as usize).and_then(|s| s.flow.as_mut()) else {
+        let Some(flow) = self
+            .slots
+            .get_mut(slot as usize)
+            .and_then(|s| s.flow.as_mut())
+        else {
             return self.park(key, frame, now);
         };
         self.counters.hits += 1;
@@ -267,7 +271,11 @@ impl Lane {
         match &flow.action {
             Action::Forward(to) => {
                 let to = Arc::clone(to);
-                if self.may_flood(to.len(), now) { Step::Forward { frame, to } } else { self.drop_frame(DropReason::BumLimit, Some(key), now) }
+                if self.may_flood(to.len(), now) {
+                    Step::Forward { frame, to }
+                } else {
+                    self.drop_frame(DropReason::BumLimit, Some(key), now)
+                }
             }
             &Action::Drop(reason) => self.drop_frame(reason, Some(key), now),
             Action::Consume => Step::Consumed,
@@ -281,15 +289,27 @@ impl Lane {
         if let Some(flow) = ruling.cache {
             self.install(flow, ruling.action.clone(), ruling.longest, now);
         }
-        let Waiting { key, mut frames, .. } = waited?;
+        let Waiting {
+            key, mut frames, ..
+        } = waited?;
         let before = frames.len();
         frames.retain(|frame| frame.len() <= ruling.longest as usize);
-        self.count_drop(DropReason::TooLong, (before - frames.len()) as u64, Some(key), now);
+        self.count_drop(
+            DropReason::TooLong,
+            (before - frames.len()) as u64,
+            Some(key),
+            now,
+        );
         match ruling.action {
             Action::Forward(to) => {
                 let before = frames.len();
                 frames.retain(|_| self.may_flood(to.len(), now));
-                self.count_drop(DropReason::BumLimit, (before - frames.len()) as u64, Some(key), now);
+                self.count_drop(
+                    DropReason::BumLimit,
+                    (before - frames.len()) as u64,
+                    Some(key),
+                    now,
+                );
                 (!frames.is_empty()).then_some(Released { to, frames })
             }
             Action::Drop(reason) => {
@@ -303,12 +323,23 @@ impl Lane {
     /// The shell could not hand the upcall over: the frames behind it are dropped.
     pub fn upcall_refused(&mut self, upcall: UpcallId, now: Moment) {
         if let Some(Waiting { key, frames, .. }) = self.take_waiting(upcall) {
-            self.count_drop(DropReason::UpcallQueueFull, frames.len() as u64, Some(key), now);
+            self.count_drop(
+                DropReason::UpcallQueueFull,
+                frames.len() as u64,
+                Some(key),
+                now,
+            );
         }
     }
 
     /// Counts drops, also for the shell: where a receiver does not take a frame of this lane.
-    pub fn count_drop(&mut self, reason: DropReason, frames: u64, key: Option<FlowKey>, now: Moment) {
+    pub fn count_drop(
+        &mut self,
+        reason: DropReason,
+        frames: u64,
+        key: Option<FlowKey>,
+        now: Moment,
+    ) {
         if frames == 0 {
             return;
         }
@@ -316,7 +347,11 @@ impl Lane {
         // One row for each reason, so at most as many as there are reasons.
         match self.last_drops.iter_mut().find(|d| d.reason == reason) {
             Some(last) => (last.at, last.key) = (now, key),
-            None => self.last_drops.push(LaneDrop { reason, at: now, key }),
+            None => self.last_drops.push(LaneDrop {
+                reason,
+                at: now,
+                key,
+            }),
         }
     }
 
@@ -327,7 +362,12 @@ impl Lane {
                 break;
             }
             if let Some(Waiting { key, frames, .. }) = self.take_waiting(upcall) {
-                self.count_drop(DropReason::UpcallTimeout, frames.len() as u64, Some(key), now);
+                self.count_drop(
+                    DropReason::UpcallTimeout,
+                    frames.len() as u64,
+                    Some(key),
+                    now,
+                );
             }
         }
         if self.next_sweep <= now {
@@ -378,15 +418,26 @@ impl Lane {
         let place = (self.hasher.hash_one(key) as usize) & (FRONT_SLOTS - 1);
         if let Some(Some(front)) = self.front.get(place)
             && front.key == *key
-            && self.slots.get(front.slot as usize).is_some_and(|s| s.turn == front.turn)
+            && self
+                .slots
+                .get(front.slot as usize)
+                .is_some_and(|s| s.turn == front.turn)
             && self.holds(front.slot, epoch, now)
         {
             return Some(front.slot);
         }
-        let found = self.tuples.iter().filter_map(|t| t.flows.get(&t.mask.apply(key)).copied()).find(|&slot| self.holds(slot, epoch, now))?;
+        let found = self
+            .tuples
+            .iter()
+            .filter_map(|t| t.flows.get(&t.mask.apply(key)).copied())
+            .find(|&slot| self.holds(slot, epoch, now))?;
         let turn = self.slots.get(found as usize)?.turn;
         if let Some(front) = self.front.get_mut(place) {
-            *front = Some(Front { key: *key, slot: found, turn });
+            *front = Some(Front {
+                key: *key,
+                slot: found,
+                turn,
+            });
         }
         Some(found)
     }
@@ -397,8 +448,17 @@ impl Lane {
         }
         flow.key = flow.mask.apply(&flow.key);
         let (key, mask) = (flow.key, flow.mask);
-        let entry = Some(Flow { flow, action, longest, used: now });
-        let old = self.tuples.iter().find(|t| t.mask == mask).and_then(|t| t.flows.get(&key));
+        let entry = Some(Flow {
+            flow,
+            action,
+            longest,
+            used: now,
+        });
+        let old = self
+            .tuples
+            .iter()
+            .find(|t| t.mask == mask)
+            .and_then(|t| t.flows.get(&key));
         if let Some(slot) = old.and_then(|&slot| self.slots.get_mut(slot as usize)) {
             slot.flow = entry;
             return;
@@ -406,7 +466,10 @@ impl Lane {
         // Room first: to evict may remove tuples.
         let slot = self.free_slot(now);
         let tuple = self.tuple_of(mask);
-        if let (Some(place), Some(tuple)) = (self.slots.get_mut(slot as usize), self.tuples.get_mut(tuple)) {
+        if let (Some(place), Some(tuple)) = (
+            self.slots.get_mut(slot as usize),
+            self.tuples.get_mut(tuple),
+        ) {
             place.flow = entry;
             tuple.flows.insert(key, slot);
         }
@@ -418,7 +481,8 @@ impl Lane {
             return at;
         }
         if self.tuples.len() >= self.limits.masks.max(1)
-            && let Some(least) = (0..self.tuples.len()).min_by_key(|&at| self.tuples.get(at).map(|t| t.flows.len()))
+            && let Some(least) =
+                (0..self.tuples.len()).min_by_key(|&at| self.tuples.get(at).map(|t| t.flows.len()))
         {
             let doomed = self.tuples.swap_remove(least);
             // In order of slots, not of the table: a run must replay.
@@ -428,7 +492,10 @@ impl Lane {
                 self.evict(slot as usize);
             }
         }
-        self.tuples.push(Tuple { mask, flows: HashMap::with_hasher(self.hasher.clone()) });
+        self.tuples.push(Tuple {
+            mask,
+            flows: HashMap::with_hasher(self.hasher.clone()),
+        });
         self.tuples.len() - 1
     }
 
@@ -440,7 +507,9 @@ impl Lane {
         }
         if self.free.is_empty() {
             // A bounded look for one that nobody would miss, then whichever is next.
-            let found = (0..64).map(|step| (self.hand + step) % self.slots.len()).find(|&slot| self.is_over(slot, now));
+            let found = (0..64)
+                .map(|step| (self.hand + step) % self.slots.len())
+                .find(|&slot| self.is_over(slot, now));
             let slot = found.unwrap_or(self.hand % self.slots.len());
             self.hand = slot + 1;
             self.evict(slot);
@@ -451,12 +520,19 @@ impl Lane {
     /// True if the slot's flow is out of time or idle.
     fn is_over(&self, slot: usize, now: Moment) -> bool {
         let flow = self.slots.get(slot).and_then(|s| s.flow.as_ref());
-        flow.is_some_and(|f| now.ms_since(f.used) >= self.limits.idle_ms || f.flow.until.is_some_and(|until| until <= now))
+        flow.is_some_and(|f| {
+            now.ms_since(f.used) >= self.limits.idle_ms
+                || f.flow.until.is_some_and(|until| until <= now)
+        })
     }
 
     fn evict(&mut self, slot: usize) {
-        let Some(place) = self.slots.get_mut(slot) else { return };
-        let Some(flow) = place.flow.take() else { return };
+        let Some(place) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let Some(flow) = place.flow.take() else {
+            return;
+        };
         place.turn = place.turn.wrapping_add(1);
         if let Some(tuple) = self.tuples.iter_mut().find(|t| t.mask == flow.flow.mask) {
             tuple.flows.remove(&flow.flow.key);
@@ -470,8 +546,13 @@ impl Lane {
 
     fn park(&mut self, key: FlowKey, frame: Bytes, now: Moment) -> Step {
         let gathers = !matches!(key.ip_kind, IpKind::ArpV4 | IpKind::NdV6);
-        let behind = if gathers { self.waiting_by_key.get(&key).copied() } else { None };
-        let full = self.parked >= self.limits.parked || self.parked_bytes.saturating_add(frame.len()) > self.limits.parked_bytes;
+        let behind = if gathers {
+            self.waiting_by_key.get(&key).copied()
+        } else {
+            None
+        };
+        let full = self.parked >= self.limits.parked
+            || self.parked_bytes.saturating_add(frame.len()) > self.limits.parked_bytes;
         let full = full || (behind.is_none() && self.waiting.len() >= self.limits.upcalls);
         if full {
             return self.drop_frame(DropReason::ParkingFull, Some(key), now);
@@ -493,7 +574,14 @@ impl Lane {
         if gathers {
             self.waiting_by_key.insert(key, upcall);
         }
-        self.waiting.insert(upcall, Waiting { key, frames: vec![frame.clone()], deadline: now.plus_ms(self.limits.upcall_ms) });
+        self.waiting.insert(
+            upcall,
+            Waiting {
+                key,
+                frames: vec![frame.clone()],
+                deadline: now.plus_ms(self.limits.upcall_ms),
+            },
+        );
         Step::Upcall { upcall, frame }
     }
 
