@@ -1,4 +1,5 @@
 //! The daemon and its command line: everything that touches the world. What to do is decided in `meshd-core`.
 
 pub mod kernel;
+pub mod rulings;
 pub mod store;

@@ -4,8 +4,8 @@
 //! claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
 
 use crate::bindings::meshd::policy::types::{
-    CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FlowKey as GuestKey, Frag as GuestFrag, Ip, IpKind as GuestKind, Mac, Target, TcpFlags,
-    Verdict,
+    CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FlowKey as GuestKey,
+    Frag as GuestFrag, Ip, IpKind as GuestKind, Mac, Target, TcpFlags, Verdict,
 };
 use crate::fault::Fault;
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
@@ -134,12 +134,18 @@ fn peer(node: NodeId) -> u64 {
 }
 
 fn mac(MacAddr([a, b, c, d, e, f]): MacAddr) -> Mac {
-    Mac { hi: u16::from_be_bytes([a, b]), lo: u32::from_be_bytes([c, d, e, f]) }
+    Mac {
+        hi: u16::from_be_bytes([a, b]),
+        lo: u32::from_be_bytes([c, d, e, f]),
+    }
 }
 
 fn ip(bits: u128) -> Ip {
     // The halves of 128 bits have 64 each.
-    Ip { hi: (bits >> 64) as u64, lo: bits as u64 }
+    Ip {
+        hi: (bits >> 64) as u64,
+        lo: bits as u64,
+    }
 }
 
 fn tcp_flags(bits: u16) -> TcpFlags {
@@ -154,7 +160,11 @@ fn tcp_flags(bits: u16) -> TcpFlags {
         TcpFlags::CWR,
         TcpFlags::NS,
     ];
-    ORDER.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1).fold(TcpFlags::empty(), |all, (_, flag)| all | *flag)
+    ORDER
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| bits >> i & 1 == 1)
+        .fold(TcpFlags::empty(), |all, (_, flag)| all | *flag)
 }
 
 pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
@@ -173,8 +183,16 @@ pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
     }
     let (claimed, parts) = (verdict.deps.fields, &verdict.deps.partial);
     let mask = FlowMask {
-        src_mac: if claimed.contains(Deps::SRC_MAC) { 48 } else { bits("src-mac-prefix", parts.src_mac_prefix, 48)? },
-        dst_mac: if claimed.contains(Deps::DST_MAC) { 48 } else { bits("dst-mac-prefix", parts.dst_mac_prefix, 48)? },
+        src_mac: if claimed.contains(Deps::SRC_MAC) {
+            48
+        } else {
+            bits("src-mac-prefix", parts.src_mac_prefix, 48)?
+        },
+        dst_mac: if claimed.contains(Deps::DST_MAC) {
+            48
+        } else {
+            bits("dst-mac-prefix", parts.dst_mac_prefix, 48)?
+        },
         fields: fields(claimed),
         src_ip: bits("src-ip-prefix", parts.src_ip_prefix, 128)?,
         dst_ip: bits("dst-ip-prefix", parts.dst_ip_prefix, 128)?,
@@ -191,14 +209,18 @@ pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
 }
 
 fn cannot(what: &str) -> Fault {
-    Fault::Verdict { what: format!("this host does not carry out {what} yet") }
+    Fault::Verdict {
+        what: format!("this host does not carry out {what} yet"),
+    }
 }
 
 fn bits(name: &str, claimed: u8, width: u8) -> Result<u8, Fault> {
     if claimed <= width {
         Ok(claimed)
     } else {
-        Err(Fault::Verdict { what: format!("{name} is {claimed}, and the field has {width} bits") })
+        Err(Fault::Verdict {
+            what: format!("{name} is {claimed}, and the field has {width} bits"),
+        })
     }
 }
 
@@ -220,16 +242,29 @@ fn fields(claimed: Deps) -> Fields {
         (Deps::ICMP_TYPE, Fields::ICMP_TYPE),
         (Deps::ICMP_CODE, Fields::ICMP_CODE),
     ];
-    SAME.iter().filter(|(dep, _)| claimed.contains(*dep)).fold(Fields::default(), |all, (_, field)| all.with(*field))
+    SAME.iter()
+        .filter(|(dep, _)| claimed.contains(*dep))
+        .fold(Fields::default(), |all, (_, field)| all.with(*field))
 }
 
 /// Adds the fields that give the matched ones their meaning.
 fn close(mut mask: FlowMask) -> FlowMask {
     let any = |fields: Fields, of: Fields| fields.0 & of.0 != 0;
-    const L4: Fields = Fields::L4_OK.with(Fields::TCP_FLAGS).with(Fields::ICMP_TYPE).with(Fields::ICMP_CODE);
-    const L3: Fields = Fields::IP_PROTO.with(Fields::DSCP).with(Fields::ECN).with(Fields::TTL).with(Fields::FRAG);
+    const L4: Fields = Fields::L4_OK
+        .with(Fields::TCP_FLAGS)
+        .with(Fields::ICMP_TYPE)
+        .with(Fields::ICMP_CODE);
+    const L3: Fields = Fields::IP_PROTO
+        .with(Fields::DSCP)
+        .with(Fields::ECN)
+        .with(Fields::TTL)
+        .with(Fields::FRAG);
     if any(mask.fields, L4) || mask.src_port != 0 || mask.dst_port != 0 {
-        mask.fields = mask.fields.with(Fields::L4_OK).with(Fields::FRAG).with(Fields::IP_PROTO);
+        mask.fields = mask
+            .fields
+            .with(Fields::L4_OK)
+            .with(Fields::FRAG)
+            .with(Fields::IP_PROTO);
     }
     if any(mask.fields, L3) || mask.src_ip != 0 || mask.dst_ip != 0 {
         mask.fields = mask.fields.with(Fields::IP_KIND);

@@ -35,7 +35,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { decide_fuel: 20_000, configure_fuel: 100_000_000, memory: 16 << 20, table: 10_000 }
+        Self {
+            decide_fuel: 20_000,
+            configure_fuel: 100_000_000,
+            memory: 16 << 20,
+            table: 10_000,
+        }
     }
 }
 
@@ -66,9 +71,17 @@ impl Engine {
         config.wasm_memory64(false);
         // A fault is what an attacker repeats; a backtrace each time is work for us, not for them.
         config.wasm_backtrace_max_frames(None);
-        let wasm = wasmtime::Engine::new(&config).map_err(|e| LoadError::Engine { reason: format!("{e:#}") })?;
-        let watch = Watch::start(wasm.clone()).map_err(|e| LoadError::Engine { reason: e.to_string() })?;
-        Ok(Self(Arc::new(Inner { wasm, limits, watch })))
+        let wasm = wasmtime::Engine::new(&config).map_err(|e| LoadError::Engine {
+            reason: format!("{e:#}"),
+        })?;
+        let watch = Watch::start(wasm.clone()).map_err(|e| LoadError::Engine {
+            reason: e.to_string(),
+        })?;
+        Ok(Self(Arc::new(Inner {
+            wasm,
+            limits,
+            watch,
+        })))
     }
 
     /// What every instance may use up.
@@ -89,7 +102,9 @@ impl Engine {
 
 impl core::fmt::Debug for Engine {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Engine").field("limits", &self.0.limits).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("limits", &self.0.limits)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,27 +125,35 @@ impl Watch {
     fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
         let signals = Arc::new(Signals::default());
         let seen = Arc::clone(&signals);
-        let handle = std::thread::Builder::new().name("meshd-wasm-watch".to_owned()).spawn(move || {
-            let (mut calls, mut idle) = (0, 0);
-            while !seen.stop.load(Ordering::Acquire) {
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
-                let now = seen.calls.load(Ordering::SeqCst);
-                idle = if now == calls { idle + 1 } else { 0 };
-                calls = now;
-                if idle < IDLE_TICKS {
-                    continue;
+        let handle = std::thread::Builder::new()
+            .name("meshd-wasm-watch".to_owned())
+            .spawn(move || {
+                let (mut calls, mut idle) = (0, 0);
+                while !seen.stop.load(Ordering::Acquire) {
+                    std::thread::sleep(TICK);
+                    engine.increment_epoch();
+                    let now = seen.calls.load(Ordering::SeqCst);
+                    idle = if now == calls { idle + 1 } else { 0 };
+                    calls = now;
+                    if idle < IDLE_TICKS {
+                        continue;
+                    }
+                    // Say that we sleep, then look once more: a call that came between sees the flag or is seen by us.
+                    seen.asleep.store(true, Ordering::SeqCst);
+                    while seen.calls.load(Ordering::SeqCst) == calls
+                        && !seen.stop.load(Ordering::Acquire)
+                    {
+                        std::thread::park();
+                    }
+                    seen.asleep.store(false, Ordering::SeqCst);
+                    idle = 0;
                 }
-                // Say that we sleep, then look once more: a call that came between sees the flag or is seen by us.
-                seen.asleep.store(true, Ordering::SeqCst);
-                while seen.calls.load(Ordering::SeqCst) == calls && !seen.stop.load(Ordering::Acquire) {
-                    std::thread::park();
-                }
-                seen.asleep.store(false, Ordering::SeqCst);
-                idle = 0;
-            }
-        })?;
-        Ok(Self { thread: handle.thread().clone(), handle: Some(handle), signals })
+            })?;
+        Ok(Self {
+            thread: handle.thread().clone(),
+            handle: Some(handle),
+            signals,
+        })
     }
 
     fn guard(&self) {

@@ -55,8 +55,12 @@ impl Fault {
             Some(Trap::OutOfFuel) => Self::Fuel { limit: fuel },
             Some(Trap::Interrupt) => Self::Deadline,
             Some(Trap::StackOverflow) => Self::Stack,
-            Some(trap) => Self::Trap { what: trap.to_string() },
-            None => Self::Trap { what: format!("{error:#}") },
+            Some(trap) => Self::Trap {
+                what: trap.to_string(),
+            },
+            None => Self::Trap {
+                what: format!("{error:#}"),
+            },
         }
     }
 }

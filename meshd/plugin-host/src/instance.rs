@@ -35,7 +35,11 @@ pub struct ConfigProblem {
 
 impl core::fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        if self.pointer.is_empty() { f.write_str(&self.message) } else { write!(f, "at {}: {}", self.pointer, self.message) }
+        if self.pointer.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "at {}: {}", self.pointer, self.message)
+        }
     }
 }
 
@@ -70,7 +74,12 @@ pub(crate) struct Guest {
 }
 
 impl ResourceLimiter for Guest {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         if desired <= self.limits.memory {
             return Ok(true);
         }
@@ -79,7 +88,12 @@ impl ResourceLimiter for Guest {
         Err(wasmtime::Error::msg("memory limit"))
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= self.limits.table)
     }
 
@@ -106,26 +120,61 @@ struct Live {
 impl Live {
     fn new(plugin: &Plugin, config: &str, generation: u64) -> Result<Self, ConfigureError> {
         let limits = plugin.engine.limits();
-        let mut store = Store::new(plugin.engine.wasm(), Guest { limits, refused: None });
+        let mut store = Store::new(
+            plugin.engine.wasm(),
+            Guest {
+                limits,
+                refused: None,
+            },
+        );
         store.limiter(|guest| guest);
         plugin.engine.guard();
         store.set_epoch_deadline(CONFIGURE_TICKS);
-        let policy = match store.set_fuel(limits.configure_fuel).and_then(|()| plugin.pre.instantiate(&mut store)) {
+        let policy = match store
+            .set_fuel(limits.configure_fuel)
+            .and_then(|()| plugin.pre.instantiate(&mut store))
+        {
             Ok(policy) => policy,
-            Err(e) => return Err(ConfigureError::Fault(Fault::of(&e, limits.configure_fuel, store.data().refused))),
+            Err(e) => {
+                return Err(ConfigureError::Fault(Fault::of(
+                    &e,
+                    limits.configure_fuel,
+                    store.data().refused,
+                )));
+            }
         };
-        match policy.meshd_policy_decide().call_configure(&mut store, config, generation) {
-            Ok(Ok(())) => Ok(Self { store, policy, decisions: 0 }),
+        match policy
+            .meshd_policy_decide()
+            .call_configure(&mut store, config, generation)
+        {
+            Ok(Ok(())) => Ok(Self {
+                store,
+                policy,
+                decisions: 0,
+            }),
             Ok(Err(problems)) => {
                 let short = |text: String| text.chars().take(500).collect::<String>();
-                let mut problems: Vec<ConfigProblem> =
-                    problems.into_iter().take(MAX_PROBLEMS).map(|p| ConfigProblem { pointer: short(p.pointer), message: short(p.message) }).collect();
+                let mut problems: Vec<ConfigProblem> = problems
+                    .into_iter()
+                    .take(MAX_PROBLEMS)
+                    .map(|p| ConfigProblem {
+                        pointer: short(p.pointer),
+                        message: short(p.message),
+                    })
+                    .collect();
                 if problems.is_empty() {
-                    problems.push(ConfigProblem { pointer: String::new(), message: "the plugin does not say why".to_owned() });
+                    problems.push(ConfigProblem {
+                        pointer: String::new(),
+                        message: "the plugin does not say why".to_owned(),
+                    });
                 }
                 Err(ConfigureError::Refused(problems))
             }
-            Err(e) => Err(ConfigureError::Fault(Fault::of(&e, limits.configure_fuel, store.data().refused))),
+            Err(e) => Err(ConfigureError::Fault(Fault::of(
+                &e,
+                limits.configure_fuel,
+                store.data().refused,
+            ))),
         }
     }
 
@@ -136,7 +185,11 @@ impl Live {
         self.decisions += 1;
         self.store
             .set_fuel(fuel)
-            .and_then(|()| self.policy.meshd_policy_decide().call_decide(&mut self.store, key))
+            .and_then(|()| {
+                self.policy
+                    .meshd_policy_decide()
+                    .call_decide(&mut self.store, key)
+            })
             .map_err(|e| Fault::of(&e, fuel, self.store.data().refused))
             .and_then(|verdict| convert::decision(&verdict))
     }
@@ -160,15 +213,25 @@ impl Instance {
         if config.len() > MAX_CONFIG {
             return Err(ConfigureError::TooLong { size: config.len() });
         }
-        let config = if config.trim().is_empty() { "{}" } else { config };
-        let mut instance = Self { plugin: plugin.clone(), config: config.into(), generation, live: None };
+        let config = if config.trim().is_empty() {
+            "{}"
+        } else {
+            config
+        };
+        let mut instance = Self {
+            plugin: plugin.clone(),
+            config: config.into(),
+            generation,
+            live: None,
+        };
         instance.live = Some(instance.start()?);
         Ok(instance)
     }
 
     fn start(&self) -> Result<Live, ConfigureError> {
         let mut live = Live::new(&self.plugin, &self.config, self.generation)?;
-        live.decide(&self.plugin, convert::warm_up()).map_err(ConfigureError::FirstDecision)?;
+        live.decide(&self.plugin, convert::warm_up())
+            .map_err(ConfigureError::FirstDecision)?;
         Ok(live)
     }
 
@@ -179,7 +242,9 @@ impl Instance {
     pub fn decide(&mut self, question: &Question) -> Result<Decision, Fault> {
         let mut live = match self.live.take() {
             Some(live) if live.decisions < LIFE => live,
-            _ => self.start().map_err(|e| Fault::Restart { what: e.to_string() })?,
+            _ => self.start().map_err(|e| Fault::Restart {
+                what: e.to_string(),
+            })?,
         };
         let decision = live.decide(&self.plugin, convert::key(question))?;
         self.live = Some(live);
@@ -195,6 +260,9 @@ impl Instance {
 
 impl core::fmt::Debug for Instance {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Instance").field("plugin", &self.plugin).field("live", &self.live.is_some()).finish_non_exhaustive()
+        f.debug_struct("Instance")
+            .field("plugin", &self.plugin)
+            .field("live", &self.live.is_some())
+            .finish_non_exhaustive()
     }
 }

@@ -33,7 +33,9 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
         let mut out = [0; 32];
-        out.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+        out.iter_mut()
+            .zip(digest.as_ref())
+            .for_each(|(to, from)| *to = *from);
         Self(out)
     }
 
@@ -72,7 +74,9 @@ pub struct ParseDigestError {
 impl FromStr for Digest {
     type Err = ParseDigestError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || ParseDigestError { text: text.chars().take(80).collect() };
+        let wrong = || ParseDigestError {
+            text: text.chars().take(80).collect(),
+        };
         let mut out = [0; 32];
         if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(wrong());
@@ -102,19 +106,25 @@ pub enum LoadError {
         reason: String,
     },
     /// Larger than [`MAX_COMPONENT`].
-    #[error("the component has {size} bytes; at most {MAX_COMPONENT} are taken. Build in release mode and strip it")]
+    #[error(
+        "the component has {size} bytes; at most {MAX_COMPONENT} are taken. Build in release mode and strip it"
+    )]
     TooLarge {
         /// In bytes.
         size: usize,
     },
     /// Not WASM.
-    #[error("this is not WebAssembly (it starts with {start}). Give the .wasm component that `cargo xtask plugins` or `wasm-tools component new` wrote")]
+    #[error(
+        "this is not WebAssembly (it starts with {start}). Give the .wasm component that `cargo xtask plugins` or `wasm-tools component new` wrote"
+    )]
     NotWasm {
         /// The first bytes, in hex.
         start: String,
     },
     /// WASM, but without the component layer.
-    #[error("this is a core module, not a component. Make a component of it: `wasm-tools component new module.wasm -o component.wasm`")]
+    #[error(
+        "this is a core module, not a component. Make a component of it: `wasm-tools component new module.wasm -o component.wasm`"
+    )]
     CoreModule,
     /// Invalid, or it needs what is off here.
     #[error("the component does not compile: {reason}")]
@@ -131,13 +141,17 @@ pub enum LoadError {
         hint: &'static str,
     },
     /// Another world.
-    #[error("the component does not export {DECIDE}; it exports {found}. Build it for the world `policy` of package meshd:policy@0.1.0")]
+    #[error(
+        "the component does not export {DECIDE}; it exports {found}. Build it for the world `policy` of package meshd:policy@0.1.0"
+    )]
     NoDecide {
         /// What it exports.
         found: String,
     },
     /// The right names, other types.
-    #[error("the component's {DECIDE} differs from this daemon's: {reason}. Build it with the meshd-sdk of this release")]
+    #[error(
+        "the component's {DECIDE} differs from this daemon's: {reason}. Build it with the meshd-sdk of this release"
+    )]
     Contract {
         /// As the linker says.
         reason: String,
@@ -166,17 +180,35 @@ impl Plugin {
             [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Err(LoadError::CoreModule),
             [0, b'a', b's', b'm', ..] => {}
             _ => {
-                let start: String = bytes.iter().take(4).map(|byte| format!("{byte:02x} ")).collect();
-                let start = if start.is_empty() { "nothing".to_owned() } else { start.trim_end().to_owned() };
+                let start: String = bytes
+                    .iter()
+                    .take(4)
+                    .map(|byte| format!("{byte:02x} "))
+                    .collect();
+                let start = if start.is_empty() {
+                    "nothing".to_owned()
+                } else {
+                    start.trim_end().to_owned()
+                };
                 return Err(LoadError::NotWasm { start });
             }
         }
-        let component = Component::from_binary(engine.wasm(), bytes).map_err(|e| LoadError::Compile { reason: one_line(&e) })?;
+        let component =
+            Component::from_binary(engine.wasm(), bytes).map_err(|e| LoadError::Compile {
+                reason: one_line(&e),
+            })?;
         check(engine, &component)?;
         let linker = Linker::new(engine.wasm());
-        let contract = |e: wasmtime::Error| LoadError::Contract { reason: one_line(&e) };
-        let pre = PolicyPre::new(linker.instantiate_pre(&component).map_err(contract)?).map_err(contract)?;
-        Ok(Self { engine: engine.clone(), pre, digest: Digest::of(bytes) })
+        let contract = |e: wasmtime::Error| LoadError::Contract {
+            reason: one_line(&e),
+        };
+        let pre = PolicyPre::new(linker.instantiate_pre(&component).map_err(contract)?)
+            .map_err(contract)?;
+        Ok(Self {
+            engine: engine.clone(),
+            pre,
+            digest: Digest::of(bytes),
+        })
     }
 
     /// SHA-256 of the component's bytes.
@@ -188,7 +220,9 @@ impl Plugin {
 
 impl fmt::Debug for Plugin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin").field("digest", &self.digest).finish_non_exhaustive()
+        f.debug_struct("Plugin")
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
     }
 }
 
@@ -199,14 +233,21 @@ fn check(engine: &Engine, component: &Component) -> Result<(), LoadError> {
             && matches!(&item.ty, ComponentItem::ComponentInstance(instance)
                 if instance.exports(engine.wasm()).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_))));
         if !types_only {
-            return Err(LoadError::Import { import: name.to_owned(), hint: hint(name) });
+            return Err(LoadError::Import {
+                import: name.to_owned(),
+                hint: hint(name),
+            });
         }
     }
     let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
     if exports.contains(&DECIDE) {
         return Ok(());
     }
-    let found = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
+    let found = if exports.is_empty() {
+        "nothing".to_owned()
+    } else {
+        exports.join(", ")
+    };
     Err(LoadError::NoDecide { found })
 }
 
@@ -223,5 +264,9 @@ fn hint(import: &str) -> &'static str {
 /// An error with its causes on one line, bounded: a component chooses the names in it.
 fn one_line(error: &wasmtime::Error) -> String {
     let text = format!("{error:#}").replace(['\n', '\r'], " ");
-    if text.chars().count() > 400 { text.chars().take(400).chain("...".chars()).collect() } else { text }
+    if text.chars().count() > 400 {
+        text.chars().take(400).chain("...".chars()).collect()
+    } else {
+        text
+    }
 }
