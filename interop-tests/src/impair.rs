@@ -1,0 +1,115 @@
+//! What can go wrong on the wire: loss and partitions, by nftables at the receiver's `und0`.
+//!
+//! The ingress hook of the receiver is the place: a rule at the sender would tell it, by an error, what a real wire does
+//! in silence.
+
+use crate::lab::Lab;
+use crate::netns;
+use anyhow::{Context, Result, ensure};
+use std::io::Write;
+use std::process::Stdio;
+
+impl Lab {
+    /// Each host loses `percent` % of what it receives on the wire.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn lose(&self, percent: u32) -> Result<()> {
+        for host in &self.hosts {
+            nft(
+                &host.netns,
+                &format!("numgen random mod 100 < {percent} counter drop"),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Hosts `left` and `right` do not hear each other any more.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn cut(&self, left: usize, right: usize) -> Result<()> {
+        for (here, there) in [(left, right), (right, left)] {
+            let far = &self.hosts[there];
+            nft(
+                &self.hosts[here].netns,
+                &format!("ip saddr {} counter drop", far.v4),
+            )?;
+            nft(
+                &self.hosts[here].netns,
+                &format!("ip6 saddr {} counter drop", far.v6),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The hosts in `group` hear nobody outside of it, and nobody hears them.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn partition(&self, group: &[usize]) -> Result<()> {
+        for inside in group {
+            for outside in (0..self.hosts.len()).filter(|index| !group.contains(index)) {
+                self.cut(*inside, outside)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All impairments end.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn heal(&self) -> Result<()> {
+        for host in &self.hosts {
+            let _ = netns::run(&host.netns, "nft", &["delete", "table", "netdev", "impair"]);
+        }
+        Ok(())
+    }
+
+    /// Packets that impairments have eaten on host `index`.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn eaten(&self, index: usize) -> Result<u64> {
+        let rules = netns::run(
+            &self.hosts[index].netns,
+            "nft",
+            &["list", "table", "netdev", "impair"],
+        )?;
+        let words: Vec<_> = rules.split_whitespace().collect();
+        Ok(words
+            .windows(2)
+            .filter(|pair| pair[0] == "packets")
+            .filter_map(|pair| pair[1].parse::<u64>().ok())
+            .sum())
+    }
+}
+
+/// Adds one rule to the ingress chain of `und0` in `netns`.
+fn nft(netns: &str, rule: &str) -> Result<()> {
+    let script = format!(
+        "add table netdev impair\n\
+         add chain netdev impair in {{ type filter hook ingress device \"und0\" priority 0; policy accept; }}\n\
+         add rule netdev impair in {rule}\n"
+    );
+    let mut command = netns::command(netns, "nft")?;
+    let mut child = command
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start nft")?;
+    child
+        .stdin
+        .take()
+        .context("nft has no input")?
+        .write_all(script.as_bytes())?;
+    let out = child.wait_with_output()?;
+    ensure!(
+        out.status.success(),
+        "nft: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    Ok(())
+}

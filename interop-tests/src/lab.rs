@@ -1,0 +1,559 @@
+//! The lab: hosts, containers and the wire between them as network namespaces.
+//!
+//! Owns every namespace it makes, the folder with state, sockets and logs, and their end. A guardian process waits on a
+//! pipe and removes everything as soon as the lab is dropped or this process is gone, by whatever signal: there is no
+//! way to end a lab that leaves debris, except [`Lab::keep`].
+#![allow(unsafe_code)]
+
+use crate::netns::{self, ip};
+use crate::node::Node;
+use anyhow::{Context, Result, bail, ensure};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex, Once, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct LabSpec {
+    /// Hosts, at most 20.
+    pub hosts: u8,
+    /// Containers on each.
+    pub containers: u8,
+    /// IPv4 on the wire.
+    pub v4: bool,
+    /// IPv6 on the wire.
+    pub v6: bool,
+    /// MTU of the wire, bytes.
+    pub mtu: u32,
+}
+
+impl LabSpec {
+    /// `hosts` hosts with one container each, IPv4 and IPv6 on a wire of 1500 bytes.
+    #[must_use]
+    pub fn hosts(hosts: u8) -> Self {
+        Self {
+            hosts,
+            containers: 1,
+            v4: true,
+            v6: true,
+            mtu: 1500,
+        }
+    }
+
+    /// So many containers on each host.
+    #[must_use]
+    pub fn containers(self, containers: u8) -> Self {
+        Self { containers, ..self }
+    }
+
+    /// No IPv4 on the wire.
+    #[must_use]
+    pub fn v6_only(self) -> Self {
+        Self { v4: false, ..self }
+    }
+}
+
+/// One host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// `a`, `b`, …: its port on the wire's bridge.
+    pub letter: char,
+    /// Its namespace.
+    pub netns: String,
+    /// The namespaces of its containers.
+    pub containers: Vec<String>,
+    /// Its address on the wire.
+    pub v4: Ipv4Addr,
+    /// Its address on the wire.
+    pub v6: Ipv6Addr,
+}
+
+/// A running lab. One at a time in a process; the next [`Lab::start`] waits.
+#[derive(Debug)]
+pub struct Lab {
+    /// What was asked for.
+    pub spec: LabSpec,
+    /// The hosts, in order.
+    pub hosts: Vec<Host>,
+    /// The daemons, one a host, not started.
+    pub nodes: Vec<Node>,
+    /// State, sockets and logs.
+    pub dir: PathBuf,
+    /// The namespace with the bridge.
+    pub wire: String,
+    prefix: String,
+    _slot: Slot,
+}
+
+impl Lab {
+    /// Builds namespaces, wire and folders; starts no daemon.
+    ///
+    /// # Errors
+    /// If not root, if a tool is missing, or if the kernel refuses; what was made is removed.
+    pub fn start(spec: LabSpec) -> Result<Self> {
+        ensure!(is_root(), "the lab needs root: it makes network namespaces");
+        for tool in ["ip", "nft", "ping"] {
+            ensure!(
+                find(tool).is_some(),
+                "`{tool}` is missing: run `cargo xtask setup`"
+            );
+        }
+        let slot = Slot::take();
+        let prefix = format!("ml{}", std::process::id());
+        let dir = std::env::temp_dir().join(&prefix);
+        bury_the_dead();
+        std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        Guardian::begin(&prefix, &dir)?;
+        let wire = format!("{prefix}w");
+        let mut lab = Self {
+            spec,
+            hosts: Vec::new(),
+            nodes: Vec::new(),
+            dir,
+            wire,
+            prefix,
+            _slot: slot,
+        };
+        // From here on dropping `lab` removes everything.
+        lab.build()?;
+        lab.nodes = lab
+            .hosts
+            .iter()
+            .map(|host| Node::new(host, &lab.dir))
+            .collect::<Result<_>>()?;
+        Ok(lab)
+    }
+
+    fn build(&mut self) -> Result<()> {
+        let wire = self.wire.clone();
+        add_netns(&wire)?;
+        ip(&format!(
+            "-n {wire} link add br0 type bridge mcast_snooping 0"
+        ))?;
+        ip(&format!("-n {wire} link set br0 mtu {} up", self.spec.mtu))?;
+        for index in 0..self.spec.hosts {
+            let letter = char::from(b'a' + index);
+            let netns = format!("{}{letter}", self.prefix);
+            let last = index + 1;
+            let host = Host {
+                letter,
+                containers: (1..=self.spec.containers)
+                    .map(|n| format!("{netns}{n}"))
+                    .collect(),
+                netns,
+                v4: Ipv4Addr::new(192, 0, 2, last),
+                v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)),
+            };
+            add_netns(&host.netns)?;
+            let (ns, mtu) = (&host.netns, self.spec.mtu);
+            ip(&format!(
+                "-n {ns} link add und0 mtu {mtu} type veth peer name {letter} mtu {mtu} netns {wire}"
+            ))?;
+            ip(&format!("-n {wire} link set dev {letter} master br0 up"))?;
+            ip(&format!("-n {ns} link set und0 up"))?;
+            if self.spec.v4 {
+                ip(&format!("-n {ns} addr add {}/24 dev und0", host.v4))?;
+            }
+            if self.spec.v6 {
+                ip(&format!("-n {ns} addr add {}/64 dev und0 nodad", host.v6))?;
+            }
+            for container in &host.containers {
+                add_netns(container)?;
+            }
+            self.hosts.push(host);
+        }
+        Ok(())
+    }
+
+    /// The daemon of host `index`.
+    #[must_use]
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    /// The namespace of container `index` (from 0) on host `host`.
+    #[must_use]
+    pub fn container(&self, host: usize, index: usize) -> &str {
+        &self.hosts[host].containers[index]
+    }
+
+    /// An underlay address of host `index`.
+    #[must_use]
+    pub fn underlay(&self, index: usize) -> IpAddr {
+        let host = &self.hosts[index];
+        if self.spec.v4 {
+            host.v4.into()
+        } else {
+            host.v6.into()
+        }
+    }
+
+    /// Another empty namespace for `host`, as a container that comes later.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn add_container(&self, host: usize, suffix: &str) -> Result<String> {
+        let name = format!("{}{suffix}", self.hosts[host].netns);
+        add_netns(&name)?;
+        Ok(name)
+    }
+
+    /// Init on host 0, daemons everywhere, all others joined by invite; returns when everybody sees everybody.
+    ///
+    /// # Errors
+    /// If a daemon fails, or they do not find each other within 15 s.
+    pub fn mesh(&self) -> Result<()> {
+        let first = self.node(0);
+        first.init("lab")?;
+        first.run()?;
+        for node in self.nodes.iter().skip(1) {
+            node.join(&first.invite(&[])?)?;
+            node.run()?;
+        }
+        self.converged(Duration::from_secs(15))
+    }
+
+    /// Waits until each running daemon has a live session with all other running ones.
+    ///
+    /// # Errors
+    /// If that does not happen within `limit`.
+    pub fn converged(&self, limit: Duration) -> Result<()> {
+        let running: Vec<_> = self.nodes.iter().filter(|node| node.is_running()).collect();
+        crate::wait("every node sees every other", limit, || {
+            for node in &running {
+                if node.peers_up()? + 1 < running.len() {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        Ok(())
+    }
+
+    /// A network on all nodes: defined on the first, waited for on the others.
+    ///
+    /// # Errors
+    /// If it is refused or does not spread within 10 s.
+    pub fn network(&self, name: &str, args: &[&str]) -> Result<()> {
+        let words: Vec<_> = ["network", "add", name]
+            .iter()
+            .chain(args)
+            .copied()
+            .collect();
+        self.node(0).ok(&words)?;
+        for node in self.nodes.iter().filter(|node| node.is_running()) {
+            crate::wait(
+                &format!("network {name} known on {}", node.name),
+                Duration::from_secs(10),
+                || node.knows_network(name),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Prints what a person wants to see after a failure: each daemon's status and the end of its log.
+    pub fn post_mortem(&self) {
+        let mut err = std::io::stderr().lock();
+        for node in &self.nodes {
+            let _ = writeln!(
+                err,
+                "---- node {} ({})\n{}",
+                node.name,
+                node.netns,
+                node.post_mortem()
+            );
+        }
+    }
+
+    /// Leaves everything as it is when this process ends. Returns the commands that remove it.
+    #[must_use]
+    pub fn keep(self) -> String {
+        Guardian::dismiss();
+        let script = self.dir.join("down.sh");
+        let _ = std::fs::write(
+            &script,
+            format!("set -- {} {}\n{GUARDIAN}", self.prefix, self.dir.display()),
+        );
+        let line = format!("sh {}", script.display());
+        std::mem::forget(self);
+        line
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for node in &self.nodes {
+            node.kill();
+        }
+        Guardian::finish();
+    }
+}
+
+/// A test: builds the lab, runs `body`, and on any failure shows what the daemons said. Without root the test is skipped
+/// with one loud line.
+///
+/// # Panics
+/// If the lab cannot be built or `body` fails: that is how a test says so.
+pub fn scene(spec: LabSpec, body: impl FnOnce(&Lab) -> Result<()>) {
+    if !is_root() {
+        // Past the capture of the test harness: a skipped test must be seen.
+        let name = std::thread::current().name().unwrap_or("test").to_owned();
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED {name}: the netns lab needs root"
+        );
+        return;
+    }
+    let lab = match Lab::start(spec) {
+        Ok(lab) => lab,
+        Err(error) => panic!("building the lab: {error:#}"),
+    };
+    match catch_unwind(AssertUnwindSafe(|| body(&lab))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            lab.post_mortem();
+            drop(lab);
+            panic!("{error:#}");
+        }
+        Err(panic) => {
+            lab.post_mortem();
+            drop(lab);
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// True for user 0.
+#[must_use]
+pub fn is_root() -> bool {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// First executable `tool` in the search path or the system folders.
+#[must_use]
+pub fn find(tool: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(tool))
+        .find(|file| file.is_file())
+}
+
+static BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes this daemon for all labs of this process.
+pub fn use_binary(path: PathBuf) {
+    let _ = BINARY.set(path);
+}
+
+/// The daemon under test: what [`use_binary`] was told, else `MESHD_BIN`, else `meshd` beside the running test or xtask.
+///
+/// # Errors
+/// If it was not built.
+pub fn meshd_binary() -> Result<PathBuf> {
+    if let Some(path) = BINARY
+        .get()
+        .cloned()
+        .or_else(|| std::env::var_os("MESHD_BIN").map(Into::into))
+    {
+        return Ok(path);
+    }
+    let exe = std::env::current_exe().context("own path")?;
+    let found = exe
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("meshd"))
+        .find(|file| file.is_file());
+    found.context(
+        "no meshd binary beside this program: run `cargo build -p meshd`, or set MESHD_BIN",
+    )
+}
+
+fn add_netns(name: &str) -> Result<()> {
+    ip(&format!("netns add {name}"))?;
+    ip(&format!("-n {name} link set lo up"))?;
+    Ok(())
+}
+
+/// Removes labs whose process is gone, should both it and its guardian have been killed.
+fn bury_the_dead() {
+    let Ok(list) = std::fs::read_dir("/run/netns") else {
+        return;
+    };
+    let mut dead: Vec<String> = Vec::new();
+    for name in list
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+    {
+        let digits: String = name
+            .strip_prefix("ml")
+            .unwrap_or_default()
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        let kept = std::env::temp_dir()
+            .join(format!("ml{digits}"))
+            .join("down.sh")
+            .exists();
+        if !digits.is_empty()
+            && !kept
+            && !Path::new("/proc").join(&digits).exists()
+            && !dead.contains(&digits)
+        {
+            dead.push(digits);
+        }
+    }
+    for pid in dead {
+        let prefix = format!("ml{pid}");
+        let dir = std::env::temp_dir().join(&prefix);
+        let _ = Command::new("sh")
+            .args(["-c", GUARDIAN, "guardian", &prefix])
+            .arg(dir)
+            .stdin(Stdio::null())
+            .status();
+    }
+}
+
+/// Ends everything whose name starts with `$1` and a letter, then removes folder `$2`. Nothing else is touched: the
+/// processes are those inside the namespaces, the namespaces are those of one process id.
+const GUARDIAN: &str = r#"
+names() { for f in /run/netns/"$1"[a-z]*; do [ -e "$f" ] && echo "${f##*/}"; done; }
+for n in $(names "$1"); do for p in $(ip netns pids "$n" 2>/dev/null); do kill -9 "$p" 2>/dev/null; done; done
+for n in $(names "$1"); do ip netns del "$n" 2>/dev/null; rm -rf "/etc/netns/$n"; done
+rm -rf "$2"
+"#;
+
+struct Guardian {
+    child: Child,
+}
+
+static GUARD: Mutex<Option<Guardian>> = Mutex::new(None);
+
+impl Guardian {
+    /// Starts the guardian in a session of its own, where Ctrl-C does not reach it.
+    fn begin(prefix: &str, dir: &Path) -> Result<()> {
+        watch_signals();
+        let script =
+            format!("trap '' INT TERM HUP; read word; [ \"$word\" = keep ] && exit; {GUARDIAN}");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script, "guardian", prefix])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .process_group(0);
+        let child = command.spawn().context("start the lab's guardian")?;
+        *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Self { child });
+        Ok(())
+    }
+
+    fn take() -> Option<Self> {
+        GUARD.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Lets the guardian do its work, and waits for it.
+    fn finish() {
+        if let Some(mut guardian) = Self::take() {
+            drop(guardian.child.stdin.take());
+            let _ = guardian.child.wait();
+        }
+    }
+
+    /// Sends the guardian home.
+    fn dismiss() {
+        if let Some(mut guardian) = Self::take() {
+            if let Some(mut pipe) = guardian.child.stdin.take() {
+                let _ = pipe.write_all(b"keep\n");
+            }
+            let _ = guardian.child.wait();
+        }
+    }
+}
+
+static SIGNAL_PIPE: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+extern "C" fn on_signal(signal: libc::c_int) {
+    let byte = u8::try_from(signal).unwrap_or(0);
+    // SAFETY: write is async-signal-safe; the descriptor stays open for the life of the process.
+    unsafe {
+        libc::write(
+            SIGNAL_PIPE.load(std::sync::atomic::Ordering::Relaxed),
+            (&raw const byte).cast(),
+            1,
+        );
+    }
+}
+
+/// On Ctrl-C and SIGTERM: remove the lab, then exit as a shell would say it.
+fn watch_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let mut ends = [0; 2];
+        // SAFETY: `ends` has room for two descriptors.
+        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
+            return;
+        }
+        SIGNAL_PIPE.store(ends[1], std::sync::atomic::Ordering::Relaxed);
+        let reader = ends[0];
+        std::thread::spawn(move || {
+            let mut byte = 0u8;
+            // SAFETY: one byte into a live variable.
+            if unsafe { libc::read(reader, (&raw mut byte).cast(), 1) } == 1 {
+                Guardian::finish();
+                std::process::exit(128 + i32::from(byte));
+            }
+        });
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: the handler only calls write.
+            unsafe {
+                libc::signal(signal, on_signal as *const () as libc::sighandler_t);
+            }
+        }
+    });
+}
+
+/// One lab at a time: two cores carry one set of daemons honestly, not two.
+#[derive(Debug)]
+struct Slot;
+
+static TAKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+impl Slot {
+    fn take() -> Self {
+        let mut taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while *taken {
+            taken = TAKEN.1.wait(taken).unwrap_or_else(PoisonError::into_inner);
+        }
+        *taken = true;
+        Self
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        TAKEN.1.notify_one();
+    }
+}
+
+/// Fails with what `netns` has left of ours, if anything: devices and filters made by a daemon.
+///
+/// # Errors
+/// If something is left, or `ip` fails.
+pub fn nothing_left(netns: &str) -> Result<()> {
+    let links = netns::run(netns, "ip", &["-o", "link", "show"])?;
+    let ours: Vec<_> = links
+        .lines()
+        .filter(|line| line.contains(" mv") || line.contains(" mt") || line.contains("meshd:"))
+        .collect();
+    if !ours.is_empty() {
+        bail!("left in {netns}: {ours:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,144 @@
+//! Who may be here: invites, membership, revocation.
+
+use anyhow::{Context, ensure};
+use interop_tests::lab::{LabSpec, scene};
+use interop_tests::traffic::{ping, ping_until};
+use std::time::Duration;
+
+#[test]
+fn an_invite_is_good_for_one_node_once() {
+    scene(LabSpec::hosts(3), |lab| {
+        let (root, second, third) = (lab.node(0), lab.node(1), lab.node(2));
+        root.init("lab")?;
+        root.run()?;
+        let token = root.invite(&[])?;
+        second.join(&token)?;
+        let words = third.refused(&["join", &token, "--name", "c"])?;
+        ensure!(words.contains("used"), "says that it was used: {words}");
+        // The first guest is not hurt by that.
+        second.run()?;
+        interop_tests::wait("a and b meet", Duration::from_secs(10), || {
+            Ok(root.peers_up()? == 1)
+        })?;
+        ensure!(
+            !third.state.join("meshd.redb").exists() || third.refused(&["run"]).is_ok(),
+            "c is not a member"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_expired_invite_says_that_it_expired() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.node(0).init("lab")?;
+        lab.node(0).run()?;
+        let token = lab.node(0).invite(&["--ttl", "1s"])?;
+        std::thread::sleep(Duration::from_millis(1500));
+        let words = lab.node(1).refused(&["join", &token, "--name", "b"])?;
+        ensure!(words.contains("expired"), "says that it expired: {words}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_invite_for_another_mesh_says_so() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.node(0).init("old")?;
+        lab.node(0).run()?;
+        let token = lab.node(0).invite(&[])?;
+        // The host starts over with a new mesh at the same address.
+        lab.node(0).stop()?;
+        std::fs::remove_dir_all(&lab.node(0).state).context("remove the state folder")?;
+        lab.node(0).init("new")?;
+        lab.node(0).run()?;
+        let words = lab.node(1).refused(&["join", &token, "--name", "b"])?;
+        ensure!(
+            words.contains("mesh"),
+            "says that the mesh is another: {words}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn text_that_is_no_invite_and_an_inviter_that_is_gone_are_told_apart() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.node(0).init("lab")?;
+        lab.node(0).run()?;
+        let token = lab.node(0).invite(&[])?;
+        for wrong in [
+            "",
+            "meshd1",
+            "not-a-token",
+            &token[..token.len() - 4],
+            &format!("{token}aaaa"),
+        ] {
+            let told = lab.node(1).tell(&["join", wrong, "--name", "b"])?;
+            ensure!(
+                told.code == 1 || told.code == 2,
+                "`join {wrong}` ended with {}: {}",
+                told.code,
+                told.stderr
+            );
+            ensure!(!told.stderr.contains("panicked"), "{}", told.stderr);
+        }
+        lab.node(0).stop()?;
+        let words = lab.node(1).refused(&["join", &token, "--name", "b"])?;
+        ensure!(
+            words.contains("192.0.2.1") || words.contains("2001:db8::1"),
+            "names the addresses that it tried: {words}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_revoked_node_is_out_at_once_and_stays_out() {
+    scene(LabSpec::hosts(3), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &["--subnet", "10.10.0.0/24"])?;
+        let (a, c) = (&stations[0], &stations[2]);
+        ping_until(&a.netns, c.port.v4()?, Duration::from_secs(5))?;
+        lab.node(0).ok(&["revoke", "c"])?;
+        for index in [0, 1] {
+            let node = lab.node(index);
+            interop_tests::wait("sessions to c are closed", Duration::from_secs(5), || {
+                Ok(node.peers_up()? == 1)
+            })?;
+            interop_tests::wait("c is withdrawn", Duration::from_secs(5), || {
+                Ok(!node.knows_mac(&c.port.mac)?)
+            })?;
+            ensure!(node.member_state("c")? == "revoked" || node.member_state("c")?.is_empty());
+        }
+        ensure!(
+            ping(&a.netns, c.port.v4()?, 3, 56)?.received == 0,
+            "a revoked node's container answers"
+        );
+        ping_until(&a.netns, stations[1].port.v4()?, Duration::from_secs(5))?;
+        // Not by a restart either, nor by asking a member that is not the root.
+        lab.node(2).restart()?;
+        std::thread::sleep(Duration::from_secs(3));
+        ensure!(
+            lab.node(0).peers_up()? == 1 && lab.node(1).peers_up()? == 1,
+            "the revoked node is back"
+        );
+        ensure!(ping(&stations[1].netns, c.port.v4()?, 2, 56)?.received == 0);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_member_that_may_not_define_networks_is_told_so() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.mesh()?;
+        let words = lab
+            .node(1)
+            .refused(&["network", "add", "mine", "--subnet", "10.66.0.0/24"])?;
+        ensure!(!words.is_empty());
+        ensure!(!lab.node(0).knows_network("mine")?);
+        let words = lab.node(1).refused(&["invite"])?;
+        ensure!(words.contains("root"), "says where to ask: {words}");
+        Ok(())
+    });
+}
