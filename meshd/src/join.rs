@@ -1,0 +1,496 @@
+//! A newcomer's way into a mesh: from the text of an invite to an identity.
+//!
+//! ```text
+//!   token -> own node key, stored -> dial the inviter (its key is in the token) -> Join -> Joined -> check -> store
+//!                  ^                        \__ again, for 10 s, if the answer gets lost __/
+//!                  the inviter binds the invite to this key, so that asking again gives the same answer again
+//! ```
+//!
+//! Owns the newcomer's side. Believes nothing but what the token's mesh root has signed for this node's key. Leaves nothing
+//! but the node key behind if it fails.
+
+use crate::identity::{
+    Identity, IdentityError, Keys, check_membership, node_key, refuse_second_mesh, wall_now,
+};
+use crate::store::{Store, StoreError};
+use crate::token::Token;
+use crate::underlay::{Endpoint, RaceError, UnderlayError, race};
+use meshd_core::ident::{Label, MeshId, NodeId};
+use meshd_core::wire::control::{
+    Goodbye, JoinRefusal, JoinRequest, MESSAGE_MAX, Message, VERSION, Welcome,
+};
+use meshd_core::wire::record::{RecordError, Signed};
+use quinn::{Connection, VarInt};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout_at};
+
+const BOOTSTRAP: &str = "join/bootstrap";
+/// For all of it.
+const WITHIN: Duration = Duration::from_secs(10);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Most records that are kept from a welcome: the inviter's membership and advert, and some more.
+const RECORDS_MAX: usize = 64;
+
+/// Why a node did not become a member.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// A member already, or the state cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This node is a member of the mesh that the token is for.
+    #[error(
+        "this node is a member of mesh {name} already, the one that the invite is for; nothing to do: start it with `meshd run`"
+    )]
+    Already {
+        /// The mesh's name.
+        name: Label,
+    },
+    /// A member of another.
+    #[error("this node is a member of mesh {name} ({}), and the invite is for another ({}); give the new one its own state folder with --state", .mesh.short(), .other.short())]
+    OtherMesh {
+        /// The mesh's name.
+        name: Label,
+        /// The mesh.
+        mesh: MeshId,
+        /// The token's.
+        other: MeshId,
+    },
+    /// By this host's clock.
+    #[error(
+        "this invite expired {ago_s} s ago by this host's clock; ask for a new one (`meshd invite`), or set the clock if it is wrong"
+    )]
+    Expired {
+        /// Since then.
+        ago_s: u64,
+    },
+    /// The inviter says no.
+    #[error("{0}")]
+    Refused(#[from] JoinRefusal),
+    /// The inviter ends the session.
+    #[error("the inviter {} ended the session: {reason}", .inviter.short())]
+    Ended {
+        /// The inviter.
+        inviter: NodeId,
+        /// In words.
+        reason: String,
+    },
+    /// No way to the inviter.
+    #[error("the inviter {} cannot be reached: {why}", .inviter.short())]
+    Unreachable {
+        /// The inviter.
+        inviter: NodeId,
+        /// Address by address.
+        why: String,
+    },
+    /// What the inviter sent does not hold.
+    #[error("the inviter's answer does not hold: {0}; do not trust this invite")]
+    Welcome(#[from] RecordError),
+    /// No socket.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+}
+
+/// What a new member starts with, besides its identity: somebody to dial.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// Who invited this node.
+    pub inviter: NodeId,
+    /// Where it was.
+    pub addresses: Vec<SocketAddr>,
+    /// Records that it sent along, not checked yet.
+    pub records: Vec<Signed>,
+}
+
+impl Bootstrap {
+    /// As `join` left it; `None` on the node that made the mesh.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn load(store: &Store) -> Result<Option<Self>, StoreError> {
+        // What does not decode is of an older release, and no more than a hint.
+        Ok(store
+            .get(BOOTSTRAP)?
+            .and_then(|bytes| postcard::from_bytes(&bytes).ok()))
+    }
+}
+
+/// Redeems `token`, asking for `name`. Safe to call again after any failure.
+///
+/// # Errors
+/// Who or what is in the way, and what to do.
+pub async fn join(store: &Store, token: &Token, name: &Label) -> Result<Identity, JoinError> {
+    match refuse_second_mesh(store) {
+        Err(IdentityError::Member { name, mesh }) if mesh == token.mesh => {
+            return Err(JoinError::Already { name });
+        }
+        Err(IdentityError::Member { name, mesh }) => {
+            return Err(JoinError::OtherMesh {
+                name,
+                mesh,
+                other: token.mesh,
+            });
+        }
+        other => other?,
+    }
+    let late_ms = wall_now().0.saturating_sub(token.expires.0);
+    if late_ms > 0 {
+        return Err(JoinError::Expired {
+            ago_s: late_ms / 1000,
+        });
+    }
+    let key = node_key(store)?;
+    let loopback = !token.addresses.is_empty()
+        && token
+            .addresses
+            .iter()
+            .all(|a| a.ip().to_canonical().is_loopback());
+    let endpoint = Endpoint::bind(listen(loopback, &token.addresses), &key, false)?;
+    let request = JoinRequest {
+        version: VERSION,
+        mesh: token.mesh,
+        secret: token.secret,
+        name: name.clone(),
+    };
+    let welcome = ask(&endpoint, token, request).await;
+    endpoint.close().await;
+    let welcome = welcome?;
+    let keys = Keys {
+        node: &key,
+        root: None,
+    };
+    check_membership(&welcome.membership, token.mesh, key.id(), &keys)?;
+    let records = welcome.records.into_iter().take(RECORDS_MAX).collect();
+    let bootstrap = Bootstrap {
+        inviter: token.inviter,
+        addresses: token.addresses.clone(),
+        records,
+    };
+    // Before the identity: a member always knows somebody.
+    store.put(
+        BOOTSTRAP,
+        &postcard::to_stdvec(&bootstrap).map_err(|_| RecordError::Malformed)?,
+    )?;
+    Ok(Identity::adopt(
+        store,
+        key,
+        token.mesh,
+        welcome.mesh_name,
+        welcome.membership,
+    )?)
+}
+
+/// Any port; loopback only for an invite that names nothing else.
+fn listen(loopback: bool, addresses: &[SocketAddr]) -> SocketAddr {
+    let ip = match (loopback, addresses.first()) {
+        (true, Some(SocketAddr::V4(_))) => IpAddr::from(Ipv4Addr::LOCALHOST),
+        (true, _) => Ipv6Addr::LOCALHOST.into(),
+        (false, _) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    (ip, 0).into()
+}
+
+/// Dials and asks, again and again, until there is an answer or the time is over.
+async fn ask(
+    endpoint: &Endpoint,
+    token: &Token,
+    request: JoinRequest,
+) -> Result<Welcome, JoinError> {
+    let end = Instant::now() + WITHIN;
+    let mut last = JoinError::Unreachable {
+        inviter: token.inviter,
+        why: format!("no answer within {} s", WITHIN.as_secs()),
+    };
+    let tries = async {
+        loop {
+            match race(endpoint, token.inviter, &token.addresses).await {
+                Ok(connection) => match exchange(&connection, request.clone()).await {
+                    Ok(answer) => return answer.map_err(JoinError::from),
+                    Err(reason) => {
+                        last = JoinError::Ended {
+                            inviter: token.inviter,
+                            reason,
+                        }
+                    }
+                },
+                Err(RaceError(errors)) if errors.is_empty() => {
+                    return Err(JoinError::Unreachable {
+                        inviter: token.inviter,
+                        why: "the invite names no address".to_owned(),
+                    });
+                }
+                Err(error) => {
+                    last = JoinError::Unreachable {
+                        inviter: token.inviter,
+                        why: error.to_string(),
+                    }
+                }
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    let result = timeout_at(end, tries).await;
+    result.unwrap_or(Err(last))
+}
+
+/// One question, one answer; `Err` says why there was none.
+async fn exchange(
+    connection: &Connection,
+    request: JoinRequest,
+) -> Result<Result<Welcome, JoinRefusal>, String> {
+    let lost = |error: &dyn std::error::Error| match connection.close_reason() {
+        Some(reason) => crate::underlay::show_close(&reason),
+        None => error.to_string(),
+    };
+    let question = Message::Join(request).encode().map_err(|e| e.to_string())?;
+    let (mut sender, mut receiver) = connection.open_bi().await.map_err(|e| lost(&e))?;
+    sender.write_all(&question).await.map_err(|e| lost(&e))?;
+    loop {
+        let mut prefix = [0; 4];
+        receiver
+            .read_exact(&mut prefix)
+            .await
+            .map_err(|e| lost(&e))?;
+        let mut body = vec![0; Message::body_len(prefix, MESSAGE_MAX).map_err(|e| e.to_string())?];
+        receiver.read_exact(&mut body).await.map_err(|e| lost(&e))?;
+        match Message::decode(&body).map_err(|e| e.to_string())? {
+            Message::Joined(answer) => {
+                connection.close(VarInt::from_u32(0), b"joined");
+                return Ok(answer);
+            }
+            Message::Goodbye(Goodbye::Refused(reason)) => {
+                return Err(meshd_core::ident::escape(reason.as_bytes()));
+            }
+            Message::Goodbye(Goodbye::Stopping) => return Err("it is stopping".to_owned()),
+            Message::Goodbye(_) => return Err("it said goodbye".to_owned()),
+            // The inviter greets whoever comes; a newcomer cannot answer that yet.
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::identity::tests::{fresh, label};
+    use crate::underlay::{Underlay, UnderlayConfig};
+    use meshd_core::ident::WallTime;
+    use meshd_core::node::{Input, SessionEvent};
+    use meshd_core::wire::record::{Membership, Record, Role};
+    use std::collections::BTreeMap;
+    use tokio::sync::mpsc;
+
+    /// How the inviter of a test answers.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Manner {
+        Honest,
+        Refuses,
+        LosesFirstAnswer,
+        OtherKey,
+        OtherRoot,
+    }
+
+    /// An inviter with an endpoint on loopback, answering in a task.
+    async fn inviter(manner: Manner) -> (Token, Underlay, tempfile::TempDir) {
+        let (folder, _store, identity) = fresh("alpha");
+        let (_folder, _store, other) = fresh("mallory");
+        let (inputs, mut happened) = mpsc::channel(64);
+        let underlay = Underlay::start(
+            UnderlayConfig {
+                listen: "127.0.0.1:0".parse().unwrap(),
+            },
+            identity.clone(),
+            inputs,
+        )
+        .await
+        .unwrap();
+        let token = Token {
+            mesh: identity.mesh(),
+            inviter: identity.node_id(),
+            addresses: vec![
+                SocketAddr::from(([127, 0, 0, 1], 1)),
+                SocketAddr::from(([127, 0, 0, 1], underlay.local_port())),
+            ],
+            secret: [7; 16],
+            expires: WallTime(wall_now().0 + 60_000),
+        };
+        let answers = underlay.clone();
+        tokio::spawn(async move {
+            let (mut keys, mut joins) = (BTreeMap::new(), 0);
+            while let Some(input) = happened.recv().await {
+                match input {
+                    Input::Session(SessionEvent::Connected { session, key, .. }) => {
+                        drop(keys.insert(session, key))
+                    }
+                    Input::Message {
+                        session,
+                        message: Message::Join(request),
+                    } => {
+                        joins += 1;
+                        if manner == Manner::LosesFirstAnswer && joins == 1 {
+                            answers.hangup(session, "lost".into());
+                            continue;
+                        }
+                        let signer = if manner == Manner::OtherRoot {
+                            &other
+                        } else {
+                            &identity
+                        };
+                        let membership = Record::Membership(Membership {
+                            mesh: signer.mesh(),
+                            node: if manner == Manner::OtherKey {
+                                NodeId([9; 32])
+                            } else {
+                                keys[&session]
+                            },
+                            name: request.name,
+                            role: Role::Member,
+                            labels: BTreeMap::new(),
+                            serial: 1,
+                            issued: WallTime(0),
+                            expires: None,
+                        })
+                        .sign(signer.mesh(), signer)
+                        .unwrap();
+                        let welcome = Welcome {
+                            mesh_name: identity.mesh_name().clone(),
+                            membership,
+                            records: vec![identity.membership().clone()],
+                        };
+                        let answer = if manner == Manner::Refuses {
+                            Err(JoinRefusal::Used)
+                        } else {
+                            Ok(welcome)
+                        };
+                        answers.send(session, Message::Joined(answer));
+                        answers.hangup(session, "answered".into());
+                    }
+                    _ => {}
+                }
+            }
+        });
+        (token, underlay, folder)
+    }
+
+    fn newcomer() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    #[tokio::test]
+    async fn a_newcomer_becomes_a_member_and_cannot_join_again() {
+        let (token, underlay, _state) = inviter(Manner::Honest).await;
+        let (_folder, store) = newcomer();
+        let identity = join(&store, &token, &label("beta")).await.unwrap();
+        assert_eq!(
+            (identity.mesh(), identity.mesh_name(), identity.has_root()),
+            (token.mesh, &label("home"), false)
+        );
+        assert_eq!(
+            Identity::load(&store).unwrap().unwrap().node_id(),
+            identity.node_id()
+        );
+        let bootstrap = Bootstrap::load(&store).unwrap().unwrap();
+        assert_eq!(
+            (bootstrap.inviter, bootstrap.records.len()),
+            (token.inviter, 1)
+        );
+        assert!(matches!(
+            join(&store, &token, &label("beta")).await,
+            Err(JoinError::Already { .. })
+        ));
+        let other = Token {
+            mesh: MeshId([3; 32]),
+            ..token
+        };
+        assert!(matches!(
+            join(&store, &other, &label("beta")).await,
+            Err(JoinError::OtherMesh { .. })
+        ));
+        underlay.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_asked_for_again_with_the_same_key() {
+        let (token, underlay, _state) = inviter(Manner::LosesFirstAnswer).await;
+        let (_folder, store) = newcomer();
+        let key = node_key(&store).unwrap().id();
+        assert_eq!(
+            join(&store, &token, &label("beta"))
+                .await
+                .unwrap()
+                .node_id(),
+            key
+        );
+        underlay.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_and_leaves_no_membership() {
+        let (token, underlay, _state) = inviter(Manner::Refuses).await;
+        let (_folder, store) = newcomer();
+        let refused = join(&store, &token, &label("beta")).await.unwrap_err();
+        assert!(refused.to_string().contains("used already"), "{refused}");
+        assert!(Identity::load(&store).unwrap().is_none());
+        underlay.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_statement_of_another_root_or_for_another_key_is_not_believed() {
+        for manner in [Manner::OtherKey, Manner::OtherRoot] {
+            let (token, underlay, _state) = inviter(manner).await;
+            let (_folder, store) = newcomer();
+            assert!(matches!(
+                join(&store, &token, &label("beta")).await,
+                Err(JoinError::Welcome(_))
+            ));
+            assert!(Identity::load(&store).unwrap().is_none());
+            underlay.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_expired_invite_is_not_even_sent() {
+        let (_folder, store) = newcomer();
+        let token = Token {
+            mesh: MeshId([1; 32]),
+            inviter: NodeId([2; 32]),
+            addresses: vec![],
+            secret: [0; 16],
+            expires: WallTime(1000),
+        };
+        assert!(matches!(
+            join(&store, &token, &label("beta")).await,
+            Err(JoinError::Expired { .. })
+        ));
+        assert!(store.list("").unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn another_node_at_the_address_is_named() {
+        let (token, underlay, _state) = inviter(Manner::Honest).await;
+        let (_folder, store) = newcomer();
+        let token = Token {
+            inviter: NodeId([4; 32]),
+            ..token
+        };
+        let refused = join(&store, &token, &label("beta"))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains("127.0.0.1:1: ")
+                && refused.contains("expected key")
+                && refused.contains("found"),
+            "{refused}"
+        );
+        underlay.close().await;
+    }
+}

@@ -1,0 +1,135 @@
+//! How many bytes of a session may be under way: CUBIC (RFC 9438) between a floor and a ceiling.
+//!
+//! ```text
+//!    floor 64 KiB  <=  CUBIC  <=  ceiling: what 10 Gbit/s take in the smallest round trip seen, 1 to 16 MiB
+//! ```
+//!
+//! The ceiling, because an unbounded window only moves the loss into the far end's socket buffer and the queue into every
+//! flow's latency. The floor, because the frames inside have congestion control of their own: a tunnel that shrinks to two
+//! packets on a path with random loss would stop them where they would go on slowly.
+
+use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
+use quinn_proto::RttEstimator;
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const FLOOR: u64 = 64 << 10;
+const CEILING_MIN: u64 = 1 << 20;
+const CEILING_MAX: u64 = 16 << 20;
+/// 10 Gbit/s.
+const BYTES_PER_US: u64 = 1250;
+
+/// Makes one per session.
+#[derive(Default)]
+pub(super) struct BoundedCubic;
+
+impl ControllerFactory for BoundedCubic {
+    fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
+        let mut config = CubicConfig::default();
+        config.initial_window(FLOOR);
+        Box::new(Bounded {
+            cubic: Arc::new(config).build(now, mtu),
+            ceiling: CEILING_MIN,
+        })
+    }
+}
+
+struct Bounded {
+    cubic: Box<dyn Controller>,
+    ceiling: u64,
+}
+
+fn ceiling(rtt_min: Duration) -> u64 {
+    let us = u64::try_from(rtt_min.as_micros()).unwrap_or(u64::MAX);
+    us.saturating_mul(BYTES_PER_US)
+        .clamp(CEILING_MIN, CEILING_MAX)
+}
+
+impl Controller for Bounded {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.cubic.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.ceiling = ceiling(rtt.min());
+        // Growth beyond the ceiling would be spent by the first losses without any effect.
+        let app_limited = app_limited || self.cubic.window() >= self.ceiling;
+        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest: Option<u64>,
+    ) {
+        self.cubic.on_end_acks(now, in_flight, app_limited, largest);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        persistent: bool,
+        lost_bytes: u64,
+    ) {
+        self.cubic
+            .on_congestion_event(now, sent, persistent, lost_bytes);
+    }
+
+    fn on_mtu_update(&mut self, mtu: u16) {
+        self.cubic.on_mtu_update(mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.cubic.window().clamp(FLOOR, self.ceiling)
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(Self {
+            cubic: self.cubic.clone_box(),
+            ceiling: self.ceiling,
+        })
+    }
+
+    fn initial_window(&self) -> u64 {
+        FLOOR
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_stays_between_floor_and_ceiling() {
+        let now = Instant::now();
+        let mut controller = Arc::new(BoundedCubic).build(now, 1200);
+        assert_eq!(controller.window(), FLOOR);
+        for i in 1..50 {
+            controller.on_congestion_event(
+                now + Duration::from_secs(i),
+                now + Duration::from_secs(i),
+                true,
+                1200,
+            );
+        }
+        assert_eq!(controller.window(), FLOOR);
+        assert_eq!(ceiling(Duration::from_micros(100)), CEILING_MIN);
+        assert_eq!(ceiling(Duration::from_millis(4)), 5_000_000);
+        assert_eq!(ceiling(Duration::from_secs(2)), CEILING_MAX);
+    }
+}

@@ -1,0 +1,345 @@
+//! What carries us: QUIC sessions to other nodes.
+//!
+//! ```text
+//!    dial()  -> dial.rs: addresses raced, key pinned -+                       +-> Input::Session(Connected | Closed | DialFailed)
+//!    network -> gate.rs: places for strangers --------+-> session.rs (a task) +-> Input::Message
+//!    send(), hangup(), prove() -----------------------+                       +-> prove(): the connection, for frames
+//! ```
+//!
+//! Owns the sockets and the sessions. Decides nothing about them: who is a member is the node's word, and frames are the
+//! datapath's. Refuses more than 64 connections of strangers, and lets none hold much memory or stay long.
+
+mod congestion;
+mod dial;
+mod endpoint;
+mod gate;
+mod queue;
+mod session;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use dial::RaceError;
+pub(crate) use dial::race;
+pub use endpoint::DialError;
+pub(crate) use endpoint::{Endpoint, show_close};
+
+use crate::identity::Identity;
+use gate::{Entry, Gate, Place};
+use meshd_core::ident::{NodeId, SessionId};
+use meshd_core::node::{Input, SessionEvent};
+use meshd_core::wire::control::{Goodbye, Message};
+use session::{PROVE_WITHIN, Session};
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::timeout;
+
+/// UDP port, unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7650;
+/// In which sessions end when the node stops.
+const CLOSE_WITHIN: Duration = Duration::from_millis(800);
+
+/// How the underlay is set up.
+#[derive(Clone, Debug)]
+pub struct UnderlayConfig {
+    /// Where to listen. `[::]` takes IPv4 too, and means `0.0.0.0` on a host without IPv6. Port 0: any.
+    pub listen: SocketAddr,
+}
+
+impl Default for UnderlayConfig {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
+        }
+    }
+}
+
+/// Why there is no underlay.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// The socket.
+    #[error(
+        "cannot listen on UDP {listen}: {source}; is another meshd running there? Set `listen` under [underlay] to another port"
+    )]
+    Bind {
+        /// As asked.
+        listen: SocketAddr,
+        /// Of the kernel.
+        source: io::Error,
+    },
+    /// The keys.
+    #[error("QUIC cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// A session in numbers, at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionStats {
+    /// Where the far end is now.
+    pub remote: SocketAddr,
+    /// Dialed by this node?
+    pub dialed: bool,
+    /// The far end is a member?
+    pub proven: bool,
+    /// Smoothed round-trip time, in microseconds.
+    pub rtt_us: u64,
+    /// Smallest seen, in microseconds.
+    pub rtt_min_us: u64,
+    /// Bytes that may be under way.
+    pub cwnd: u64,
+    /// Largest UDP payload that the path takes, in bytes.
+    pub mtu: u16,
+    /// Largest datagram for a frame, in bytes.
+    pub datagram_max: Option<usize>,
+    /// QUIC packets sent.
+    pub sent_packets: u64,
+    /// QUIC packets lost on the way.
+    pub lost_packets: u64,
+    /// UDP payload sent, in bytes.
+    pub sent_bytes: u64,
+    /// UDP payload received, in bytes.
+    pub received_bytes: u64,
+}
+
+#[derive(Default)]
+struct State {
+    last_session: u64,
+    sessions: BTreeMap<SessionId, Arc<Session>>,
+    last_dial: u64,
+    dials: BTreeMap<NodeId, (u64, AbortHandle)>,
+    closed: bool,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    gate: Gate,
+    inputs: mpsc::Sender<Input>,
+    state: Mutex<State>,
+    port: u16,
+}
+
+/// The underlay of one node. Clones share it.
+#[derive(Clone)]
+pub struct Underlay(Arc<Inner>);
+
+impl Underlay {
+    /// Listens, and takes connections from then on. What happens goes to `inputs`; while that is full, sessions read no
+    /// further.
+    ///
+    /// # Errors
+    /// If the socket cannot be had.
+    pub async fn start(
+        config: UnderlayConfig,
+        identity: Identity,
+        inputs: mpsc::Sender<Input>,
+    ) -> Result<Self, UnderlayError> {
+        let endpoint = Endpoint::bind(config.listen, identity.node_key(), true)?;
+        let port = endpoint
+            .quinn
+            .local_addr()
+            .map_err(|source| UnderlayError::Bind {
+                listen: config.listen,
+                source,
+            })?
+            .port();
+        let underlay = Self(Arc::new(Inner {
+            endpoint,
+            gate: Gate::default(),
+            inputs,
+            state: Mutex::default(),
+            port,
+        }));
+        tokio::spawn(underlay.clone().accept());
+        Ok(underlay)
+    }
+
+    /// The UDP port.
+    #[must_use]
+    pub fn local_port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// Dials `node` at all of `addresses`; `Connected` or `DialFailed` follows. An older dial to the same node is given up
+    /// without a word.
+    pub fn dial(&self, node: NodeId, addresses: Vec<SocketAddr>) {
+        let mut state = self.state();
+        if state.closed {
+            return;
+        }
+        state.last_dial += 1;
+        let number = state.last_dial;
+        let underlay = self.clone();
+        let task = tokio::spawn(async move {
+            let result = race(&underlay.0.endpoint, node, &addresses).await;
+            {
+                let mut state = underlay.state();
+                if state
+                    .dials
+                    .get(&node)
+                    .is_none_or(|(current, _)| *current != number)
+                {
+                    return;
+                }
+                state.dials.remove(&node);
+            }
+            match result {
+                Ok(connection) => underlay.adopt(connection, node, true, None),
+                Err(error) => {
+                    let failed = SessionEvent::DialFailed {
+                        node,
+                        reason: error.to_string(),
+                    };
+                    let _ = underlay.0.inputs.send(Input::Session(failed)).await;
+                }
+            }
+        });
+        if let Some((_, older)) = state.dials.insert(node, (number, task.abort_handle())) {
+            older.abort();
+        }
+    }
+
+    /// Sends `message`; a session that is over takes it without a word, since `Closed` is on its way.
+    pub fn send(&self, session: SessionId, message: Message) {
+        if let Some(session) = self.session(session) {
+            session.send(&message);
+        }
+    }
+
+    /// Ends a session once what was sent has left, at the latest after half a second; `Closed` follows.
+    pub fn hangup(&self, session: SessionId, reason: String) {
+        if let Some(session) = self.session(session) {
+            session.hangup(&reason);
+        }
+    }
+
+    /// The far end is a member: lifts the limits of a stranger, and gives out the connection, for frames. `None` if the
+    /// session is over.
+    #[must_use]
+    pub fn prove(&self, session: SessionId) -> Option<quinn::Connection> {
+        let session = self.session(session)?;
+        session.prove();
+        Some(session.connection.clone())
+    }
+
+    /// The session in numbers; `None` if it is over.
+    #[must_use]
+    pub fn stats(&self, session: SessionId) -> Option<SessionStats> {
+        let session = self.session(session)?;
+        let stats = session.connection.stats();
+        let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        Some(SessionStats {
+            remote: socket::plain(session.connection.remote_address()),
+            dialed: session.dialed,
+            proven: session.is_proven(),
+            rtt_us: us(stats.path.rtt),
+            rtt_min_us: us(stats.path.min_rtt),
+            cwnd: stats.path.cwnd,
+            mtu: stats.path.current_mtu,
+            datagram_max: session.connection.max_datagram_size(),
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+        })
+    }
+
+    /// Says goodbye on all sessions, and returns when they are over, at the latest after about a second. Nothing is dialed
+    /// or taken from then on.
+    pub async fn close(&self) {
+        let sessions: Vec<_> = {
+            let mut state = self.state();
+            state.closed = true;
+            std::mem::take(&mut state.dials)
+                .into_values()
+                .for_each(|(_, dial)| dial.abort());
+            state.sessions.values().cloned().collect()
+        };
+        for session in &sessions {
+            session.send(&Message::Goodbye(Goodbye::Stopping));
+            session.hangup("the node stops");
+        }
+        let all = async {
+            for session in &sessions {
+                session.connection.closed().await;
+            }
+        };
+        let _ = timeout(CLOSE_WITHIN, all).await;
+        self.0.endpoint.close().await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn session(&self, session: SessionId) -> Option<Arc<Session>> {
+        self.state().sessions.get(&session).cloned()
+    }
+
+    /// Makes a session of a connection, in a task of its own.
+    fn adopt(
+        &self,
+        connection: quinn::Connection,
+        key: NodeId,
+        dialed: bool,
+        place: Option<Place>,
+    ) {
+        let mut state = self.state();
+        if state.closed {
+            connection.close(quinn::VarInt::from_u32(0), b"the node stops");
+            return;
+        }
+        state.last_session += 1;
+        let id = SessionId(state.last_session);
+        let session = Arc::new(Session::new(id, connection, dialed, place));
+        state.sessions.insert(id, session.clone());
+        drop(state);
+        let underlay = self.clone();
+        tokio::spawn(async move {
+            session.run(key, &underlay.0.inputs).await;
+            underlay.state().sessions.remove(&id);
+        });
+    }
+
+    /// Takes connections until the endpoint is closed.
+    async fn accept(self) {
+        let endpoint = &self.0.endpoint;
+        while let Some(incoming) = endpoint.quinn.accept().await {
+            let remote = incoming.remote_address();
+            match self
+                .0
+                .gate
+                .enter(remote.ip(), incoming.remote_address_validated())
+            {
+                Entry::Retry if incoming.may_retry() => drop(incoming.retry()),
+                Entry::Retry | Entry::Refuse => incoming.refuse(),
+                Entry::Place(place) => {
+                    let Some(config) = endpoint.server_config(remote) else {
+                        continue;
+                    };
+                    // Fails on packets that are no handshake; nobody is there to be told.
+                    if let Ok(connecting) = incoming.accept_with(config) {
+                        tokio::spawn(self.clone().shake_hands(connecting, place));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn shake_hands(self, connecting: quinn::Connecting, mut place: Place) {
+        let Ok(Ok(connection)) = timeout(PROVE_WITHIN, connecting).await else {
+            return;
+        };
+        place.shook_hands();
+        match tls::peer_key(&connection) {
+            Some(key) => self.adopt(connection, key, false, Some(place)),
+            None => connection.close(quinn::VarInt::from_u32(0), b"no Ed25519 key shown"),
+        }
+    }
+}

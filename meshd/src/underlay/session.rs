@@ -1,0 +1,306 @@
+//! One session: a QUIC connection with one control stream, from the handshake to the last word.
+//!
+//! ```text
+//!   send() -> queue (bounded) -> writer --control stream--> far end
+//!   inputs <------- reader <-----------control stream------ far end      a full `inputs` stops the reader, and QUIC's
+//!                                                                         windows stop the far end
+//!   until prove(): messages up to 4 KiB, 64 KiB in flight, frames dropped, 5 s
+//! ```
+//!
+//! Owns the stream, the deadline and the reason for the end. Whatever the far end sends, the session ends with a reason and
+//! one `Closed`; nothing else of the node is touched.
+
+use super::endpoint::{PROVEN_WINDOW, show_close};
+use super::gate::Place;
+use super::queue::Queue;
+use bytes::Bytes;
+use meshd_core::ident::{NodeId, SessionId};
+use meshd_core::node::{Input, SessionEvent};
+use meshd_core::wire::control::{MESSAGE_MAX, Message, UNPROVEN_MESSAGE_MAX};
+use quinn::{Connection, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+
+/// In which a far end must have proven to be a member.
+pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(5);
+/// In which what was sent before a hang-up may still leave.
+const FLUSH_WITHIN: Duration = Duration::from_millis(500);
+/// In which the reason follows the end of the stream.
+const REASON_WITHIN: Duration = Duration::from_secs(1);
+/// Bytes of a reason that travel.
+const REASON_MAX: usize = 300;
+
+/// The part of a session that others reach.
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) connection: Connection,
+    pub(super) remote: SocketAddr,
+    pub(super) dialed: bool,
+    queue: Queue,
+    proven: watch::Sender<bool>,
+    place: Mutex<Option<Place>>,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: SessionId,
+        connection: Connection,
+        dialed: bool,
+        place: Option<Place>,
+    ) -> Self {
+        let remote = super::socket::plain(connection.remote_address());
+        Self {
+            id,
+            connection,
+            remote,
+            dialed,
+            queue: Queue::default(),
+            proven: watch::Sender::new(false),
+            place: Mutex::new(place),
+        }
+    }
+
+    /// Queues a message; a far end that does not read loses the session.
+    pub(super) fn send(&self, message: &Message) {
+        match message.encode() {
+            Ok(bytes) => {
+                if self.queue.push(bytes).is_err() {
+                    self.abort("the far end reads too slowly: more than 8 MiB or 4096 messages wait for it");
+                }
+            }
+            Err(error) => self.abort(&format!(
+                "this node made a message that cannot be sent: {error}"
+            )),
+        }
+    }
+
+    /// Ends the session once what was sent has left, or half a second has passed.
+    pub(super) fn hangup(&self, reason: &str) {
+        self.queue.close(reason);
+    }
+
+    fn abort(&self, reason: &str) {
+        self.queue.close(reason);
+        self.close(reason);
+    }
+
+    fn close(&self, reason: &str) {
+        let end = reason.floor_char_boundary(REASON_MAX);
+        self.connection.close(
+            VarInt::from_u32(0),
+            reason.get(..end).unwrap_or_default().as_bytes(),
+        );
+    }
+
+    /// Lifts the limits of a stranger.
+    pub(super) fn prove(&self) {
+        self.queue.prove();
+        self.connection
+            .set_receive_window(VarInt::from_u32(PROVEN_WINDOW));
+        self.proven.send_replace(true);
+        self.leave();
+    }
+
+    pub(super) fn is_proven(&self) -> bool {
+        *self.proven.borrow()
+    }
+
+    fn leave(&self) {
+        drop(
+            self.place
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+    }
+
+    async fn until_proven(&self) {
+        // Cannot fail: the sender is in `self`.
+        let _ = self.proven.subscribe().wait_for(|proven| *proven).await;
+    }
+
+    /// Runs the session to its end; returns after `Closed` was taken.
+    pub(super) async fn run(&self, key: NodeId, inputs: &mpsc::Sender<Input>) {
+        let connected = SessionEvent::Connected {
+            session: self.id,
+            key,
+            remote: self.remote,
+            dialed: self.dialed,
+        };
+        if inputs.send(Input::Session(connected)).await.is_ok() {
+            let reason = tokio::select! {
+                biased;
+                reason = self.deadline() => reason,
+                reason = self.talk(inputs) => reason,
+            };
+            // A reason of our own says more than how the connection then ended.
+            let reason = self.queue.reason().unwrap_or(reason);
+            self.abort(&reason);
+            // Fails only if the node is gone, too.
+            let _ = inputs
+                .send(Input::Session(SessionEvent::Closed {
+                    session: self.id,
+                    reason,
+                }))
+                .await;
+        }
+        self.abort("the node has stopped");
+        self.leave();
+    }
+
+    /// Returns if the session must end whatever it does: not proven in time, or hung up and not flushed in time.
+    async fn deadline(&self) -> String {
+        let proof = async {
+            if timeout(PROVE_WITHIN, self.until_proven()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let hangup = async {
+            self.queue.until_closed().await;
+            sleep(FLUSH_WITHIN).await;
+        };
+        tokio::select! {
+            () = proof => format!("not proven to be a member within {} s", PROVE_WITHIN.as_secs()),
+            () = hangup => "hung up".to_owned(),
+        }
+    }
+
+    async fn talk(&self, inputs: &mpsc::Sender<Input>) -> String {
+        let streams = async {
+            if self.dialed {
+                self.connection.open_bi().await
+            } else {
+                self.connection.accept_bi().await
+            }
+        };
+        let (sender, receiver) = tokio::select! {
+            streams = streams => match streams {
+                Ok(streams) => streams,
+                Err(error) => return show_close(&error),
+            },
+            never = self.drop_frames() => match never {},
+        };
+        tokio::select! {
+            // A far end that says goodbye and closes: its last message must be read before the writer sees the closing.
+            biased;
+            reason = self.read(receiver, inputs) => reason,
+            reason = self.write(sender) => reason,
+            never = self.drop_frames() => match never {},
+        }
+    }
+
+    async fn write(&self, mut stream: SendStream) -> String {
+        while let Some(message) = self.queue.pop().await {
+            match stream.write_all(&message).await {
+                Ok(()) => {}
+                // The reader tells the reason, once it has read all that came before.
+                Err(WriteError::ConnectionLost(_)) => std::future::pending().await,
+                Err(error) => return format!("the far end stopped the control stream: {error}"),
+            }
+        }
+        if stream.finish().is_ok() {
+            let _ = timeout(FLUSH_WITHIN, stream.stopped()).await;
+        }
+        "hung up".to_owned()
+    }
+
+    async fn read(&self, mut stream: RecvStream, inputs: &mpsc::Sender<Input>) -> String {
+        let mut first = true;
+        loop {
+            let message = match self.read_message(&mut stream, first).await {
+                Ok(message) => message,
+                Err(End::Wrong(reason)) => return reason,
+                Err(End::Stream) => return self.last_words().await,
+            };
+            first = false;
+            if inputs
+                .send(Input::Message {
+                    session: self.id,
+                    message,
+                })
+                .await
+                .is_err()
+            {
+                return "the node has stopped".to_owned();
+            }
+        }
+    }
+
+    async fn read_message(&self, stream: &mut RecvStream, first: bool) -> Result<Message, End> {
+        let mut prefix = [0; 4];
+        read_exact(stream, &mut prefix).await?;
+        let len = match Message::body_len(prefix, UNPROVEN_MESSAGE_MAX) {
+            Ok(len) => len,
+            Err(error) => {
+                let len = Message::body_len(prefix, MESSAGE_MAX)?;
+                // A member may send long messages as soon as it believes us; the node may yet be reading its `Hello`.
+                if first {
+                    return Err(error.into());
+                }
+                self.until_proven().await;
+                len
+            }
+        };
+        let mut body = vec![0; len];
+        read_exact(stream, &mut body).await?;
+        Ok(Message::decode(&body)?)
+    }
+
+    /// The far end has ended its stream, or the connection is over: why?
+    async fn last_words(&self) -> String {
+        match timeout(REASON_WITHIN, self.connection.closed()).await {
+            Ok(error) => show_close(&error),
+            Err(_) => "the far end ended the control stream".to_owned(),
+        }
+    }
+
+    /// Keeps frames of a stranger from waiting in memory. Those of a node that we dialed are kept for later, within the
+    /// bounds of the buffer: its key is the expected one.
+    async fn drop_frames(&self) -> std::convert::Infallible {
+        if !self.dialed {
+            let drops = async {
+                while let Ok(frame) = self.connection.read_datagram().await {
+                    drop::<Bytes>(frame)
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.until_proven() => {}
+                () = drops => {}
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+enum End {
+    /// The stream is over, or the connection.
+    Stream,
+    /// What came is no message.
+    Wrong(String),
+}
+
+impl From<meshd_core::wire::control::MessageError> for End {
+    fn from(error: meshd_core::wire::control::MessageError) -> Self {
+        Self::Wrong(error.to_string())
+    }
+}
+
+async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), End> {
+    stream
+        .read_exact(buffer)
+        .await
+        .map_err(|error| match error {
+            ReadExactError::FinishedEarly(0)
+            | ReadExactError::ReadError(ReadError::ConnectionLost(_)) => End::Stream,
+            ReadExactError::FinishedEarly(_) => {
+                End::Wrong("the control stream ends within a message".to_owned())
+            }
+            ReadExactError::ReadError(error) => {
+                End::Wrong(format!("the control stream cannot be read: {error}"))
+            }
+        })
+}
