@@ -101,6 +101,8 @@ pub enum Step {
 /// Frames whose ruling came, in order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Released {
+    /// The network of the frames.
+    pub vni: Vni,
     /// The receivers of each frame.
     pub to: Arc<[Output]>,
     /// Those that are to be forwarded.
@@ -310,7 +312,11 @@ impl Lane {
                     Some(key),
                     now,
                 );
-                (!frames.is_empty()).then_some(Released { to, frames })
+                (!frames.is_empty()).then_some(Released {
+                    vni: key.vni,
+                    to,
+                    frames,
+                })
             }
             Action::Drop(reason) => {
                 self.count_drop(reason, frames.len() as u64, Some(key), now);

@@ -498,7 +498,9 @@ mod tests {
         assert!(gone.removed && gone.serial == def.serial + 1);
         // Defined anew, it goes on counting, and the old definition cannot come back over it.
         assert_eq!(
-            new(&spec("b", &[]), std::slice::from_ref(&gone)).unwrap().serial,
+            new(&spec("b", &[]), std::slice::from_ref(&gone))
+                .unwrap()
+                .serial,
             gone.serial + 1
         );
     }

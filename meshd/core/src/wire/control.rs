@@ -310,14 +310,16 @@ mod tests {
                     have,
                     reply
                 }),
-            (vni(), any::<u8>(), any::<u64>(), any::<bool>()).prop_map(|(vni, subnet, request, urgent)| {
-                Message::PoolRequest(PoolRequest {
-                    vni,
-                    subnet,
-                    request,
-                    urgent,
-                })
-            }),
+            (vni(), any::<u8>(), any::<u64>(), any::<bool>()).prop_map(
+                |(vni, subnet, request, urgent)| {
+                    Message::PoolRequest(PoolRequest {
+                        vni,
+                        subnet,
+                        request,
+                        urgent,
+                    })
+                }
+            ),
             (
                 vni(),
                 any::<u8>(),
