@@ -4,6 +4,7 @@
 //! Start at [`node`], the alphabet; then [`switch`], the walk of a frame. `docs/ARCHITECTURE.md` has the drawing.
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod claims;
 pub mod command;
 pub mod directory;
@@ -20,6 +21,7 @@ pub mod notice;
 pub mod outbox;
 pub mod policy;
 pub mod pool;
+pub mod ports;
 pub mod ranges;
 pub mod ruling;
 pub mod state;
