@@ -10,12 +10,33 @@
 //! alone. Refuses to decide: it makes what a [`PortWiring`] says, adopts what is there already, and tells what went away.
 //! The daemon's own namespace is never left: work inside another one is done by sockets that were opened there.
 
+mod addresses;
+mod hint;
+mod inventory;
+mod marks;
+mod monitor;
+mod netlink;
+mod netns;
+mod patch;
+mod port;
+mod tap;
+#[cfg(test)]
+mod tests;
+
+use inventory::Inventory;
+use marks::Marks;
+use netns::{Netlink, Netns};
+use port::Workbench;
+
 use meshd_core::command::{PortRecord, PortWiring};
 use meshd_core::ident::{IfName, MacAddr, MeshId, NodeId, PortId};
 use meshd_core::node::Input;
+use monitor::Monitor;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::task::AbortHandle;
 
 /// What the kernel's side has to know of the node.
 #[derive(Clone, Debug)]
@@ -56,13 +77,34 @@ pub(crate) struct KernelError {
     reason: String,
 }
 
+/// Frames that a device queues; the kernel's own choice for Ethernet.
+const QUEUE_LEN: u32 = 1000;
+
+/// Ports that are worked on at the same time, at most; the same port never twice.
+const LANES: usize = 16;
+
 /// The kernel's side of this node. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Kernel;
+pub(crate) struct Kernel(Arc<Inner>);
+
+struct Inner {
+    own: Netlink,
+    own_netns: Netns,
+    marks: Marks,
+    inventory: Arc<Inventory>,
+    lanes: [Mutex<()>; LANES],
+    monitor: AbortHandle,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.monitor.abort();
+    }
+}
 
 impl Kernel {
     /// Opens netlink in the caller's namespace, reads which devices bear this node's mark, and watches: sends
-    /// `KernelEvent::PortGone` and `KernelEvent::Addresses` (once at the start, then on each change).
+    /// `KernelEvent::PortGone`, and `KernelEvent::Addresses` at once and on each change.
     ///
     /// # Errors
     /// If netlink cannot be opened or read.
@@ -70,30 +112,91 @@ impl Kernel {
         config: KernelConfig,
         events: mpsc::Sender<Input>,
     ) -> Result<Self, KernelError> {
-        let _ = (config, events);
-        Ok(Self)
+        let failed = |step| {
+            move |error: std::io::Error| KernelError {
+                step,
+                reason: error.to_string(),
+            }
+        };
+        let own = Netlink::here().map_err(failed("open a netlink socket"))?;
+        let own_netns = Netns::own().map_err(failed(
+            "open the network namespace of this process (is /proc mounted?)",
+        ))?;
+        let marks = Marks::new(config.mesh, config.node);
+        // Subscribed before the reading, so that nothing falls between.
+        let inventory = Arc::new(Inventory::default());
+        let monitor = Monitor::open(own.clone(), Arc::clone(&inventory), config.underlay, events)
+            .map_err(failed("subscribe to kernel events"))?;
+        let links = own.links().await.map_err(|error| KernelError {
+            step: "read the network devices",
+            reason: error.to_string(),
+        })?;
+        inventory.read(&marks, &links);
+        let monitor = tokio::spawn(monitor.run()).abort_handle();
+        Ok(Self(Arc::new(Inner {
+            own,
+            own_netns,
+            marks,
+            inventory,
+            lanes: Default::default(),
+            monitor,
+        })))
     }
 
-    /// Makes the port, or adopts what is there of it without interrupting its traffic.
+    fn bench(&self) -> Workbench<'_> {
+        let Inner {
+            own,
+            own_netns,
+            marks,
+            inventory,
+            ..
+        } = &*self.0;
+        Workbench {
+            own,
+            own_netns,
+            marks,
+            inventory,
+        }
+    }
+
+    /// Held while a port is worked on.
+    async fn lane(&self, port: PortId) -> Option<MutexGuard<'_, ()>> {
+        match self.0.lanes.get(port.0 as usize % LANES) {
+            Some(lane) => Some(lane.lock().await),
+            None => None,
+        }
+    }
+
+    /// Makes the port, or adopts what is there of it without interrupting its traffic: the port's devices may be from an
+    /// earlier run of the daemon. Their TAP must not be open elsewhere, so drop an earlier [`Wired::tap`] first.
     ///
     /// # Errors
-    /// Nothing of the port is left then, except where another process holds its TAP.
+    /// Nothing of the port is left then, except where another descriptor of its TAP is open: then all of it is left.
     pub(crate) async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
-        Err(WireError {
-            reason: format!("port {}: this build cannot wire ports yet", wiring.port.id),
-            gone: false,
-        })
+        let _lane = self.lane(wiring.port.id).await;
+        self.bench().wire(wiring).await
     }
 
     /// Removes all of the port; goes on after a failure. The answer is what could not be undone.
     pub(crate) async fn unwire(&self, port: &PortRecord) -> Vec<String> {
-        let _ = port;
-        Vec::new()
+        let _lane = self.lane(port.id).await;
+        self.bench().unwire(port).await
     }
 
     /// Removes devices with our mark whose port is not in `keep`. The answer is what could not be removed.
     pub(crate) async fn sweep(&self, keep: &BTreeSet<PortId>) -> Vec<String> {
-        let _ = keep;
-        Vec::new()
+        let mut errors = Vec::new();
+        for port in self
+            .0
+            .inventory
+            .ports()
+            .into_iter()
+            .filter(|port| !keep.contains(port))
+        {
+            let _lane = self.lane(port).await;
+            tracing::info!(%port, "removing devices that no port has");
+            errors.extend(self.bench().remove_devices(port).await);
+        }
+        errors
     }
 }

@@ -1,0 +1,247 @@
+//! What changes on this host without us: ports that go away, addresses that come and go.
+//!
+//! ```text
+//!    multicast groups link, ifaddr, route --> RTM_DELLINK of a port's device --------> PortGone at once
+//!                                         +-> anything that may change addresses ----> 300 ms later: read, tell if they differ
+//!    ENOBUFS: some were lost ------------------------------------------------------- > read all of it again
+//! ```
+//!
+//! Owns the multicast socket, and reads it directly: what we do not read in time stays in the kernel's bounded buffer, and
+//! its overrun is an event like the others. Refuses to read addresses more than once a second.
+
+use super::addresses::{self, Host};
+use super::inventory::Inventory;
+use super::marks::Role;
+use super::netlink::{self, Link};
+use super::netns::Netlink;
+use meshd_core::ident::PortId;
+use meshd_core::node::{Input, KernelEvent};
+use netlink_proto::sys::{
+    AsyncSocket, SocketAddr as NetlinkAddr, TokioSocket, protocols::NETLINK_ROUTE,
+};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+const DEBOUNCE: Duration = Duration::from_millis(300);
+const READ_PERIOD_MIN: Duration = Duration::from_secs(1);
+
+/// The watcher; it runs until the receiver of its events is dropped.
+pub(super) struct Monitor {
+    socket: TokioSocket,
+    netlink: Netlink,
+    inventory: Arc<Inventory>,
+    underlay: SocketAddr,
+    events: mpsc::Sender<Input>,
+    told: Option<Vec<SocketAddr>>,
+    last_read: Option<Instant>,
+}
+
+/// The receiver is gone: the daemon ends.
+struct Closed;
+
+impl Monitor {
+    /// Subscribes in the caller's namespace.
+    ///
+    /// # Errors
+    /// If the socket cannot be opened or bound.
+    pub(super) fn open(
+        netlink: Netlink,
+        inventory: Arc<Inventory>,
+        underlay: SocketAddr,
+        events: mpsc::Sender<Input>,
+    ) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        // A batch of some thousand changes fits; the kernel caps it at rmem_max.
+        socket.socket_mut().set_rx_buf_sz(4 << 20)?;
+        let groups = libc::RTMGRP_LINK
+            | libc::RTMGRP_IPV4_IFADDR
+            | libc::RTMGRP_IPV6_IFADDR
+            | libc::RTMGRP_IPV4_ROUTE
+            | libc::RTMGRP_IPV6_ROUTE;
+        socket
+            .socket_mut()
+            .bind(&NetlinkAddr::new(0, groups.cast_unsigned()))?;
+        Ok(Self {
+            socket,
+            netlink,
+            inventory,
+            underlay,
+            events,
+            told: None,
+            last_read: None,
+        })
+    }
+
+    pub(super) async fn run(mut self) {
+        let _ = self.watch().await;
+    }
+
+    async fn watch(&mut self) -> Result<(), Closed> {
+        // The first reading is due at once.
+        let mut due = Some(Instant::now());
+        loop {
+            let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            tokio::select! {
+                received = std::future::poll_fn(|cx| self.socket.poll_recv_from_full(cx)) => {
+                    let disturbed = match received {
+                        Ok((datagram, _)) => self.read(&datagram).await?,
+                        Err(error) => {
+                            if error.raw_os_error() != Some(libc::ENOBUFS) {
+                                tracing::warn!(%error, "kernel events: read");
+                                // Never a busy loop, whatever is wrong.
+                                tokio::time::sleep(DEBOUNCE).await;
+                            }
+                            self.reread_ports().await?;
+                            true
+                        }
+                    };
+                    if disturbed && due.is_none() {
+                        let soonest = self.last_read.map_or_else(Instant::now, |last| last + READ_PERIOD_MIN);
+                        due = Some(soonest.max(Instant::now() + DEBOUNCE));
+                    }
+                }
+                () = tokio::time::sleep_until(wake), if due.is_some() => {
+                    due = None;
+                    self.last_read = Some(Instant::now());
+                    self.reread_addresses().await?;
+                }
+                () = self.events.closed() => return Err(Closed),
+            }
+        }
+    }
+
+    /// True if the addresses may have changed.
+    async fn read(&mut self, datagram: &[u8]) -> Result<bool, Closed> {
+        let mut disturbed = false;
+        for (kind, body) in netlink::messages(datagram) {
+            match kind {
+                netlink::RTM_NEWADDR
+                | netlink::RTM_DELADDR
+                | netlink::RTM_NEWROUTE
+                | netlink::RTM_DELROUTE => disturbed = true,
+                netlink::RTM_DELLINK => {
+                    // A bridge port that leaves its bridge also says DELLINK, of the bridge family.
+                    let Some(link) = Link::parse(body).filter(|_| body.first() == Some(&0)) else {
+                        continue;
+                    };
+                    match self.inventory.forget_device(link.index) {
+                        Some((port, role, live)) => self.lost(port, role, live).await?,
+                        None => disturbed = true,
+                    }
+                }
+                netlink::RTM_NEWLINK => {
+                    let Some(link) = Link::parse(body).filter(|_| body.first() == Some(&0)) else {
+                        continue;
+                    };
+                    match self.inventory.moved_away(&link) {
+                        Some(port) => self.tell(KernelEvent::PortGone { port }).await?,
+                        None => disturbed |= !self.inventory.holds(link.index),
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(disturbed)
+    }
+
+    async fn lost(&self, port: PortId, role: Role, live: bool) -> Result<(), Closed> {
+        match (live, role) {
+            (false, _) => Ok(()),
+            (true, Role::Veth) => self.tell(KernelEvent::PortGone { port }).await,
+            (true, Role::Tap) => {
+                let reason =
+                    format!("port {port}: its TAP was deleted by somebody else; wire it again");
+                self.tell(KernelEvent::WireFailed {
+                    port,
+                    reason,
+                    gone: false,
+                })
+                .await
+            }
+        }
+    }
+
+    async fn tell(&self, event: KernelEvent) -> Result<(), Closed> {
+        self.events
+            .send(Input::Kernel(event))
+            .await
+            .map_err(|_| Closed)
+    }
+
+    /// After an overrun: which devices went away unheard.
+    async fn reread_ports(&self) -> Result<(), Closed> {
+        tracing::warn!("kernel events: overrun, reading all devices again");
+        let links = match self.netlink.links().await {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::warn!(%error, "kernel events: read devices");
+                return Ok(());
+            }
+        };
+        for index in self.inventory.missing_from(&links) {
+            if let Some((port, role, live)) = self.inventory.forget_device(index) {
+                self.lost(port, role, live).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn reread_addresses(&mut self) -> Result<(), Closed> {
+        let host = match host(&self.netlink, &self.inventory).await {
+            Ok(host) => host,
+            Err(error) => {
+                tracing::warn!(%error, "kernel events: read addresses");
+                return Ok(());
+            }
+        };
+        let offered = addresses::offered(&host, self.underlay);
+        if self.told.as_ref() != Some(&offered) {
+            self.tell(KernelEvent::Addresses(offered.clone())).await?;
+            self.told = Some(offered);
+        }
+        Ok(())
+    }
+}
+
+/// Reads what the choice of addresses looks at.
+///
+/// # Errors
+/// The kernel's answer.
+pub(super) async fn host(
+    netlink: &Netlink,
+    inventory: &Inventory,
+) -> Result<Host, nix::errno::Errno> {
+    let mut preferred = Vec::new();
+    // Addresses of documentation (RFC 5737, RFC 3849): whatever has no route of its own takes the default route.
+    for world in [
+        IpAddr::from([192, 0, 2, 1]),
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    ] {
+        let (family, octets) = match world {
+            IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
+            IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
+        };
+        let bits = u8::try_from(octets.len() * 8).unwrap_or(0);
+        let body = netlink::Body::new(u8::try_from(family).unwrap_or(0), 12)
+            .set(1, &[bits])
+            .attribute(libc::RTA_DST, &octets);
+        // No route is an answer too.
+        if let Ok(answer) = netlink.ask(libc::RTM_GETROUTE, false, body.bytes()).await {
+            preferred.extend(
+                answer
+                    .first()
+                    .and_then(|body| netlink::preferred_source(body)),
+            );
+        }
+    }
+    Ok(Host {
+        links: netlink.links().await?,
+        addresses: netlink.addresses().await?,
+        preferred,
+        own: inventory.devices(),
+    })
+}

@@ -1,0 +1,647 @@
+//! A port's devices: making them, adopting what is there, undoing them.
+//!
+//! ```text
+//!    wire:   namespace -> veth pair, far end inside at once -> TAP -> patch both ways -> host ends up -> far end up,
+//!            addresses, routes -> hint -> look whether the veth is still there
+//!    unwire: veth (its far end, addresses and routes go with it), TAP, hint; all are tried
+//! ```
+//!
+//! Each step looks first and changes only what differs, so that the same walk makes a port, repairs one, and adopts one
+//! after a restart without touching its traffic. A step that fails undoes all.
+
+use super::inventory::Inventory;
+use super::marks::{Marks, Role};
+use super::netlink::{self, Link};
+use super::netns::{Netlink, Netns};
+use super::{QUEUE_LEN, WireError, Wired, hint, patch, tap};
+use meshd_core::command::{PortRecord, PortWiring};
+use meshd_core::ident::{IfName, MacAddr, PortId, escape};
+use netlink_packet_core::DefaultNla;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::RouteScope;
+use nix::errno::Errno;
+use rtnetlink::RouteMessageBuilder;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use tokio_tun::Tun;
+
+/// Names tried for a device before giving up: more daemons than this do not share one namespace.
+const NAMES_MAX: u32 = 16;
+
+/// The wiring of one port, with what it needs.
+pub(super) struct Workbench<'a> {
+    pub(super) own: &'a Netlink,
+    pub(super) own_netns: &'a Netns,
+    pub(super) marks: &'a Marks,
+    pub(super) inventory: &'a Inventory,
+}
+
+/// A failed step.
+struct Failure {
+    reason: String,
+    gone: bool,
+    /// Another process holds the TAP: nothing is to be undone under its feet.
+    keep: bool,
+}
+
+fn failure(reason: impl fmt::Display) -> Failure {
+    Failure {
+        reason: reason.to_string(),
+        gone: false,
+        keep: false,
+    }
+}
+
+/// What the kernel's refusal means here, and what to do.
+fn advice(step: &str, error: Errno) -> &'static str {
+    match error {
+        Errno::EPERM | Errno::EACCES if step.contains("namespace") => {
+            ": needs CAP_SYS_ADMIN (run meshd as root)"
+        }
+        Errno::EPERM if step.contains("bpf") => {
+            ": needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN (run meshd as root)"
+        }
+        Errno::EACCES if step.contains("address") => {
+            ": IPv6 is off there (sysctl net.ipv6.conf.*.disable_ipv6)"
+        }
+        Errno::EPERM | Errno::EACCES => ": needs CAP_NET_ADMIN (run meshd as root)",
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO if step.contains("/dev/net/tun") => {
+            ": no /dev/net/tun; load the module tun or build the kernel with CONFIG_TUN, and in a container pass the device in"
+        }
+        Errno::ENODEV | Errno::ENXIO => ": it went away meanwhile",
+        Errno::EOPNOTSUPP if step.contains("veth") => ": the kernel has no veth (CONFIG_VETH)",
+        Errno::ENOENT | Errno::EOPNOTSUPP if step.contains("clsact") => {
+            ": the kernel has no clsact (CONFIG_NET_SCH_INGRESS)"
+        }
+        Errno::ENOENT | Errno::EOPNOTSUPP if step.contains("cls_bpf") => {
+            ": the kernel has no cls_bpf (CONFIG_NET_CLS_BPF, CONFIG_NET_CLS_ACT)"
+        }
+        Errno::ENOSYS if step.contains("bpf") => ": the kernel has no bpf (CONFIG_BPF_SYSCALL)",
+        Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP if step.contains("address") => {
+            ": the kernel has no IPv6 there"
+        }
+        Errno::EINVAL if step.contains("address") => {
+            ": an IPv6 address needs an MTU of 1280 or more there"
+        }
+        Errno::EINVAL if step.contains("veth") => ": the kernel refuses the name, MAC or MTU",
+        Errno::EBUSY => ": another process has it open; is a second meshd running?",
+        _ => "",
+    }
+}
+
+/// Names the step, the device and the namespace.
+fn refused<'a>(
+    step: &'a str,
+    device: &'a (dyn fmt::Display + Sync),
+    netns: &'a Netns,
+) -> impl Fn(Errno) -> Failure + 'a {
+    move |error| {
+        failure(format!(
+            "{step} {device} in network namespace {}: {}{}",
+            netns.shown(),
+            error.desc(),
+            advice(step, error)
+        ))
+    }
+}
+
+fn refused_rt<'a>(
+    step: &'a str,
+    device: &'a (dyn fmt::Display + Sync),
+    netns: &'a Netns,
+) -> impl Fn(rtnetlink::Error) -> Failure + 'a {
+    let refused = refused(step, device, netns);
+    move |error| refused(netlink::errno(&error))
+}
+
+fn change(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+fn up(index: u32) -> LinkMessage {
+    let mut message = change(index, Vec::new());
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    message
+}
+
+fn link_local_mode(index: u32, mode: In6AddrGenMode) -> LinkMessage {
+    change(
+        index,
+        vec![LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(
+            vec![AfSpecInet6::AddrGenMode(mode)],
+        )])],
+    )
+}
+
+/// RFC 4291, appendix A.
+fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let MacAddr([a, b, c, d, e, g]) = mac;
+    Ipv6Addr::from([
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        a ^ 2,
+        b,
+        c,
+        0xff,
+        0xfe,
+        d,
+        e,
+        g,
+    ])
+}
+
+/// The name as an attribute: bytes, so that any name that the kernel takes gets there.
+fn raw_name(name: &[u8]) -> LinkAttribute {
+    LinkAttribute::Other(DefaultNla::new(libc::IFLA_IFNAME, [name, b"\0"].concat()))
+}
+
+impl Workbench<'_> {
+    /// Makes or adopts the port.
+    pub(super) async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
+        let id = wiring.port.id;
+        match self.try_wire(wiring).await {
+            Ok(wired) => Ok(wired),
+            Err(Failure {
+                mut reason,
+                gone,
+                keep,
+            }) => {
+                if !keep {
+                    for left in self.unwire(&wiring.port).await {
+                        reason = format!("{reason}; and undoing it: {left}");
+                    }
+                }
+                Err(WireError {
+                    reason: format!("port {id}: {reason}"),
+                    gone,
+                })
+            }
+        }
+    }
+
+    async fn try_wire(&self, wiring: &PortWiring) -> Result<Wired, Failure> {
+        let port = &wiring.port;
+        let netns = Netns::open(&port.netns).map_err(|error| Failure {
+            gone: error.is_gone(),
+            ..failure(&error)
+        })?;
+        let far = Netlink::at(&netns).await;
+        let far = far.map_err(|error| {
+            refused("enter", &"", &netns)(Errno::from_raw(
+                error.raw_os_error().unwrap_or(libc::EIO),
+            ))
+        })?;
+
+        let veth = match self.find(port.id, Role::Veth).await? {
+            Some(veth) => self.check_far_end(veth, &netns).await?,
+            None => self.make_veth(wiring, &netns, &far).await?,
+        };
+        let (tap, tap_index) = self.open_tap(wiring).await?;
+        for (from, to) in [(veth.index, tap_index), (tap_index, veth.index)] {
+            let device = format!("the devices of port {}", port.id);
+            patch::redirect(self.own, from, to)
+                .await
+                .map_err(|(step, error)| refused(step, &device, self.own_netns)(error))?;
+        }
+        self.raise_host_end(&veth, wiring).await?;
+        let tap_link = self
+            .find(port.id, Role::Tap)
+            .await?
+            .ok_or_else(|| failure("its TAP was deleted by somebody else"))?;
+        self.raise_host_end(&tap_link, wiring).await?;
+        let inside = self.raise_far_end(&veth, wiring, &netns, &far).await?;
+        if let Some(dns) = &wiring.dns {
+            // Names are a comfort: a port without them works.
+            if let Err(error) = hint::write(&port.netns, dns, &self.marks.of(port.id)) {
+                tracing::warn!(port = %port.id, %error, "resolv.conf of the port's namespace: write");
+            }
+        }
+        // Told from here on; what went before is seen by the look after it.
+        let veth = self.find(port.id, Role::Veth).await?.unwrap_or(veth);
+        self.inventory.set_live(port.id, &veth);
+        if self.find(port.id, Role::Veth).await?.is_none() {
+            return Err(Failure {
+                gone: true,
+                ..failure(format!(
+                    "network namespace {} went away meanwhile",
+                    netns.shown()
+                ))
+            });
+        }
+        let ifname = IfName::new(&inside.name).map_err(failure)?;
+        Ok(Wired {
+            ifname,
+            mac: inside.mac.unwrap_or(port.mac),
+            tap,
+        })
+    }
+
+    /// The port's device of this role, if it is there and still ours.
+    async fn find(&self, port: PortId, role: Role) -> Result<Option<Link>, Failure> {
+        let devices = self.inventory.of(port);
+        let index = match role {
+            Role::Veth => devices.veth,
+            Role::Tap => devices.tap,
+        };
+        let Some(index) = index else { return Ok(None) };
+        let found =
+            self.own
+                .link_by_index(index)
+                .await
+                .map_err(refused("read", &index, self.own_netns))?;
+        Ok(found.filter(|link| self.marks.read(link) == Some((port, role))))
+    }
+
+    /// A veth that is there already must lead into the namespace that is wanted: a path can come to mean another one.
+    async fn check_far_end(&self, veth: Link, netns: &Netns) -> Result<Link, Failure> {
+        let elsewhere = match veth.peer_netns {
+            None => !netns.is(self.own_netns),
+            Some(number) => {
+                let wanted = self.own.number_of(netns).await.map_err(refused(
+                    "read the number of",
+                    &"",
+                    netns,
+                ))?;
+                wanted != Some(number)
+            }
+        };
+        if elsewhere {
+            let reason = format!(
+                "network namespace {} is not the one that the port was attached to: that one is gone",
+                netns.shown()
+            );
+            return Err(Failure {
+                gone: true,
+                ..failure(reason)
+            });
+        }
+        Ok(veth)
+    }
+
+    async fn make_veth(
+        &self,
+        wiring: &PortWiring,
+        netns: &Netns,
+        far: &Netlink,
+    ) -> Result<Link, Failure> {
+        let port = &wiring.port;
+        let mtu = u32::from(wiring.mtu);
+        for attempt in 0..NAMES_MAX {
+            let name = Role::Veth.name(port.id, attempt);
+            let shown = format!("{name} <-> \"{}\"", port.asked_ifname);
+            let refused = refused("make the veth pair", &shown, netns);
+            if self
+                .own
+                .link_by_name(name.as_bytes())
+                .await
+                .map_err(&refused)?
+                .is_some()
+            {
+                continue;
+            }
+            let inside = change(
+                0,
+                vec![
+                    raw_name(port.asked_ifname.as_bytes()),
+                    LinkAttribute::Address(port.mac.0.to_vec()),
+                    LinkAttribute::Mtu(mtu),
+                    LinkAttribute::TxQueueLen(QUEUE_LEN),
+                    LinkAttribute::NetNsFd(netns.fd()),
+                ],
+            );
+            let pair = change(
+                0,
+                vec![
+                    LinkAttribute::IfName(name.clone()),
+                    LinkAttribute::Address(self.marks.mac(port.id).0.to_vec()),
+                    LinkAttribute::Mtu(mtu),
+                    LinkAttribute::TxQueueLen(QUEUE_LEN),
+                    LinkAttribute::LinkInfo(vec![
+                        LinkInfo::Kind(InfoKind::Veth),
+                        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
+                    ]),
+                ],
+            );
+            match self
+                .own
+                .rt
+                .link()
+                .add(pair)
+                .execute()
+                .await
+                .map_err(|error| netlink::errno(&error))
+            {
+                Ok(()) => {}
+                Err(Errno::EEXIST) => {
+                    let taken = far
+                        .link_by_name(port.asked_ifname.as_bytes())
+                        .await
+                        .map_err(&refused)?;
+                    if taken.is_some() {
+                        let reason = format!(
+                            "network namespace {} has an interface \"{}\" already: choose another with --ifname, or remove that one",
+                            netns.shown(),
+                            port.asked_ifname
+                        );
+                        return Err(failure(reason));
+                    }
+                    // Somebody else was faster with the host end's name.
+                    continue;
+                }
+                Err(error) => return Err(refused(error)),
+            }
+            let made = self
+                .own
+                .link_by_name(name.as_bytes())
+                .await
+                .map_err(&refused)?;
+            let made = made
+                .filter(|link| link.mac == Some(self.marks.mac(port.id)))
+                .ok_or_else(|| refused(Errno::ENODEV))?;
+            self.inventory.add(port.id, Role::Veth, made.index);
+            return Ok(made);
+        }
+        Err(failure(format!(
+            "all {NAMES_MAX} names such as {} are taken by devices of others",
+            Role::Veth.name(port.id, 0)
+        )))
+    }
+
+    async fn open_tap(&self, wiring: &PortWiring) -> Result<(Tun, u32), Failure> {
+        let id = wiring.port.id;
+        let alias = self.marks.of(id);
+        if let Some(link) = self.find(id, Role::Tap).await? {
+            let name = escape(&link.name);
+            let opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
+            return opened.map_err(|(step, error)| Failure {
+                keep: error == Errno::EBUSY,
+                ..refused(step, &name, self.own_netns)(error)
+            });
+        }
+        for attempt in 0..NAMES_MAX {
+            let name = Role::Tap.name(id, attempt);
+            let refused = |step| refused(step, &name, self.own_netns);
+            if self
+                .own
+                .link_by_name(name.as_bytes())
+                .await
+                .map_err(refused("look for"))?
+                .is_some()
+            {
+                continue;
+            }
+            match tap::open(self.own, &name, &alias, wiring.mtu).await {
+                Ok((tun, index)) => {
+                    self.inventory.add(id, Role::Tap, index);
+                    return Ok((tun, index));
+                }
+                // Somebody else was faster.
+                Err((_, Errno::EBUSY)) => {}
+                Err((step, error)) => return Err(refused(step)(error)),
+            }
+        }
+        Err(failure(format!(
+            "all {NAMES_MAX} names such as {} are taken by devices of others",
+            Role::Tap.name(id, 0)
+        )))
+    }
+
+    /// Our mark, the MTU, no chatter of the host's own on it, up.
+    async fn raise_host_end(&self, link: &Link, wiring: &PortWiring) -> Result<(), Failure> {
+        let name = escape(&link.name);
+        let refused = |step| refused_rt(step, &name, self.own_netns);
+        let (alias, mtu) = (self.marks.of(wiring.port.id), u32::from(wiring.mtu));
+        let mut attributes = Vec::new();
+        if link.alias != alias.as_bytes() {
+            attributes.push(LinkAttribute::IfAlias(alias));
+        }
+        if link.mtu != mtu {
+            attributes.push(LinkAttribute::Mtu(mtu));
+        }
+        if !attributes.is_empty() {
+            self.own
+                .rt
+                .link()
+                .set(change(link.index, attributes))
+                .execute()
+                .await
+                .map_err(refused("mark and set the MTU of"))?;
+        }
+        if !link.is_up() {
+            // Neither is there without IPv6, and then there is nothing to silence.
+            let _ = self
+                .own
+                .rt
+                .link()
+                .set(link_local_mode(link.index, In6AddrGenMode::None))
+                .execute()
+                .await;
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+            self.own
+                .rt
+                .link()
+                .set(up(link.index))
+                .execute()
+                .await
+                .map_err(refused("raise"))?;
+        }
+        Ok(())
+    }
+
+    /// MAC, MTU, up, addresses, routes; answers how the far end is then.
+    async fn raise_far_end(
+        &self,
+        veth: &Link,
+        wiring: &PortWiring,
+        netns: &Netns,
+        far: &Netlink,
+    ) -> Result<Link, Failure> {
+        let port = &wiring.port;
+        let index = veth.peer.unwrap_or(0);
+        let read = refused("read the far end of", &"the veth", netns);
+        let link = far
+            .link_by_index(index)
+            .await
+            .map_err(&read)?
+            .ok_or_else(|| read(Errno::ENODEV))?;
+        let name = escape(&link.name);
+        let refused = |step| refused_rt(step, &name, netns);
+
+        let mut attributes = Vec::new();
+        if link.mac != Some(port.mac) {
+            attributes.push(LinkAttribute::Address(port.mac.0.to_vec()));
+        }
+        if link.mtu != u32::from(wiring.mtu) {
+            attributes.push(LinkAttribute::Mtu(u32::from(wiring.mtu)));
+        }
+        if !attributes.is_empty() {
+            far.rt
+                .link()
+                .set(change(index, attributes))
+                .execute()
+                .await
+                .map_err(refused("set MAC and MTU of"))?;
+        }
+        if !link.is_up() {
+            self.raise_with_link_local(index, wiring, far)
+                .await
+                .map_err(refused("raise"))?;
+        }
+        let loopback = far
+            .link_by_name(b"lo")
+            .await
+            .map_err(self::refused("read", &"lo", netns))?;
+        if let Some(loopback) = loopback.filter(|lo| !lo.is_up()) {
+            far.rt
+                .link()
+                .set(up(loopback.index))
+                .execute()
+                .await
+                .map_err(refused_rt("raise", &"lo", netns))?;
+        }
+
+        let there =
+            far.addresses()
+                .await
+                .map_err(self::refused("read the addresses of", &name, netns))?;
+        for net in &port.ips {
+            if there
+                .iter()
+                .any(|a| (a.index, a.ip, a.prefix) == (index, net.addr(), net.prefix_len()))
+            {
+                continue;
+            }
+            let shown = format!("{net} to \"{name}\"");
+            self.add_address(index, net.addr(), net.prefix_len(), far)
+                .await
+                .map_err(refused_rt("add the address", &shown, netns))?;
+        }
+        for net in &wiring.routes {
+            let shown = format!("{net} to \"{name}\"");
+            let route = RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(net.network(), net.prefix_len());
+            let route = route
+                .map_err(|error| failure(format!("route {shown}: {error}")))?
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build();
+            match far.rt.route().add(route).execute().await {
+                Err(error) if netlink::errno(&error) != Errno::EEXIST => {
+                    return Err(refused_rt("add the route", &shown, netns)(error));
+                }
+                _ => {}
+            }
+        }
+        far.link_by_index(index)
+            .await
+            .map_err(&read)?
+            .ok_or_else(|| read(Errno::ENODEV))
+    }
+
+    /// Up, with a link-local IPv6 address that is usable at once: the kernel's own would first wait for duplicates, and
+    /// the switch sees to it that there are none.
+    async fn raise_with_link_local(
+        &self,
+        index: u32,
+        wiring: &PortWiring,
+        far: &Netlink,
+    ) -> Result<(), rtnetlink::Error> {
+        // Refused where there is no IPv6, as is the address.
+        let ipv6 = far
+            .rt
+            .link()
+            .set(link_local_mode(index, In6AddrGenMode::None))
+            .execute()
+            .await
+            .is_ok();
+        far.rt.link().set(up(index)).execute().await?;
+        if ipv6 {
+            let _ = self
+                .add_address(index, link_local(wiring.port.mac).into(), 64, far)
+                .await;
+            // From now on as the kernel would: when the container takes the interface down and up, it gets one again.
+            let _ = far
+                .rt
+                .link()
+                .set(link_local_mode(index, In6AddrGenMode::Eui64))
+                .execute()
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn add_address(
+        &self,
+        index: u32,
+        ip: IpAddr,
+        prefix: u8,
+        far: &Netlink,
+    ) -> Result<(), rtnetlink::Error> {
+        let mut request = far.rt.address().add(index, ip, prefix);
+        if ip.is_ipv6() {
+            request
+                .message_mut()
+                .attributes
+                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        }
+        match request.execute().await {
+            Err(error) if netlink::errno(&error) == Errno::EEXIST => Ok(()),
+            answer => answer,
+        }
+    }
+
+    /// Removes all of the port.
+    pub(super) async fn unwire(&self, port: &PortRecord) -> Vec<String> {
+        let mut errors = self.remove_devices(port.id).await;
+        if let Err(error) = hint::remove(&port.netns, &self.marks.of(port.id)) {
+            errors.push(format!("remove the resolv.conf of its namespace: {error}"));
+        }
+        errors
+    }
+
+    /// Removes the port's devices that are still ours.
+    pub(super) async fn remove_devices(&self, port: PortId) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut left = Vec::new();
+        for role in [Role::Veth, Role::Tap] {
+            match self.find(port, role).await {
+                Ok(found) => left.extend(found.map(|link| (role, link))),
+                Err(failure) => errors.push(failure.reason),
+            }
+        }
+        self.inventory.forget(port);
+        for (role, link) in left {
+            match self
+                .own
+                .rt
+                .link()
+                .del(link.index)
+                .execute()
+                .await
+                .map_err(|error| netlink::errno(&error))
+            {
+                Ok(()) | Err(Errno::ENODEV) => {}
+                Err(error) => {
+                    self.inventory.add(port, role, link.index);
+                    errors
+                        .push(refused("delete", &escape(&link.name), self.own_netns)(error).reason);
+                }
+            }
+        }
+        errors
+    }
+}
