@@ -40,39 +40,39 @@ use tokio::task::AbortHandle;
 
 /// What the kernel's side has to know of the node.
 #[derive(Clone, Debug)]
-pub(crate) struct KernelConfig {
+pub struct KernelConfig {
     /// Part of the mark.
-    pub(crate) mesh: MeshId,
+    pub mesh: MeshId,
     /// Part of the mark.
-    pub(crate) node: NodeId,
+    pub node: NodeId,
     /// Where the underlay's endpoint is bound, with its real port: an unspecified address offers all of this host's.
-    pub(crate) underlay: SocketAddr,
+    pub underlay: SocketAddr,
 }
 
 /// A port that is as it should be.
-pub(crate) struct Wired {
+pub struct Wired {
     /// The far end, as the kernel named it (`eth%d` becomes `eth0`).
-    pub(crate) ifname: IfName,
+    pub ifname: IfName,
     /// The far end's, as the kernel has it.
-    pub(crate) mac: MacAddr,
+    pub mac: MacAddr,
     /// The port's frames, from the destination MAC on, without packet information.
-    pub(crate) tap: tokio_tun::Tun,
+    pub tap: tokio_tun::Tun,
 }
 
 /// Why a port could not be made. Nothing of it is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub(crate) struct WireError {
+pub struct WireError {
     /// Step, device, namespace, and what to do.
-    pub(crate) reason: String,
+    pub reason: String,
     /// The namespace, or the far end in it, does not exist any more: give the port up.
-    pub(crate) gone: bool,
+    pub gone: bool,
 }
 
 /// Why the kernel's side could not start.
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {reason}")]
-pub(crate) struct KernelError {
+pub struct KernelError {
     step: &'static str,
     reason: String,
 }
@@ -85,7 +85,7 @@ const LANES: usize = 16;
 
 /// The kernel's side of this node. Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Kernel(Arc<Inner>);
+pub struct Kernel(Arc<Inner>);
 
 struct Inner {
     own: Netlink,
@@ -108,7 +108,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If netlink cannot be opened or read.
-    pub(crate) async fn start(
+    pub async fn start(
         config: KernelConfig,
         events: mpsc::Sender<Input>,
     ) -> Result<Self, KernelError> {
@@ -172,19 +172,19 @@ impl Kernel {
     ///
     /// # Errors
     /// Nothing of the port is left then, except where another descriptor of its TAP is open: then all of it is left.
-    pub(crate) async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
+    pub async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
         let _lane = self.lane(wiring.port.id).await;
         self.bench().wire(wiring).await
     }
 
     /// Removes all of the port; goes on after a failure. The answer is what could not be undone.
-    pub(crate) async fn unwire(&self, port: &PortRecord) -> Vec<String> {
+    pub async fn unwire(&self, port: &PortRecord) -> Vec<String> {
         let _lane = self.lane(port.id).await;
         self.bench().unwire(port).await
     }
 
     /// Removes devices with our mark whose port is not in `keep`. The answer is what could not be removed.
-    pub(crate) async fn sweep(&self, keep: &BTreeSet<PortId>) -> Vec<String> {
+    pub async fn sweep(&self, keep: &BTreeSet<PortId>) -> Vec<String> {
         let mut errors = Vec::new();
         for port in self
             .0
