@@ -1,2 +1,71 @@
-//! xtask
-fn main() {}
+//! Tasks of the workspace: `cargo xtask help`.
+//!
+//! Owns what is run by people and by CI, in the same way. Refuses to know anything about meshd beyond its command line.
+
+mod bench;
+mod demo;
+mod gate;
+mod plugins;
+mod setup;
+mod shell;
+mod walls;
+
+use anyhow::{Result, bail};
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask TASK
+
+  demo [--keep]     three hosts become one switch, before your eyes (root); --keep leaves the lab up
+  test [--quick]    every check there is, set-up included; --quick leaves the lab out
+  ci                the same as test: what CI runs, you run
+  setup             installs what is missing (apt packages, rustup components), or says what to do
+  plugins           builds plugins/ as WASM components, prints the folder
+  walls             checks that meshd-core touches no clock, socket, file or thread
+  lab [FILTER]      the tests on the real kernel alone (root)
+  bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
+  fmt               formats every workspace of the repository
+";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match task(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn task(words: &[String]) -> Result<()> {
+    let (task, rest) = words
+        .split_first()
+        .map_or(("help", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let flag = |name: &str| -> Result<bool> {
+        match rest {
+            [] => Ok(false),
+            [word] if word == name => Ok(true),
+            _ => bail!("`{task}` takes only {name}"),
+        }
+    };
+    match task {
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(())
+        }
+        "demo" => demo::demo(flag("--keep")?),
+        "test" => gate::test(flag("--quick")?),
+        "ci" => gate::test(false),
+        "setup" => setup::setup(),
+        "plugins" => {
+            println!("{}", plugins::build()?.display());
+            Ok(())
+        }
+        "walls" => walls::walls().or_else(walls::explain),
+        "lab" => gate::lab(rest),
+        "bench" => bench::bench(flag("--quick")?),
+        "fmt" => gate::fmt(),
+        other => bail!("no task {other:?}\n\n{HELP}"),
+    }
+}

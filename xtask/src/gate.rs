@@ -1,0 +1,195 @@
+//! `cargo xtask test`: every check there is, in the order of speed, all of them even if one fails; then one line.
+
+use crate::shell::{cargo, root, run, watch};
+use crate::{plugins, setup, walls};
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Checks passed and failed so far.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// One check that is not a set of tests.
+    fn check(&mut self, name: &str, body: impl FnOnce() -> Result<()>) {
+        let start = head(name);
+        match body() {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.fail(name);
+            }
+        }
+        foot(name, start);
+    }
+
+    /// A run of cargo's test harness.
+    fn tests(&mut self, name: &str, words: &str, args: &[&str], plugins: Option<&PathBuf>) {
+        let start = head(name);
+        let before = (self.passed, self.failed);
+        let mut command = cargo(words);
+        command.arg("--").args(args);
+        if let Some(folder) = plugins {
+            command.env("MESHD_PLUGINS", folder);
+        }
+        let ended = watch(&mut command, |line| self.read(line));
+        match ended {
+            Ok(true) => {}
+            // Failed tests are counted one by one; a harness that did not come to its end is one failure.
+            Ok(false) if self.failed > before.1 => {}
+            Ok(false) => self.fail(name),
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.fail(name);
+            }
+        }
+        foot(name, start);
+    }
+
+    /// A line of the harness: `test NAME ... FAILED`, or `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
+    fn read(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            let count = |what: &str| -> u32 {
+                let words: Vec<&str> = result.split([' ', ';']).collect();
+                let at = words.iter().position(|word| *word == what);
+                at.and_then(|at| words.get(at.wrapping_sub(1))?.parse().ok())
+                    .unwrap_or(0)
+            };
+            self.passed += count("passed");
+            self.failed += count("failed");
+            self.ignored += count("ignored");
+        } else if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+    }
+
+    fn fail(&mut self, name: &str) {
+        self.failed += 1;
+        self.failures.push(name.to_owned());
+    }
+}
+
+fn head(name: &str) -> Instant {
+    println!("\n== {name}");
+    Instant::now()
+}
+
+fn foot(name: &str, start: Instant) {
+    println!("== {name}: {:.1} s", start.elapsed().as_secs_f64());
+}
+
+/// All checks. `quick` leaves the lab out.
+pub(crate) fn test(quick: bool) -> Result<()> {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    tally.check("setup", setup::setup);
+    let mut components = None;
+    tally.check("plugins", || {
+        components = Some(plugins::build()?);
+        Ok(())
+    });
+    tally.check("fmt", fmt_check);
+    tally.check("walls", || walls::walls().or_else(walls::explain));
+    tally.check("clippy", || {
+        run(&mut cargo(
+            "clippy --quiet --workspace --all-targets -- -D warnings",
+        ))
+    });
+    let components = components.as_ref();
+    tally.tests(
+        "tests",
+        "test --workspace --exclude interop-tests --no-fail-fast",
+        &[],
+        components,
+    );
+    if quick {
+        println!("\nthe lab was left out (--quick)");
+    } else {
+        tally.check("daemon", || run(&mut cargo("build --quiet -p meshd")));
+        tally.tests(
+            "lab",
+            "test -p interop-tests --no-fail-fast",
+            &["--test-threads=1"],
+            components,
+        );
+    }
+    for name in &tally.failures {
+        println!("failed: {name}");
+    }
+    if tally.ignored > 0 {
+        println!("{} ignored", tally.ignored);
+    }
+    println!("{:.0} s", start.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 {
+        bail!("not all is well");
+    }
+    Ok(())
+}
+
+/// Every workspace of the repository.
+fn workspaces() -> Vec<PathBuf> {
+    [
+        "Cargo.toml",
+        "plugins/Cargo.toml",
+        "meshd/core/fuzz/Cargo.toml",
+    ]
+    .iter()
+    .map(|file| root().join(file))
+    .filter(|file| file.exists())
+    .collect()
+}
+
+/// Formats everything.
+pub(crate) fn fmt() -> Result<()> {
+    workspaces()
+        .iter()
+        .try_for_each(|file| run(cargo("fmt --all --manifest-path").arg(file)))
+}
+
+fn fmt_check() -> Result<()> {
+    workspaces()
+        .iter()
+        .try_for_each(|file| run(cargo("fmt --all --check --manifest-path").arg(file)))
+}
+
+/// The tests of the lab alone, `filter` as cargo's.
+pub(crate) fn lab(filter: &[String]) -> Result<()> {
+    setup::setup()?;
+    let components = plugins::build()?;
+    run(&mut cargo("build -p meshd"))?;
+    run(
+        cargo("test -p interop-tests --no-fail-fast -- --test-threads=1")
+            .args(filter)
+            .env("MESHD_PLUGINS", components),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_the_harness_add_up() {
+        let mut tally = Tally::default();
+        for line in [
+            "test a::b ... ok",
+            "test a::c ... FAILED",
+            "test result: FAILED. 7 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        ] {
+            tally.read(line);
+        }
+        assert_eq!((tally.passed, tally.failed, tally.ignored), (10, 1, 2));
+        assert_eq!(tally.failures, ["a::c"]);
+    }
+}

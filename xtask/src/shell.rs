@@ -1,0 +1,79 @@
+//! Commands of other programs, and where the workspace and its target folder are.
+
+use anyhow::{Context, Result, bail};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The folder with the workspace's `Cargo.toml`.
+pub(crate) fn root() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().map_or(own.clone(), PathBuf::from)
+}
+
+/// The target folder that this program was built into.
+pub(crate) fn target() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("own path")?;
+    let dir = exe.parent().and_then(|profile| profile.parent());
+    Ok(dir
+        .context("xtask runs outside of a target folder")?
+        .to_owned())
+}
+
+/// Cargo of the toolchain that built us, in the workspace.
+pub(crate) fn cargo(words: &str) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(words.split_whitespace());
+    command
+}
+
+/// Runs a command with our terminal.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("start {command:?}"))?;
+    if !status.success() {
+        bail!("{} ended with {status}", show(command));
+    }
+    Ok(())
+}
+
+/// Runs a command and returns its standard output; its errors go to our terminal.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let out = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
+    if !out.status.success() {
+        bail!("{} ended with {}", show(command), out.status);
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Runs a command, shows what it prints, and gives each line to `read`; true if it succeeded.
+pub(crate) fn watch(command: &mut Command, mut read: impl FnMut(&str)) -> Result<bool> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {command:?}"))?;
+    let out = child.stdout.take().context("no standard output")?;
+    for line in BufReader::new(out).split(b'\n') {
+        let line = line?;
+        let text = String::from_utf8_lossy(&line);
+        println!("{text}");
+        read(&text);
+    }
+    Ok(child.wait()?.success())
+}
+
+fn show(command: &Command) -> String {
+    let program = PathBuf::from(command.get_program());
+    let name = program
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    command
+        .get_args()
+        .fold(name, |line, word| line + " " + &word.to_string_lossy())
+}
