@@ -1,12 +1,27 @@
-//! Policy: what the plugin chain said, kept as megaflows, and the frames that wait for it.
+//! Policy: what the plugin chain said, kept as megaflows, and the questions that are on their way to it.
+//!
+//! ```text
+//!   question -> answers kept? --yes--> answer
+//!                  | no
+//!                  v
+//!            in flight already? join it : Output::Ask ... answer | 2 s pass -> everybody who waits goes on
+//! ```
+//!
+//! Owns the answers and who waits for which question. Refuses to know frames: a waiter is a number of the switch. An answer
+//! holds until the chain changes; a topology change asks nothing again, since a question has no topology in it but the
+//! destination class, which is kept with an answer that read it.
 
-use crate::flow::FlowMask;
+use crate::flow::{FlowKey, FlowMask};
+use crate::ident::{Epoch, Moment, NodeId, PortId, QueryId, Vni};
+use crate::node::{Direction, DstClass, Output, Question};
+use crate::outbox::Outbox;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How long an answer is waited for, in ms.
 pub const ANSWER_MS_MAX: u64 = 2000;
 
-/// What a chain of plugins answers to a [`Question`](crate::node::Question).
+/// What a chain of plugins answers to a [`Question`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// Pass or not.
@@ -31,4 +46,432 @@ pub enum Verdict {
     Drop,
     /// A plugin failed, and fails closed.
     Failed,
+}
+
+/// How much may be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyLimits {
+    /// Answers kept for one port, direction and peer.
+    pub answers_per_scope: usize,
+    /// Different masks among them.
+    pub masks_per_scope: usize,
+    /// Scopes with answers.
+    pub scopes: usize,
+    /// Questions on their way.
+    pub questions: usize,
+}
+
+impl Default for PolicyLimits {
+    fn default() -> Self {
+        Self {
+            answers_per_scope: 1024,
+            masks_per_scope: 16,
+            scopes: 4096,
+            questions: 1024,
+        }
+    }
+}
+
+/// What an answer always depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Scope {
+    vni: Vni,
+    direction: Direction,
+    port: PortId,
+    peer: Option<NodeId>,
+}
+
+impl Scope {
+    fn of(question: &Question) -> Self {
+        let &Question {
+            vni,
+            direction,
+            port,
+            peer,
+            ..
+        } = question;
+        Self {
+            vni,
+            direction,
+            port,
+            peer,
+        }
+    }
+}
+
+/// Answers of one scope: for each mask, masked key and destination class if that was read.
+type Kept = Vec<(FlowMask, BTreeMap<(FlowKey, Option<DstClass>), Answer>)>;
+
+/// A question on its way, and who waits for it.
+#[derive(Debug)]
+struct Flight {
+    question: Question,
+    epoch: Epoch,
+    deadline: Moment,
+    waiters: Vec<u64>,
+}
+
+/// Chains, answers and questions of all networks.
+#[derive(Debug)]
+pub struct Policy {
+    limits: PolicyLimits,
+    chains: BTreeMap<Vni, u32>,
+    kept: BTreeMap<Scope, Kept>,
+    flights: BTreeMap<QueryId, Flight>,
+    flights_by_question: BTreeMap<(Scope, FlowKey, DstClass), QueryId>,
+    next_query: QueryId,
+}
+
+impl Policy {
+    /// No chain anywhere.
+    #[must_use]
+    pub fn new(limits: PolicyLimits) -> Self {
+        Self {
+            limits,
+            chains: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            flights_by_question: BTreeMap::new(),
+            next_query: QueryId(0),
+        }
+    }
+
+    /// True if the network has plugins to ask.
+    #[must_use]
+    pub fn has_chain(&self, vni: Vni) -> bool {
+        self.chains.contains_key(&vni)
+    }
+
+    /// The chain of `vni` changed, in code, config or length (0: none). All its answers are void; those who wait for
+    /// one must ask again and are returned.
+    pub fn set_chain(&mut self, vni: Vni, plugins: u32) -> Vec<u64> {
+        if plugins == 0 {
+            self.chains.remove(&vni);
+        } else {
+            self.chains.insert(vni, plugins);
+        }
+        self.forget(|scope| scope.vni == vni)
+    }
+
+    /// The port is gone, and what was said about it. Returns those who wait for an answer about it.
+    pub fn remove_port(&mut self, port: PortId) -> Vec<u64> {
+        self.forget(|scope| scope.port == port)
+    }
+
+    fn forget(&mut self, void: impl Fn(&Scope) -> bool) -> Vec<u64> {
+        self.kept.retain(|scope, _| !void(scope));
+        let gone: Vec<QueryId> = self
+            .flights
+            .iter()
+            .filter(|(_, f)| void(&Scope::of(&f.question)))
+            .map(|(&q, _)| q)
+            .collect();
+        gone.into_iter()
+            .filter_map(|query| self.land(query))
+            .flat_map(|f| f.waiters)
+            .collect()
+    }
+
+    /// What the chain said to such a question, if that is known.
+    #[must_use]
+    pub fn look(&self, question: &Question) -> Option<&Answer> {
+        self.kept
+            .get(&Scope::of(question))?
+            .iter()
+            .find_map(|(mask, answers)| {
+                let key = mask.apply(&question.key);
+                answers
+                    .get(&(key, None))
+                    .or_else(|| answers.get(&(key, Some(question.dst_class))))
+            })
+    }
+
+    /// Asks, or joins one who asked the same. False if too many questions are on their way.
+    pub fn ask(
+        &mut self,
+        question: Question,
+        waiter: u64,
+        epoch: Epoch,
+        now: Moment,
+        out: &mut Outbox,
+    ) -> bool {
+        let by = (Scope::of(&question), question.key, question.dst_class);
+        if let Some(flight) = self
+            .flights_by_question
+            .get(&by)
+            .and_then(|query| self.flights.get_mut(query))
+        {
+            flight.waiters.push(waiter);
+            return true;
+        }
+        if self.flights.len() >= self.limits.questions {
+            return false;
+        }
+        let query = self.next_query;
+        self.next_query = QueryId(query.0.wrapping_add(1));
+        out.push(Output::Ask {
+            query,
+            epoch,
+            question: question.clone(),
+        });
+        self.flights_by_question.insert(by, query);
+        self.flights.insert(
+            query,
+            Flight {
+                question,
+                epoch,
+                deadline: now.plus_ms(ANSWER_MS_MAX),
+                waiters: vec![waiter],
+            },
+        );
+        true
+    }
+
+    /// The chain answered: keeps the answer if it may, and returns the question, the answer with its mask made whole, and
+    /// who waits for it. `None` if nobody asked, or not any more.
+    pub fn answer(
+        &mut self,
+        query: QueryId,
+        epoch: Epoch,
+        mut answer: Answer,
+    ) -> Option<(Question, Answer, Vec<u64>)> {
+        if self.flights.get(&query)?.epoch != epoch {
+            return None;
+        }
+        let Flight {
+            question, waiters, ..
+        } = self.land(query)?;
+        answer.mask = answer.mask.with_prerequisites();
+        // What failed is asked again as soon as the ruling made of it has run out.
+        if answer.cacheable && answer.verdict != Verdict::Failed {
+            self.keep(&question, &answer);
+        }
+        Some((question, answer, waiters))
+    }
+
+    /// Those who waited for too long, with what they asked.
+    pub fn time_out(&mut self, now: Moment) -> Vec<(Question, Vec<u64>)> {
+        let late: Vec<QueryId> = self
+            .flights
+            .iter()
+            .take_while(|(_, f)| f.deadline <= now)
+            .map(|(&query, _)| query)
+            .collect();
+        late.into_iter()
+            .filter_map(|query| self.land(query))
+            .map(|f| (f.question, f.waiters))
+            .collect()
+    }
+
+    /// When the first question is late. All wait equally long and are numbered in order.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.flights.first_key_value().map(|(_, f)| f.deadline)
+    }
+
+    fn land(&mut self, query: QueryId) -> Option<Flight> {
+        let flight = self.flights.remove(&query)?;
+        let question = &flight.question;
+        self.flights_by_question
+            .remove(&(Scope::of(question), question.key, question.dst_class));
+        Some(flight)
+    }
+
+    fn keep(&mut self, question: &Question, answer: &Answer) {
+        let scope = Scope::of(question);
+        // What is full starts anew: answers can be asked for again, and lanes keep the rulings that were made of them.
+        if !self.kept.contains_key(&scope) && self.kept.len() >= self.limits.scopes {
+            self.kept.pop_first();
+        }
+        let kept = self.kept.entry(scope).or_default();
+        if kept.iter().map(|(_, answers)| answers.len()).sum::<usize>()
+            >= self.limits.answers_per_scope
+        {
+            kept.clear();
+        }
+        let at = match kept.iter().position(|(mask, _)| *mask == answer.mask) {
+            Some(at) => at,
+            None => {
+                if kept.len() >= self.limits.masks_per_scope {
+                    kept.clear();
+                }
+                kept.push((answer.mask, BTreeMap::new()));
+                kept.len() - 1
+            }
+        };
+        if let Some((mask, answers)) = kept.get_mut(at) {
+            let class = answer.read_dst_class.then_some(question.dst_class);
+            answers.insert((mask.apply(&question.key), class), answer.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::flow::Fields;
+    use proptest::prelude::*;
+
+    fn question(dst_port: u16) -> Question {
+        let vni = Vni::new(7).unwrap();
+        let key = FlowKey {
+            ether_type: 0x0800,
+            ip_proto: 6,
+            l4_ok: true,
+            dst_port,
+            ..FlowKey::blank(vni)
+        };
+        Question {
+            vni,
+            direction: Direction::Ingress,
+            port: PortId(1),
+            peer: None,
+            key,
+            dst_class: DstClass::UnicastKnown,
+        }
+    }
+
+    fn answer(dst_port_bits: u16) -> Answer {
+        let mask = FlowMask {
+            dst_port: dst_port_bits,
+            ..FlowMask::default()
+        };
+        Answer {
+            verdict: Verdict::Pass,
+            mask,
+            read_dst_class: false,
+            cacheable: true,
+            why: String::new(),
+        }
+    }
+
+    fn asked(out: &mut Outbox) -> Vec<QueryId> {
+        std::iter::from_fn(|| out.pop())
+            .filter_map(|o| {
+                if let Output::Ask { query, .. } = o {
+                    Some(query)
+                } else {
+                    None
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_question_is_asked_once_and_answers_everybody_and_all_that_it_did_not_tell_apart() {
+        let (mut policy, mut out, epoch) = (
+            Policy::new(PolicyLimits::default()),
+            Outbox::default(),
+            Epoch(3),
+        );
+        assert!(policy.ask(question(80), 10, epoch, Moment(0), &mut out));
+        assert!(policy.ask(question(80), 11, epoch, Moment(0), &mut out));
+        let queries = asked(&mut out);
+        assert_eq!(queries.len(), 1);
+        let (_, said, waiters) = policy.answer(queries[0], epoch, answer(0xfff0)).unwrap();
+        assert_eq!(waiters, [10, 11]);
+        assert!(
+            said.mask.fields.has(Fields::IP_PROTO.with(Fields::L4_OK)),
+            "a mask is made whole"
+        );
+        assert!(policy.look(&question(81)).is_some());
+        assert!(policy.look(&question(96)).is_none());
+        let elsewhere = Question {
+            port: PortId(2),
+            ..question(80)
+        };
+        assert!(policy.look(&elsewhere).is_none());
+    }
+
+    #[test]
+    fn a_changed_chain_voids_answers_and_sends_those_who_wait_to_ask_again() {
+        let (mut policy, mut out, epoch) = (
+            Policy::new(PolicyLimits::default()),
+            Outbox::default(),
+            Epoch(3),
+        );
+        policy.ask(question(80), 1, epoch, Moment(0), &mut out);
+        policy.ask(question(81), 2, epoch, Moment(0), &mut out);
+        let queries = asked(&mut out);
+        policy.answer(queries[0], epoch, answer(0xffff)).unwrap();
+        assert_eq!(policy.set_chain(question(80).vni, 2), [2]);
+        assert!(policy.look(&question(80)).is_none());
+        assert!(
+            policy.answer(queries[1], epoch, answer(0xffff)).is_none(),
+            "an answer of the old chain came home late"
+        );
+    }
+
+    #[test]
+    fn a_question_without_answer_ends_after_two_seconds() {
+        let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+        policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
+        assert_eq!(policy.poll_timeout(), Some(Moment(0).plus_ms(2000)));
+        assert!(policy.time_out(Moment(0).plus_ms(1999)).is_empty());
+        assert_eq!(
+            policy.time_out(Moment(0).plus_ms(2000)),
+            [(question(80), vec![1])]
+        );
+        assert_eq!(policy.poll_timeout(), None);
+    }
+
+    #[test]
+    fn an_answer_that_must_not_be_kept_or_that_read_the_class_is_not_given_to_others() {
+        let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+        policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
+        policy
+            .answer(
+                asked(&mut out)[0],
+                Epoch(0),
+                Answer {
+                    cacheable: false,
+                    ..answer(0)
+                },
+            )
+            .unwrap();
+        assert!(policy.look(&question(80)).is_none());
+        policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
+        policy
+            .answer(
+                asked(&mut out)[0],
+                Epoch(0),
+                Answer {
+                    read_dst_class: true,
+                    ..answer(0)
+                },
+            )
+            .unwrap();
+        assert!(policy.look(&question(81)).is_some());
+        assert!(
+            policy
+                .look(&Question {
+                    dst_class: DstClass::Broadcast,
+                    ..question(81)
+                })
+                .is_none()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_sequence_of_questions_exceeds_the_bounds(asks in proptest::collection::vec((0..50u32, any::<u16>(), any::<u16>()), 1..300)) {
+            let limits = PolicyLimits { answers_per_scope: 4, masks_per_scope: 2, scopes: 3, questions: 5 };
+            let (mut policy, mut out) = (Policy::new(limits), Outbox::default());
+            for (port, dst_port, bits) in asks {
+                let question = Question { port: PortId(port), ..question(dst_port) };
+                policy.ask(question, 0, Epoch(0), Moment(0), &mut out);
+                if bits % 3 > 0 {
+                    for query in asked(&mut out) {
+                        policy.answer(query, Epoch(0), answer(bits));
+                    }
+                }
+                prop_assert!(policy.kept.len() <= 3 && policy.flights.len() <= 5);
+                prop_assert_eq!(policy.flights.len(), policy.flights_by_question.len());
+                for kept in policy.kept.values() {
+                    prop_assert!(kept.len() <= 2 && kept.iter().map(|(_, a)| a.len()).sum::<usize>() <= 4);
+                }
+            }
+        }
+    }
 }

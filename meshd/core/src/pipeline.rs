@@ -1,0 +1,500 @@
+//! The walk of one frame through a network, without change to anything: what is to happen to it, or which question must be
+//! answered first.
+//!
+//! ```text
+//!  from port:  lengths, headers -> source check -> ARP/ND -> where to? -> policy in (sender's port)
+//!                                                                           |-> policy out (each receiver here) -> ports
+//!                                                                           '-> the receiver's node              -> peers
+//!  from peer:  on the network?  -> source check -> ARP/ND -> where to? -> policy out -> ports       (never a peer)
+//!  from the node's own service: as from a port, but to ports only, unasked, and never flooded but for ARP and ND
+//! ```
+//!
+//! Owns the rules. The switch runs the walk again each time that an answer comes home, and `meshd trace` runs it with a pen:
+//! both see the same code. A ruling is cached under source, destination, EtherType and address family, plus what policy
+//! read; ARP and ND are never cached, and since the family is always matched none of them can meet a cached ruling.
+
+use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
+use crate::flow::{Fields, FlowKey, FlowMask, Origin};
+use crate::frame::Frame;
+use crate::ident::{MacAddr, Moment, NodeId, PortId, Vni};
+use crate::neighbor::{Advice, Neighbors, is_neighborly};
+use crate::node::{Direction, DstClass, Question};
+use crate::policy::{Answer, Verdict};
+use crate::ruling::{Action, DropReason, Output};
+use crate::switch::PortFace;
+use crate::view::TraceStep;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How long a ruling holds that knows no better than to flood, in ms.
+pub const UNKNOWN_MS: u64 = 1000;
+/// How long a ruling holds that a failed or silent plugin caused, in ms.
+pub const FAILED_MS: u64 = 1000;
+
+/// Bytes of the longest frame of a network with `mtu`: the Ethernet header, two tags, and the payload.
+#[must_use]
+pub fn longest(mtu: u16) -> u32 {
+    u32::from(mtu) + 22
+}
+
+/// One segment, as this node has it.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) mtu: u16,
+    pub(crate) fdb: Fdb,
+    pub(crate) neighbors: Neighbors,
+    pub(crate) ports: BTreeMap<PortId, PortFace>,
+    pub(crate) members: BTreeSet<NodeId>,
+}
+
+/// Who answers questions: `None` if the answer is not there yet.
+pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&Question) -> Option<Answer>;
+
+/// What is to happen to a frame, and for which others the same holds.
+#[derive(Debug)]
+pub(crate) struct Decision {
+    pub(crate) action: Action,
+    /// What was looked at; `None`: the next frame may fare otherwise.
+    pub(crate) mask: Option<FlowMask>,
+    pub(crate) until: Option<Moment>,
+    pub(crate) longest: u32,
+    /// Known beyond the reason of a drop.
+    pub(crate) why: Option<String>,
+    /// A MAC that is nowhere, of which this decision made something.
+    pub(crate) unknown: Option<MacAddr>,
+    /// An answer that the switch gives itself.
+    pub(crate) reply: Option<(PortId, Bytes)>,
+}
+
+/// Why a walk ends before the frame has receivers.
+enum Stop {
+    Drop(DropReason, Option<String>),
+    Ask(Box<Question>),
+    Consume(Option<(PortId, Bytes)>),
+}
+
+fn stop<T>(reason: DropReason) -> Result<T, Stop> {
+    Err(Stop::Drop(reason, None))
+}
+
+/// One frame on its way.
+pub(crate) struct Walk<'a> {
+    network: Option<&'a Network>,
+    chain: bool,
+    origin: Origin,
+    frame: Frame<'a>,
+    key: FlowKey,
+    now: Moment,
+    oracle: Oracle<'a>,
+    mask: FlowMask,
+    cacheable: bool,
+    until: Option<Moment>,
+    unknown: Option<MacAddr>,
+    steps: Option<&'a mut Vec<TraceStep>>,
+}
+
+impl<'a> Walk<'a> {
+    pub(crate) fn new(
+        network: Option<&'a Network>,
+        chain: bool,
+        origin: Origin,
+        vni: Vni,
+        frame: Frame<'a>,
+        now: Moment,
+        oracle: Oracle<'a>,
+    ) -> Self {
+        let key = frame.flow_key(vni);
+        let mask = FlowMask {
+            src_mac: 48,
+            dst_mac: 48,
+            fields: Fields::ETHER_TYPE.with(Fields::IP_KIND),
+            ..FlowMask::default()
+        };
+        let cacheable = !is_neighborly(key.ip_kind);
+        Self {
+            network,
+            chain,
+            origin,
+            frame,
+            key,
+            now,
+            oracle,
+            mask,
+            cacheable,
+            until: None,
+            unknown: None,
+            steps: None,
+        }
+    }
+
+    /// Writes down each step.
+    pub(crate) fn with_steps(mut self, steps: &'a mut Vec<TraceStep>) -> Self {
+        self.steps = Some(steps);
+        self
+    }
+
+    /// Walks.
+    ///
+    /// # Errors
+    /// The question whose answer is missing.
+    pub(crate) fn decide(mut self) -> Result<Decision, Box<Question>> {
+        let (action, why, reply) = match self.walk() {
+            Ok(to) => (Action::Forward(to.into()), None, None),
+            Err(Stop::Consume(reply)) => (Action::Consume, None, reply),
+            Err(Stop::Drop(reason, why)) => {
+                self.step("drop", || {
+                    why.clone().unwrap_or_else(|| reason.explain().to_owned())
+                });
+                (Action::Drop(reason), why, None)
+            }
+            Err(Stop::Ask(question)) => return Err(question),
+        };
+        Ok(Decision {
+            action,
+            mask: self.cacheable.then_some(self.mask),
+            until: self.until,
+            longest: self.network.map_or(u32::MAX, |n| longest(n.mtu)),
+            why,
+            unknown: self.unknown,
+            reply,
+        })
+    }
+
+    /// Where the frame comes from, if it may come from there, and what the FDB says of its source.
+    pub(crate) fn admit(
+        network: &Network,
+        origin: Origin,
+        frame: &Frame<'_>,
+        now: Moment,
+    ) -> Result<(Place, Option<Source>), SourceRefused> {
+        let refused = |reason, why: String| {
+            Err(SourceRefused {
+                reason,
+                why,
+                until: None,
+            })
+        };
+        let src = frame.src();
+        if frame.bytes().len() > longest(network.mtu) as usize {
+            return refused(
+                DropReason::TooLong,
+                format!(
+                    "it has {} bytes; with an MTU of {} it may have {}",
+                    frame.bytes().len(),
+                    network.mtu,
+                    longest(network.mtu)
+                ),
+            );
+        }
+        if !src.is_source() {
+            return refused(DropReason::InvalidSource, format!("its source is {src}"));
+        }
+        match origin {
+            Origin::Port(port) => match network.ports.get(&port) {
+                None => refused(
+                    DropReason::NotOnNetwork,
+                    format!("port {port} is not on the network"),
+                ),
+                Some(face) if face.service => {
+                    if src == face.mac {
+                        Ok((Place::Service(port), None))
+                    } else {
+                        refused(
+                            DropReason::SpoofedSource,
+                            format!("the service's MAC is {}, not {src}", face.mac),
+                        )
+                    }
+                }
+                Some(_) => Ok((
+                    Place::Port(port),
+                    Some(network.fdb.check_source(src, port, now)?),
+                )),
+            },
+            Origin::Peer(node) if !network.members.contains(&node) => refused(
+                DropReason::NotOnNetwork,
+                format!(
+                    "node {} has not said that it is on the network",
+                    node.short()
+                ),
+            ),
+            Origin::Peer(node) => match network.fdb.lookup(src) {
+                Some(Place::Port(port) | Place::Service(port)) => refused(
+                    DropReason::SpoofedSource,
+                    format!("{src} is behind port {port} of this node"),
+                ),
+                Some(Place::Node(owner)) if owner != node => refused(
+                    DropReason::SpoofedSource,
+                    format!("{src} belongs to an endpoint of node {}", owner.short()),
+                ),
+                _ => Ok((Place::Node(node), None)),
+            },
+        }
+    }
+
+    fn walk(&mut self) -> Result<Vec<Output>, Stop> {
+        let vni = self.key.vni;
+        let Some(network) = self.network else {
+            return stop(DropReason::UnknownVni);
+        };
+        let from = match Self::admit(network, self.origin, &self.frame, self.now) {
+            Ok((from, source)) => {
+                let src = self.key.src_mac;
+                self.step("source check", || match source {
+                    Some(Source::Own) => format!("{src} is the port's own MAC"),
+                    Some(Source::Known) => format!("{src} was learned at this port"),
+                    Some(Source::New) => format!("{src} is new and would be learned"),
+                    Some(Source::Moved { from }) => {
+                        format!("{src} would move here from port {from}")
+                    }
+                    None => format!("{src} may come from there"),
+                });
+                if matches!(
+                    source,
+                    Some(Source::Known | Source::New | Source::Moved { .. })
+                ) {
+                    // The cache hides frames from the FDB: come back in time to keep the entry young.
+                    self.hold(self.now.plus_ms(AGE_MS / 2));
+                }
+                if matches!(from, Place::Node(_)) && network.fdb.lookup(src).is_none() {
+                    self.unknown = Some(src);
+                }
+                from
+            }
+            Err(SourceRefused { reason, why, until }) => {
+                if let Some(until) = until {
+                    self.hold(until);
+                }
+                // A length is no part of the key: shorter frames of the same flow are welcome.
+                self.cacheable &= reason != DropReason::TooLong;
+                return Err(Stop::Drop(reason, Some(why)));
+            }
+        };
+        if self.key.dst_mac.is_link_local_control() {
+            return stop(DropReason::LinkLocalControl);
+        }
+        if self.frame.is_malformed() {
+            return stop(DropReason::Malformed);
+        }
+        self.step("network", || {
+            format!(
+                "VNI {vni}, MTU {}, {} ports here, {} peers",
+                network.mtu,
+                network.ports.len(),
+                network.members.len()
+            )
+        });
+        if is_neighborly(self.key.ip_kind) {
+            self.neighbors(network, from)?;
+        }
+        self.deliver(network, from)
+    }
+
+    /// ARP and ND that the switch sees to itself end here.
+    fn neighbors(&mut self, network: &Network, from: Place) -> Result<(), Stop> {
+        match network.neighbors.consider(&self.frame, from) {
+            Advice::Forward => Ok(()),
+            Advice::Refuse(why) => Err(Stop::Drop(DropReason::SpoofedAddress, Some(why))),
+            Advice::Void(why) => Err(Stop::Drop(DropReason::Malformed, Some(why.to_owned()))),
+            Advice::Silence(ip) => {
+                self.step("neighbour", || format!("{ip} is the asker's own address, or behind its own port: nothing is to be said"));
+                Err(Stop::Consume(None))
+            }
+            Advice::Answer { reply, owner, ip } => {
+                self.step("neighbour", || {
+                    format!("{ip} is at {}: answered here", owner.mac)
+                });
+                let back = match from {
+                    Place::Port(port) | Place::Service(port) => Some((port, reply)),
+                    Place::Node(_) => None,
+                };
+                Err(Stop::Consume(back))
+            }
+        }
+    }
+
+    fn deliver(&mut self, network: &Network, from: Place) -> Result<Vec<Output>, Stop> {
+        let dst = self.key.dst_mac;
+        let found = if dst.is_group() {
+            None
+        } else {
+            network.fdb.lookup(dst)
+        };
+        let class = match found {
+            Some(_) => DstClass::UnicastKnown,
+            None if dst == MacAddr::BROADCAST => DstClass::Broadcast,
+            None if dst.is_group() => DstClass::Multicast,
+            None => DstClass::UnicastUnknown,
+        };
+        self.step("lookup", || match found {
+            Some(Place::Port(port)) => format!("{dst} is behind port {port}"),
+            Some(Place::Service(_)) => format!("{dst} is the node's own service"),
+            Some(Place::Node(node)) => format!("{dst} is on node {}", node.short()),
+            None if dst.is_group() => format!("{dst} is for all"),
+            None => format!("nobody knows {dst}"),
+        });
+        let Some(to) = found else {
+            return self.flood(network, from, class);
+        };
+        // Where it cannot go, policy need not be asked.
+        match (from, to) {
+            (Place::Port(a) | Place::Service(a), Place::Port(b) | Place::Service(b)) if a == b => {
+                return stop(DropReason::Hairpin);
+            }
+            (Place::Node(_), Place::Node(_) | Place::Service(_)) => {
+                return stop(DropReason::SplitHorizon);
+            }
+            (Place::Service(_), Place::Node(_)) => {
+                return Err(Stop::Drop(
+                    DropReason::NoReceiver,
+                    Some(SERVICE_STAYS.to_owned()),
+                ));
+            }
+            _ => {}
+        }
+        if let Place::Port(port) = from {
+            self.pass(Direction::Ingress, port, class)?;
+        }
+        let output = match to {
+            Place::Port(port) => {
+                self.pass(Direction::Egress, port, class)?;
+                Output::Port(port)
+            }
+            Place::Service(port) => Output::Port(port),
+            Place::Node(node) => Output::Peer(node),
+        };
+        self.step("forward", || show(&[output]));
+        Ok(vec![output])
+    }
+
+    /// To all ports here but the one it came from, and, if it came from a port, to all peers that have the network.
+    fn flood(
+        &mut self,
+        network: &Network,
+        from: Place,
+        class: DstClass,
+    ) -> Result<Vec<Output>, Stop> {
+        if class == DstClass::UnicastUnknown {
+            self.hold(self.now.plus_ms(UNKNOWN_MS));
+            // In the place of an unknown source, if need be: this ruling ends within a second anyway.
+            self.unknown = Some(self.key.dst_mac);
+        }
+        match from {
+            Place::Port(port) => self.pass(Direction::Ingress, port, class)?,
+            Place::Service(_) if !is_neighborly(self.key.ip_kind) => {
+                return Err(Stop::Drop(
+                    DropReason::NoReceiver,
+                    Some(SERVICE_STAYS.to_owned()),
+                ));
+            }
+            _ => {}
+        }
+        let mut to = Vec::new();
+        let mut refused = None;
+        for (&port, face) in &network.ports {
+            if face.service || from == Place::Port(port) {
+                continue;
+            }
+            match self.pass(Direction::Egress, port, class) {
+                Ok(()) => to.push(Output::Port(port)),
+                Err(Stop::Drop(reason, why)) => refused = Some((reason, why)),
+                Err(other) => return Err(other),
+            }
+        }
+        if matches!(from, Place::Port(_)) {
+            to.extend(network.members.iter().map(|&node| Output::Peer(node)));
+        }
+        match (to.is_empty(), refused) {
+            (false, _) => {
+                self.step("flood", || show(&to));
+                Ok(to)
+            }
+            (true, Some((reason, why))) => Err(Stop::Drop(reason, why)),
+            (true, None) => stop(if matches!(from, Place::Node(_)) {
+                DropReason::SplitHorizon
+            } else {
+                DropReason::NoReceiver
+            }),
+        }
+    }
+
+    /// Asks the chain, if there is one.
+    fn pass(
+        &mut self,
+        direction: Direction,
+        port: PortId,
+        dst_class: DstClass,
+    ) -> Result<(), Stop> {
+        if !self.chain {
+            return Ok(());
+        }
+        let peer = match self.origin {
+            Origin::Peer(node) => Some(node),
+            Origin::Port(_) => None,
+        };
+        let question = Question {
+            vni: self.key.vni,
+            direction,
+            port,
+            peer,
+            key: self.key,
+            dst_class,
+        };
+        let Some(answer) = (self.oracle)(&question) else {
+            return Err(Stop::Ask(Box::new(question)));
+        };
+        self.mask = self.mask.union(&answer.mask.with_prerequisites());
+        // A failure is kept for a moment, so that a broken plugin does not run for each frame of a burst.
+        self.cacheable &= answer.cacheable || answer.verdict == Verdict::Failed;
+        self.step(
+            if direction == Direction::Ingress {
+                "policy in"
+            } else {
+                "policy out"
+            },
+            || {
+                let said = match answer.verdict {
+                    Verdict::Pass => "pass",
+                    Verdict::Drop => "drop",
+                    Verdict::Failed => "failed",
+                };
+                format!("port {port}: {said} ({})", answer.why)
+            },
+        );
+        match answer.verdict {
+            Verdict::Pass => Ok(()),
+            Verdict::Drop => Err(Stop::Drop(DropReason::Policy, Some(answer.why))),
+            Verdict::Failed => {
+                self.hold(self.now.plus_ms(FAILED_MS));
+                Err(Stop::Drop(DropReason::PolicyFailed, Some(answer.why)))
+            }
+        }
+    }
+
+    fn hold(&mut self, until: Moment) {
+        self.until = Some(self.until.map_or(until, |u| u.min(until)));
+    }
+
+    fn step(&mut self, what: &str, detail: impl FnOnce() -> String) {
+        if let Some(steps) = &mut self.steps {
+            steps.push(TraceStep {
+                what: what.to_owned(),
+                detail: detail(),
+            });
+        }
+    }
+}
+
+const SERVICE_STAYS: &str =
+    "the node's own service speaks to ports of this node only, and does not broadcast";
+
+/// `port 3, port 4, node abcdefgh`.
+fn show(to: &[Output]) -> String {
+    let names: Vec<String> = to
+        .iter()
+        .map(|output| match output {
+            Output::Port(port) => format!("port {port}"),
+            Output::Peer(node) => format!("node {}", node.short()),
+        })
+        .collect();
+    names.join(", ")
+}

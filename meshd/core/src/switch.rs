@@ -1,0 +1,698 @@
+//! The switch: all networks of this node, and the rulings on frames that no lane has a ruling for.
+//!
+//! ```text
+//!   lane --upcall--> learn the source -> Walk (pipeline.rs) -- decided --> Output::Ruling (+ Inject)
+//!                                          | a question is open           ^
+//!                                          v                              |
+//!                                 waits, Output::Ask ---- answer ---> walk again
+//! ```
+//!
+//! Owns segments, their ports, FDBs and neighbours, the upcalls that wait for policy, and the epoch. Refuses to see frames
+//! that a lane can decide. The epoch grows only when a ruling made before may be wrong now: a port, a peer of a network or a
+//! chain came, went or changed; a MAC moved, aged or was withdrawn. A new MAC is no such thing, unless some ruling was made
+//! on its absence.
+
+use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
+use crate::flow::{FlowKey, FlowMask, Origin};
+use crate::frame::Frame;
+use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
+use crate::neighbor::{Neighbors, Owner, is_neighborly};
+use crate::node::{Direction, Output as Out, Question};
+use crate::outbox::Outbox;
+use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
+use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
+use crate::ruling::{Action, DropReason, Megaflow, Ruling};
+use crate::view::TraceStep;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// How big the switch may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SwitchLimits {
+    /// Of each network's FDB.
+    pub fdb: FdbLimits,
+    /// Of policy, all networks.
+    pub policy: PolicyLimits,
+    /// Upcalls that wait for policy.
+    pub pending: usize,
+    /// MACs on whose absence a ruling was made; with more, any new MAC makes a new epoch.
+    pub unknown: usize,
+}
+
+impl Default for SwitchLimits {
+    fn default() -> Self {
+        Self {
+            fdb: FdbLimits::default(),
+            policy: PolicyLimits::default(),
+            pending: 4096,
+            unknown: 4096,
+        }
+    }
+}
+
+/// A port, as the switch sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFace {
+    /// Its number.
+    pub port: PortId,
+    /// Its network.
+    pub vni: Vni,
+    /// Its own MAC.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// The node's own presence on the network.
+    pub service: bool,
+}
+
+/// An endpoint of another node, as the directory has it; of those that claim the same, the one that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteEndpoint {
+    /// Where it is.
+    pub node: NodeId,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+/// Why the switch does not take a port.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddPortError {
+    /// No such network.
+    #[error("port {port}: no network has VNI {vni} here")]
+    UnknownVni {
+        /// The port.
+        port: PortId,
+        /// Its network.
+        vni: Vni,
+    },
+    /// Another port has its MAC.
+    #[error("port {port}: port {holder} has MAC {mac} already; give the port another one")]
+    MacTaken {
+        /// The port.
+        port: PortId,
+        /// The MAC.
+        mac: MacAddr,
+        /// Who has it.
+        holder: PortId,
+    },
+}
+
+/// One line of an FDB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbRow {
+    /// The MAC.
+    pub mac: MacAddr,
+    /// Where it is.
+    pub place: Place,
+    /// How that is known.
+    pub how: How,
+    /// Its addresses, as far as known.
+    pub ips: Vec<IpAddr>,
+}
+
+/// The last frame that was dropped for a reason by a ruling of the switch. Counting is for the lanes, which see each frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropSeen {
+    /// When.
+    pub at: Moment,
+    /// On which network.
+    pub vni: Vni,
+    /// From where.
+    pub origin: Origin,
+    /// The frame's fields, if it was one.
+    pub key: Option<FlowKey>,
+    /// What is known beyond the reason.
+    pub why: Option<String>,
+}
+
+/// Where a trace ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TraceEnd {
+    /// This would happen. With an answer by the switch itself the action is [`Action::Consume`].
+    Ruled {
+        /// The ruling.
+        ruling: Ruling,
+        /// What is known beyond the reason of a drop.
+        why: Option<String>,
+    },
+    /// Policy has the word: trace again, with the answer to this appended to the answers.
+    Ask(Box<Question>),
+}
+
+/// What would happen to a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceOutcome {
+    /// In the order in which the switch goes.
+    pub steps: Vec<TraceStep>,
+    /// Where it ended.
+    pub end: TraceEnd,
+}
+
+/// An upcall that waits for policy.
+#[derive(Debug)]
+struct Pending {
+    origin: Origin,
+    upcall: UpcallId,
+    vni: Vni,
+    frame: Bytes,
+    since: Moment,
+    /// Answers to its questions: those that must not be kept hold for it alone.
+    said: Vec<(Direction, PortId, Answer)>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Switch {
+    limits: SwitchLimits,
+    epoch: Epoch,
+    networks: BTreeMap<Vni, Network>,
+    policy: Policy,
+    pending: BTreeMap<u64, Pending>,
+    next_pending: u64,
+    /// MACs that were nowhere when a ruling of this epoch was made.
+    unknown: BTreeSet<(Vni, MacAddr)>,
+    unknown_overflow: bool,
+    drops: BTreeMap<DropReason, DropSeen>,
+    /// State of each FDB's learned MACs when they were last taken.
+    taken: BTreeMap<Vni, u64>,
+}
+
+impl Switch {
+    /// A switch without networks, in epoch 0.
+    #[must_use]
+    pub fn new(limits: SwitchLimits) -> Self {
+        Self {
+            limits,
+            epoch: Epoch(0),
+            networks: BTreeMap::new(),
+            policy: Policy::new(limits.policy),
+            pending: BTreeMap::new(),
+            next_pending: 0,
+            unknown: BTreeSet::new(),
+            unknown_overflow: false,
+            drops: BTreeMap::new(),
+            taken: BTreeMap::new(),
+        }
+    }
+
+    /// The current epoch; every change of it is also an output.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The last drop of each reason.
+    #[must_use]
+    pub fn drops(&self) -> &BTreeMap<DropReason, DropSeen> {
+        &self.drops
+    }
+
+    /// The FDB of a network, by MAC, what is here first; empty if there is no such network.
+    #[must_use]
+    pub fn fdb(&self, vni: Vni) -> Vec<FdbRow> {
+        let Some(network) = self.networks.get(&vni) else {
+            return Vec::new();
+        };
+        network
+            .fdb
+            .rows()
+            .map(|(mac, place, how)| FdbRow {
+                mac,
+                place,
+                how,
+                ips: network.neighbors.ips_of(mac, place).collect(),
+            })
+            .collect()
+    }
+
+    /// The networks whose learned MACs changed since the last call, with all that they have now, by MAC.
+    pub fn take_learned(&mut self) -> Vec<(Vni, Vec<(MacAddr, PortId)>)> {
+        let mut changed = Vec::new();
+        for (&vni, network) in &self.networks {
+            let now = network.fdb.changes();
+            if self.taken.insert(vni, now).unwrap_or(0) != now {
+                changed.push((vni, network.fdb.learned().collect()));
+            }
+        }
+        changed
+    }
+
+    // What the node has.
+
+    /// Adds a network, or gives it another MTU.
+    pub fn set_network(&mut self, vni: Vni, mtu: u16, out: &mut Outbox) {
+        match self.networks.get_mut(&vni) {
+            Some(network) if network.mtu == mtu => return,
+            Some(network) => network.mtu = mtu,
+            None => {
+                let fdb = Fdb::new(self.limits.fdb);
+                let network = Network {
+                    mtu,
+                    fdb,
+                    neighbors: Neighbors::default(),
+                    ports: BTreeMap::new(),
+                    members: BTreeSet::new(),
+                };
+                self.networks.insert(vni, network);
+            }
+        }
+        self.new_epoch(out);
+    }
+
+    /// Forgets a network, its ports and its policy.
+    pub fn remove_network(&mut self, vni: Vni, now: Moment, out: &mut Outbox) {
+        if self.networks.remove(&vni).is_none() {
+            return;
+        }
+        self.taken.remove(&vni);
+        self.new_epoch(out);
+        let waiting = self.policy.set_chain(vni, 0);
+        self.ask_again(waiting, now, out);
+    }
+
+    /// Adds a port, or changes one. The same again changes nothing.
+    ///
+    /// # Errors
+    /// If there is no such network, or another port has the MAC; nothing is changed then.
+    pub fn add_port(
+        &mut self,
+        face: PortFace,
+        now: Moment,
+        out: &mut Outbox,
+    ) -> Result<(), AddPortError> {
+        let PortFace {
+            port,
+            vni,
+            mac,
+            service,
+            ..
+        } = face;
+        let Some(network) = self.networks.get(&vni) else {
+            return Err(AddPortError::UnknownVni { port, vni });
+        };
+        if network.ports.get(&port) == Some(&face) {
+            return Ok(());
+        }
+        if let Some(holder) = network
+            .ports
+            .values()
+            .find(|p| p.mac == mac && p.port != port)
+        {
+            return Err(AddPortError::MacTaken {
+                port,
+                mac,
+                holder: holder.port,
+            });
+        }
+        self.remove_port(port, now, out);
+        if let Some(network) = self.networks.get_mut(&vni) {
+            let place = if service {
+                Place::Service(port)
+            } else {
+                Place::Port(port)
+            };
+            // Nobody holds the MAC, as was looked up above.
+            let _ = network.fdb.add_own(mac, place);
+            network.neighbors.add_local(&face.ips, Owner { mac, place });
+            network.ports.insert(port, face);
+        }
+        self.new_epoch(out);
+        Ok(())
+    }
+
+    /// Forgets a port and what was learned behind it.
+    pub fn remove_port(&mut self, port: PortId, now: Moment, out: &mut Outbox) {
+        let mut any = false;
+        for network in self.networks.values_mut() {
+            if network.ports.remove(&port).is_some() {
+                network.fdb.remove_port(port);
+                network.neighbors.remove_port(port);
+                any = true;
+            }
+        }
+        if any {
+            self.new_epoch(out);
+            let waiting = self.policy.remove_port(port);
+            self.ask_again(waiting, now, out);
+        }
+    }
+
+    /// Says which peers have the network and can be reached: those who get a copy of what is flooded, and whose frames are
+    /// taken.
+    pub fn set_members(&mut self, vni: Vni, members: BTreeSet<NodeId>, out: &mut Outbox) {
+        if let Some(network) = self.networks.get_mut(&vni)
+            && network.members != members
+        {
+            network.members = members;
+            self.new_epoch(out);
+        }
+    }
+
+    /// Says all that the directory knows of other nodes' endpoints on a network. Of two entries with one MAC or address the
+    /// first counts.
+    pub fn set_remote(&mut self, vni: Vni, entries: &[RemoteEndpoint], out: &mut Outbox) {
+        let Some(network) = self.networks.get_mut(&vni) else {
+            return;
+        };
+        let mut macs = BTreeMap::new();
+        for entry in entries.iter().filter(|e| e.mac.is_source()) {
+            macs.entry(entry.mac).or_insert(entry.node);
+        }
+        let change = network.fdb.set_remote(macs);
+        let ips = entries
+            .iter()
+            .flat_map(|e| e.ips.iter().map(|&ip| (ip, e.mac, e.node)));
+        network.neighbors.set_remote(ips, self.limits.fdb.remote);
+        if change.moved || change.new.iter().any(|&mac| self.was_unknown(vni, mac)) {
+            self.new_epoch(out);
+        }
+    }
+
+    /// The policy chain of a network changed, in code, config or length (0: none).
+    pub fn set_policy(&mut self, vni: Vni, plugins: u32, now: Moment, out: &mut Outbox) {
+        if !self.networks.contains_key(&vni) {
+            return;
+        }
+        let waiting = self.policy.set_chain(vni, plugins);
+        self.new_epoch(out);
+        self.ask_again(waiting, now, out);
+    }
+
+    // What happens.
+
+    /// A lane has no ruling for a frame. The ruling is an output, now or once policy has answered.
+    pub fn upcall(
+        &mut self,
+        origin: Origin,
+        upcall: UpcallId,
+        vni: Vni,
+        frame: &Bytes,
+        now: Moment,
+        out: &mut Outbox,
+    ) {
+        if let (Origin::Port(port), Ok(parsed)) = (origin, Frame::parse(frame)) {
+            self.learn(port, vni, &parsed, now, out);
+        }
+        self.proceed(
+            Pending {
+                origin,
+                upcall,
+                vni,
+                frame: frame.clone(),
+                since: now,
+                said: Vec::new(),
+            },
+            now,
+            out,
+        );
+    }
+
+    /// A chain answered. `epoch` is that of the question.
+    pub fn answer(
+        &mut self,
+        query: QueryId,
+        epoch: Epoch,
+        answer: Answer,
+        now: Moment,
+        out: &mut Outbox,
+    ) {
+        let Some((question, answer, waiters)) = self.policy.answer(query, epoch, answer) else {
+            return;
+        };
+        for waiter in waiters {
+            if let Some(mut pending) = self.pending.remove(&waiter) {
+                pending
+                    .said
+                    .push((question.direction, question.port, answer.clone()));
+                self.proceed(pending, now, out);
+            }
+        }
+    }
+
+    /// Ages MACs, and rules on what policy did not answer.
+    pub fn handle_timeout(&mut self, now: Moment, out: &mut Outbox) {
+        let mut aged = false;
+        for network in self.networks.values_mut() {
+            aged |= network.fdb.age_out(now);
+        }
+        if aged {
+            self.new_epoch(out);
+        }
+        for (question, waiters) in self.policy.time_out(now) {
+            for waiter in waiters {
+                if let Some(pending) = self.pending.remove(&waiter) {
+                    self.give_up(&pending, &question, now, out);
+                }
+            }
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        self.networks
+            .values()
+            .filter_map(|n| n.fdb.next_age())
+            .chain(self.policy.poll_timeout())
+            .min()
+    }
+
+    /// What would happen to a frame, without change. Policy is not asked and nothing kept is used: the caller has the
+    /// questions answered one by one and passes all answers, in order.
+    #[must_use]
+    pub fn trace(
+        &self,
+        origin: Origin,
+        vni: Vni,
+        frame: &[u8],
+        answers: &[Answer],
+        now: Moment,
+    ) -> TraceOutcome {
+        let mut steps = Vec::new();
+        let Ok(parsed) = Frame::parse(frame) else {
+            let ruling = Ruling {
+                action: Action::Drop(DropReason::Malformed),
+                cache: None,
+                longest: u32::MAX,
+            };
+            return TraceOutcome {
+                steps,
+                end: TraceEnd::Ruled { ruling, why: None },
+            };
+        };
+        let key = parsed.flow_key(vni);
+        let mut given = answers.iter();
+        let mut oracle = |_: &Question| given.next().cloned();
+        let walk = Walk::new(
+            self.networks.get(&vni),
+            self.policy.has_chain(vni),
+            origin,
+            vni,
+            parsed,
+            now,
+            &mut oracle,
+        );
+        let end = match walk.with_steps(&mut steps).decide() {
+            Ok(decision) => TraceEnd::Ruled {
+                ruling: self.ruling(&decision, &key),
+                why: decision.why,
+            },
+            Err(question) => TraceEnd::Ask(question),
+        };
+        TraceOutcome { steps, end }
+    }
+
+    // Behind the curtain.
+
+    fn learn(&mut self, port: PortId, vni: Vni, frame: &Frame<'_>, now: Moment, out: &mut Outbox) {
+        let Some(network) = self.networks.get_mut(&vni) else {
+            return;
+        };
+        let Ok((_, Some(source))) = Walk::admit(network, Origin::Port(port), frame, now) else {
+            return;
+        };
+        if source == Source::Own || frame.is_malformed() || frame.dst().is_link_local_control() {
+            return;
+        }
+        network.fdb.learn(frame.src(), port, now);
+        let changed = match source {
+            Source::Moved { .. } => true,
+            Source::New => self.was_unknown(vni, frame.src()),
+            Source::Known | Source::Own => false,
+        };
+        if changed {
+            self.new_epoch(out);
+        }
+    }
+
+    fn proceed(&mut self, pending: Pending, now: Moment, out: &mut Outbox) {
+        let Pending { origin, vni, .. } = pending;
+        let Ok(frame) = Frame::parse(&pending.frame) else {
+            let decision = Decision {
+                action: Action::Drop(DropReason::Malformed),
+                mask: None,
+                until: None,
+                longest: u32::MAX,
+                why: None,
+                unknown: None,
+                reply: None,
+            };
+            return self.finish(&pending, None, decision, now, out);
+        };
+        let key = frame.flow_key(vni);
+        let policy = &self.policy;
+        let mut oracle = |question: &Question| {
+            let own = pending.said.iter().rev().find(|(direction, port, _)| {
+                (*direction, *port) == (question.direction, question.port)
+            });
+            own.map(|(_, _, answer)| answer)
+                .or_else(|| policy.look(question))
+                .cloned()
+        };
+        let walk = Walk::new(
+            self.networks.get(&vni),
+            policy.has_chain(vni),
+            origin,
+            vni,
+            frame,
+            now,
+            &mut oracle,
+        );
+        match walk.decide() {
+            Ok(decision) => self.finish(&pending, Some(key), decision, now, out),
+            // A flood asks for each receiver in turn; all of it together has the time of one answer.
+            Err(question) if now.ms_since(pending.since) >= ANSWER_MS_MAX => {
+                self.give_up(&pending, &question, now, out)
+            }
+            Err(question) => {
+                let waiter = self.next_pending;
+                self.next_pending += 1;
+                let room = self.pending.len() < self.limits.pending;
+                if room && self.policy.ask(*question, waiter, self.epoch, now, out) {
+                    self.pending.insert(waiter, pending);
+                } else {
+                    let why = Some("too many frames of this node wait for policy".to_owned());
+                    let action = Action::Drop(DropReason::ParkingFull);
+                    let decision = Decision {
+                        action,
+                        mask: None,
+                        until: None,
+                        longest: u32::MAX,
+                        why,
+                        unknown: None,
+                        reply: None,
+                    };
+                    self.finish(&pending, Some(key), decision, now, out);
+                }
+            }
+        }
+    }
+
+    /// The question came too late, or not at all: this very flow is not asked about again for a while.
+    fn give_up(&mut self, pending: &Pending, question: &Question, now: Moment, out: &mut Outbox) {
+        let decision = Decision {
+            action: Action::Drop(DropReason::PolicyTimeout),
+            mask: (!is_neighborly(question.key.ip_kind)).then(FlowMask::exact),
+            until: Some(now.plus_ms(FAILED_MS)),
+            longest: self
+                .networks
+                .get(&pending.vni)
+                .map_or(u32::MAX, |n| longest(n.mtu)),
+            why: Some(format!(
+                "asked about port {} and heard nothing for {ANSWER_MS_MAX} ms",
+                question.port
+            )),
+            unknown: None,
+            reply: None,
+        };
+        self.finish(pending, Some(question.key), decision, now, out);
+    }
+
+    fn finish(
+        &mut self,
+        pending: &Pending,
+        key: Option<FlowKey>,
+        decision: Decision,
+        now: Moment,
+        out: &mut Outbox,
+    ) {
+        let Pending {
+            origin,
+            upcall,
+            vni,
+            ..
+        } = *pending;
+        if let Some(mac) = decision.unknown {
+            if self.unknown.len() < self.limits.unknown {
+                self.unknown.insert((vni, mac));
+            } else {
+                self.unknown_overflow = true;
+            }
+        }
+        let ruling = match &key {
+            Some(key) => self.ruling(&decision, key),
+            None => Ruling {
+                action: decision.action.clone(),
+                cache: None,
+                longest: decision.longest,
+            },
+        };
+        if let Action::Drop(reason) = decision.action {
+            self.drops.insert(
+                reason,
+                DropSeen {
+                    at: now,
+                    vni,
+                    origin,
+                    key,
+                    why: decision.why,
+                },
+            );
+        }
+        if let Some((port, frame)) = decision.reply {
+            out.push(Out::Inject { port, frame });
+        }
+        out.push(Out::Ruling {
+            origin,
+            upcall,
+            ruling,
+        });
+    }
+
+    fn ruling(&self, decision: &Decision, key: &FlowKey) -> Ruling {
+        let cache = decision.mask.map(|mask| Megaflow {
+            key: mask.apply(key),
+            mask,
+            epoch: self.epoch,
+            until: decision.until,
+        });
+        Ruling {
+            action: decision.action.clone(),
+            cache,
+            longest: decision.longest,
+        }
+    }
+
+    fn ask_again(&mut self, waiting: Vec<u64>, now: Moment, out: &mut Outbox) {
+        for waiter in waiting {
+            if let Some(mut pending) = self.pending.remove(&waiter) {
+                pending.said.clear();
+                self.proceed(pending, now, out);
+            }
+        }
+    }
+
+    fn was_unknown(&self, vni: Vni, mac: MacAddr) -> bool {
+        self.unknown_overflow || self.unknown.contains(&(vni, mac))
+    }
+
+    fn new_epoch(&mut self, out: &mut Outbox) {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        self.unknown.clear();
+        self.unknown_overflow = false;
+        out.push(Out::Epoch(self.epoch));
+    }
+}
