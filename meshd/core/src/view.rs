@@ -490,14 +490,10 @@ pub struct Plugin {
     pub digest: String,
     /// Bytes of the component.
     pub size: u64,
+    /// Why it cannot be used, if so.
+    pub trouble: Option<String>,
     /// Where it decides.
     pub attachments: Vec<PluginAttachment>,
-    /// Questions answered since the daemon started.
-    pub calls: u64,
-    /// Questions on which it failed.
-    pub failures: u64,
-    /// The last failure, in words.
-    pub last_failure: Option<String>,
 }
 
 /// A plugin's place in the chain of a network.
@@ -507,8 +503,24 @@ pub struct PluginAttachment {
     pub network: String,
     /// The network's segment.
     pub vni: Vni,
-    /// Its config, as given.
+    /// Lower is asked earlier.
+    pub order: u16,
+    /// What holds for frames when it fails: `closed` (dropped) or `open` (passed on).
+    pub fail: String,
+    /// Its config, as given: JSON.
     pub config: String,
+    /// Why its fail mode answers at the moment, if so.
+    pub trouble: Option<String>,
+    /// How it failed last.
+    pub last_fault: Option<String>,
+    /// Questions since the daemon started.
+    pub asked: u64,
+    /// Of them, refused by the plugin.
+    pub dropped: u64,
+    /// Of them, answered by the fail mode.
+    pub failed: u64,
+    /// Time spent in the plugin, all questions together.
+    pub busy_us: u64,
 }
 
 /// What happened, for people. What others chose in it is escaped.

@@ -1,0 +1,201 @@
+//! Bodies of requests, as both the command line and the routes know them.
+//!
+//! Owns their shapes and their way into the core's commands. Unknown fields are refused: a misspelt wish must not be
+//! silently another wish.
+
+use crate::rulings::FailMode;
+use data_encoding::HEXLOWER_PERMISSIVE;
+use meshd_core::command::{AttachSpec, IpSpec, NetnsRef, Refusal, RefusalCode};
+use meshd_core::ident::{IfName, Label, MacAddr, escape};
+use meshd_core::wire::record::Role;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Longest a label's key and value may be, in bytes, and how many there may be.
+const LABEL_BYTES_MAX: usize = 128;
+const LABELS_MAX: usize = 32;
+/// Longest life of an invite: 30 days.
+const TTL_S_MAX: u64 = 30 * 24 * 3600;
+
+/// A refusal for what the caller wrote.
+#[must_use]
+pub fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal {
+        code: RefusalCode::Invalid,
+        message: message.into(),
+    }
+}
+
+/// Bytes in JSON: a string, or `{"hex": "ff00"}` where they are no UTF-8.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ByteInput {
+    /// Its bytes are meant.
+    Text(String),
+    /// Any bytes.
+    Hex {
+        /// Two digits a byte.
+        hex: String,
+    },
+}
+
+impl ByteInput {
+    /// Of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Hex {
+                hex: HEXLOWER_PERMISSIVE.encode(bytes),
+            },
+        }
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// If the hex is none.
+    pub fn bytes(&self) -> Result<Vec<u8>, Refusal> {
+        match self {
+            Self::Text(text) => Ok(text.as_bytes().to_vec()),
+            Self::Hex { hex } => HEXLOWER_PERMISSIVE
+                .decode(hex.as_bytes())
+                .map_err(|_| invalid(format!("\"{}\" is no hex", escape(hex.as_bytes())))),
+        }
+    }
+}
+
+/// `POST /v1/invites`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InviteWish {
+    /// Seconds until it expires, 1 to 30 days.
+    pub ttl_s: u64,
+    /// What the newcomer may do.
+    pub role: Role,
+    /// Labels of the newcomer.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl InviteWish {
+    /// Within bounds?
+    ///
+    /// # Errors
+    /// If not; says what.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if !(1..=TTL_S_MAX).contains(&self.ttl_s) {
+            return Err(invalid(
+                "an invite lives from one second to 30 days; see --ttl",
+            ));
+        }
+        check_labels(&self.labels)
+    }
+}
+
+/// An invite, made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invite {
+    /// To be given to `meshd join`, once.
+    pub token: String,
+    /// Not good from then on, ms since the Unix epoch.
+    pub expires_at_ms: u64,
+}
+
+/// `POST /v1/ports`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachWish {
+    /// Name or VNI.
+    pub network: String,
+    /// Absolute path of the namespace's file.
+    pub netns: ByteInput,
+    /// Name of the interface there.
+    pub ifname: ByteInput,
+    /// `"auto"`, `"none"` or `{"fixed": ["10.0.0.5/24"]}`.
+    pub ip: IpSpec,
+    /// Made by the node, if left out.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// Its name on the network.
+    #[serde(default)]
+    pub name: Option<Label>,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl AttachWish {
+    /// As the core wants it.
+    ///
+    /// # Errors
+    /// If a part is none; says which.
+    pub fn spec(self) -> Result<AttachSpec, Refusal> {
+        let path = self.netns.bytes()?;
+        if path.first() != Some(&b'/') || path.contains(&0) {
+            return Err(invalid(format!(
+                "netns \"{}\" is no absolute path",
+                escape(&path)
+            )));
+        }
+        if self.mac.is_some_and(|mac| !mac.is_source()) {
+            return Err(invalid(
+                "a port's MAC must not be zero or a group address (lowest bit of the first byte)",
+            ));
+        }
+        check_labels(&self.labels)?;
+        Ok(AttachSpec {
+            network: self.network,
+            netns: NetnsRef::Path(path),
+            ifname: IfName::new(&self.ifname.bytes()?).map_err(|e| invalid(e.to_string()))?,
+            ip: self.ip,
+            mac: self.mac,
+            name: self.name,
+            labels: self.labels,
+        })
+    }
+}
+
+/// `POST /v1/trace`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TraceWish {
+    /// Name or VNI.
+    pub network: String,
+    /// As [`meshd_core::flowtext::Packet`] reads it.
+    pub packet: String,
+}
+
+/// `POST /v1/networks/{network}/plugins/{plugin}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PluginWish {
+    /// Given to the plugin as it is; JSON.
+    #[serde(default)]
+    pub config: String,
+    /// Lower is asked earlier; left out: as it was, or 100.
+    #[serde(default)]
+    pub order: Option<u16>,
+    /// `"closed"` or `"open"`; left out: as it was, or closed.
+    #[serde(default)]
+    pub fail: Option<FailMode>,
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    if labels.len() > LABELS_MAX {
+        return Err(invalid(format!(
+            "{} labels; at most {LABELS_MAX} are allowed",
+            labels.len()
+        )));
+    }
+    match labels
+        .iter()
+        .find(|(k, v)| k.is_empty() || k.len() > LABEL_BYTES_MAX || v.len() > LABEL_BYTES_MAX)
+    {
+        Some((key, _)) => Err(invalid(format!(
+            "label \"{}\": key and value have at most {LABEL_BYTES_MAX} bytes, and the key at least one",
+            escape(key.as_bytes())
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,327 @@
+//! The routes: one handler each, as thin as it gets.
+
+use super::backend::Backend;
+use super::requests::{AttachWish, Invite, InviteWish, TraceWish, invalid};
+use super::{BODY_MAX, PLUGIN_MAX, REQUEST_S, plugins, trace};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::sse::{self, Sse};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{delete, get, post};
+use futures_util::Stream;
+use futures_util::stream;
+use meshd_core::command::{Command, NetworkSpec, Refusal, RefusalCode, Reply};
+use meshd_core::flowtext::Packet;
+use meshd_core::view;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
+
+/// A [`Refusal`] on its way out.
+#[derive(Debug)]
+pub(super) struct ApiError(Refusal);
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = match self.0.code {
+            RefusalCode::NotFound => StatusCode::NOT_FOUND,
+            RefusalCode::Conflict => StatusCode::CONFLICT,
+            RefusalCode::Forbidden => StatusCode::FORBIDDEN,
+            RefusalCode::Invalid => StatusCode::BAD_REQUEST,
+            RefusalCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            RefusalCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(self.0)).into_response()
+    }
+}
+
+/// A JSON body; what is wrong with it is told with line and column.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state)
+            .await
+            .map_err(|e| invalid(format!("the body: {e}")))?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|e| invalid(format!("the body is not what is wanted: {e}")).into())
+    }
+}
+
+/// All routes over `backend`.
+pub(super) fn router<B: Backend>(backend: B) -> Router {
+    Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(status::<B>))
+        .route("/v1/members", get(members::<B>))
+        .route("/v1/members/{member}", delete(revoke::<B>))
+        .route("/v1/invites", post(invite::<B>))
+        .route("/v1/peers", get(peers::<B>))
+        .route("/v1/paths", get(paths::<B>))
+        .route("/v1/networks", get(networks::<B>).post(network_add::<B>))
+        .route("/v1/networks/{network}", delete(network_remove::<B>))
+        .route(
+            "/v1/networks/{network}/plugins/{plugin}",
+            post(plugins::attach::<B>).delete(plugins::detach::<B>),
+        )
+        .route("/v1/ports", get(ports::<B>).post(attach::<B>))
+        .route("/v1/ports/{port}", delete(detach::<B>))
+        .route("/v1/fdb", get(fdb::<B>))
+        .route("/v1/drops", get(drops::<B>))
+        .route("/v1/events", get(events::<B>))
+        .route("/v1/trace", post(trace_packet::<B>))
+        .route("/v1/doctor", get(doctor::<B>))
+        .route("/v1/plugins", get(plugins::list::<B>))
+        .route(
+            "/v1/plugins/{plugin}",
+            post(plugins::install::<B>).layer(DefaultBodyLimit::max(PLUGIN_MAX)),
+        )
+        .fallback(async || {
+            no_such("there is nothing at this path; docs/reference/api.md lists what there is")
+        })
+        .method_not_allowed_fallback(async || no_such("this path does not take this method"))
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(axum::middleware::from_fn(in_time))
+        .with_state(backend)
+}
+
+fn no_such(message: &str) -> ApiError {
+    ApiError(Refusal {
+        code: RefusalCode::NotFound,
+        message: message.to_owned(),
+    })
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(Duration::from_secs(REQUEST_S), next.run(request)).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {REQUEST_S} s; the work may still be done, look before you ask again");
+        ApiError(Refusal { code: RefusalCode::Unavailable, message }).into_response()
+    })
+}
+
+async fn version() -> Json<serde_json::Value> {
+    Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
+}
+
+macro_rules! views {
+    ($($name:ident -> $view:ty;)*) => { $(
+        async fn $name<B: Backend>(State(backend): State<B>) -> Answer<$view> {
+            Ok(Json(backend.$name().await?))
+        }
+    )* };
+}
+views! {
+    status -> view::Status;
+    members -> Vec<view::Member>;
+    peers -> Vec<view::Peer>;
+    paths -> Vec<view::Path>;
+    networks -> Vec<view::Network>;
+    ports -> Vec<view::Port>;
+    drops -> Vec<view::Drops>;
+    doctor -> view::Doctor;
+}
+
+#[derive(Deserialize)]
+struct FdbQuery {
+    network: Option<String>,
+}
+
+async fn fdb<B: Backend>(
+    State(backend): State<B>,
+    Query(query): Query<FdbQuery>,
+) -> Answer<Vec<view::FdbEntry>> {
+    let mut entries = backend.fdb().await?;
+    if let Some(wanted) = query.network {
+        let networks = backend.networks().await?;
+        let vni = trace::network(&networks, &wanted)?.vni;
+        entries.retain(|entry| entry.vni == vni);
+    }
+    Ok(Json(entries))
+}
+
+async fn invite<B: Backend>(
+    State(backend): State<B>,
+    Body(wish): Body<InviteWish>,
+) -> Answer<Invite> {
+    wish.check()?;
+    Ok(Json(backend.invite(wish).await?))
+}
+
+async fn revoke<B: Backend>(
+    State(backend): State<B>,
+    Path(member): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    backend.command(Command::Revoke { member }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn network_add<B: Backend>(
+    State(backend): State<B>,
+    Body(spec): Body<NetworkSpec>,
+) -> Answer<view::Network> {
+    match backend.command(Command::NetworkAdd(spec)).await? {
+        Reply::Network(def) => {
+            let made = backend
+                .networks()
+                .await?
+                .into_iter()
+                .find(|n| n.vni == def.vni);
+            made.map(Json).ok_or_else(|| vanished("the network"))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn network_remove<B: Backend>(
+    State(backend): State<B>,
+    Path(network): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    backend.command(Command::NetworkRemove { network }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn attach<B: Backend>(
+    State(backend): State<B>,
+    Body(wish): Body<AttachWish>,
+) -> Answer<view::Port> {
+    match backend.command(Command::Attach(wish.spec()?)).await? {
+        Reply::Port(record) => {
+            let made = backend
+                .ports()
+                .await?
+                .into_iter()
+                .find(|p| p.id == record.id);
+            made.map(Json).ok_or_else(|| vanished("the port"))
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+async fn detach<B: Backend>(
+    State(backend): State<B>,
+    Path(port): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    backend.command(Command::Detach { port }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn vanished(what: &str) -> ApiError {
+    ApiError(Refusal {
+        code: RefusalCode::Conflict,
+        message: format!(
+            "{what} was made, and removed by somebody else before this answer; see `meshd events`"
+        ),
+    })
+}
+
+fn unexpected(reply: &Reply) -> ApiError {
+    ApiError(Refusal {
+        code: RefusalCode::Failed,
+        message: format!("the node answered something else: {reply:?}"),
+    })
+}
+
+async fn trace_packet<B: Backend>(
+    State(backend): State<B>,
+    Body(wish): Body<TraceWish>,
+) -> Answer<view::TraceReport> {
+    let packet: Packet = wish.packet.parse().map_err(|e| invalid(format!("{e}")))?;
+    let (networks, ports, fdb) = (
+        backend.networks().await?,
+        backend.ports().await?,
+        backend.fdb().await?,
+    );
+    let spec = trace::spec(
+        &packet,
+        trace::network(&networks, &wish.network)?,
+        &ports,
+        &fdb,
+    )?;
+    Ok(Json(backend.trace(spec).await?))
+}
+
+#[derive(Deserialize)]
+struct EventsQuery {
+    /// Server-sent events, without end.
+    #[serde(default)]
+    follow: bool,
+    /// Only events behind this number.
+    after: Option<u64>,
+}
+
+async fn events<B: Backend>(
+    State(backend): State<B>,
+    Query(query): Query<EventsQuery>,
+    headers: HeaderMap,
+) -> Response {
+    let (mut recent, coming) = backend.events();
+    let last_seen = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse().ok());
+    if let Some(after) = last_seen.or(query.after) {
+        recent.retain(|event| event.seq > after);
+    }
+    if query.follow {
+        Sse::new(follow(recent.into(), coming))
+            .keep_alive(sse::KeepAlive::default())
+            .into_response()
+    } else {
+        Json(recent).into_response()
+    }
+}
+
+/// First what is remembered, then what comes. Whoever reads too slowly is told how many were left out.
+fn follow(
+    recent: VecDeque<view::Event>,
+    coming: broadcast::Receiver<view::Event>,
+) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    stream::unfold(
+        (recent, coming, 0),
+        async |(mut recent, mut coming, mut last)| {
+            loop {
+                let event = match recent.pop_front() {
+                    Some(event) => event,
+                    None => match coming.recv().await {
+                        Ok(event) => event,
+                        Err(RecvError::Closed) => return None,
+                        Err(RecvError::Lagged(missed)) => {
+                            let told = sse::Event::default()
+                                .event("missed")
+                                .data(format!("{{\"missed\":{missed}}}"));
+                            return Some((Ok(told), (recent, coming, last)));
+                        }
+                    },
+                };
+                // What was remembered may also be in the channel.
+                if event.seq <= last {
+                    continue;
+                }
+                last = event.seq;
+                if let Ok(text) = serde_json::to_string(&event) {
+                    return Some((
+                        Ok(sse::Event::default().id(last.to_string()).data(text)),
+                        (recent, coming, last),
+                    ));
+                }
+            }
+        },
+    )
+}
