@@ -7,6 +7,7 @@
 pub mod attach;
 pub mod claims;
 pub mod command;
+pub mod config;
 pub mod directory;
 pub mod fdb;
 pub mod flow;

@@ -1,0 +1,566 @@
+//! The configuration file: TOML text to [`Config`], once and completely.
+//!
+//! ```text
+//!   text --Config::parse--> Config --ConfigDiff::between(running, new)--> what changes now, what needs a restart
+//!            | line, column, the line, what to do
+//!            v
+//!         ConfigError; the running configuration stays
+//! ```
+//!
+//! Owns the keys, their defaults and their bounds. Refuses unknown keys, so that a typing error is no silent default. Reads
+//! no file. `examples/config/meshd.toml` shows every key.
+
+use crate::command::NetworkSpec;
+use crate::ident::{Label, Vni, escape};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// UDP port of the underlay, and of name servers.
+const UNDERLAY_PORT: u16 = 7650;
+const DNS_PORT: u16 = 53;
+/// Largest file, in bytes.
+const TEXT_MAX: usize = 1 << 20;
+/// As in [`crate::wire::record`].
+const ADDRESSES_MAX: usize = 16;
+const NETWORKS_MAX: usize = 4096;
+const UPSTREAMS_MAX: usize = 8;
+
+/// All settings of a node, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How this node is reached.
+    pub underlay: UnderlayConfig,
+    /// Name service.
+    pub dns: DnsConfig,
+    /// How big things may grow.
+    pub limits: Limits,
+    /// Logs.
+    pub log: LogConfig,
+    /// Networks to define where they do not exist.
+    #[serde(rename = "network")]
+    pub networks: Vec<NetworkConfig>,
+}
+
+/// `[underlay]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UnderlayConfig {
+    /// Address of the QUIC endpoint.
+    pub listen: SocketAddr,
+    /// Where others reach it, besides the addresses of this host's interfaces. At most 16.
+    pub advertise: Vec<SocketAddr>,
+}
+
+impl Default for UnderlayConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), UNDERLAY_PORT),
+            advertise: Vec::new(),
+        }
+    }
+}
+
+/// `[dns]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsConfig {
+    /// Serve names at all.
+    pub enabled: bool,
+    /// Domain of the mesh; `None`: `<mesh name>.internal`.
+    pub domain: Option<Domain>,
+    /// Servers for other names; none: those of the host. At most 8.
+    pub upstream: Vec<Upstream>,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            domain: None,
+            upstream: Vec::new(),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Source MACs of one port, 1 to 1024.
+    pub macs_per_port: u16,
+    /// Broadcast, unknown unicast and multicast frames of one port per second, 1 to 1000000.
+    pub bum_per_second: u32,
+    /// Ports of this node, 1 to 4096.
+    pub ports: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            macs_per_port: 8,
+            bum_per_second: 1000,
+            ports: 4096,
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// A level, or a filter as `tracing` has it.
+    pub level: String,
+    /// For people or for programs.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+        }
+    }
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One `[[network]]`; the rules are those of `meshd network add`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Its name.
+    pub name: Label,
+    /// Its segment; `None`: derived from the name.
+    pub vni: Option<Vni>,
+    /// Its subnets.
+    #[serde(default)]
+    pub subnets: Vec<IpNet>,
+    /// Bytes of layer 3 payload; `None`: 1450.
+    pub mtu: Option<u16>,
+}
+
+impl From<NetworkConfig> for NetworkSpec {
+    fn from(network: NetworkConfig) -> Self {
+        Self {
+            name: network.name,
+            vni: network.vni,
+            subnets: network.subnets,
+            mtu: network.mtu,
+        }
+    }
+}
+
+/// A DNS domain: labels with dots between them, lower case, at most 180 bytes, so that names fit in front (RFC 1035 §2.3.4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Domain(String);
+
+impl Domain {
+    /// The text, without a dot at the end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Domain {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let folded = text.trim_end_matches('.').to_ascii_lowercase();
+        let fits = (1..=180).contains(&folded.len())
+            && folded
+                .split('.')
+                .all(|label| label.parse::<Label>().is_ok());
+        if fits {
+            Ok(Self(folded))
+        } else {
+            Err(format!(
+                "\"{}\" is no domain; use one such as \"home.internal\"",
+                escape(text.as_bytes())
+            ))
+        }
+    }
+}
+
+impl From<Domain> for String {
+    fn from(domain: Domain) -> Self {
+        domain.0
+    }
+}
+
+/// A name server, `9.9.9.9` or `9.9.9.9:53`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Upstream(pub SocketAddr);
+
+impl TryFrom<String> for Upstream {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let alone = text
+            .parse::<IpAddr>()
+            .map(|ip| SocketAddr::new(ip, DNS_PORT));
+        alone.or_else(|_| text.parse()).map(Self).map_err(|_| {
+            format!("\"{}\" is no name server; use an address or address:port, such as \"9.9.9.9\" or \"[2620:fe::fe]:53\"", escape(text.as_bytes()))
+        })
+    }
+}
+
+impl From<Upstream> for String {
+    fn from(upstream: Upstream) -> Self {
+        upstream.0.to_string()
+    }
+}
+
+/// Where the file is wrong, and what to do. Line and column count from 1, columns in characters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {message}\n  | {text}\n  | {marker}")]
+pub struct ConfigError {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+    /// In words.
+    pub message: String,
+    /// The line, escaped, cut to what a terminal shows.
+    pub text: String,
+    /// `^` under the column.
+    pub marker: String,
+}
+
+impl Config {
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        if text.len() > TEXT_MAX {
+            return Err(error_at(
+                "",
+                0,
+                format!(
+                    "the file has {} bytes; at most {TEXT_MAX} are read",
+                    text.len()
+                ),
+            ));
+        }
+        let config: Self = toml::from_str(text).map_err(|wrong| {
+            let at = wrong.span().map_or(0, |span| span.start);
+            error_at(text, at, wrong.message().to_owned())
+        })?;
+        match config.first_wrong() {
+            Some((section, key, message)) => {
+                Err(error_at(text, place_of(text, section, key), message))
+            }
+            None => Ok(config),
+        }
+    }
+
+    /// What types alone do not say: the section, the key, and what is wrong there.
+    fn first_wrong(&self) -> Option<(&'static str, &'static str, String)> {
+        let within = |section, key, value: u32, low: u32, high: u32| {
+            (!(low..=high).contains(&value)).then(|| {
+                (
+                    section,
+                    key,
+                    format!("{key} is {value}; it must be {low} to {high}"),
+                )
+            })
+        };
+        let most = |section, key, count: usize, most: usize| {
+            (count > most).then(|| {
+                (
+                    section,
+                    key,
+                    format!("{key} has {count} entries; at most {most} are possible"),
+                )
+            })
+        };
+        let unusable = self
+            .underlay
+            .advertise
+            .iter()
+            .find(|a| a.port() == 0 || a.ip().is_unspecified() || a.ip().is_multicast());
+        let names = self.networks.iter().map(|network| &network.name);
+        let twice = names
+            .clone()
+            .enumerate()
+            .find(|(at, name)| names.clone().take(*at).any(|other| other == *name));
+        None.or_else(|| within("limits", "macs_per_port", self.limits.macs_per_port.into(), 1, 1024))
+            .or_else(|| within("limits", "bum_per_second", self.limits.bum_per_second, 1, 1_000_000))
+            .or_else(|| within("limits", "ports", self.limits.ports.into(), 1, 4096))
+            .or_else(|| most("underlay", "advertise", self.underlay.advertise.len(), ADDRESSES_MAX))
+            .or_else(|| {
+                let message = |a| format!("advertise holds {a}, where nobody can reach this node; use an address and port of it");
+                unusable.map(|a| ("underlay", "advertise", message(a)))
+            })
+            .or_else(|| most("dns", "upstream", self.dns.upstream.len(), UPSTREAMS_MAX))
+            .or_else(|| most("network", "name", self.networks.len(), NETWORKS_MAX))
+            .or_else(|| twice.map(|(_, name)| ("network", "name", format!("network {name} is there twice; leave one out"))))
+    }
+}
+
+/// Where `key` of `[section]` begins in a text that parsed; 0 if it is written in some other way (`a.b = …`).
+fn place_of(text: &str, section: &str, key: &str) -> usize {
+    let (mut at, mut inside, mut found) = (0, false, 0);
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim();
+        if bare.starts_with('[') {
+            inside = bare.trim_start_matches('[').starts_with(section);
+        } else if inside && bare.starts_with(key) {
+            // Of several `[[network]]` the last: it is the one too many.
+            found = at + (line.len() - line.trim_start().len());
+        }
+        at += line.len();
+    }
+    found
+}
+
+fn error_at(text: &str, at: usize, message: String) -> ConfigError {
+    const SHOWN: usize = 100;
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let (before, after) = text.split_at(at);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let lead = before.get(line_start..).unwrap_or("");
+    let column = lead.chars().count() + 1;
+    let rest = after.split('\n').next().unwrap_or("");
+    // A window around the place, with what does not print escaped: the file may be anything.
+    let lead_shown: String = lead
+        .chars()
+        .skip(column.saturating_sub(SHOWN / 2))
+        .collect();
+    let rest_shown: String = rest.chars().take(SHOWN / 2).collect();
+    let lead_shown = printable(&lead_shown);
+    let marker = format!("{}^", " ".repeat(lead_shown.chars().count()));
+    let message = escape_lines(&message);
+    ConfigError {
+        line: before.matches('\n').count() + 1,
+        column,
+        message,
+        text: format!("{lead_shown}{}", printable(&rest_shown))
+            .trim_end()
+            .to_owned(),
+        marker,
+    }
+}
+
+/// The text as it is in the file, but for what does not print.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => shown.push(c),
+            _ => shown.push_str(&escape(c.encode_utf8(&mut [0; 4]).as_bytes())),
+        }
+    }
+    shown
+}
+
+/// The parser's message on one line; it may quote the file.
+fn escape_lines(message: &str) -> String {
+    let joined = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ");
+    joined
+        .chars()
+        .take(500)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// What a new file changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigDiff {
+    /// Keys that take effect at once.
+    pub live: Vec<&'static str>,
+    /// Keys that take effect at the next start of the daemon.
+    pub restart: Vec<&'static str>,
+}
+
+impl ConfigDiff {
+    /// What differs between the running configuration and a new one.
+    #[must_use]
+    pub fn between(running: &Config, new: &Config) -> Self {
+        let mut diff = Self::default();
+        let mut note = |differs: bool, live: bool, key: &'static str| {
+            if differs {
+                if live {
+                    diff.live.push(key)
+                } else {
+                    diff.restart.push(key)
+                }
+            }
+        };
+        note(
+            running.underlay.listen != new.underlay.listen,
+            false,
+            "underlay.listen",
+        );
+        note(
+            running.underlay.advertise != new.underlay.advertise,
+            false,
+            "underlay.advertise",
+        );
+        note(running.dns.enabled != new.dns.enabled, false, "dns.enabled");
+        note(running.dns.domain != new.dns.domain, false, "dns.domain");
+        note(
+            running.dns.upstream != new.dns.upstream,
+            true,
+            "dns.upstream",
+        );
+        note(
+            running.limits.macs_per_port != new.limits.macs_per_port,
+            true,
+            "limits.macs_per_port",
+        );
+        note(
+            running.limits.bum_per_second != new.limits.bum_per_second,
+            true,
+            "limits.bum_per_second",
+        );
+        note(
+            running.limits.ports != new.limits.ports,
+            true,
+            "limits.ports",
+        );
+        note(running.log.level != new.log.level, true, "log.level");
+        note(running.log.format != new.log.format, false, "log.format");
+        note(running.networks != new.networks, true, "network");
+        diff
+    }
+
+    /// Nothing differs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.restart.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const EXAMPLE: &str = include_str!("../../../examples/config/meshd.toml");
+
+    #[test]
+    fn the_example_has_every_key_at_its_default() {
+        assert_eq!(Config::parse(EXAMPLE).unwrap(), Config::default());
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        let written = toml::to_string(&Config::default()).unwrap();
+        for key in written
+            .lines()
+            .filter_map(|line| line.split_once(" = "))
+            .map(|(key, _)| key)
+        {
+            assert!(
+                EXAMPLE.contains(&format!("\n{key} = ")) || key == "network",
+                "{key} is missing in the example"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_example_has_in_comments_is_valid_too() {
+        // Commented settings are indented, so that prose is not mistaken for them.
+        let open: String = EXAMPLE
+            .lines()
+            .filter(|line| !["advertise = []", "upstream = []"].contains(line))
+            .map(|line| line.strip_prefix("#   ").unwrap_or(line).to_owned() + "\n")
+            .collect();
+        let config = Config::parse(&open).unwrap();
+        assert_eq!(config.networks[0].vni, Some(Vni::new(4711).unwrap()));
+        assert_eq!(config.dns.upstream[0].0, "9.9.9.9:53".parse().unwrap());
+        assert_eq!(
+            config.dns.domain.as_ref().unwrap().as_str(),
+            "home.internal"
+        );
+        assert_eq!(config.underlay.advertise.len(), 1);
+        assert_eq!(
+            Config::parse(&toml::to_string(&config).unwrap()).unwrap(),
+            config
+        );
+    }
+
+    #[test]
+    fn an_error_shows_line_column_text_and_what_to_do() {
+        let wrong = Config::parse("[dns]\n  domian = \"x\"\n").unwrap_err();
+        assert_eq!(
+            (wrong.line, wrong.column, wrong.text.as_str()),
+            (2, 3, "  domian = \"x\"")
+        );
+        assert!(wrong.message.contains("domain"), "{wrong}");
+        assert!(wrong.to_string().ends_with("\n  |   ^"), "{wrong}");
+        let wrong = Config::parse("[underlay]\nlisten = \"here\"\n").unwrap_err();
+        assert_eq!((wrong.line, wrong.column), (2, 10));
+        let wrong = Config::parse("[dns]\nupstream = [\"9.9.9.9\", \"nine\"]").unwrap_err();
+        assert!(
+            wrong.message.contains("use an address or address:port"),
+            "{wrong}"
+        );
+        let wrong = Config::parse("[[network]]\nname = \"a b\"\n").unwrap_err();
+        assert_eq!(wrong.line, 2);
+        let wrong = Config::parse("[limits]\nports = 4097\n").unwrap_err();
+        assert_eq!((wrong.line, wrong.column), (2, 1));
+        assert!(wrong.message.contains("must be 1 to 4096"), "{wrong}");
+        let wrong =
+            Config::parse("[[network]]\nname = \"a\"\n[[network]]\nname = \"A\"\n").unwrap_err();
+        assert_eq!(wrong.line, 4);
+        let wrong = Config::parse("[underlay]\nadvertise = [\"0.0.0.0:1\"]").unwrap_err();
+        assert!(wrong.message.contains("nobody can reach"), "{wrong}");
+        assert!(Config::parse(&" ".repeat(TEXT_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn a_change_of_the_endpoint_needs_a_restart_and_one_of_a_limit_does_not() {
+        let new =
+            Config::parse("[underlay]\nlisten = \"0.0.0.0:1\"\n[limits]\nports = 5\n").unwrap();
+        let diff = ConfigDiff::between(&Config::default(), &new);
+        assert_eq!(
+            (diff.live.as_slice(), diff.restart.as_slice()),
+            (&["limits.ports"][..], &["underlay.listen"][..])
+        );
+        assert!(ConfigDiff::between(&new, &new).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_on_printable_lines(text in ".{0,200}", cut in 0usize..2000) {
+            for text in [text.clone(), EXAMPLE.chars().take(cut).collect::<String>() + &text] {
+                if let Err(wrong) = Config::parse(&text) {
+                    prop_assert!(wrong.to_string().chars().all(|c| c == '\n' || !c.is_control()));
+                    prop_assert_eq!(wrong.to_string().lines().count(), 3);
+                    prop_assert!(wrong.line <= text.matches('\n').count() + 1);
+                }
+            }
+        }
+
+        #[test]
+        fn a_broken_line_of_the_example_is_found(bytes in proptest::collection::vec((0usize..3000, any::<char>()), 1..5)) {
+            let mut chars: Vec<char> = EXAMPLE.chars().collect();
+            for (at, with) in bytes {
+                if let Some(c) = chars.get_mut(at) {
+                    *c = with;
+                }
+            }
+            let _ = Config::parse(&chars.into_iter().collect::<String>());
+        }
+    }
+}
