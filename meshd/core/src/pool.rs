@@ -756,3 +756,6 @@ fn of_network(pools: &BTreeMap<(Vni, u8), Pool>, vni: Vni) -> impl Iterator<Item
         .range((vni, 0)..=(vni, u8::MAX))
         .map(|(&(_, index), pool)| (index, pool))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1024,3 +1024,6 @@ fn no_address(vni: Vni, subnet: u8, around: &dyn Surroundings, pools: &Pools) ->
         asked.join("; ")
     )
 }
+
+#[cfg(test)]
+mod tests;
