@@ -11,6 +11,7 @@
 //! The daemon's own namespace is never left: work inside another one is done by sockets that were opened there.
 
 mod addresses;
+mod features;
 mod hint;
 mod inventory;
 mod marks;
@@ -23,6 +24,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
+pub use features::{Feature, try_features};
 use inventory::Inventory;
 use marks::Marks;
 use netns::{Netlink, Netns};
@@ -75,6 +77,39 @@ pub struct WireError {
 pub struct KernelError {
     step: &'static str,
     reason: String,
+}
+
+/// An address of this host that other nodes are offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderlayAddress {
+    /// With the port of the endpoint.
+    pub address: SocketAddr,
+    /// The name of its device, as the kernel has it.
+    pub device: Vec<u8>,
+    /// Of that device, in bytes.
+    pub mtu: u32,
+}
+
+/// Which addresses of this host an endpoint bound to `underlay` offers, most likely first. Needs no rights and no daemon.
+///
+/// # Errors
+/// If netlink cannot be opened or read.
+pub async fn underlay_addresses(underlay: SocketAddr) -> std::io::Result<Vec<UnderlayAddress>> {
+    let host = monitor::host(&Netlink::here()?, &Inventory::default()).await?;
+    let device = |address: &SocketAddr| {
+        let index = host.addresses.iter().find(|a| a.ip == address.ip())?.index;
+        host.links.iter().find(|link| link.index == index)
+    };
+    let found = addresses::offered(&host, underlay).into_iter();
+    Ok(found
+        .filter_map(|address| {
+            device(&address).map(|link| UnderlayAddress {
+                address,
+                device: link.name.clone(),
+                mtu: link.mtu,
+            })
+        })
+        .collect())
 }
 
 /// Frames that a device queues; the kernel's own choice for Ethernet.
