@@ -8,10 +8,8 @@ use interop_tests::traffic::tcp_opens;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const DENY_SSH: &str =
-    r#"{"default":"allow","rules":[{"action":"deny","proto":"tcp","dst-port":22}]}"#;
-const DENY_WEB: &str =
-    r#"{"default":"allow","rules":[{"action":"deny","proto":"tcp","dst-port":80}]}"#;
+const DENY_SSH: &str = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
+const DENY_WEB: &str = r#"{"deny":[{"proto":"tcp","port":80}]}"#;
 
 /// The component, built by `cargo xtask plugins`; `MESHD_PLUGINS` names the folder.
 fn acl() -> Result<PathBuf> {
@@ -53,13 +51,7 @@ fn the_acl_refuses_a_port_and_trace_says_why() {
         let open = |port| tcp_opens(&here.netns, &far.netns, to, port, Duration::from_secs(2));
         ensure!(open(22)? && open(80)?, "no policy, no refusal");
 
-        node.ok(&[
-            "plugin",
-            "install",
-            &acl()?.to_string_lossy(),
-            "--name",
-            "acl",
-        ])?;
+        node.ok(&["plugin", "install", "acl", &acl()?.to_string_lossy()])?;
         node.ok(&["plugin", "attach", "acl", "lan", "--config", DENY_SSH])?;
         ensure!(!open(22)?, "tcp/22 is refused");
         ensure!(open(80)?, "tcp/80 passes");

@@ -12,8 +12,7 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const DENY_SSH: &str =
-    r#"{"default":"allow","rules":[{"action":"deny","proto":"tcp","dst-port":22}]}"#;
+const DENY_SSH: &str = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
 
 /// Claims, and how they went.
 #[derive(Default)]
@@ -168,9 +167,8 @@ fn scenes(lab: &Lab, plugins: &Path, show: &mut Show) -> Result<()> {
             node.ok(&[
                 "plugin",
                 "install",
-                &plugins.join("acl.wasm").to_string_lossy(),
-                "--name",
                 "acl",
+                &plugins.join("acl.wasm").to_string_lossy(),
             ])?;
             node.ok(&["plugin", "attach", "acl", "lan", "--config", DENY_SSH])?;
         }
