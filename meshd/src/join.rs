@@ -14,7 +14,7 @@ use crate::identity::{
 };
 use crate::store::{Store, StoreError};
 use crate::token::Token;
-use crate::underlay::{Endpoint, RaceError, UnderlayError, race};
+use crate::underlay::{DialError, Endpoint, RaceError, UnderlayError, race};
 use meshd_core::ident::{Label, MeshId, NodeId};
 use meshd_core::wire::control::{
     Goodbye, JoinRefusal, JoinRequest, MESSAGE_MAX, Message, VERSION, Welcome,
@@ -326,7 +326,7 @@ mod tests {
             while let Some(input) = happened.recv().await {
                 match input {
                     Input::Session(SessionEvent::Connected { session, key, .. }) => {
-                        drop(keys.insert(session, key))
+                        keys.insert(session, key);
                     }
                     Input::Message {
                         session,

@@ -237,7 +237,7 @@ impl Session {
             Err(error) => {
                 let len = Message::body_len(prefix, MESSAGE_MAX)?;
                 // A member may send long messages as soon as it believes us; the node may yet be reading its `Hello`.
-                if first {
+                if first && !self.is_proven() {
                     return Err(error.into());
                 }
                 self.until_proven().await;
