@@ -541,11 +541,18 @@ impl Pools {
             .map(|(&key, _)| key)
             .collect();
         for key in due {
+            let active = self.active.contains(&key.0);
             if let Some(pool) = self.pools.get_mut(&key)
                 && pool.hunt.is_none()
             {
                 pool.look = now.moment.plus_ms(RESERVE_MS);
-                pool.hunt = Some(Hunt::start(None, now.moment));
+                let mut hunt = Hunt::start(None, now.moment);
+                if !active || pool.free() >= LOW {
+                    // Nothing is needed: only fetch what may have been given to us already.
+                    hunt.resting = false;
+                    hunt.queue = pool.unanswered.iter().copied().collect();
+                }
+                pool.hunt = Some(hunt);
             }
             self.go_on(key, now, out);
         }

@@ -291,8 +291,6 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
     #[test]
     fn no_address_is_ever_in_two_hands_and_after_all_heals_whoever_asks_gets_one(
         subnet in prop_oneof![Just("10.0.0.0/29"), Just("10.0.0.0/27"), Just("10.0.0.0/24"), Just("fd00::/64")],
@@ -460,4 +458,23 @@ proptest! {
         prop_assert!(first < at && at <= last);
         prop_assert!(span < 8 || ((at - first) * 5 > span && (last - at + 1) * 5 > span), "{} {}", at - first, span);
     }
+}
+
+#[test]
+fn a_range_whose_grant_was_lost_is_fetched_later_though_nobody_waits() {
+    let mut world = World::new("10.0.0.0/24");
+    world.step(Step::Lease(1));
+    world.step(Step::Deliver(0));
+    // The grant.
+    world.step(Step::Lose(0));
+    world.restart(1);
+    world.step(Step::Wait(60_000));
+    assert_eq!(
+        world.flying.len(),
+        1,
+        "only the one who did not answer is asked"
+    );
+    world.step(Step::Deliver(0));
+    world.step(Step::Deliver(0));
+    assert_eq!(world.free(), 253);
 }

@@ -695,8 +695,6 @@ fn a_kept_port_that_the_kernel_refuses_is_tried_again_unless_its_namespace_is_go
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
     /// Whatever the order of wishes, kernel events, restarts: each command is answered at most once, and in the end
     /// nothing is leased that no port has.
     #[test]
