@@ -1,14 +1,50 @@
 //! The mesh side of the node in one piece: directory, peers, SWIM and invites, and how they feed each other.
+//!
+//! ```text
+//!   sessions ---> peers ---proven---> sync: digest one way, records both ways
+//!                   |                     |
+//!                   v                     v
+//!   SWIM ------> reachable? -------> directory ---fresh---> spread: own to all, others' to three, a summary now and then
+//!                                         |
+//!   commands --> invites, networks -------+---changes---> the rest of the node
+//! ```
+//!
+//! Owns the interplay and nothing else. **The rule of reachability** is [`Mesh::reaches`]: a node can be reached if there
+//! is a proven session with it, or SWIM says it is alive (its session is about to come back). So what a rogue says by SWIM
+//! takes nobody's endpoints away while a session holds, and a killed node is gone once both its session (idle for 4 s) and
+//! SWIM (4 s) have let it go.
 
-use crate::command::{InviteSpec, NetworkSpec, Refusal, Reply};
+use crate::command::{InviteSpec, NetworkSpec, Refusal, RefusalCode, Reply};
 use crate::directory::{Change, Directory};
-use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni};
-use crate::node::SessionEvent;
+use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni, WallTime};
+use crate::invites::Invites;
+use crate::networks::{self, Added, Author};
+use crate::node::{Output, SessionEvent};
+use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::wire::control::{Message, PoolGrant, PoolRequest};
-use crate::wire::record::{Endpoint, Keyring, RecordError, Signed};
+use crate::peers::{Peers, Standing, Turn, send_records};
+use crate::swim::{Finding, Swim, Swum};
+use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
+use crate::wire::record::{
+    ADDRESSES_MAX, Endpoint, Endpoints, Keyring, Membership, NETWORKS_MAX, NetworkDef, NodeAdvert,
+    REVOKED_MAX, Record, RecordError, Revocations, Role, Signed, VERSION_TEXT_MAX,
+};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Expiry and the like are looked at this often.
+const TICK_MS: u64 = 1_000;
+/// A random peer hears a summary this often.
+const SUMMARY_MS: u64 = 5_000;
+/// Records that come within this time after the first session count as the first sync.
+const FIRST_SYNC_MS: u64 = 3_000;
+/// News of one message are passed on to this many peers …
+const RELAYS: usize = 3;
+/// … if they are not more records than this: a whole sync is no news to others.
+const RELAYED_MAX: usize = 64;
+/// Most records looked at in one message.
+const RECORDS_MAX: usize = 4_096;
 
 /// What a node is born with.
 pub struct MeshConfig {
@@ -35,7 +71,7 @@ pub enum PeerMessage {
     PoolGrant(PoolGrant),
 }
 
-/// One session of a proven or hopeful peer, for `status` and `peers`.
+/// One other member and how it stands, for `status` and `peers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
     /// The member.
@@ -58,48 +94,409 @@ pub struct PeerView {
 pub struct Mesh {
     /// Read it freely; it changes only through the methods here.
     pub directory: Directory,
+    mesh: MeshId,
+    keyring: Arc<dyn Keyring>,
+    peers: Peers,
+    swim: Swim,
+    invites: Invites,
+    changes: BTreeSet<Change>,
+    next_tick: Moment,
+    next_summary: Moment,
+    /// When the first sync counts as over; not before there was a peer.
+    settles: Option<Moment>,
+    settled: bool,
 }
 
 impl Mesh {
     /// A node as it was left: `state` are all pairs of the store, those of others are skipped. Publishes its advert.
     ///
     /// # Errors
-    /// If this node's own membership does not hold (expired or revoked is no error: it starts and tells).
+    /// If this node's own membership is not signed by the mesh root or is about another key. Expired or revoked is no
+    /// error: the node starts, its ports work among themselves, and its peers tell why they refuse it.
     pub fn new(
-        _config: MeshConfig,
-        _state: &[(Vec<u8>, Vec<u8>)],
-        _now: Now,
-        _out: &mut Outbox,
+        config: MeshConfig,
+        state: &[(Vec<u8>, Vec<u8>)],
+        now: Now,
+        out: &mut Outbox,
     ) -> Result<Self, RecordError> {
-        Ok(Self {
-            directory: Directory::default(),
-        })
+        let MeshConfig {
+            mesh,
+            mesh_name,
+            membership,
+            keyring,
+            seed,
+            version,
+        } = config;
+        let me = keyring.node();
+        match membership.open(mesh, &*keyring)? {
+            Record::Membership(m) if m.node == me => {}
+            _ => return Err(RecordError::Shape("membership is of another node")),
+        }
+        let mut directory = Directory::new(mesh, Arc::clone(&keyring), state, now);
+        // Known already, or newer here, or revoked: all fine.
+        let _ = directory.accept(&membership, None, now, out);
+        let old = directory.advert(me).cloned();
+        // Above all earlier boots even if the state was lost, as long as the clock is about right.
+        let boot = old
+            .as_ref()
+            .map_or(1, |a| a.boot.saturating_add(1))
+            .max(now.wall.0 / 1000);
+        let advert = NodeAdvert {
+            node: me,
+            serial: 0,
+            boot,
+            addresses: old
+                .as_ref()
+                .map(|a| a.addresses.clone())
+                .unwrap_or_default(),
+            networks: old.map(|a| a.networks).unwrap_or_default(),
+            version: version.chars().take(VERSION_TEXT_MAX / 4).collect(),
+        };
+        directory.publish(Record::Node(advert), now, out)?;
+        let mut this = Self {
+            mesh,
+            peers: Peers::new(me, mesh, seed),
+            swim: Swim::new(me, boot, seed.rotate_left(17)),
+            invites: Invites::new(mesh, mesh_name, state),
+            directory,
+            keyring,
+            changes: BTreeSet::new(),
+            next_tick: now.moment.plus_ms(TICK_MS),
+            next_summary: now.moment.plus_ms(SUMMARY_MS),
+            settles: None,
+            settled: false,
+        };
+        this.follow_up(now, out);
+        Ok(this)
     }
 
+    // ---- inputs ----------------------------------------------------------------------------------------------------
+
     /// Something about a QUIC connection.
-    pub fn session(&mut self, _event: SessionEvent, _now: Now, _out: &mut Outbox) {}
+    pub fn session(&mut self, event: SessionEvent, now: Now, out: &mut Outbox) {
+        match event {
+            SessionEvent::Connected {
+                session,
+                key,
+                remote,
+                dialed,
+            } => {
+                self.peers
+                    .connected(session, key, remote, dialed, &self.directory, now, out);
+            }
+            SessionEvent::Closed { session, reason } => {
+                let turn = self
+                    .peers
+                    .closed(session, &reason, &self.directory, now, out);
+                self.turn(turn, now, out);
+            }
+            SessionEvent::DialFailed { node, reason } => self.peers.dial_failed(node, &reason, now),
+        }
+        self.follow_up(now, out);
+    }
 
     /// A message on a session; what is for others comes back, with the proven sender.
     pub fn message(
         &mut self,
-        _session: SessionId,
-        _message: Message,
-        _now: Now,
-        _out: &mut Outbox,
+        session: SessionId,
+        message: Message,
+        now: Now,
+        out: &mut Outbox,
     ) -> Option<(NodeId, PeerMessage)> {
+        let answer = match self.peers.standing(session) {
+            Standing::Unknown => None,
+            Standing::Unproven(key, remote) => {
+                self.stranger_says(session, key, remote, message, now, out);
+                None
+            }
+            Standing::Proven(_) if !self.peers.may_speak(session, now.moment) => None,
+            Standing::Proven(node) => self.peer_says(session, node, message, now, out),
+        };
+        self.follow_up(now, out);
+        answer
+    }
+
+    fn stranger_says(
+        &mut self,
+        session: SessionId,
+        key: NodeId,
+        remote: SocketAddr,
+        message: Message,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        match message {
+            Message::Hello(hello) => {
+                let turn = self
+                    .peers
+                    .hello(session, &hello, &mut self.directory, now, out);
+                self.turn(turn, now, out);
+                if let Turn::Up(_) = turn
+                    && self.peers.is_dialer(session)
+                {
+                    // One of the two starts; the other's digest comes with the answer.
+                    self.send_digests(session, out);
+                }
+            }
+            Message::Join(request) => {
+                let answer = self.invites.redeem(
+                    &request,
+                    key,
+                    remote,
+                    &mut self.directory,
+                    &*self.keyring,
+                    now,
+                    out,
+                );
+                out.push(Output::Message {
+                    session,
+                    message: Message::Joined(answer),
+                });
+                self.peers.hang_up(session, "answered", out);
+            }
+            Message::Goodbye(goodbye) => self.peers.goodbye(session, goodbye),
+            _ => {
+                let why = "it spoke before it said who it is";
+                self.peers.refuse(
+                    session,
+                    Goodbye::Refused("say Hello first".into()),
+                    why,
+                    now,
+                    out,
+                );
+            }
+        }
+    }
+
+    fn peer_says(
+        &mut self,
+        session: SessionId,
+        node: NodeId,
+        message: Message,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Option<(NodeId, PeerMessage)> {
+        match message {
+            Message::Goodbye(goodbye) => self.peers.goodbye(session, goodbye),
+            Message::Swim(packet) => {
+                let directory = &self.directory;
+                let boot_of = |node| {
+                    directory
+                        .member(node)
+                        .map(|_| directory.advert(node).map_or(0, |a| a.boot))
+                };
+                let swum = self.swim.packet(node, &packet, boot_of, now);
+                self.swum(swum, now, out);
+            }
+            Message::Records(records) => {
+                for signed in records.iter().take(RECORDS_MAX) {
+                    // A record that is not taken here says nothing about the one who passed it on.
+                    let _ = self.directory.accept(signed, Some(node), now, out);
+                }
+            }
+            Message::Summary(theirs) => {
+                if theirs != self.directory.summary() && self.peers.may_ask(session, now.moment) {
+                    self.send_digests(session, out);
+                }
+            }
+            Message::Digest {
+                from,
+                to,
+                have,
+                reply,
+            } => {
+                if self.peers.may_ask(session, now.moment) {
+                    for chunk in self.directory.newer_than(from, to, &have) {
+                        out.push(Output::Message {
+                            session,
+                            message: Message::Records(chunk),
+                        });
+                    }
+                    if reply {
+                        let have = self.directory.digest_of(from, to);
+                        out.push(Output::Message {
+                            session,
+                            message: Message::Digest {
+                                from,
+                                to,
+                                have,
+                                reply: false,
+                            },
+                        });
+                    }
+                }
+            }
+            Message::PoolRequest(request) => {
+                return Some((node, PeerMessage::PoolRequest(request)));
+            }
+            Message::PoolGrant(grant) => return Some((node, PeerMessage::PoolGrant(grant))),
+            // Once is enough; and a member needs no invite.
+            Message::Hello(_) | Message::Join(_) | Message::Joined(_) => {}
+        }
         None
+    }
+
+    fn send_digests(&self, session: SessionId, out: &mut Outbox) {
+        for (from, to, have) in self.directory.digest() {
+            out.push(Output::Message {
+                session,
+                message: Message::Digest {
+                    from,
+                    to,
+                    have,
+                    reply: true,
+                },
+            });
+        }
+    }
+
+    fn turn(&mut self, turn: Turn, now: Now, out: &mut Outbox) {
+        match turn {
+            Turn::Same => {}
+            Turn::Up(node) => {
+                self.settles
+                    .get_or_insert(now.moment.plus_ms(FIRST_SYNC_MS));
+                self.refresh(node, out);
+                let swum = self.swim.announce(node, now);
+                self.swum(swum, now, out);
+            }
+            Turn::Down(node) => self.refresh(node, out),
+        }
+    }
+
+    fn swum(&mut self, swum: Swum, now: Now, out: &mut Outbox) {
+        for (node, packet) in swum.packets {
+            // No session: lost.
+            self.send(node, Message::Swim(packet), out);
+        }
+        for finding in swum.findings {
+            let (Finding::Alive(node) | Finding::Dead(node)) = finding;
+            self.refresh(node, out);
+            self.peers.dial_soon(node, now);
+        }
+    }
+
+    /// True if frames for the node have a way, or will have one again in a moment: see the head of this file.
+    #[must_use]
+    pub fn reaches(&self, node: NodeId) -> bool {
+        !self.directory.is_revoked(node)
+            && (self.peers.session_of(node).is_some() || self.swim.alive(node))
+    }
+
+    fn refresh(&mut self, node: NodeId, out: &mut Outbox) {
+        let (before, after) = (self.directory.reachable(node), self.reaches(node));
+        if before != after {
+            self.directory.set_reachable(node, after, out);
+            let name = self
+                .directory
+                .member(node)
+                .map(|m| m.name.to_string())
+                .unwrap_or_default();
+            out.push(Output::Notice(if after {
+                Notice::NodeAlive { node, name }
+            } else {
+                Notice::NodeDead { node, name }
+            }));
+        }
+    }
+
+    /// After each call: news go out, and changes reach the machines that they concern.
+    fn follow_up(&mut self, now: Now, out: &mut Outbox) {
+        self.spread(out);
+        let changes = self.directory.take_changes();
+        for change in &changes {
+            match change {
+                Change::Revoked(node) => {
+                    self.peers
+                        .close(*node, Goodbye::Revoked, &self.directory, out);
+                    let swum = self.swim.forget(*node, now);
+                    self.swum(swum, now, out);
+                    self.refresh(*node, out);
+                }
+                Change::Node(node) => self.peers.dial_soon(*node, now),
+                _ => {}
+            }
+        }
+        if changes
+            .iter()
+            .any(|c| matches!(c, Change::Members | Change::Node(_) | Change::Revoked(_)))
+        {
+            self.peers.plan(&self.directory, now);
+        }
+        self.changes.extend(changes);
+        // Reachability may have changed by what was just done.
+        self.changes.extend(self.directory.take_changes());
+    }
+
+    fn spread(&mut self, out: &mut Outbox) {
+        let mut by_source: std::collections::BTreeMap<Option<NodeId>, Vec<Signed>> =
+            std::collections::BTreeMap::new();
+        for (signed, from) in self.directory.take_fresh() {
+            by_source.entry(from).or_default().push(signed);
+        }
+        for (from, records) in by_source {
+            let sessions = match from {
+                None => self
+                    .peers
+                    .all_proven()
+                    .map(|(_, session)| session)
+                    .collect(),
+                Some(_) if records.len() > RELAYED_MAX => Vec::new(),
+                Some(peer) => self.peers.some_of(RELAYS, Some(peer)),
+            };
+            send_records(records, &sessions, out);
+        }
     }
 
     /// What the records changed since the last call. Ask after each call of any method here that takes an outbox.
     pub fn take_changes(&mut self) -> Vec<Change> {
-        Vec::new()
+        core::mem::take(&mut self.changes).into_iter().collect()
     }
 
-    /// The underlay addresses of this host.
-    pub fn addresses(&mut self, _addresses: Vec<SocketAddr>, _now: Now, _out: &mut Outbox) {}
+    // ---- what this node says of itself -----------------------------------------------------------------------------
+
+    /// The underlay addresses of this host. If they changed, peers that dialed this node are dialed from here too: what
+    /// they dialed may be gone.
+    pub fn addresses(&mut self, mut addresses: Vec<SocketAddr>, now: Now, out: &mut Outbox) {
+        addresses.truncate(ADDRESSES_MAX);
+        let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
+        let before = self
+            .own_advert()
+            .map(|a| set(&a.addresses))
+            .unwrap_or_default();
+        if before != set(&addresses) && !before.is_empty() {
+            self.peers.dial_beside_accepted(now);
+        }
+        if let Some(advert) = self.own_advert().cloned() {
+            // An advert within bounds breaks none by fewer addresses.
+            let _ = self.directory.publish(
+                Record::Node(NodeAdvert {
+                    addresses,
+                    ..advert
+                }),
+                now,
+                out,
+            );
+        }
+        self.follow_up(now, out);
+    }
 
     /// The networks that have a port here. The same again does nothing.
-    pub fn advertise_networks(&mut self, _networks: Vec<Vni>, _now: Now, _out: &mut Outbox) {}
+    pub fn advertise_networks(&mut self, mut networks: Vec<Vni>, now: Now, out: &mut Outbox) {
+        networks.sort_unstable();
+        networks.dedup();
+        networks.truncate(NETWORKS_MAX);
+        if let Some(advert) = self.own_advert().cloned() {
+            let _ =
+                self.directory
+                    .publish(Record::Node(NodeAdvert { networks, ..advert }), now, out);
+        }
+        self.follow_up(now, out);
+    }
+
+    fn own_advert(&self) -> Option<&NodeAdvert> {
+        self.directory.advert(self.directory.me())
+    }
 
     /// All endpoints of this node on a network, in any order. The same again does nothing.
     ///
@@ -107,98 +504,300 @@ impl Mesh {
     /// If they break a bound of [`crate::wire::record`].
     pub fn advertise_endpoints(
         &mut self,
-        _vni: Vni,
-        _list: Vec<Endpoint>,
-        _now: Now,
-        _out: &mut Outbox,
+        vni: Vni,
+        mut list: Vec<Endpoint>,
+        now: Now,
+        out: &mut Outbox,
     ) -> Result<(), RecordError> {
-        Ok(())
+        let node = self.directory.me();
+        list.sort_by_key(|endpoint| endpoint.mac);
+        if list.is_empty() && !self.directory.advertises(vni) {
+            return Ok(());
+        }
+        let result = self.directory.publish(
+            Record::Endpoints(Endpoints {
+                node,
+                vni,
+                serial: 0,
+                list,
+            }),
+            now,
+            out,
+        );
+        self.follow_up(now, out);
+        result.map(|_| ())
+    }
+
+    // ---- commands --------------------------------------------------------------------------------------------------
+
+    fn author(&self, wall: WallTime) -> Author {
+        let node = self.directory.me();
+        let role = self.directory.member(node).map_or(Role::Member, |m| m.role);
+        Author { node, role, wall }
     }
 
     /// Defines a network, or finds that it is defined so already.
     ///
     /// # Errors
-    /// If this node is no admin, or the name, VNI or subnets clash.
+    /// If this node is no admin, the name or VNI is taken, or subnets or MTU cannot be.
     pub fn add_network(
         &mut self,
-        _spec: &NetworkSpec,
-        _now: Now,
-        _out: &mut Outbox,
-    ) -> Result<Reply, Refusal> {
-        Ok(Reply::Done)
+        spec: &NetworkSpec,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Result<Added, Refusal> {
+        let (directory, author) = (&self.directory, self.author(now.wall));
+        let added = networks::add(spec, author, directory.networks(), directory.own_networks())?;
+        if let Added::New(def) = &added {
+            if self.directory.networks().count() >= NETWORKS_MAX {
+                return refuse(
+                    RefusalCode::Unavailable,
+                    format!("the mesh has {NETWORKS_MAX} networks already; remove one"),
+                );
+            }
+            if let Err(why) = self
+                .directory
+                .publish(Record::Network(def.clone()), now, out)
+            {
+                return refuse(RefusalCode::Invalid, format!("network {}: {why}", def.name));
+            }
+            out.push(Output::Notice(Notice::NetworkAdded {
+                vni: def.vni,
+                name: def.name.to_string(),
+            }));
+            self.follow_up(now, out);
+        }
+        Ok(added)
     }
 
-    /// Removes a network that no reachable node has a port on.
+    /// Removes a network that no reachable node has a port on; the answer is its tombstone.
     ///
     /// # Errors
     /// If it is unknown, of another author, or in use.
     pub fn remove_network(
         &mut self,
-        _text: &str,
-        _now: Now,
-        _out: &mut Outbox,
-    ) -> Result<Reply, Refusal> {
-        Ok(Reply::Done)
+        text: &str,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Result<NetworkDef, Refusal> {
+        let (directory, author) = (&self.directory, self.author(now.wall));
+        let users = |vni| {
+            let here = self
+                .own_advert()
+                .is_some_and(|a| a.networks.contains(&vni))
+                .then_some(author.node);
+            here.into_iter()
+                .chain(directory.members_with_network(vni))
+                .map(|node| directory.show(node))
+                .collect()
+        };
+        let def = networks::remove(
+            text,
+            author,
+            directory.networks(),
+            directory.own_networks(),
+            users,
+        )?;
+        if let Err(why) = self
+            .directory
+            .publish(Record::Network(def.clone()), now, out)
+        {
+            return refuse(RefusalCode::Failed, format!("network {}: {why}", def.name));
+        }
+        out.push(Output::Notice(Notice::NetworkRemoved {
+            vni: def.vni,
+            name: def.name.to_string(),
+        }));
+        self.follow_up(now, out);
+        Ok(def)
     }
 
     /// Opens an invite.
     ///
     /// # Errors
-    /// Without the root key, or if 1024 are open.
+    /// Without the root key, with a strange time to live or labels, or if 1024 are kept.
     pub fn invite(
         &mut self,
-        _spec: &InviteSpec,
-        _now: Now,
-        _out: &mut Outbox,
+        spec: &InviteSpec,
+        now: Now,
+        out: &mut Outbox,
     ) -> Result<Reply, Refusal> {
-        Ok(Reply::Done)
+        self.invites.open(spec, &*self.keyring, now, out)
     }
 
     /// Takes a member's rights, everywhere, for good.
     ///
     /// # Errors
     /// Without the root key, for oneself, for nobody.
-    pub fn revoke(
-        &mut self,
-        _member: &str,
-        _now: Now,
-        _out: &mut Outbox,
-    ) -> Result<Reply, Refusal> {
+    pub fn revoke(&mut self, member: &str, now: Now, out: &mut Outbox) -> Result<Reply, Refusal> {
+        let Some(Membership { node, name, .. }) = self.directory.find_member(member).cloned()
+        else {
+            let already = self
+                .directory
+                .revoked()
+                .iter()
+                .any(|node| member.len() >= 6 && node.to_string().starts_with(member));
+            return if already {
+                Ok(Reply::Done)
+            } else {
+                refuse(
+                    RefusalCode::NotFound,
+                    format!(
+                        "no member is called {member:?}, and no id begins so in only one way; `meshd members` shows all"
+                    ),
+                )
+            };
+        };
+        if node == self.directory.me() {
+            return refuse(
+                RefusalCode::Forbidden,
+                format!("{name} is this node; a node cannot revoke itself"),
+            );
+        }
+        if self.keyring.sign_as_root(b"").is_none() {
+            return refuse(RefusalCode::Forbidden, "this node cannot revoke: only the node that ran `meshd init` holds the mesh's root key; revoke there".into());
+        }
+        let mut nodes = self.directory.revoked().clone();
+        nodes.insert(node);
+        if nodes.len() > REVOKED_MAX {
+            return refuse(
+                RefusalCode::Unavailable,
+                format!("the list of revocations is full ({REVOKED_MAX} keys)"),
+            );
+        }
+        let list = Revocations {
+            mesh: self.mesh,
+            serial: 0,
+            nodes: nodes.into_iter().collect(),
+        };
+        if let Err(why) = self.directory.publish(Record::Revocations(list), now, out) {
+            return refuse(RefusalCode::Failed, format!("revoke {name}: {why}"));
+        }
+        self.follow_up(now, out);
         Ok(Reply::Done)
     }
 
+    // ---- peers -----------------------------------------------------------------------------------------------------
+
     /// Sends to a peer; false if there is no proven session.
-    pub fn send(&mut self, _node: NodeId, _message: Message, _out: &mut Outbox) -> bool {
-        false
+    pub fn send(&mut self, node: NodeId, message: Message, out: &mut Outbox) -> bool {
+        let session = self.peers.session_of(node);
+        if let Some(session) = session {
+            out.push(Output::Message { session, message });
+        }
+        session.is_some()
     }
 
     /// The proven session with a peer.
     #[must_use]
-    pub fn session_of(&self, _node: NodeId) -> Option<SessionId> {
-        None
+    pub fn session_of(&self, node: NodeId) -> Option<SessionId> {
+        self.peers.session_of(node)
     }
 
     /// The member behind a proven session.
     #[must_use]
-    pub fn peer_of(&self, _session: SessionId) -> Option<NodeId> {
-        None
+    pub fn peer_of(&self, session: SessionId) -> Option<NodeId> {
+        match self.peers.standing(session) {
+            Standing::Proven(node) => Some(node),
+            _ => None,
+        }
     }
 
     /// All other members and how they stand.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {
-        Vec::new()
+        let others = self
+            .directory
+            .members()
+            .map(|m| m.node)
+            .filter(|node| *node != self.directory.me());
+        let view = |node: NodeId| {
+            let session = self.peers.session_of(node);
+            let described = session.and_then(|session| self.peers.describe(session));
+            PeerView {
+                node,
+                session,
+                remote: described.map(|(remote, ..)| remote),
+                dialed: described.is_some_and(|(_, dialed, _)| dialed),
+                since: described.and_then(|(.., since)| since),
+                alive: self.swim.alive(node),
+                last_error: self.peers.last_error(node).map(ToOwned::to_owned),
+            }
+        };
+        others.map(view).collect()
     }
 
     /// Says goodbye to all.
-    pub fn stop(&mut self, _out: &mut Outbox) {}
+    pub fn stop(&mut self, now: Now, out: &mut Outbox) {
+        let swum = self.swim.leave(now);
+        self.swum(swum, now, out);
+        let peers: Vec<NodeId> = self.peers.all_proven().map(|(node, _)| node).collect();
+        for node in peers {
+            self.peers
+                .close(node, Goodbye::Stopping, &self.directory, out);
+        }
+    }
+
+    // ---- time ------------------------------------------------------------------------------------------------------
 
     /// When to call [`Self::handle_timeout`], and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Moment, &'static str)> {
-        None
+        let own = [
+            (self.next_tick, "expiry is looked at"),
+            (self.next_summary, "a peer hears a summary"),
+        ];
+        let swim = self.swim.poll_timeout().map(|at| (at, "SWIM"));
+        own.into_iter()
+            .chain(swim)
+            .chain(self.peers.poll_timeout())
+            .min_by_key(|(at, _)| *at)
     }
 
     /// Does what is due.
-    pub fn handle_timeout(&mut self, _now: Now, _out: &mut Outbox) {}
+    pub fn handle_timeout(&mut self, now: Now, out: &mut Outbox) {
+        if self.next_tick <= now.moment {
+            self.next_tick = now.moment.plus_ms(TICK_MS);
+            self.tick(now, out);
+        }
+        if self.next_summary <= now.moment {
+            self.next_summary = now.moment.plus_ms(SUMMARY_MS);
+            for session in self.peers.some_of(1, None) {
+                out.push(Output::Message {
+                    session,
+                    message: Message::Summary(self.directory.summary()),
+                });
+            }
+        }
+        let swum = self.swim.handle_timeout(now);
+        self.swum(swum, now, out);
+        self.peers.handle_timeout(&self.directory, now, out);
+        self.follow_up(now, out);
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Outbox) {
+        self.directory.expire(now, out);
+        self.invites.sweep(now, out);
+        let expired: Vec<NodeId> = self
+            .peers
+            .all_proven()
+            .map(|(node, _)| node)
+            .filter(|node| !self.directory.in_good_standing(*node, now.wall))
+            .collect();
+        for node in expired {
+            let goodbye = Goodbye::Refused("the membership has expired; invite it again".into());
+            let turn = self.peers.close(node, goodbye, &self.directory, out);
+            let swum = self.swim.forget(node, now);
+            self.swum(swum, now, out);
+            self.turn(turn, now, out);
+        }
+        if !self.settled && self.settles.is_some_and(|at| at <= now.moment) {
+            self.settled = true;
+            self.directory.settle();
+        }
+    }
+}
+
+fn refuse<T>(code: RefusalCode, message: String) -> Result<T, Refusal> {
+    Err(Refusal { code, message })
 }

@@ -1,0 +1,778 @@
+//! Sessions and peers: who is on the other end of a QUIC connection, and may stay.
+//!
+//! ```text
+//!   Connected --Hello--> unproven --Hello that holds--> proven --> the peer's one session
+//!                          |  3 s, refused                |  revoked, expired, superseded, closed
+//!                          v                              v
+//!                       hung up                     dialed again: 0.5 s .. 30 s apart
+//! ```
+//!
+//! Owns the table of sessions, the proofs, the choice between two sessions of one peer, and when to dial whom. Believes
+//! nothing of a session but its key before a membership statement for that key, signed by the root, has come over it.
+//! Of two sessions with one peer both ends keep the one whose dialer dialed later, by the dialer's clock, then the one of
+//! the higher NodeId. What is said over a session is for `mesh.rs`.
+
+use crate::directory::Directory;
+use crate::ident::{MeshId, Moment, NodeId, Now, SessionId, escape};
+use crate::node::Output;
+use crate::notice::Notice;
+use crate::outbox::Outbox;
+use crate::wire::control::{Goodbye, Hello, Message, VERSION};
+use crate::wire::record::{Record, RecordKey, Signed};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+/// Most sessions that others dialed and have not proven.
+const UNPROVEN_MAX: usize = 64;
+/// Time to prove to be a member.
+const PROVE_MS: u64 = 3_000;
+const BACKOFF_MS_MIN: u64 = 500;
+const BACKOFF_MS_MAX: u64 = 30_000;
+/// The higher of two nodes waits this long for the lower one to dial.
+const HIGHER_WAITS_MS: u64 = 2_000;
+/// Dials under way.
+const DIALING_MAX: usize = 64;
+/// A dial without an answer from the shell counts as failed.
+const DIAL_LOST_MS: u64 = 30_000;
+/// Messages of one peer: at once, and per second.
+const MESSAGES: (u64, u64) = (2_000, 500);
+/// Answers to digests of one peer: at once, and per second.
+const DIGESTS: (u64, u64) = (64, 4);
+/// Longest text of a far end that is kept, in characters.
+const WORDS_MAX: usize = 200;
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    left: u64,
+    of: (u64, u64),
+    at: Moment,
+}
+
+impl Budget {
+    fn new(of: (u64, u64), now: Moment) -> Self {
+        Self {
+            left: of.0,
+            of,
+            at: now,
+        }
+    }
+
+    fn take(&mut self, now: Moment) -> bool {
+        let gained = now.ms_since(self.at) * self.of.1 / 1000;
+        if gained > 0 {
+            self.left = self.left.saturating_add(gained).min(self.of.0);
+            self.at = now;
+        }
+        let had = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        had
+    }
+}
+
+#[derive(Debug)]
+struct Session {
+    key: NodeId,
+    remote: SocketAddr,
+    dialed: bool,
+    /// When, by the dialer's clock; 0 until its Hello says.
+    dialed_at: u64,
+    since: Moment,
+    proven: Option<Moment>,
+    messages: Budget,
+    digests: Budget,
+    last_words: Option<Goodbye>,
+}
+
+#[derive(Debug)]
+struct Dial {
+    next: Moment,
+    backoff_ms: u64,
+    /// Since when one is under way, and when that was by this node's clock.
+    under_way: Option<(Moment, u64)>,
+    /// Also beside a session: its far end dialed an address that this node may have lost.
+    beside: bool,
+    error: Option<String>,
+}
+
+/// What a session is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Unknown,
+    Unproven(NodeId, SocketAddr),
+    Proven(NodeId),
+}
+
+pub(crate) struct Peers {
+    me: NodeId,
+    mesh: MeshId,
+    sessions: BTreeMap<SessionId, Session>,
+    proven: BTreeMap<NodeId, SessionId>,
+    dials: BTreeMap<NodeId, Dial>,
+    rng: SmallRng,
+}
+
+/// What became of a session's proof or end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// Nothing that others need to know.
+    Same,
+    /// The first session of this peer, or a better one.
+    Up(NodeId),
+    /// The last session of this peer is gone.
+    Down(NodeId),
+}
+
+impl Peers {
+    pub(crate) fn new(me: NodeId, mesh: MeshId, seed: u64) -> Self {
+        Self {
+            me,
+            mesh,
+            sessions: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            dials: BTreeMap::new(),
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    // ---- sessions --------------------------------------------------------------------------------------------------
+
+    pub(crate) fn connected(
+        &mut self,
+        session: SessionId,
+        key: NodeId,
+        remote: SocketAddr,
+        dialed: bool,
+        directory: &Directory,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let under_way = self
+            .dials
+            .get_mut(&key)
+            .filter(|_| dialed)
+            .and_then(|dial| dial.under_way.take());
+        let dialed_at = if dialed {
+            under_way.map_or(now.wall.0, |(_, wall)| wall)
+        } else {
+            0
+        };
+        let (messages, digests) = (
+            Budget::new(MESSAGES, now.moment),
+            Budget::new(DIGESTS, now.moment),
+        );
+        self.sessions.insert(
+            session,
+            Session {
+                key,
+                remote,
+                dialed,
+                dialed_at,
+                since: now.moment,
+                proven: None,
+                messages,
+                digests,
+                last_words: None,
+            },
+        );
+        if directory.is_revoked(key) {
+            self.refuse(session, Goodbye::Revoked, "its key was revoked", now, out);
+            return;
+        }
+        if key == self.me {
+            self.refuse(
+                session,
+                Goodbye::Refused("this is your own key".into()),
+                "it has this node's own key",
+                now,
+                out,
+            );
+            return;
+        }
+        self.make_room(out);
+        if let Some(membership) = directory.signed(&RecordKey::Membership(self.me)) {
+            let hello = Hello {
+                version: VERSION,
+                mesh: self.mesh,
+                membership: membership.clone(),
+                dialed: dialed_at,
+            };
+            out.push(Output::Message {
+                session,
+                message: Message::Hello(hello),
+            });
+        }
+    }
+
+    /// The oldest strangers go when there are too many. Sessions that this node dialed do not count: they are as many as
+    /// members at most.
+    fn make_room(&mut self, out: &mut Outbox) {
+        let strangers: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.proven.is_none() && !s.dialed)
+            .map(|(id, _)| *id)
+            .collect();
+        for session in strangers
+            .iter()
+            .take(strangers.len().saturating_sub(UNPROVEN_MAX))
+        {
+            self.drop_session(
+                *session,
+                Goodbye::Refused("too many sessions wait for proof here; try again".into()),
+                out,
+            );
+        }
+    }
+
+    /// Checks a Hello.
+    pub(crate) fn hello(
+        &mut self,
+        session: SessionId,
+        hello: &Hello,
+        directory: &mut Directory,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Turn {
+        let Some(s) = self.sessions.get_mut(&session) else {
+            return Turn::Same;
+        };
+        if s.proven.is_some() {
+            return Turn::Same;
+        }
+        let key = s.key;
+        if let Err(goodbye) = check_hello(hello, key, self.mesh, directory, now, out) {
+            let reason = match &goodbye {
+                Goodbye::Refused(why) => why.clone(),
+                _ => "its key was revoked".into(),
+            };
+            self.refuse(session, goodbye, &reason, now, out);
+            return Turn::Same;
+        }
+        if !s.dialed {
+            s.dialed_at = hello.dialed;
+        }
+        let rank = |s: &Session, me: NodeId| (s.dialed_at, if s.dialed { me } else { s.key });
+        let mine = rank(s, self.me);
+        let before = self.proven.get(&key).copied();
+        if before
+            .and_then(|old| self.sessions.get(&old))
+            .is_some_and(|old| rank(old, self.me) > mine)
+        {
+            self.drop_session(session, Goodbye::Superseded, out);
+            self.dials.remove(&key);
+            return Turn::Same;
+        }
+        let Some(s) = self.sessions.get_mut(&session) else {
+            return Turn::Same;
+        };
+        s.proven = Some(now.moment);
+        let remote = s.remote.to_string();
+        self.proven.insert(key, session);
+        self.dials.remove(&key);
+        out.push(Output::Proven { session, node: key });
+        match before {
+            Some(old) => self.drop_session(old, Goodbye::Superseded, out),
+            None => out.push(Output::Notice(Notice::PeerUp {
+                node: key,
+                name: name_of(directory, key),
+                remote,
+            })),
+        }
+        Turn::Up(key)
+    }
+
+    pub(crate) fn goodbye(&mut self, session: SessionId, goodbye: Goodbye) {
+        if let Some(s) = self.sessions.get_mut(&session) {
+            s.last_words = Some(goodbye);
+        }
+    }
+
+    pub(crate) fn closed(
+        &mut self,
+        session: SessionId,
+        reason: &str,
+        directory: &Directory,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Turn {
+        let Some(s) = self.sessions.remove(&session) else {
+            return Turn::Same;
+        };
+        let (patience, reason) = match &s.last_words {
+            // They do not want this node: no use in asking often.
+            Some(Goodbye::Refused(why)) => (BACKOFF_MS_MAX, format!("refused: {}", words(why))),
+            Some(Goodbye::Revoked) => (
+                BACKOFF_MS_MAX,
+                "this node's membership was revoked".to_owned(),
+            ),
+            Some(Goodbye::Stopping) => (BACKOFF_MS_MIN * 4, "the peer stops".to_owned()),
+            Some(Goodbye::Superseded) => {
+                (BACKOFF_MS_MIN, "superseded by another session".to_owned())
+            }
+            None => (BACKOFF_MS_MIN, words(reason)),
+        };
+        if self.proven.get(&s.key) == Some(&session) {
+            self.proven.remove(&s.key);
+            self.dials.remove(&s.key);
+            out.push(Output::Notice(Notice::PeerDown {
+                node: s.key,
+                name: name_of(directory, s.key),
+                reason: reason.clone(),
+            }));
+            self.plan(directory, now);
+            self.postpone(s.key, patience, &reason, now);
+            return Turn::Down(s.key);
+        }
+        if s.dialed && s.proven.is_none() {
+            self.postpone(s.key, patience, &reason, now);
+        }
+        Turn::Same
+    }
+
+    /// Ends a peer's session, if it has one.
+    pub(crate) fn close(
+        &mut self,
+        node: NodeId,
+        goodbye: Goodbye,
+        directory: &Directory,
+        out: &mut Outbox,
+    ) -> Turn {
+        self.dials.remove(&node);
+        let unproven: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.key == node && s.proven.is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        for session in unproven {
+            self.drop_session(session, goodbye.clone(), out);
+        }
+        let Some(session) = self.proven.remove(&node) else {
+            return Turn::Same;
+        };
+        let reason = match &goodbye {
+            Goodbye::Revoked => "revoked".to_owned(),
+            Goodbye::Refused(why) => why.clone(),
+            Goodbye::Stopping => "this node stops".to_owned(),
+            Goodbye::Superseded => "superseded".to_owned(),
+        };
+        self.drop_session(session, goodbye, out);
+        out.push(Output::Notice(Notice::PeerDown {
+            node,
+            name: name_of(directory, node),
+            reason,
+        }));
+        Turn::Down(node)
+    }
+
+    /// Ends a session that misbehaves or was answered.
+    pub(crate) fn hang_up(&mut self, session: SessionId, reason: &str, out: &mut Outbox) {
+        if self.sessions.remove(&session).is_some() {
+            out.push(Output::Hangup {
+                session,
+                reason: reason.into(),
+            });
+        }
+    }
+
+    /// Ends a session whose far end is not to be a peer, and tells.
+    pub(crate) fn refuse(
+        &mut self,
+        session: SessionId,
+        goodbye: Goodbye,
+        reason: &str,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        if let Some(s) = self.sessions.get(&session) {
+            out.push(Output::Notice(Notice::PeerRefused {
+                remote: format!("{} ({})", s.remote, s.key.short()),
+                reason: reason.into(),
+            }));
+            let (key, dialed) = (s.key, s.dialed);
+            self.drop_session(session, goodbye, out);
+            if dialed {
+                self.postpone(
+                    key,
+                    BACKOFF_MS_MAX,
+                    &format!("it was refused here: {reason}"),
+                    now,
+                );
+            }
+        }
+    }
+
+    fn drop_session(&mut self, session: SessionId, goodbye: Goodbye, out: &mut Outbox) {
+        if self.sessions.remove(&session).is_some() {
+            let reason = match &goodbye {
+                Goodbye::Superseded => "superseded".to_owned(),
+                Goodbye::Stopping => "stopping".to_owned(),
+                Goodbye::Revoked => "revoked".to_owned(),
+                Goodbye::Refused(why) => why.clone(),
+            };
+            out.push(Output::Message {
+                session,
+                message: Message::Goodbye(goodbye),
+            });
+            out.push(Output::Hangup { session, reason });
+        }
+    }
+
+    // ---- dialing ---------------------------------------------------------------------------------------------------
+
+    /// Brings the list of nodes to dial up to date with the directory.
+    pub(crate) fn plan(&mut self, directory: &Directory, now: Now) {
+        let wanted = |node: NodeId| {
+            node != directory.me()
+                && directory.in_good_standing(node, now.wall)
+                && directory
+                    .advert(node)
+                    .is_some_and(|a| !a.addresses.is_empty())
+        };
+        self.dials.retain(|&node, _| wanted(node));
+        let missing: Vec<NodeId> = directory
+            .members()
+            .map(|m| m.node)
+            .filter(|&node| {
+                wanted(node) && !self.proven.contains_key(&node) && !self.dials.contains_key(&node)
+            })
+            .collect();
+        for node in missing {
+            let next = if self.me < node {
+                now.moment
+            } else {
+                now.moment.plus_ms(HIGHER_WAITS_MS)
+            };
+            self.dials.insert(
+                node,
+                Dial {
+                    next,
+                    backoff_ms: 0,
+                    under_way: None,
+                    beside: false,
+                    error: None,
+                },
+            );
+        }
+    }
+
+    /// The node's advert is new: what failed before may work now.
+    pub(crate) fn dial_soon(&mut self, node: NodeId, now: Now) {
+        let wait = if self.me < node { 0 } else { HIGHER_WAITS_MS };
+        if let Some(dial) = self.dials.get_mut(&node) {
+            dial.backoff_ms = 0;
+            dial.next = dial.next.min(now.moment.plus_ms(wait));
+        }
+    }
+
+    /// This node's addresses changed: whoever dialed it may have lost it.
+    pub(crate) fn dial_beside_accepted(&mut self, now: Now) {
+        for s in self
+            .sessions
+            .values()
+            .filter(|s| s.proven.is_some() && !s.dialed)
+        {
+            self.dials.insert(
+                s.key,
+                Dial {
+                    next: now.moment,
+                    backoff_ms: 0,
+                    under_way: None,
+                    beside: true,
+                    error: None,
+                },
+            );
+        }
+    }
+
+    fn postpone(&mut self, node: NodeId, at_least_ms: u64, reason: &str, now: Now) {
+        let waits = if self.me < node { 0 } else { HIGHER_WAITS_MS };
+        if let Some(dial) = self.dials.get_mut(&node) {
+            dial.under_way = None;
+            dial.backoff_ms =
+                (dial.backoff_ms * 2).clamp(at_least_ms.max(BACKOFF_MS_MIN), BACKOFF_MS_MAX);
+            dial.error = Some(reason.to_owned());
+            // Half is fixed, half is chance, so that nodes that lost each other at once do not come at once.
+            let jittered = dial.backoff_ms / 2 + self.rng.random_range(0..=dial.backoff_ms / 2);
+            dial.next = now.moment.plus_ms(
+                jittered
+                    + if dial.backoff_ms <= BACKOFF_MS_MIN {
+                        waits
+                    } else {
+                        0
+                    },
+            );
+            if dial.beside {
+                self.dials.remove(&node);
+            }
+        }
+    }
+
+    pub(crate) fn dial_failed(&mut self, node: NodeId, reason: &str, now: Now) {
+        self.postpone(node, BACKOFF_MS_MIN, &words(reason), now);
+    }
+
+    // ---- time ------------------------------------------------------------------------------------------------------
+
+    pub(crate) fn poll_timeout(&self) -> Option<(Moment, &'static str)> {
+        let proofs = self
+            .sessions
+            .values()
+            .filter(|s| s.proven.is_none())
+            .map(|s| (s.since.plus_ms(PROVE_MS), "a session must prove its peer"));
+        let dials = self.dials.iter().map(|(node, dial)| match dial.under_way {
+            Some((since, _)) => (since.plus_ms(DIAL_LOST_MS), "a dial is lost"),
+            // Its proof has a time of its own.
+            None if self.is_proving(*node) => (Moment(u64::MAX), "a session must prove its peer"),
+            None => (dial.next, "a peer is to be dialed"),
+        });
+        proofs
+            .chain(dials)
+            .filter(|(at, _)| *at != Moment(u64::MAX))
+            .min_by_key(|(at, _)| *at)
+    }
+
+    fn is_proving(&self, node: NodeId) -> bool {
+        self.sessions
+            .values()
+            .any(|s| s.key == node && s.proven.is_none() && s.dialed)
+    }
+
+    pub(crate) fn handle_timeout(&mut self, directory: &Directory, now: Now, out: &mut Outbox) {
+        let late: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, s)| s.proven.is_none() && s.since.plus_ms(PROVE_MS) <= now.moment)
+            .map(|(id, _)| *id)
+            .collect();
+        for session in late {
+            let dialed = self
+                .sessions
+                .get(&session)
+                .filter(|s| s.dialed)
+                .map(|s| s.key);
+            self.drop_session(
+                session,
+                Goodbye::Refused("no proof of membership within 3 s".into()),
+                out,
+            );
+            if let Some(node) = dialed {
+                self.postpone(
+                    node,
+                    BACKOFF_MS_MIN,
+                    "it did not prove to be a member within 3 s",
+                    now,
+                );
+            }
+        }
+        let lost: Vec<NodeId> = self
+            .dials
+            .iter()
+            .filter(|(_, d)| {
+                d.under_way
+                    .is_some_and(|(since, _)| since.plus_ms(DIAL_LOST_MS) <= now.moment)
+            })
+            .map(|(node, _)| *node)
+            .collect();
+        for node in lost {
+            self.postpone(node, BACKOFF_MS_MIN, "no answer", now);
+        }
+        let due: Vec<NodeId> = self
+            .dials
+            .iter()
+            .filter(|(_, d)| d.under_way.is_none() && d.next <= now.moment)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in due {
+            self.dial(node, directory, now, out);
+        }
+    }
+
+    fn dial(&mut self, node: NodeId, directory: &Directory, now: Now, out: &mut Outbox) {
+        let busy = self
+            .dials
+            .values()
+            .filter(|dial| dial.under_way.is_some())
+            .count()
+            >= DIALING_MAX;
+        let proving = self.is_proving(node);
+        let proven = self.proven.contains_key(&node);
+        let Some(dial) = self.dials.get_mut(&node) else {
+            return;
+        };
+        if proven && !dial.beside {
+            self.dials.remove(&node);
+            return;
+        }
+        if busy || proving {
+            dial.next = now.moment.plus_ms(BACKOFF_MS_MIN);
+            return;
+        }
+        let own_loopback = directory
+            .advert(self.me)
+            .is_some_and(|a| a.addresses.iter().any(|at| at.ip().is_loopback()));
+        let addresses: Vec<SocketAddr> = directory
+            .advert(node)
+            .into_iter()
+            .flat_map(|a| a.addresses.iter().copied())
+            .filter(|address| may_dial(*address, own_loopback))
+            .collect();
+        if addresses.is_empty() {
+            self.postpone(
+                node,
+                BACKOFF_MS_MAX,
+                "none of the addresses that it advertises may be dialed",
+                now,
+            );
+            return;
+        }
+        dial.under_way = Some((now.moment, now.wall.0));
+        out.push(Output::Dial { node, addresses });
+    }
+
+    // ---- reading ---------------------------------------------------------------------------------------------------
+
+    /// What the session is good for.
+    pub(crate) fn standing(&self, session: SessionId) -> Standing {
+        match self.sessions.get(&session) {
+            None => Standing::Unknown,
+            Some(s) if s.proven.is_some() => Standing::Proven(s.key),
+            Some(s) => Standing::Unproven(s.key, s.remote),
+        }
+    }
+
+    /// False if the peer says more than it may; the message is to be dropped.
+    pub(crate) fn may_speak(&mut self, session: SessionId, now: Moment) -> bool {
+        self.sessions
+            .get_mut(&session)
+            .is_some_and(|s| s.messages.take(now))
+    }
+
+    /// False if the peer asks for more than it may.
+    pub(crate) fn may_ask(&mut self, session: SessionId, now: Moment) -> bool {
+        self.sessions
+            .get_mut(&session)
+            .is_some_and(|s| s.digests.take(now))
+    }
+
+    pub(crate) fn session_of(&self, node: NodeId) -> Option<SessionId> {
+        self.proven.get(&node).copied()
+    }
+
+    /// True if this node dialed the session.
+    pub(crate) fn is_dialer(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|s| s.dialed)
+    }
+
+    pub(crate) fn all_proven(&self) -> impl Iterator<Item = (NodeId, SessionId)> {
+        self.proven.iter().map(|(node, session)| (*node, *session))
+    }
+
+    /// Far end, by whom it was dialed, and since when it is proven.
+    pub(crate) fn describe(
+        &self,
+        session: SessionId,
+    ) -> Option<(SocketAddr, bool, Option<Moment>)> {
+        self.sessions
+            .get(&session)
+            .map(|s| (s.remote, s.dialed, s.proven))
+    }
+
+    pub(crate) fn last_error(&self, node: NodeId) -> Option<&str> {
+        self.dials.get(&node)?.error.as_deref()
+    }
+
+    /// Up to `count` peers by chance, `but` not among them.
+    pub(crate) fn some_of(&mut self, count: usize, but: Option<NodeId>) -> Vec<SessionId> {
+        let mut others: Vec<SessionId> = self
+            .proven
+            .iter()
+            .filter(|(node, _)| Some(**node) != but)
+            .map(|(_, session)| *session)
+            .collect();
+        let mut chosen = Vec::new();
+        while chosen.len() < count && !others.is_empty() {
+            chosen.push(others.swap_remove(self.rng.random_range(0..others.len())));
+        }
+        chosen
+    }
+}
+
+/// Whether the far end of a session, which holds `key`, has shown that it is a member.
+fn check_hello(
+    hello: &Hello,
+    key: NodeId,
+    mesh: MeshId,
+    directory: &mut Directory,
+    now: Now,
+    out: &mut Outbox,
+) -> Result<(), Goodbye> {
+    let refused = |why: String| Err(Goodbye::Refused(why));
+    if hello.version != VERSION {
+        return refused(format!(
+            "it speaks version {} of the protocol, this node {VERSION}; use the same release of meshd",
+            hello.version
+        ));
+    }
+    if hello.mesh != mesh {
+        return refused(format!(
+            "it is of mesh {}, this node of {}",
+            hello.mesh.short(),
+            mesh.short()
+        ));
+    }
+    if directory.is_revoked(key) {
+        return Err(Goodbye::Revoked);
+    }
+    match directory.open(&hello.membership) {
+        Ok(Record::Membership(m)) if m.node == key => {}
+        Ok(_) => return refused("its membership statement is about another node".into()),
+        Err(why) => return refused(why.to_string()),
+    }
+    if let Err(why) = directory.accept(&hello.membership, Some(key), now, out) {
+        return refused(why.to_string());
+    }
+    // It may show an old statement; the newest one counts.
+    if !directory.in_good_standing(key, now.wall) {
+        return refused("its membership has expired; invite it again".into());
+    }
+    Ok(())
+}
+
+/// Whether a member may make this node send packets there: to one host, on a port, on an ordinary network.
+fn may_dial(address: SocketAddr, own_loopback: bool) -> bool {
+    let fits = match address.ip() {
+        IpAddr::V4(ip) => {
+            !(ip.is_unspecified() || ip.is_broadcast() || ip.is_multicast() || ip.is_link_local())
+        }
+        IpAddr::V6(ip) => !(ip.is_unspecified() || ip.is_multicast()),
+    };
+    fits && address.port() != 0 && (own_loopback || !address.ip().is_loopback())
+}
+
+fn name_of(directory: &Directory, node: NodeId) -> String {
+    directory
+        .member(node)
+        .map(|m| m.name.to_string())
+        .unwrap_or_default()
+}
+
+/// A far end's text, short and printable.
+fn words(text: &str) -> String {
+    escape(text.as_bytes()).chars().take(WORDS_MAX).collect()
+}
+
+/// Records to sessions, in messages of a size that a peer takes.
+pub(crate) fn send_records(records: Vec<Signed>, sessions: &[SessionId], out: &mut Outbox) {
+    for chunk in crate::directory::in_chunks(records.into_iter()) {
+        for &session in sessions {
+            out.push(Output::Message {
+                session,
+                message: Message::Records(chunk.clone()),
+            });
+        }
+    }
+}
