@@ -11,6 +11,7 @@
 //! The daemon's own namespace is never left: work inside another one is done by sockets that were opened there.
 
 mod addresses;
+mod failure;
 mod features;
 mod hint;
 mod inventory;

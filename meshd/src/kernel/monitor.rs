@@ -187,6 +187,12 @@ impl Monitor {
                 self.lost(port, role, live).await?;
             }
         }
+        for port in links
+            .iter()
+            .filter_map(|link| self.inventory.moved_away(link))
+        {
+            self.tell(KernelEvent::PortGone { port }).await?;
+        }
         Ok(())
     }
 

@@ -85,9 +85,10 @@ impl Netns {
             Err(error) => return Err(NetnsError::Open(shown, error)),
         };
         match nix::sys::statfs::fstatfs(&file) {
-            Ok(stat) if stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC => {
-                Ok(Self { file, shown })
-            }
+            Ok(stat) if stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC => Ok(Self {
+                file,
+                shown: format!("network namespace {shown}"),
+            }),
             // What `ip netns add` mounts upon: the mount is gone, so the namespace is.
             Ok(_)
                 if file
@@ -105,7 +106,7 @@ impl Netns {
     pub(super) fn own() -> io::Result<Self> {
         Ok(Self {
             file: File::open("/proc/thread-self/ns/net")?,
-            shown: "the daemon's own".to_owned(),
+            shown: "the daemon's own network namespace".to_owned(),
         })
     }
 
@@ -113,7 +114,7 @@ impl Netns {
         self.file.as_raw_fd()
     }
 
-    /// As text, escaped.
+    /// In words, for messages.
     pub(super) fn shown(&self) -> &str {
         &self.shown
     }

@@ -9,6 +9,7 @@
 //! Each step looks first and changes only what differs, so that the same walk makes a port, repairs one, and adopts one
 //! after a restart without touching its traffic. A step that fails undoes all.
 
+use super::failure::{Failure, failure, refused, refused_rt};
 use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
@@ -25,7 +26,6 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::RouteScope;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use tokio_tun::Tun;
 
@@ -38,84 +38,6 @@ pub(super) struct Workbench<'a> {
     pub(super) own_netns: &'a Netns,
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
-}
-
-/// A failed step.
-struct Failure {
-    reason: String,
-    gone: bool,
-    /// Another process holds the TAP: nothing is to be undone under its feet.
-    keep: bool,
-}
-
-fn failure(reason: impl fmt::Display) -> Failure {
-    Failure {
-        reason: reason.to_string(),
-        gone: false,
-        keep: false,
-    }
-}
-
-/// What the kernel's refusal means here, and what to do.
-fn advice(step: &str, error: Errno) -> &'static str {
-    match error {
-        Errno::EPERM | Errno::EACCES if step.contains("namespace") => {
-            ": needs CAP_SYS_ADMIN (run meshd as root)"
-        }
-        Errno::EPERM if step.contains("bpf") => {
-            ": needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN (run meshd as root)"
-        }
-        Errno::EACCES if step.contains("address") => {
-            ": IPv6 is off there (sysctl net.ipv6.conf.*.disable_ipv6)"
-        }
-        Errno::EPERM | Errno::EACCES => ": needs CAP_NET_ADMIN (run meshd as root)",
-        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO if step.contains("/dev/net/tun") => {
-            ": no /dev/net/tun; load the module tun or build the kernel with CONFIG_TUN, and in a container pass the device in"
-        }
-        Errno::ENODEV | Errno::ENXIO => ": it went away meanwhile",
-        Errno::EOPNOTSUPP if step.contains("veth") => ": the kernel has no veth (CONFIG_VETH)",
-        Errno::ENOENT | Errno::EOPNOTSUPP if step.contains("clsact") => {
-            ": the kernel has no clsact (CONFIG_NET_SCH_INGRESS)"
-        }
-        Errno::ENOENT | Errno::EOPNOTSUPP if step.contains("cls_bpf") => {
-            ": the kernel has no cls_bpf (CONFIG_NET_CLS_BPF, CONFIG_NET_CLS_ACT)"
-        }
-        Errno::ENOSYS if step.contains("bpf") => ": the kernel has no bpf (CONFIG_BPF_SYSCALL)",
-        Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP if step.contains("address") => {
-            ": the kernel has no IPv6 there"
-        }
-        Errno::EINVAL if step.contains("address") => {
-            ": an IPv6 address needs an MTU of 1280 or more there"
-        }
-        Errno::EINVAL if step.contains("veth") => ": the kernel refuses the name, MAC or MTU",
-        Errno::EBUSY => ": another process has it open; is a second meshd running?",
-        _ => "",
-    }
-}
-
-/// Names the step, the device and the namespace.
-fn refused<'a>(
-    step: &'a str,
-    device: &'a (dyn fmt::Display + Sync),
-    netns: &'a Netns,
-) -> impl Fn(Errno) -> Failure + 'a {
-    move |error| {
-        failure(format!(
-            "{step} {device} in network namespace {}: {}{}",
-            netns.shown(),
-            error.desc(),
-            advice(step, error)
-        ))
-    }
-}
-
-fn refused_rt<'a>(
-    step: &'a str,
-    device: &'a (dyn fmt::Display + Sync),
-    netns: &'a Netns,
-) -> impl Fn(rtnetlink::Error) -> Failure + 'a {
-    let refused = refused(step, device, netns);
-    move |error| refused(netlink::errno(&error))
 }
 
 fn change(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
@@ -201,9 +123,8 @@ impl Workbench<'_> {
         })?;
         let far = Netlink::at(&netns).await;
         let far = far.map_err(|error| {
-            refused("enter", &"", &netns)(Errno::from_raw(
-                error.raw_os_error().unwrap_or(libc::EIO),
-            ))
+            let error = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+            refused("open netlink", &"sockets", &netns)(error)
         })?;
 
         let veth = match self.find(port.id, Role::Veth).await? {
@@ -236,10 +157,7 @@ impl Workbench<'_> {
         if self.find(port.id, Role::Veth).await?.is_none() {
             return Err(Failure {
                 gone: true,
-                ..failure(format!(
-                    "network namespace {} went away meanwhile",
-                    netns.shown()
-                ))
+                ..failure(format!("{} went away meanwhile", netns.shown()))
             });
         }
         let ifname = IfName::new(&inside.name).map_err(failure)?;
@@ -272,8 +190,8 @@ impl Workbench<'_> {
             None => !netns.is(self.own_netns),
             Some(number) => {
                 let wanted = self.own.number_of(netns).await.map_err(refused(
-                    "read the number of",
-                    &"",
+                    "compare",
+                    &"the far end's place",
                     netns,
                 ))?;
                 wanted != Some(number)
@@ -281,7 +199,7 @@ impl Workbench<'_> {
         };
         if elsewhere {
             let reason = format!(
-                "network namespace {} is not the one that the port was attached to: that one is gone",
+                "{} is not the one that the port was attached to: that one is gone",
                 netns.shown()
             );
             return Err(Failure {
@@ -353,7 +271,7 @@ impl Workbench<'_> {
                         .map_err(&refused)?;
                     if taken.is_some() {
                         let reason = format!(
-                            "network namespace {} has an interface \"{}\" already: choose another with --ifname, or remove that one",
+                            "{} has an interface \"{}\" already: choose another with --ifname, or remove that one",
                             netns.shown(),
                             port.asked_ifname
                         );
@@ -385,12 +303,17 @@ impl Workbench<'_> {
         let id = wiring.port.id;
         let alias = self.marks.of(id);
         if let Some(link) = self.find(id, Role::Tap).await? {
-            let name = escape(&link.name);
+            let name = String::from_utf8(link.name).map_err(|_| {
+                failure("its TAP was renamed by somebody else to what is no UTF-8: rename it back")
+            })?;
             let opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
-            return opened.map_err(|(step, error)| Failure {
+            let opened = opened.map_err(|(step, error)| Failure {
                 keep: error == Errno::EBUSY,
                 ..refused(step, &name, self.own_netns)(error)
-            });
+            })?;
+            // Another index, if it was deleted between the look and the opening.
+            self.inventory.add(id, Role::Tap, opened.1);
+            return Ok(opened);
         }
         for attempt in 0..NAMES_MAX {
             let name = Role::Tap.name(id, attempt);

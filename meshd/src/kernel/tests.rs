@@ -638,7 +638,7 @@ fn addresses_are_told_at_the_start_and_when_they_change_also_after_an_overrun() 
         ip(&["addr", "del", "10.5.0.1/24", "dev", "u0"]);
         next_event(&mut events, offers("10.6.0.1:7650")).await;
         println!("told {:?} after the change", start.elapsed());
-        // The loop does not read while this thread is kept busy, so the kernel's buffer overruns.
+        // The monitor does not read while this thread is kept busy, so the kernel's buffer overruns.
         let mut batch = Command::new("ip")
             .args(["-batch", "-"])
             .stdin(std::process::Stdio::piped())
