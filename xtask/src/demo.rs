@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: three hosts become one switch, before your eyes. Every line is a claim that is checked.
 
 use crate::shell::{cargo, run, target};
-use crate::{plugins, setup};
+use crate::{setup, wasm};
 use anyhow::{Context, Result, bail, ensure};
 use interop_tests::lab::{Lab, LabSpec, is_root, use_binary};
 use interop_tests::lookup::{Kind, ask};
@@ -66,7 +66,7 @@ pub(crate) fn demo(keep: bool) -> Result<()> {
         "2. Building the daemon and the policy plugin (minutes the first time, seconds later)"
     );
     run(&mut cargo("build --release -p meshd"))?;
-    let components = plugins::build()?;
+    let components = wasm::plugins()?;
     use_binary(target()?.join("release/meshd"));
 
     println!("3. Three hosts with two containers each, in network namespaces");

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check there is, in the order of speed, all of them even if one fails; then one line.
 
 use crate::shell::{cargo, root, run, watch};
-use crate::{plugins, setup, walls};
+use crate::{setup, walls, wasm};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -94,7 +94,7 @@ pub(crate) fn test(quick: bool) -> Result<()> {
     tally.check("setup", setup::setup);
     let mut components = None;
     tally.check("plugins", || {
-        components = Some(plugins::build()?);
+        components = Some(wasm::plugins()?);
         Ok(())
     });
     tally.check("fmt", fmt_check);
@@ -111,6 +111,14 @@ pub(crate) fn test(quick: bool) -> Result<()> {
         &[],
         components,
     );
+    for folder in ["plugins", "examples/hello-plugin"] {
+        tally.tests(
+            &format!("tests of {folder}, as native code"),
+            &format!("test --manifest-path {folder}/Cargo.toml --no-fail-fast"),
+            &[],
+            None,
+        );
+    }
     if quick {
         println!("\nthe lab was left out (--quick)");
     } else {
@@ -141,6 +149,7 @@ fn workspaces() -> Vec<PathBuf> {
     [
         "Cargo.toml",
         "plugins/Cargo.toml",
+        "examples/hello-plugin/Cargo.toml",
         "meshd/core/fuzz/Cargo.toml",
     ]
     .iter()
@@ -165,7 +174,7 @@ fn fmt_check() -> Result<()> {
 /// The tests of the lab alone, `filter` as cargo's.
 pub(crate) fn lab(filter: &[String]) -> Result<()> {
     setup::setup()?;
-    let components = plugins::build()?;
+    let components = wasm::plugins()?;
     run(&mut cargo("build -p meshd"))?;
     run(
         cargo("test -p interop-tests --no-fail-fast -- --test-threads=1")

@@ -5,10 +5,10 @@
 mod bench;
 mod demo;
 mod gate;
-mod plugins;
 mod setup;
 mod shell;
 mod walls;
+mod wasm;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
@@ -59,7 +59,7 @@ fn task(words: &[String]) -> Result<()> {
         "ci" => gate::test(false),
         "setup" => setup::setup(),
         "plugins" => {
-            println!("{}", plugins::build()?.display());
+            println!("{}", wasm::plugins()?.display());
             Ok(())
         }
         "walls" => walls::walls().or_else(walls::explain),

@@ -1,7 +1,7 @@
 //! The core's words and the guest's: a question becomes a key, a verdict becomes a decision.
 //!
-//! Owns the closure of a mask: a field is matched only together with the fields that give it meaning, whatever the guest
-//! claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
+//! Every mask is closed over its prerequisites: a field is matched only together with the fields that give it meaning,
+//! whatever the guest claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
 
 use crate::bindings::meshd::policy::types::{
     CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FlowKey as GuestKey,
@@ -201,7 +201,7 @@ pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
     };
     Ok(Decision {
         say,
-        mask: close(mask),
+        mask: mask.with_prerequisites(),
         read_dst_class: claimed.contains(Deps::DST_CLASS),
         // An answer has no time of its own yet, so one that ends by the clock is not kept at all.
         cacheable: verdict.life.cacheable && verdict.life.hard_ms == 0,
@@ -245,35 +245,4 @@ fn fields(claimed: Deps) -> Fields {
     SAME.iter()
         .filter(|(dep, _)| claimed.contains(*dep))
         .fold(Fields::default(), |all, (_, field)| all.with(*field))
-}
-
-/// Adds the fields that give the matched ones their meaning.
-fn close(mut mask: FlowMask) -> FlowMask {
-    let any = |fields: Fields, of: Fields| fields.0 & of.0 != 0;
-    const L4: Fields = Fields::L4_OK
-        .with(Fields::TCP_FLAGS)
-        .with(Fields::ICMP_TYPE)
-        .with(Fields::ICMP_CODE);
-    const L3: Fields = Fields::IP_PROTO
-        .with(Fields::DSCP)
-        .with(Fields::ECN)
-        .with(Fields::TTL)
-        .with(Fields::FRAG);
-    if any(mask.fields, L4) || mask.src_port != 0 || mask.dst_port != 0 {
-        mask.fields = mask
-            .fields
-            .with(Fields::L4_OK)
-            .with(Fields::FRAG)
-            .with(Fields::IP_PROTO);
-    }
-    if any(mask.fields, L3) || mask.src_ip != 0 || mask.dst_ip != 0 {
-        mask.fields = mask.fields.with(Fields::IP_KIND);
-    }
-    if mask.fields.has(Fields::IP_KIND) {
-        mask.fields = mask.fields.with(Fields::ETHER_TYPE);
-    }
-    if any(mask.fields, Fields::PCP.with(Fields::INNER_VLAN)) {
-        mask.fields = mask.fields.with(Fields::VLAN);
-    }
-    mask
 }

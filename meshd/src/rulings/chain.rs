@@ -70,7 +70,7 @@ fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
                 continue;
             }
         };
-        out.mask = union(out.mask, decision.mask);
+        out.mask = out.mask.union(&decision.mask);
         out.read_dst_class |= decision.read_dst_class;
         out.cacheable &= decision.cacheable;
         match decision.say {
@@ -95,17 +95,4 @@ fn note(why: &mut String, text: core::fmt::Arguments<'_>) {
     }
     // Writing to a String cannot fail.
     let _ = core::fmt::Write::write_fmt(why, text);
-}
-
-/// What matters to either.
-fn union(a: FlowMask, b: FlowMask) -> FlowMask {
-    FlowMask {
-        src_mac: a.src_mac.max(b.src_mac),
-        dst_mac: a.dst_mac.max(b.dst_mac),
-        fields: a.fields.with(b.fields),
-        src_ip: a.src_ip.max(b.src_ip),
-        dst_ip: a.dst_ip.max(b.dst_ip),
-        src_port: a.src_port | b.src_port,
-        dst_port: a.dst_port | b.dst_port,
-    }
 }

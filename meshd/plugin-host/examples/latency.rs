@@ -1,0 +1,62 @@
+//! Prints what a decision costs: `cargo run --release -p meshd-plugin-host --example latency`.
+
+#[path = "../tests/guests/mod.rs"]
+mod guests;
+
+use guests::{instance, plugin, tcp_to};
+use meshd_core::node::Question;
+use meshd_plugin_host::Instance;
+use std::hint::black_box;
+use std::time::Instant;
+
+fn main() {
+    let deny = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
+    println!(
+        "hello-plugin, 1 comparison     {:>6} ns a decision",
+        decision("hello-plugin", r#"{"port":23}"#, &tcp_to(80))
+    );
+    println!(
+        "acl, 1 rule                    {:>6} ns a decision",
+        decision("acl", deny, &tcp_to(80))
+    );
+    let rules: Vec<String> = (1..=100)
+        .map(|n| format!(r#"{{"proto":"tcp","port":{n}}}"#))
+        .collect();
+    println!(
+        "acl, 100 rules, none matches   {:>6} ns a decision",
+        decision(
+            "acl",
+            &format!(r#"{{"deny":[{}]}}"#, rules.join(",")),
+            &tcp_to(8080)
+        )
+    );
+    let acl = plugin("acl");
+    println!(
+        "a fresh instance               {:>6} ns",
+        best(200, || drop(black_box(Instance::new(&acl, deny, 1))))
+    );
+    for what in ["trap", "spin", "recurse", "memory", "fill"] {
+        let mut guest = instance("fixture", &format!(r#"{{"on-port":666,"do":"{what}"}}"#));
+        println!(
+            "fault by {what:<8}              {:>6} ns, with the fresh instance",
+            best(20, || drop(black_box(guest.decide(&tcp_to(666)))))
+        );
+    }
+}
+
+fn decision(name: &str, config: &str, question: &Question) -> u128 {
+    let mut guest = instance(name, config);
+    best(20_000, || {
+        drop(black_box(guest.decide(black_box(question))))
+    })
+}
+
+/// Mean ns of a round of `n`, the best of five.
+fn best(n: u32, mut act: impl FnMut()) -> u128 {
+    let round = |_| {
+        let started = Instant::now();
+        (0..n).for_each(|_| act());
+        started.elapsed().as_nanos() / u128::from(n)
+    };
+    (0..5).map(round).min().unwrap_or_default()
+}

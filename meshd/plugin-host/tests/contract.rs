@@ -1,0 +1,319 @@
+//! What the host survives, and what it says about it. The guests are built by `cargo xtask plugins`.
+#![allow(clippy::unwrap_used)]
+
+mod guests;
+
+use guests::{component, instance, plugin, tcp_to};
+use meshd_core::flow::{Fields, FlowMask};
+use meshd_plugin_host::{
+    ConfigureError, Digest, Engine, Fault, Instance, Limits, LoadError, MAX_COMPONENT, MAX_CONFIG,
+    Plugin, Say,
+};
+use std::time::{Duration, Instant};
+
+fn fixture(what: &str) -> Instance {
+    instance("fixture", &format!(r#"{{"on-port":666,"do":"{what}"}}"#))
+}
+
+/// A fault on port 666 ends the guest, and the next question finds a fresh one.
+fn fault(what: &str) -> Fault {
+    let mut guest = fixture(what);
+    assert_eq!(guest.decide(&tcp_to(1)).unwrap().say, Say::Next);
+    let started = Instant::now();
+    let fault = guest.decide(&tcp_to(666)).unwrap_err();
+    assert!(
+        started.elapsed() < Duration::from_millis(500),
+        "{what} took {:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        guest.decide(&tcp_to(1)).unwrap().say,
+        Say::Next,
+        "{what}: a fresh instance answers"
+    );
+    assert_eq!(
+        guest.decide(&tcp_to(666)).unwrap_err(),
+        fault,
+        "{what}: and fails in the same way"
+    );
+    fault
+}
+
+#[test]
+fn a_trap_is_a_fault_and_the_next_question_finds_a_fresh_instance() {
+    assert!(
+        matches!(fault("trap"), Fault::Trap { .. }),
+        "{:?}",
+        fault("trap")
+    );
+}
+
+#[test]
+fn an_endless_loop_runs_out_of_fuel() {
+    assert_eq!(
+        fault("spin"),
+        Fault::Fuel {
+            limit: Limits::default().decide_fuel
+        }
+    );
+}
+
+#[test]
+fn a_memory_bomb_meets_the_limit() {
+    let fault = fault("memory");
+    assert!(
+        matches!(fault, Fault::Memory { limit, .. } if limit == 16 << 20),
+        "{fault:?}"
+    );
+}
+
+#[test]
+fn bulk_memory_that_costs_little_fuel_meets_the_deadline() {
+    let fault = fault("fill");
+    assert!(
+        matches!(fault, Fault::Deadline | Fault::Fuel { .. }),
+        "{fault:?}"
+    );
+}
+
+#[test]
+fn endless_recursion_ends() {
+    let fault = fault("recurse");
+    // Whichever comes first: the fuel, our stack, or the guest's own stack in its memory.
+    assert!(
+        matches!(
+            fault,
+            Fault::Fuel { .. } | Fault::Stack | Fault::Trap { .. }
+        ),
+        "{fault:?}"
+    );
+}
+
+#[test]
+fn verdicts_that_cannot_be_are_faults_that_say_what_is_wrong() {
+    for (what, words) in [
+        ("bad-prefix", "src-ip-prefix is 200"),
+        ("bad-target", "target `port`"),
+        ("bad-action", "actions"),
+    ] {
+        let fault = fault(what);
+        assert!(fault.to_string().contains(words), "{fault}");
+    }
+}
+
+#[test]
+fn a_verdict_comes_with_the_mask_and_its_prerequisites() {
+    let decision = fixture("drop").decide(&tcp_to(666)).unwrap();
+    assert_eq!(decision.say, Say::Drop { code: 7 });
+    let fields = Fields::ETHER_TYPE
+        .with(Fields::IP_KIND)
+        .with(Fields::IP_PROTO)
+        .with(Fields::FRAG)
+        .with(Fields::L4_OK);
+    assert_eq!(
+        decision.mask,
+        FlowMask {
+            dst_port: 0xffff,
+            fields,
+            ..FlowMask::default()
+        }
+    );
+    assert!(decision.cacheable && !decision.read_dst_class);
+    let decision = fixture("accept").decide(&tcp_to(666)).unwrap();
+    assert_eq!(
+        (decision.say, decision.mask),
+        (Say::Accept, FlowMask::default())
+    );
+}
+
+#[test]
+fn what_fails_in_configure_is_told_and_bounded() {
+    let plugin = plugin("fixture");
+    let configure = |config: &str| Instance::new(&plugin, config, 1).unwrap_err();
+    assert!(matches!(
+        configure(r#"{"do":"trap"}"#),
+        ConfigureError::Fault(Fault::Trap { .. })
+    ));
+    assert!(matches!(
+        configure(r#"{"do":"memory"}"#),
+        ConfigureError::Fault(Fault::Memory { .. })
+    ));
+    let started = Instant::now();
+    assert!(matches!(
+        configure(r#"{"do":"spin"}"#),
+        ConfigureError::Fault(Fault::Fuel { .. } | Fault::Deadline)
+    ));
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    let ConfigureError::Refused(problems) = configure(r#"{"do":"refuse"}"#) else {
+        panic!("not refused")
+    };
+    assert!(problems.len() <= 16 && problems.iter().all(|p| p.message.len() <= 500));
+    assert!(matches!(
+        configure(&" ".repeat(MAX_CONFIG + 1)),
+        ConfigureError::TooLong { .. }
+    ));
+    assert!(
+        configure("not json").to_string().contains("line 1"),
+        "{}",
+        configure("not json")
+    );
+    // Port 0 is the warm-up's.
+    assert!(matches!(
+        configure(r#"{"on-port":0,"do":"trap"}"#),
+        ConfigureError::FirstDecision(Fault::Trap { .. })
+    ));
+}
+
+#[test]
+fn the_acl_refuses_its_port_and_says_what_is_wrong_in_its_config() {
+    let mut acl = instance("acl", r#"{"deny":[{"proto":"tcp","port":22}]}"#);
+    assert_eq!(acl.decide(&tcp_to(22)).unwrap().say, Say::Drop { code: 1 });
+    let passed = acl.decide(&tcp_to(80)).unwrap();
+    assert_eq!(
+        (passed.say, passed.mask.dst_port, passed.mask.src_port),
+        (Say::Next, 0xffc0, 0)
+    );
+    assert_eq!(
+        instance("acl", "").decide(&tcp_to(22)).unwrap().say,
+        Say::Next,
+        "no config is the empty one"
+    );
+    let error = Instance::new(
+        &plugin("acl"),
+        r#"{"deny":[{"proto":"tcp","port":70000}]}"#,
+        1,
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("at /deny/0/port: "), "{error}");
+}
+
+#[test]
+fn the_longest_access_list_fits_the_fuel_of_one_decision() {
+    let rules: Vec<String> = (1..=64)
+        .map(|n| {
+            format!(r#"{{"proto":"tcp","port":"{n}-{n}","src":"10.0.0.0/24","dst":"10.0.0.0/24"}}"#)
+        })
+        .collect();
+    let mut acl = instance("acl", &format!(r#"{{"deny":[{}]}}"#, rules.join(",")));
+    assert_eq!(acl.decide(&tcp_to(64)).unwrap().say, Say::Drop { code: 64 });
+    assert_eq!(acl.decide(&tcp_to(40_000)).unwrap().say, Say::Next);
+}
+
+#[test]
+fn the_example_is_a_plugin() {
+    assert_eq!(
+        instance("hello-plugin", r#"{"port":23}"#)
+            .decide(&tcp_to(23))
+            .unwrap()
+            .say,
+        Say::Drop { code: 1 }
+    );
+}
+
+const COMPONENT: [u8; 8] = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
+
+fn load(bytes: &[u8]) -> LoadError {
+    Plugin::load(&Engine::new(Limits::default()).unwrap(), bytes).unwrap_err()
+}
+
+#[test]
+fn what_is_no_component_is_refused_by_what_it_is() {
+    assert_eq!(
+        load(b""),
+        LoadError::NotWasm {
+            start: "nothing".to_owned()
+        }
+    );
+    assert_eq!(
+        load(b"#!/bin/sh"),
+        LoadError::NotWasm {
+            start: "23 21 2f 62".to_owned()
+        }
+    );
+    assert_eq!(
+        load(&[0, b'a', b's', b'm', 1, 0, 0, 0]),
+        LoadError::CoreModule
+    );
+    assert!(matches!(
+        load(&[0, b'a', b's', b'm', 0x0d, 0, 1, 0, 0xff, 0xff]),
+        LoadError::Compile { .. }
+    ));
+    assert_eq!(
+        load(&vec![0; MAX_COMPONENT + 1]),
+        LoadError::TooLarge {
+            size: MAX_COMPONENT + 1
+        }
+    );
+}
+
+#[test]
+fn garbage_and_cut_or_flipped_components_never_do_more_than_fail() {
+    let whole = component("acl");
+    let engine = Engine::new(Limits::default()).unwrap();
+    for cut in (0..whole.len()).step_by(997) {
+        assert!(
+            Plugin::load(&engine, &whole[..cut]).is_err(),
+            "cut at {cut}"
+        );
+    }
+    for at in (8..whole.len()).step_by(1999) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x55;
+        // Some flips are in data and change nothing that is checked.
+        let _ = Plugin::load(&engine, &flipped)
+            .map(|plugin| Instance::new(&plugin, "{}", 1).map(|mut acl| acl.decide(&tcp_to(22))));
+    }
+}
+
+#[test]
+fn another_world_is_refused_with_what_it_exports() {
+    assert_eq!(
+        load(&COMPONENT),
+        LoadError::NoDecide {
+            found: "nothing".to_owned()
+        }
+    );
+    // An instance without functions, under the right name.
+    let name = b"meshd:policy/decide@0.1.0";
+    let mut impostor = COMPONENT.to_vec();
+    impostor.extend([5, 3, 1, 1, 0]);
+    impostor.extend([11, name.len() as u8 + 6, 1, 0, name.len() as u8]);
+    impostor.extend(name);
+    impostor.extend([5, 0, 0]);
+    assert!(
+        matches!(load(&impostor), LoadError::Contract { .. }),
+        "{:?}",
+        load(&impostor)
+    );
+}
+
+#[test]
+fn an_import_is_refused_by_name() {
+    let mut importer = COMPONENT.to_vec();
+    importer.extend([7, 5, 1, 0x40, 0, 1, 0]); // a function type without parameters and result
+    importer.extend([10, 8, 1, 0, 3, b'n', b'o', b'w', 1, 0]);
+    let error = load(&importer);
+    assert!(
+        matches!(&error, LoadError::Import { import, .. } if import == "now"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_digest_reads_back_what_it_shows() {
+    let digest = Digest::of(b"");
+    assert_eq!(
+        digest.to_string(),
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    );
+    assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
+    assert!(
+        "e3".parse::<Digest>().is_err()
+            && "g".repeat(64).parse::<Digest>().is_err()
+            && "ä".repeat(32).parse::<Digest>().is_err()
+    );
+}

@@ -1,0 +1,191 @@
+//! Access list. The first rule that matches decides; where none does, `default` does.
+//!
+//! ```json
+//! { "deny":  [ { "proto": "tcp", "port": 22, "src": "10.0.0.0/24" } ],
+//!   "rules": [ { "allow": { "proto": "udp", "port": "53" } }, { "deny": { "proto": "udp" } } ],
+//!   "default": "pass" }
+//! ```
+//!
+//! `deny` stands before `rules`. Rules are numbered from 1 in that order, and a refusal bears the number of its rule; 0 is
+//! the default. `default` speaks of everything but ARP and neighbour discovery, which pass unless a rule names them. The
+//! list is without state: who allows a service with `"default": "drop"` allows its answers by `src-port`.
+//!
+//! A frame that could hide what a rule asks for (a TCP or UDP header cut off before its ports) counts as a match for a
+//! rule that denies and as none for a rule that allows. Later fragments bear no ports: rules with ports pass them by,
+//! since without its first fragment a packet is never put together.
+
+mod rule;
+
+use meshd_sdk::prelude::*;
+use rule::{Item, Match};
+use serde::Deserialize;
+
+/// See the crate's head.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Acl {
+    #[serde(default)]
+    deny: Vec<Match>,
+    #[serde(default)]
+    rules: Vec<Item>,
+    #[serde(default)]
+    default: Default,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Default {
+    #[default]
+    Pass,
+    Drop,
+}
+
+/// More would not be decided within the fuel of one decision.
+const MAX_RULES: usize = 64;
+
+impl Policy for Acl {
+    fn check(&mut self) -> Result<(), Vec<ConfigError>> {
+        let denied = self
+            .deny
+            .iter()
+            .enumerate()
+            .map(|(i, rule)| (format!("/deny/{i}"), rule));
+        let listed = self
+            .rules
+            .iter()
+            .enumerate()
+            .map(|(i, item)| (format!("/rules/{i}/{}", item.word()), item.rule()));
+        let mut errors: Vec<ConfigError> = denied
+            .chain(listed)
+            .filter_map(|(at, rule)| rule.fault().map(|fault| ConfigError::new(at, fault)))
+            .collect();
+        let count = self.deny.len() + self.rules.len();
+        if count > MAX_RULES {
+            errors.push(ConfigError::new(
+                "",
+                format!(
+                    "{count} rules; at most {MAX_RULES} can be decided in the time a decision has"
+                ),
+            ));
+        }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
+    }
+
+    fn decide(&self, key: &Key<'_>) -> Verdict {
+        let denied = self.deny.iter().map(|rule| (false, rule));
+        let listed = self.rules.iter().map(|item| (item.allows(), item.rule()));
+        for (number, (allow, rule)) in (1..).zip(denied.chain(listed)) {
+            if rule.matches(key, allow) {
+                return if allow { next() } else { drop(number) };
+            }
+        }
+        match self.default {
+            Default::Pass => next(),
+            Default::Drop if key.is_neighbor() => next(),
+            Default::Drop => drop(0),
+        }
+    }
+}
+
+export_policy!(Acl);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use meshd_sdk::test::{Host, arp, configured, frame, ping, tcp, udp};
+
+    fn acl(config: &str) -> Host<Acl> {
+        configured(config).unwrap_or_else(|errors| panic!("{errors:?}"))
+    }
+
+    #[test]
+    fn a_denied_port_is_refused_and_the_rest_passes_under_a_wide_mask() {
+        let acl = acl(r#"{"deny":[{"proto":"tcp","port":22}]}"#);
+        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:22"))
+            .drops(1)
+            .reads("ip-kind ip-proto frag l4-ok dst-port");
+        acl.send(tcp("[fd00::1]:4000", "[fd00::2]:22")).drops(1);
+        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:80"))
+            .passes()
+            .reads("ip-kind ip-proto frag l4-ok dst-port/0xffc0");
+        acl.send(udp("10.0.0.1:4000", "10.0.0.2:22"))
+            .passes()
+            .reads("ip-kind ip-proto");
+        acl.send(arp("10.0.0.1", "10.0.0.2"))
+            .passes()
+            .reads("ip-kind");
+        acl.sound(20_000);
+    }
+
+    #[test]
+    fn the_first_match_decides_and_its_number_is_told() {
+        let acl = acl(r#"{"deny":[{"proto":"icmp","src":"10.0.0.66"}],
+            "rules":[{"allow":{"proto":"udp","port":53}},{"deny":{"proto":"udp","dst":"10.0.0.0/24"}},{"allow":{"proto":"tcp","port":"8000-8099"}}],
+            "default":"drop"}"#);
+        acl.send(ping("10.0.0.66", "10.0.0.2")).drops(1);
+        acl.send(ping("10.0.0.67", "10.0.0.2")).drops(0);
+        acl.send(udp("10.0.0.1:4000", "10.0.0.2:53")).passes();
+        acl.send(udp("10.0.0.1:4000", "10.0.0.2:54")).drops(3);
+        acl.send(udp("10.0.0.1:4000", "10.0.1.2:54")).drops(0);
+        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:8099")).passes();
+        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:8100")).drops(0);
+        acl.send(frame(0x88cc)).drops(0);
+        acl.send(arp("10.0.0.1", "10.0.0.2")).passes();
+        acl.sound(50_000);
+    }
+
+    #[test]
+    fn a_header_that_hides_its_ports_is_taken_for_the_denied_one_and_not_for_the_allowed_one() {
+        let ssh = || tcp("10.0.0.1:4000", "10.0.0.2:22");
+        let deny = acl(r#"{"deny":[{"proto":"tcp","port":22}]}"#);
+        deny.send(ssh().first_fragment(true)).drops(1);
+        deny.send(ssh().first_fragment(false)).drops(1);
+        deny.send(ssh().unreadable()).drops(1);
+        deny.send(ssh().later_fragment()).passes();
+        deny.sound(20_000);
+        let allow = acl(r#"{"rules":[{"allow":{"proto":"tcp","port":22}}],"default":"drop"}"#);
+        allow.send(ssh()).passes();
+        allow.send(ssh().unreadable()).drops(0);
+        allow.sound(20_000);
+    }
+
+    #[test]
+    fn arp_and_other_protocols_can_be_named() {
+        let acl = acl(r#"{"deny":[{"proto":"arp","dst":"10.0.0.2"},{"proto":47}]}"#);
+        acl.send(arp("10.0.0.1", "10.0.0.2")).drops(1);
+        acl.send(arp("10.0.0.1", "10.0.0.3")).passes();
+        acl.send(tcp("10.0.0.1:1", "10.0.0.2:2")).passes();
+        acl.sound(20_000);
+    }
+
+    #[test]
+    fn a_wrong_config_is_refused_with_its_place() {
+        let at = |config: &str| configured::<Acl>(config).err().unwrap().remove(0);
+        assert_eq!(
+            at(r#"{"deny":[{"proto":"tcp","port":70000}]}"#).pointer,
+            "/deny/0/port"
+        );
+        assert_eq!(
+            at(r#"{"deny":[{"proto":"tcp","port":"30-20"}]}"#).pointer,
+            "/deny/0/port"
+        );
+        assert_eq!(
+            at(r#"{"deny":[{},{"src":"10.0.0.1/24"}]}"#).pointer,
+            "/deny/1/src"
+        );
+        assert_eq!(
+            at(r#"{"deny":[{"proto":"icmp","port":22}]}"#),
+            ConfigError::new("/deny/0", "a port needs \"proto\": tcp, udp or sctp")
+        );
+        assert_eq!(at(r#"{"dany":[]}"#).pointer, "/dany");
+        assert_eq!(at(r#"{"default":"maybe"}"#).pointer, "/default");
+        assert!(at("{").message.contains("EOF"));
+        let many = format!(r#"{{"deny":[{}{{}}]}}"#, "{},".repeat(MAX_RULES));
+        assert!(at(&many).message.contains("at most 64"));
+    }
+}

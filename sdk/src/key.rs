@@ -1,0 +1,321 @@
+//! The key that notes what is read of it.
+//!
+//! A deterministic policy is a decision tree over the values it reads: two keys that agree in all of them take the same
+//! way through it. So the reads *are* the mask. Predicates (`dst_ip_in`, `dst_port_in`) note only the bits that their
+//! answer rests on, which keeps the mask wide and the cache effective; prefer them to comparing whole fields.
+
+use crate::net::Net;
+use crate::wit::types::{DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
+use core::cell::Cell;
+use core::ops::RangeInclusive;
+use std::net::{IpAddr, Ipv6Addr};
+
+pub use crate::wit::types::{Direction, DstClass, Frag, IpKind};
+
+/// A frame's header fields. It can be neither compared nor printed as a whole: that would be a read nobody notes.
+pub struct Key<'a> {
+    raw: &'a FlowKey,
+    fields: Cell<Deps>,
+    partial: Cell<PartialDeps>,
+}
+
+macro_rules! whole {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty, $bit:ident;)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(&self) -> $ty {
+            self.note(Deps::$bit);
+            self.raw.$name
+        })*
+    };
+}
+
+impl<'a> Key<'a> {
+    pub(crate) fn new(raw: &'a FlowKey) -> Self {
+        let partial = PartialDeps {
+            src_mac_prefix: 0,
+            dst_mac_prefix: 0,
+            src_ip_prefix: 0,
+            dst_ip_prefix: 0,
+            src_port_mask: 0,
+            dst_port_mask: 0,
+        };
+        Self {
+            raw,
+            fields: Cell::new(Deps::empty()),
+            partial: Cell::new(partial),
+        }
+    }
+
+    /// What was read so far.
+    pub(crate) fn deps(&self) -> DepMask {
+        DepMask {
+            fields: self.fields.get(),
+            partial: self.partial.get(),
+        }
+    }
+
+    fn note(&self, field: Deps) {
+        self.fields.set(self.fields.get() | field);
+    }
+
+    fn note_part(&self, change: impl FnOnce(&mut PartialDeps)) {
+        let mut partial = self.partial.get();
+        change(&mut partial);
+        self.partial.set(partial);
+    }
+
+    whole! {
+        /// Into the network or out of it.
+        dir: Direction, DIR;
+        /// The port of this node that asks: on ingress where the frame came from, on egress where it goes.
+        in_port: u32, IN_PORT;
+        /// The member it came from; 0: a port of this node.
+        in_peer: u64, IN_PEER;
+        /// The network's VNI.
+        tenant: u32, TENANT;
+        /// How the destination was found.
+        dst_class: DstClass, DST_CLASS;
+        /// EtherType of the payload, behind any tags.
+        ether_type: u16, ETHER_TYPE;
+        /// 0: untagged; else `0x1000 | VID`.
+        vlan: u16, VLAN;
+        /// Priority of the outer tag, 0 to 7.
+        pcp: u8, PCP;
+        /// As `vlan`, of the second tag.
+        inner_vlan: u16, INNER_VLAN;
+        /// Address family.
+        ip_kind: IpKind, IP_KIND;
+        /// IP protocol or IPv6 upper-layer number; ARP: operation.
+        ip_proto: u8, IP_PROTO;
+        /// Differentiated services code point, 6 bits.
+        dscp: u8, DSCP;
+        /// Explicit congestion notification, 2 bits.
+        ecn: u8, ECN;
+        /// TTL or hop limit. Every value of it is a cache entry of its own.
+        ttl: u8, TTL;
+        /// Fragmentation.
+        frag: Frag, FRAG;
+        /// The layer 4 header was there to read; if not, its fields are zero.
+        l4_ok: bool, L4_OK;
+        /// ICMP or ICMPv6 type.
+        icmp_type: u8, ICMP_TYPE;
+        /// ICMP or ICMPv6 code.
+        icmp_code: u8, ICMP_CODE;
+    }
+
+    /// Source MAC, in wire order.
+    #[must_use]
+    pub fn src_mac(&self) -> [u8; 6] {
+        self.note(Deps::SRC_MAC);
+        mac(self.raw.src_mac.hi, self.raw.src_mac.lo)
+    }
+
+    /// Destination MAC, in wire order.
+    #[must_use]
+    pub fn dst_mac(&self) -> [u8; 6] {
+        self.note(Deps::DST_MAC);
+        mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo)
+    }
+
+    /// The whole source address; `None` if the frame has none. ARP: sender protocol address.
+    #[must_use]
+    pub fn src_ip(&self) -> Option<IpAddr> {
+        let kind = self.ip_kind();
+        self.note_part(|part| part.src_ip_prefix = 128);
+        address(kind, self.src_bits())
+    }
+
+    /// The whole destination address; `None` if the frame has none. ARP and ND: target address.
+    #[must_use]
+    pub fn dst_ip(&self) -> Option<IpAddr> {
+        let kind = self.ip_kind();
+        self.note_part(|part| part.dst_ip_prefix = 128);
+        address(kind, self.dst_bits())
+    }
+
+    /// Whether the source address is in `net`; false if the frame has none.
+    #[must_use]
+    pub fn src_ip_in(&self, net: Net) -> bool {
+        if !family(self.ip_kind(), net) {
+            return false;
+        }
+        let (inside, bits) = net.test(self.src_bits());
+        self.note_part(|part| part.src_ip_prefix = part.src_ip_prefix.max(bits));
+        inside
+    }
+
+    /// Whether the destination address is in `net`; false if the frame has none.
+    #[must_use]
+    pub fn dst_ip_in(&self, net: Net) -> bool {
+        if !family(self.ip_kind(), net) {
+            return false;
+        }
+        let (inside, bits) = net.test(self.dst_bits());
+        self.note_part(|part| part.dst_ip_prefix = part.dst_ip_prefix.max(bits));
+        inside
+    }
+
+    /// TCP, UDP or SCTP source port; 0 where there is none, so look at `is_tcp` or `l4_ok` first.
+    #[must_use]
+    pub fn src_port(&self) -> u16 {
+        self.note_part(|part| part.src_port_mask = u16::MAX);
+        self.raw.src_port
+    }
+
+    /// TCP, UDP or SCTP destination port; 0 where there is none, so look at `is_tcp` or `l4_ok` first.
+    #[must_use]
+    pub fn dst_port(&self) -> u16 {
+        self.note_part(|part| part.dst_port_mask = u16::MAX);
+        self.raw.dst_port
+    }
+
+    /// Whether the source port is in `range`.
+    #[must_use]
+    pub fn src_port_in(&self, range: RangeInclusive<u16>) -> bool {
+        let mask = block(self.raw.src_port, &range);
+        self.note_part(|part| part.src_port_mask |= mask);
+        range.contains(&self.raw.src_port)
+    }
+
+    /// Whether the destination port is in `range`.
+    #[must_use]
+    pub fn dst_port_in(&self, range: RangeInclusive<u16>) -> bool {
+        let mask = block(self.raw.dst_port, &range);
+        self.note_part(|part| part.dst_port_mask |= mask);
+        range.contains(&self.raw.dst_port)
+    }
+
+    /// FIN, SYN, RST, PSH, ACK, URG, ECE, CWR from bit 0; NS is bit 8. A verdict that rests on them is asked for more than
+    /// once per connection.
+    #[must_use]
+    pub fn tcp_flags(&self) -> u16 {
+        self.note(Deps::TCP_FLAGS);
+        flag_bits(self.raw.tcp_flags)
+    }
+
+    /// IPv4 or IPv6, and not ARP or ND.
+    #[must_use]
+    pub fn is_ip(&self) -> bool {
+        matches!(self.ip_kind(), IpKind::V4 | IpKind::V6)
+    }
+
+    /// ARP or ND: what a network cannot do without.
+    #[must_use]
+    pub fn is_neighbor(&self) -> bool {
+        matches!(self.ip_kind(), IpKind::ArpV4 | IpKind::NdV6)
+    }
+
+    /// TCP with a header that was there to read.
+    #[must_use]
+    pub fn is_tcp(&self) -> bool {
+        self.is_ip() && self.ip_proto() == 6 && self.l4_ok()
+    }
+
+    /// UDP with a header that was there to read.
+    #[must_use]
+    pub fn is_udp(&self) -> bool {
+        self.is_ip() && self.ip_proto() == 17 && self.l4_ok()
+    }
+
+    fn src_bits(&self) -> u128 {
+        bits(self.raw.src_ip.hi, self.raw.src_ip.lo)
+    }
+
+    fn dst_bits(&self) -> u128 {
+        bits(self.raw.dst_ip.hi, self.raw.dst_ip.lo)
+    }
+}
+
+pub(crate) fn bits(hi: u64, lo: u64) -> u128 {
+    u128::from(hi) << 64 | u128::from(lo)
+}
+
+fn mac(hi: u16, lo: u32) -> [u8; 6] {
+    let ([a, b], [c, d, e, f]) = (hi.to_be_bytes(), lo.to_be_bytes());
+    [a, b, c, d, e, f]
+}
+
+pub(crate) fn flag_bits(flags: TcpFlags) -> u16 {
+    const ORDER: [TcpFlags; 9] = [
+        TcpFlags::FIN,
+        TcpFlags::SYN,
+        TcpFlags::RST,
+        TcpFlags::PSH,
+        TcpFlags::ACK,
+        TcpFlags::URG,
+        TcpFlags::ECE,
+        TcpFlags::CWR,
+        TcpFlags::NS,
+    ];
+    ORDER.iter().enumerate().fold(0, |all, (i, flag)| {
+        all | u16::from(flags.contains(*flag)) << i
+    })
+}
+
+fn address(kind: IpKind, bits: u128) -> Option<IpAddr> {
+    let v6 = Ipv6Addr::from_bits(bits);
+    match kind {
+        IpKind::None => None,
+        IpKind::V4 | IpKind::ArpV4 => v6.to_ipv4_mapped().map(IpAddr::V4),
+        IpKind::V6 | IpKind::NdV6 => Some(IpAddr::V6(v6)),
+    }
+}
+
+fn family(kind: IpKind, net: Net) -> bool {
+    match kind {
+        IpKind::None => false,
+        IpKind::V4 | IpKind::ArpV4 => net.is_v4(),
+        IpKind::V6 | IpKind::NdV6 => !net.is_v4(),
+    }
+}
+
+/// Mask of the largest aligned block around `port` on which membership in `range` is constant.
+fn block(port: u16, range: &RangeInclusive<u16>) -> u16 {
+    let inside = range.contains(&port);
+    let constant = |mask: &u16| {
+        let (low, high) = (port & mask, port | !mask);
+        if inside {
+            range.contains(&low) && range.contains(&high)
+        } else {
+            high < *range.start() || low > *range.end() || range.is_empty()
+        }
+    };
+    (0..=16)
+        .map(|bits| u16::MAX.checked_shl(16 - bits).unwrap_or(0))
+        .find(constant)
+        .unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_notes_the_largest_block_on_which_its_answer_is_constant() {
+        assert_eq!(block(22, &(22..=22)), 0xffff);
+        assert_eq!(block(23, &(22..=22)), 0xffff);
+        assert_eq!(block(0x8016, &(22..=22)), 0x8000);
+        assert_eq!(block(2000, &(1024..=65535)), 0xfc00);
+        assert_eq!(block(7, &(0..=65535)), 0);
+        for range in [
+            0..=0,
+            22..=25,
+            1024..=65535,
+            1000..=1003,
+            RangeInclusive::new(5, 4),
+        ] {
+            for port in 0..=u16::MAX {
+                let mask = block(port, &range);
+                for other in [port & mask, port | !mask] {
+                    assert_eq!(
+                        range.contains(&port),
+                        range.contains(&other),
+                        "{port} {range:?}"
+                    );
+                    assert_eq!(mask, block(other, &range), "{port} {range:?}");
+                }
+            }
+        }
+    }
+}
