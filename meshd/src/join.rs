@@ -16,10 +16,11 @@ use crate::store::{Store, StoreError};
 use crate::token::Token;
 use crate::underlay::{DialError, Endpoint, RaceError, UnderlayError, race};
 use meshd_core::ident::{Label, MeshId, NodeId};
+use meshd_core::state::{self, RecordKind, StateKey};
 use meshd_core::wire::control::{
     Goodbye, JoinRefusal, JoinRequest, MESSAGE_MAX, Message, VERSION, Welcome,
 };
-use meshd_core::wire::record::{RecordError, Signed};
+use meshd_core::wire::record::{Keyring, Record, RecordError, Signed};
 use quinn::{Connection, VarInt};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -103,8 +104,6 @@ pub struct Bootstrap {
     pub inviter: NodeId,
     /// Where it was.
     pub addresses: Vec<SocketAddr>,
-    /// Records that it sent along, not checked yet.
-    pub records: Vec<Signed>,
 }
 
 impl Bootstrap {
@@ -165,17 +164,16 @@ pub async fn join(store: &Store, token: &Token, name: &Label) -> Result<Identity
         root: None,
     };
     check_membership(&welcome.membership, token.mesh, key.id(), &keys)?;
-    let records = welcome.records.into_iter().take(RECORDS_MAX).collect();
     let bootstrap = Bootstrap {
         inviter: token.inviter,
         addresses: token.addresses.clone(),
-        records,
     };
     // Before the identity: a member always knows somebody.
     store.put(
         BOOTSTRAP,
         &postcard::to_stdvec(&bootstrap).map_err(|_| RecordError::Malformed)?,
     )?;
+    store.commit(&known_members(&welcome.records, token.mesh, &keys))?;
     Ok(Identity::adopt(
         store,
         key,
@@ -183,6 +181,24 @@ pub async fn join(store: &Store, token: &Token, name: &Label) -> Result<Identity
         welcome.mesh_name,
         welcome.membership,
     )?)
+}
+
+/// Who is a member and where, as the node finds it in its state when it starts. What is not signed as it must be is left out.
+fn known_members(
+    records: &[Signed],
+    mesh: MeshId,
+    keyring: &dyn Keyring,
+) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    let kept = records.iter().take(RECORDS_MAX).filter_map(|signed| {
+        let key = match signed.open(mesh, keyring).ok()? {
+            Record::Membership(m) => StateKey::Record(RecordKind::Membership, m.node, None),
+            Record::Node(advert) => StateKey::Record(RecordKind::Node, advert.node, None),
+            // All else comes with the first session.
+            _ => return None,
+        };
+        Some((key.encode(), Some(state::encode(signed))))
+    });
+    kept.collect()
 }
 
 /// Any port; loopback only for an invite that names nothing else.
@@ -225,10 +241,17 @@ async fn ask(
                     });
                 }
                 Err(error) => {
-                    last = JoinError::Unreachable {
+                    let other = |(_, e): &(_, DialError)| matches!(e, DialError::WrongKey { .. });
+                    let permanent = error.0.iter().any(other);
+                    let unreachable = JoinError::Unreachable {
                         inviter: token.inviter,
                         why: error.to_string(),
+                    };
+                    // The key there is not going to be another one in a moment.
+                    if permanent {
+                        return Err(unreachable);
                     }
+                    last = unreachable;
                 }
             }
             sleep(PAUSE).await;
@@ -282,7 +305,7 @@ mod tests {
     use crate::underlay::{Underlay, UnderlayConfig};
     use meshd_core::ident::WallTime;
     use meshd_core::node::{Input, SessionEvent};
-    use meshd_core::wire::record::{Membership, Record, Role};
+    use meshd_core::wire::record::{Membership, Role};
     use std::collections::BTreeMap;
     use tokio::sync::mpsc;
 
@@ -361,7 +384,10 @@ mod tests {
                         let welcome = Welcome {
                             mesh_name: identity.mesh_name().clone(),
                             membership,
-                            records: vec![identity.membership().clone()],
+                            records: vec![
+                                identity.membership().clone(),
+                                other.membership().clone(),
+                            ],
                         };
                         let answer = if manner == Manner::Refuses {
                             Err(JoinRefusal::Used)
@@ -398,9 +424,15 @@ mod tests {
             identity.node_id()
         );
         let bootstrap = Bootstrap::load(&store).unwrap().unwrap();
+        let wanted = Bootstrap {
+            inviter: token.inviter,
+            addresses: token.addresses.clone(),
+        };
+        assert_eq!(bootstrap, wanted);
         assert_eq!(
-            (bootstrap.inviter, bootstrap.records.len()),
-            (token.inviter, 1)
+            store.load().unwrap().len(),
+            1,
+            "the inviter's membership is in the node's state, the forged one is not"
         );
         assert!(matches!(
             join(&store, &token, &label("beta")).await,

@@ -9,7 +9,6 @@ use super::{UnderlayError, socket};
 use crate::identity::NodeKey;
 use meshd_core::ident::NodeId;
 use meshd_core::wire::control::MESSAGE_MAX;
-use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{
     ClientConfig, ConnectError, Connecting, Connection, ConnectionError, EndpointConfig,
     IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
@@ -99,7 +98,7 @@ pub enum DialError {
 pub(crate) struct Endpoint {
     pub(super) quinn: quinn::Endpoint,
     tls: Arc<Tls>,
-    server: Option<Arc<QuicServerConfig>>,
+    server: Option<ServerConfig>,
     /// Loopback addresses are dialed only from a socket on one: in an advert they would mean another host's loopback.
     loopback: bool,
 }
@@ -117,25 +116,26 @@ impl Endpoint {
         config
             .max_udp_payload_size(PAYLOAD_MAX)
             .map_err(|e| UnderlayError::Tls(e.to_string()))?;
-        let crypto = accept
-            .then(|| tls.server().map(Arc::new))
-            .transpose()
-            .map_err(|e| UnderlayError::Tls(e.to_string()))?;
-        let server = crypto.clone().map(|crypto| {
-            let mut server = ServerConfig::with_crypto(crypto);
+        let server = if accept {
+            let crypto = tls
+                .server()
+                .map_err(|e| UnderlayError::Tls(e.to_string()))?;
+            let mut server = ServerConfig::with_crypto(Arc::new(crypto));
             // Connections are taken from the endpoint at once, so these only bound a burst: 256 of 16 KiB.
             server
                 .max_incoming(256)
                 .incoming_buffer_size(16 << 10)
                 .incoming_buffer_size_total(1 << 20);
-            server
-        });
-        let quinn = quinn::Endpoint::new(config, server, udp, Arc::new(TokioRuntime))
+            Some(server)
+        } else {
+            None
+        };
+        let quinn = quinn::Endpoint::new(config, server.clone(), udp, Arc::new(TokioRuntime))
             .map_err(|source| UnderlayError::Bind { listen, source })?;
         Ok(Self {
             quinn,
             tls: Arc::new(tls),
-            server: crypto,
+            server,
             loopback: listen.ip().is_loopback(),
         })
     }
@@ -148,7 +148,7 @@ impl Endpoint {
 
     /// For one accepted connection.
     pub(super) fn server_config(&self, remote: SocketAddr) -> Option<Arc<ServerConfig>> {
-        let mut config = ServerConfig::with_crypto(self.server.clone()?);
+        let mut config = self.server.clone()?;
         config.transport_config(transport(Side::Acceptor, remote));
         Some(Arc::new(config))
     }
