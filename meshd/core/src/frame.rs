@@ -431,3 +431,398 @@ impl Nd<'_> {
         rest.is_empty()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::flow::FlowMask;
+    use etherparse::{
+        LinkExtSlice, LinkSlice, NetSlice, PacketBuilder, SlicedPacket, TransportSlice,
+    };
+    use proptest::prelude::*;
+
+    fn vni() -> Vni {
+        Vni::new(7).unwrap()
+    }
+
+    fn key_of(bytes: &[u8]) -> FlowKey {
+        Frame::parse(bytes).unwrap().flow_key(vni())
+    }
+
+    /// An ARP packet in a frame.
+    pub(crate) fn arp(
+        dst: MacAddr,
+        src: MacAddr,
+        operation: u16,
+        sender_mac: MacAddr,
+        sender: [u8; 4],
+        target: [u8; 4],
+    ) -> Vec<u8> {
+        let head = [
+            &dst.0[..],
+            &src.0,
+            &[8, 6, 0, 1, 8, 0, 6, 4],
+            &operation.to_be_bytes(),
+        ]
+        .concat();
+        [&head[..], &sender_mac.0, &sender, &[0; 6], &target].concat()
+    }
+
+    /// UDP over IPv4 in a frame.
+    pub(crate) fn udp(
+        dst: MacAddr,
+        src: MacAddr,
+        from: [u8; 4],
+        to: [u8; 4],
+        dst_port: u16,
+        payload: usize,
+    ) -> Vec<u8> {
+        let mut out = Vec::new();
+        PacketBuilder::ethernet2(src.0, dst.0)
+            .ipv4(from, to, 64)
+            .udp(4000, dst_port)
+            .write(&mut out, &vec![0; payload])
+            .unwrap();
+        out
+    }
+
+    /// IPv6 in a frame: `next` header and what follows the fixed header.
+    pub(crate) fn v6(
+        dst: MacAddr,
+        src: MacAddr,
+        from: Ipv6Addr,
+        to: Ipv6Addr,
+        next: u8,
+        hop_limit: u8,
+        rest: &[u8],
+    ) -> Vec<u8> {
+        let len = (rest.len() as u16).to_be_bytes();
+        [
+            &dst.0[..],
+            &src.0,
+            &[0x86, 0xdd, 0x60, 0, 0, 0],
+            &len,
+            &[next, hop_limit],
+            &from.octets(),
+            &to.octets(),
+            rest,
+        ]
+        .concat()
+    }
+
+    #[derive(Clone, Debug)]
+    struct Built {
+        bytes: Vec<u8>,
+    }
+
+    prop_compose! {
+        /// A well-formed packet, as etherparse writes it.
+        fn any_packet()(
+            (src, dst, v4, a, b) in any::<([u8; 6], [u8; 6], bool, u128, u128)>(),
+            (tags, tci, l4, ttl) in (0..3u8, 0..4096u16, 0..5u8, any::<u8>()),
+            (p, q, flags) in any::<(u16, u16, u8)>(),
+            payload in proptest::collection::vec(any::<u8>(), 0..60),
+        ) -> Built {
+            let ethernet = PacketBuilder::ethernet2(src, dst);
+            let (short_a, short_b) = (a as u32, b as u32);
+            let vlan = |tci: u16| tci.try_into().unwrap();
+            let ip = match (tags, v4) {
+                (0, true) => ethernet.ipv4(short_a.to_be_bytes(), short_b.to_be_bytes(), ttl),
+                (0, false) => ethernet.ipv6(a.to_be_bytes(), b.to_be_bytes(), ttl),
+                (1, true) => ethernet.single_vlan(vlan(tci)).ipv4(short_a.to_be_bytes(), short_b.to_be_bytes(), ttl),
+                (1, false) => ethernet.single_vlan(vlan(tci)).ipv6(a.to_be_bytes(), b.to_be_bytes(), ttl),
+                (_, true) => ethernet.double_vlan(vlan(tci), vlan(5)).ipv4(short_a.to_be_bytes(), short_b.to_be_bytes(), ttl),
+                (_, false) => ethernet.double_vlan(vlan(tci), vlan(5)).ipv6(a.to_be_bytes(), b.to_be_bytes(), ttl),
+            };
+            let mut bytes = Vec::new();
+            match l4 {
+                0 => ip.udp(p, q).write(&mut bytes, &payload).unwrap(),
+                1 | 2 => {
+                    let mut tcp = ip.tcp(p, q, 1, 2);
+                    if flags & 1 > 0 { tcp = tcp.syn(); }
+                    if flags & 2 > 0 { tcp = tcp.ack(7); }
+                    if flags & 4 > 0 { tcp = tcp.fin(); }
+                    if flags & 8 > 0 { tcp = tcp.rst(); }
+                    if flags & 16 > 0 { tcp = tcp.ns(); }
+                    tcp.write(&mut bytes, &payload).unwrap();
+                }
+                3 if v4 => ip.icmpv4_raw(flags, 3, [0; 4]).write(&mut bytes, &payload).unwrap(),
+                _ if v4 => ip.udp(q, p).write(&mut bytes, &payload).unwrap(),
+                _ => ip.icmpv6_raw(flags, 3, [0; 4]).write(&mut bytes, &payload).unwrap(),
+            }
+            Built { bytes }
+        }
+    }
+
+    /// The key of a packet that etherparse can read.
+    fn oracle(bytes: &[u8]) -> Option<FlowKey> {
+        let sliced = SlicedPacket::from_ethernet(bytes).ok()?;
+        let Some(LinkSlice::Ethernet2(link)) = sliced.link else {
+            return None;
+        };
+        let mut key = FlowKey::blank(vni());
+        key.src_mac = MacAddr(link.source());
+        key.dst_mac = MacAddr(link.destination());
+        key.ether_type = link.ether_type().0;
+        let mut tags = Vec::new();
+        for ext in &sliced.link_exts {
+            let LinkExtSlice::Vlan(tag) = ext else {
+                return None;
+            };
+            tags.push(0x1000 | tag.vlan_identifier().value());
+            if tags.len() == 1 {
+                key.pcp = tag.priority_code_point().value();
+            }
+            key.ether_type = tag.ether_type().0;
+        }
+        key.vlan = tags.first().copied().unwrap_or(0);
+        key.inner_vlan = tags.get(1).copied().unwrap_or(0);
+        if tags.len() > 2 {
+            return None;
+        }
+        match &sliced.net {
+            Some(NetSlice::Ipv4(ip)) => {
+                let header = ip.header();
+                key.ip_kind = IpKind::V4;
+                key.src_ip = mapped(header.source_addr());
+                key.dst_ip = mapped(header.destination_addr());
+                key.ttl = header.ttl();
+                key.ip_proto = header.protocol().0;
+                key.dscp = header.dcp().value();
+                key.ecn = header.ecn().value();
+                key.frag = match (header.fragments_offset().value(), header.more_fragments()) {
+                    (0, false) => Frag::None,
+                    (0, true) => Frag::First,
+                    _ => Frag::Later,
+                };
+            }
+            Some(NetSlice::Ipv6(ip)) => {
+                let header = ip.header();
+                key.ip_kind = IpKind::V6;
+                key.src_ip = header.source_addr().to_bits();
+                key.dst_ip = header.destination_addr().to_bits();
+                key.ttl = header.hop_limit();
+                key.ip_proto = ip.payload().ip_number.0;
+                key.dscp = header.traffic_class() >> 2;
+                key.ecn = header.traffic_class() & 3;
+            }
+            _ => return None,
+        }
+        match sliced.transport {
+            Some(TransportSlice::Udp(udp)) => {
+                (key.l4_ok, key.src_port, key.dst_port) =
+                    (true, udp.source_port(), udp.destination_port());
+            }
+            Some(TransportSlice::Tcp(tcp)) => {
+                (key.l4_ok, key.src_port, key.dst_port) =
+                    (true, tcp.source_port(), tcp.destination_port());
+                let bits = [
+                    tcp.fin(),
+                    tcp.syn(),
+                    tcp.rst(),
+                    tcp.psh(),
+                    tcp.ack(),
+                    tcp.urg(),
+                    tcp.ece(),
+                    tcp.cwr(),
+                    tcp.ns(),
+                ];
+                key.tcp_flags = bits
+                    .iter()
+                    .enumerate()
+                    .map(|(i, &on)| u16::from(on) << i)
+                    .sum();
+            }
+            Some(TransportSlice::Icmpv4(icmp)) => {
+                (key.l4_ok, key.icmp_type, key.icmp_code) = (true, icmp.type_u8(), icmp.code_u8());
+            }
+            Some(TransportSlice::Icmpv6(icmp)) => {
+                (key.l4_ok, key.icmp_type, key.icmp_code) = (true, icmp.type_u8(), icmp.code_u8());
+                let payload = icmp.payload();
+                if matches!(icmp.type_u8(), 135 | 136) && payload.len() >= 16 {
+                    key.ip_kind = IpKind::NdV6;
+                    key.dst_ip = u128::from_be_bytes(payload[..16].try_into().unwrap());
+                }
+            }
+            _ => return None,
+        }
+        Some(key)
+    }
+
+    proptest! {
+        #[test]
+        fn a_packet_reads_as_etherparse_reads_it(packet in any_packet()) {
+            let key = key_of(&packet.bytes);
+            prop_assert_eq!(Some(key), oracle(&packet.bytes));
+            prop_assert!(!Frame::parse(&packet.bytes).unwrap().is_malformed());
+        }
+
+        #[test]
+        fn a_damaged_packet_that_etherparse_still_reads_reads_the_same(packet in any_packet(), at in any::<prop::sample::Index>(), value: u8) {
+            let mut bytes = packet.bytes;
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+            if let Some(expected) = oracle(&bytes)
+                && expected.ip_kind != IpKind::None
+                && matches!((expected.ip_kind, expected.ip_proto), (IpKind::V4, 1 | 6 | 17) | (IpKind::V6 | IpKind::NdV6, 6 | 17 | 58))
+                && !Frame::parse(&bytes).unwrap().is_malformed()
+            {
+                prop_assert_eq!(key_of(&bytes), expected);
+            }
+        }
+
+        #[test]
+        fn a_cut_packet_reads_without_panic_and_keeps_its_addresses(packet in any_packet(), at in any::<prop::sample::Index>()) {
+            let cut = &packet.bytes[..at.index(packet.bytes.len())];
+            match Frame::parse(cut) {
+                Err(error) => prop_assert_eq!(error.len, cut.len()),
+                Ok(frame) => {
+                    prop_assert!(frame.is_malformed(), "less than its header promises");
+                    let dst = frame.flow_key(vni()).dst_mac;
+                    prop_assert_eq!(&dst.0[..], &packet.bytes[..6]);
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_read_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), ether_type in prop_oneof![Just(0x0800u16), Just(0x86dd), Just(0x0806), Just(0x8100)]) {
+            let mut bytes = bytes;
+            if let Some(place) = bytes.get_mut(12..14) {
+                place.copy_from_slice(&ether_type.to_be_bytes());
+            }
+            if let Ok(frame) = Frame::parse(&bytes) {
+                let key = frame.flow_key(vni());
+                prop_assert_eq!(FlowMask::exact().apply(&key), key);
+                prop_assert!(key.l4_ok || (key.src_port, key.dst_port, key.tcp_flags, key.icmp_type, key.icmp_code) == (0, 0, 0, 0, 0));
+                let _ = (frame.is_malformed(), frame.nd().map(|nd| nd.speaks_for(frame.src())));
+            }
+        }
+    }
+
+    const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+    const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+
+    #[test]
+    fn thirteen_bytes_are_no_frame_and_fourteen_are() {
+        assert_eq!(Frame::parse(&[0; 13]).unwrap_err(), FrameError { len: 13 });
+        assert!(!Frame::parse(&[0; 14]).unwrap().is_malformed());
+    }
+
+    #[test]
+    fn ip_that_contradicts_the_frames_length_is_malformed_and_leaves_no_address() {
+        let good = udp(B, A, [10, 0, 0, 1], [10, 0, 0, 2], 53, 8);
+        for (at, value) in [(14, 0x44), (14, 0x55), (16, 0xff), (17, 19)] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            let frame = Frame::parse(&bad).unwrap();
+            assert!(frame.is_malformed(), "byte {at}");
+            assert_eq!(
+                (key_of(&bad).ip_kind, key_of(&bad).src_ip),
+                (IpKind::None, 0)
+            );
+        }
+    }
+
+    #[test]
+    fn padding_behind_the_packet_is_not_read_as_layer_4() {
+        let mut frame = udp(B, A, [10, 0, 0, 1], [10, 0, 0, 2], 53, 0);
+        frame[17] = 24; // header and 4 bytes: no whole UDP header
+        frame.extend([0; 20]);
+        let key = key_of(&frame);
+        assert_eq!(
+            (key.ip_kind, key.l4_ok, key.dst_port),
+            (IpKind::V4, false, 0)
+        );
+    }
+
+    #[test]
+    fn only_the_first_fragment_has_ports() {
+        let mut frame = udp(B, A, [10, 0, 0, 1], [10, 0, 0, 2], 53, 8);
+        frame[20] = 0x20;
+        assert_eq!(
+            (
+                key_of(&frame).frag,
+                key_of(&frame).l4_ok,
+                key_of(&frame).dst_port
+            ),
+            (Frag::First, true, 53)
+        );
+        frame[21] = 1;
+        assert_eq!(
+            (
+                key_of(&frame).frag,
+                key_of(&frame).l4_ok,
+                key_of(&frame).dst_port
+            ),
+            (Frag::Later, false, 0)
+        );
+    }
+
+    #[test]
+    fn ports_are_found_behind_eight_extension_headers_and_a_ninth_is_malformed() {
+        let udp = [0, 7, 0, 9, 0, 8, 0, 0];
+        for count in [0, 1, 8, 9] {
+            let mut rest = Vec::new();
+            for left in (0..count).rev() {
+                rest.extend([if left == 0 { 17 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]);
+            }
+            rest.extend(udp);
+            let frame = v6(
+                B,
+                A,
+                Ipv6Addr::LOCALHOST,
+                Ipv6Addr::LOCALHOST,
+                if count == 0 { 17 } else { 60 },
+                64,
+                &rest,
+            );
+            let key = key_of(&frame);
+            assert_eq!(Frame::parse(&frame).unwrap().is_malformed(), count == 9);
+            assert_eq!(
+                key.dst_port,
+                if count == 9 { 0 } else { 9 },
+                "{count} headers"
+            );
+        }
+    }
+
+    #[test]
+    fn neighbour_discovery_is_found_behind_extension_headers_and_an_atomic_fragment_header() {
+        let target: Ipv6Addr = "fd00::5".parse().unwrap();
+        let ns = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
+        let behind = |ext: &[u8]| [ext, &ns[..]].concat();
+        let from = "fd00::1".parse().unwrap();
+        for (next, rest) in [
+            (58, ns.clone()),
+            (60, behind(&[58, 0, 1, 4, 0, 0, 0, 0])),
+            (44, behind(&[58, 0, 0, 0, 0, 0, 0, 1])),
+        ] {
+            let key = key_of(&v6(B, A, from, target, next, 255, &rest));
+            assert_eq!(
+                (key.ip_kind, key.dst_ip, key.icmp_type),
+                (IpKind::NdV6, target.to_bits(), 135)
+            );
+        }
+    }
+
+    #[test]
+    fn a_third_tag_and_a_tag_cut_short_are_malformed() {
+        let tag = [0x81, 0x00, 0x00, 0x00];
+        let start = [&B.0[..], &A.0].concat();
+        assert!(
+            Frame::parse(&[&start[..], &tag, &tag, &tag, &[8, 6]].concat())
+                .unwrap()
+                .is_malformed()
+        );
+        assert!(
+            Frame::parse(&[&start[..], &[0x81, 0x00, 0x00]].concat())
+                .unwrap()
+                .is_malformed()
+        );
+        let priority = [&start[..], &tag, &[0x12, 0x34]].concat();
+        let frame = Frame::parse(&priority).unwrap();
+        assert!(!frame.is_malformed() && !frame.has_vlan());
+        assert_eq!(frame.flow_key(vni()).vlan, 0x1000);
+    }
+}

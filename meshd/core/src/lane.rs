@@ -601,3 +601,6 @@ impl Lane {
         Some(waiting)
     }
 }
+
+#[cfg(test)]
+mod tests;

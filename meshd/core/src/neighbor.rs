@@ -279,3 +279,244 @@ fn icmpv6_checksum(src: Ipv6Addr, dst: Ipv6Addr, message: &[u8]) -> u16 {
     }
     !(sum as u16)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::frame::tests::{arp, v6};
+    use crate::ident::Vni;
+
+    const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+    const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+    const C: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
+    const PORT: Place = Place::Port(PortId(1));
+    const NODE: NodeId = NodeId([9; 32]);
+    const ZERO: [u8; 4] = [0; 4];
+
+    /// A behind port 1 with .1, B behind port 2 with .2, C on a node with .3; the same in fd00::.
+    fn table() -> Neighbors {
+        let mut table = Neighbors::default();
+        let ips = |last: u8| [IpAddr::from([10, 0, 0, last]), IpAddr::V6(ip6(last.into()))];
+        table.add_local(
+            &ips(1),
+            Owner {
+                mac: A,
+                place: PORT,
+            },
+        );
+        table.add_local(
+            &ips(2),
+            Owner {
+                mac: B,
+                place: Place::Port(PortId(2)),
+            },
+        );
+        table.set_remote(ips(3).into_iter().map(|ip| (ip, C, NODE)), 100);
+        table
+    }
+
+    fn ip6(last: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)
+    }
+
+    fn consider(frame: &[u8], from: Place) -> Advice {
+        table().consider(&Frame::parse(frame).unwrap(), from)
+    }
+
+    fn who_has(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+        arp(MacAddr::BROADCAST, A, 1, A, sender, target)
+    }
+
+    #[test]
+    fn who_has_is_answered_with_the_owners_mac_here_and_elsewhere() {
+        for (last, owner) in [(2, B), (3, C)] {
+            let Advice::Answer { reply, .. } =
+                consider(&who_has([10, 0, 0, 1], [10, 0, 0, last]), PORT)
+            else {
+                panic!()
+            };
+            let frame = Frame::parse(&reply).unwrap();
+            assert_eq!((frame.dst(), frame.src()), (A, owner));
+            let told = frame.arp().unwrap();
+            assert_eq!(
+                told,
+                Arp {
+                    operation: 2,
+                    sender_mac: owner,
+                    sender_ip: [10, 0, 0, last].into(),
+                    target_ip: [10, 0, 0, 1].into()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_address_is_asked_of_everybody_and_a_peer_is_never_answered() {
+        assert_eq!(
+            consider(&who_has([10, 0, 0, 1], [10, 0, 0, 77]), PORT),
+            Advice::Forward
+        );
+        assert_eq!(
+            consider(
+                &arp(MacAddr::BROADCAST, C, 1, C, [10, 0, 0, 3], [10, 0, 0, 1]),
+                Place::Node(NODE)
+            ),
+            Advice::Forward
+        );
+    }
+
+    #[test]
+    fn a_probe_is_answered_if_the_address_is_somebody_elses_and_met_with_silence_if_it_is_the_probers()
+     {
+        assert!(matches!(
+            consider(&who_has(ZERO, [10, 0, 0, 3]), PORT),
+            Advice::Answer { .. }
+        ));
+        assert!(matches!(
+            consider(&who_has(ZERO, [10, 0, 0, 1]), PORT),
+            Advice::Silence(_)
+        ));
+        assert_eq!(
+            consider(&who_has(ZERO, [10, 0, 0, 77]), PORT),
+            Advice::Forward
+        );
+    }
+
+    #[test]
+    fn an_announcement_of_ones_own_address_is_spread_and_that_of_anothers_is_refused() {
+        assert_eq!(
+            consider(&who_has([10, 0, 0, 1], [10, 0, 0, 1]), PORT),
+            Advice::Forward
+        );
+        for operation in [1, 2] {
+            let lie = arp(
+                MacAddr::BROADCAST,
+                A,
+                operation,
+                A,
+                [10, 0, 0, 3],
+                [10, 0, 0, 3],
+            );
+            assert!(matches!(consider(&lie, PORT), Advice::Refuse(_)));
+        }
+        let lie = arp(MacAddr::BROADCAST, C, 1, C, [10, 0, 0, 2], [10, 0, 0, 2]);
+        assert!(matches!(
+            consider(&lie, Place::Node(NODE)),
+            Advice::Refuse(_)
+        ));
+    }
+
+    #[test]
+    fn an_arp_packet_that_names_another_sender_than_its_frame_is_refused() {
+        assert!(matches!(
+            consider(&arp(B, A, 2, C, [10, 0, 0, 1], [10, 0, 0, 2]), PORT),
+            Advice::Refuse(_)
+        ));
+    }
+
+    #[test]
+    fn one_who_asks_the_owner_directly_reaches_the_owner() {
+        assert_eq!(
+            consider(&arp(B, A, 1, A, [10, 0, 0, 1], [10, 0, 0, 2]), PORT),
+            Advice::Forward
+        );
+    }
+
+    fn solicit(src: Ipv6Addr, target: Ipv6Addr, lladdr: Option<MacAddr>, hop_limit: u8) -> Vec<u8> {
+        let mut message = [&[135, 0, 0, 0, 0, 0, 0, 0][..], &target.octets()].concat();
+        if let Some(mac) = lladdr {
+            message.extend([&[1, 1][..], &mac.0].concat());
+        }
+        let group = MacAddr([0x33, 0x33, 0xff, 0, 0, target.octets()[15]]);
+        v6(
+            group,
+            A,
+            src,
+            "ff02::1:ff00:3".parse().unwrap(),
+            58,
+            hop_limit,
+            &message,
+        )
+    }
+
+    #[test]
+    fn a_solicitation_is_answered_with_an_advertisement_whose_checksum_holds() {
+        let Advice::Answer { reply, .. } = consider(&solicit(ip6(1), ip6(3), Some(A), 255), PORT)
+        else {
+            panic!()
+        };
+        let frame = Frame::parse(&reply).unwrap();
+        assert_eq!(
+            (
+                frame.dst(),
+                frame.src(),
+                frame.flow_key(Vni::new(1).unwrap()).ip_kind
+            ),
+            (A, C, IpKind::NdV6)
+        );
+        let nd = frame.nd().unwrap();
+        assert!(
+            !nd.solicitation
+                && nd.speaks_for(C)
+                && nd.target == ip6(3)
+                && nd.src == ip6(3)
+                && nd.hop_limit == 255
+        );
+        let packet = etherparse::PacketHeaders::from_ethernet_slice(&reply).unwrap();
+        let Some(etherparse::TransportHeader::Icmpv6(icmp)) = packet.transport else {
+            panic!()
+        };
+        let sum = icmp
+            .icmp_type
+            .calc_checksum(ip6(3).octets(), ip6(1).octets(), packet.payload.slice())
+            .unwrap();
+        assert_eq!(icmp.checksum, sum);
+    }
+
+    #[test]
+    fn duplicate_address_detection_is_answered_to_all_nodes_if_the_address_is_taken() {
+        let Advice::Answer { reply, .. } =
+            consider(&solicit(Ipv6Addr::UNSPECIFIED, ip6(3), None, 255), PORT)
+        else {
+            panic!()
+        };
+        assert_eq!(
+            Frame::parse(&reply).unwrap().dst(),
+            MacAddr([0x33, 0x33, 0, 0, 0, 1])
+        );
+        assert!(matches!(
+            consider(&solicit(Ipv6Addr::UNSPECIFIED, ip6(1), None, 255), PORT),
+            Advice::Silence(_)
+        ));
+        assert_eq!(
+            consider(&solicit(Ipv6Addr::UNSPECIFIED, ip6(77), None, 255), PORT),
+            Advice::Forward
+        );
+    }
+
+    #[test]
+    fn discovery_that_lies_about_its_sender_or_has_passed_a_router_goes_nowhere() {
+        assert!(matches!(
+            consider(&solicit(ip6(3), ip6(2), Some(A), 255), PORT),
+            Advice::Refuse(_)
+        ));
+        assert!(matches!(
+            consider(&solicit(ip6(1), ip6(2), Some(B), 255), PORT),
+            Advice::Refuse(_)
+        ));
+        assert!(matches!(
+            consider(&solicit(ip6(1), ip6(2), Some(A), 64), PORT),
+            Advice::Void(_)
+        ));
+        let advert = [
+            &[136, 0, 0, 0, 0x20, 0, 0, 0][..],
+            &ip6(3).octets(),
+            &[2, 1],
+            &A.0,
+        ]
+        .concat();
+        let lie = v6(B, A, ip6(1), ip6(2), 58, 255, &advert);
+        assert!(matches!(consider(&lie, PORT), Advice::Refuse(_)));
+    }
+}

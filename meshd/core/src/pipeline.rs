@@ -314,6 +314,9 @@ impl<'a> Walk<'a> {
 
     fn deliver(&mut self, network: &Network, from: Place) -> Result<Vec<Output>, Stop> {
         let dst = self.key.dst_mac;
+        if dst == self.key.src_mac {
+            return stop(DropReason::Hairpin);
+        }
         let found = if dst.is_group() {
             None
         } else {

@@ -696,3 +696,6 @@ impl Switch {
         out.push(Out::Epoch(self.epoch));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,150 +1,237 @@
 //! The overlay header in front of every QUIC datagram (RFC 9221) that carries a frame or a piece of one.
 //!
 //! ```text
-//!   whole   0x01 | VNI (3) | frame
-//!   piece   0x02 | VNI (3) | frame number (4) | offset (2) | length of the frame (2) | bytes of the frame from offset on
+//!   whole   | 0x01 | VNI 3 | frame ...                                     4 bytes
+//!   piece   | 0x02 | VNI 3 | frame id 4 | offset 2 | total 2 | bytes ...  12 bytes     all big-endian
 //! ```
 //!
-//! All numbers big-endian; a frame starts with its destination MAC. Owns the header, the cut and the putting together.
-//! Refuses pieces that overlap, contradict each other or exceed the bounds below; holds no more than they say, whatever a
-//! peer sends.
+//! Owns the bytes, how a frame is cut into datagrams, and how pieces become a frame again. Refuses pieces that contradict
+//! each other, and to hold more than [`UNFINISHED_MAX`] frames or [`UNFINISHED_BYTES_MAX`] bytes of one peer for longer than
+//! [`PIECES_MS_MAX`]. Pieces may come in any order.
 
 use crate::ident::{Moment, Vni};
-use crate::ruling::DropReason;
 use bytes::{BufMut, Bytes};
 use core::ops::Range;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of the header of a whole frame.
-pub const WHOLE_HEADER: usize = 4;
+pub const WHOLE_LEN: usize = 4;
 /// Bytes of the header of a piece.
-pub const PIECE_HEADER: usize = 12;
-/// Longest frame that may be cut: an MTU of 9000 with Ethernet header and two tags, rounded up.
-pub const FRAME_MAX: usize = 9238;
-/// Most pieces of a frame: with datagrams of 1200 bytes, the least that QUIC carries, a frame needs 8.
-pub const PIECES_MAX: usize = 16;
+pub const PIECE_LEN: usize = 12;
+/// Bytes of the longest frame that is carried: the largest MTU that drivers offer, an Ethernet header and two tags.
+pub const FRAME_MAX: usize = 9216 + 22;
+/// Least payload of a piece that is not the last; a path that cannot carry so much is not used.
+pub const PIECE_PAYLOAD_MIN: usize = 256;
 /// Unfinished frames of one peer.
-pub const FRAMES_MAX: usize = 64;
-/// How long a frame may stay unfinished, in ms.
-pub const LIFETIME_MS: u64 = 1000;
+pub const UNFINISHED_MAX: usize = 64;
+/// Their bytes.
+pub const UNFINISHED_BYTES_MAX: usize = 1 << 20;
+/// How long the pieces of a frame are waited for, in ms.
+pub const PIECES_MS_MAX: u64 = 1000;
+/// Numbers of finished frames that are remembered, so that a late copy of a piece begins nothing.
+const FINISHED_MAX: usize = 64;
 
 const WHOLE: u8 = 1;
 const PIECE: u8 = 2;
 
-/// What a datagram is.
+/// What a datagram carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Datagram {
-    /// A frame follows the header.
+pub enum Header {
+    /// A frame.
     Whole {
         /// Its network.
         vni: Vni,
     },
-    /// A piece of a frame follows the header.
-    Piece(Piece),
+    /// Part of a frame.
+    Piece {
+        /// The frame's network.
+        vni: Vni,
+        /// The frame's number, unique among those of a session that can be on their way together.
+        id: u32,
+        /// Where in the frame the part begins.
+        offset: u16,
+        /// Bytes of the frame.
+        total: u16,
+    },
 }
 
-/// Header of a piece.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The network.
-    pub vni: Vni,
-    /// The same for all pieces of a frame; wraps.
-    pub frame: u32,
-    /// Where in the frame it belongs.
-    pub offset: u16,
-    /// Bytes of the frame.
-    pub length: u16,
+/// Why a datagram is none of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatagramError {
+    /// The header is cut.
+    #[error("{len} bytes are too few for the overlay header")]
+    Short {
+        /// What there was.
+        len: usize,
+    },
+    /// Neither whole nor piece.
+    #[error("kind {kind:#04x} is unknown; the sender may speak a newer protocol")]
+    Kind {
+        /// The first byte.
+        kind: u8,
+    },
+    /// VNI 0.
+    #[error("VNI 0 is no network")]
+    Vni,
+    /// A piece that is empty, reaches beyond its frame, or belongs to a frame that is too long.
+    #[error("a piece of {len} bytes at {offset} of a frame of {total} is impossible")]
+    Piece {
+        /// Bytes of the piece.
+        len: usize,
+        /// Where it begins.
+        offset: u16,
+        /// Bytes of the frame.
+        total: u16,
+    },
 }
 
-/// Bytes that are no datagram of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the datagram does not follow the protocol")]
-pub struct DatagramError;
+impl Header {
+    /// The frame's network.
+    #[must_use]
+    pub fn vni(&self) -> Vni {
+        match *self {
+            Self::Whole { vni } | Self::Piece { vni, .. } => vni,
+        }
+    }
 
-/// The header of a whole frame.
-#[must_use]
-pub fn whole_header(vni: Vni) -> [u8; WHOLE_HEADER] {
-    let [_, a, b, c] = vni.get().to_be_bytes();
-    [WHOLE, a, b, c]
-}
+    /// Bytes of the header.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        match self {
+            Self::Whole { .. } => WHOLE_LEN,
+            Self::Piece { .. } => PIECE_LEN,
+        }
+    }
 
-impl Piece {
-    /// Writes the header.
-    pub fn put(&self, out: &mut impl BufMut) {
-        let [_, a, b, c] = self.vni.get().to_be_bytes();
-        out.put_slice(&[PIECE, a, b, c]);
-        out.put_u32(self.frame);
-        out.put_u16(self.offset);
-        out.put_u16(self.length);
+    /// Appends the header; the payload follows it.
+    pub fn encode_into(&self, out: &mut impl BufMut) {
+        let word = |kind: u8, vni: Vni| (u32::from(kind) << 24) | vni.get();
+        match *self {
+            Self::Whole { vni } => out.put_u32(word(WHOLE, vni)),
+            Self::Piece {
+                vni,
+                id,
+                offset,
+                total,
+            } => {
+                out.put_u32(word(PIECE, vni));
+                out.put_u32(id);
+                out.put_u16(offset);
+                out.put_u16(total);
+            }
+        }
     }
 }
 
-/// Reads the header.
+/// Reads a datagram: its header, and the frame or the piece behind it, without a copy.
 ///
 /// # Errors
-/// If it is cut short, of an unknown kind, or names no VNI.
-pub fn decode(bytes: &[u8]) -> Result<Datagram, DatagramError> {
-    let (&[kind, a, b, c], rest) = bytes.split_first_chunk().ok_or(DatagramError)?;
-    let vni = Vni::new(u32::from_be_bytes([0, a, b, c])).map_err(|_| DatagramError)?;
-    match kind {
-        WHOLE => Ok(Datagram::Whole { vni }),
-        PIECE => {
-            let &[f0, f1, f2, f3, o0, o1, l0, l1] = rest.first_chunk().ok_or(DatagramError)?;
-            let (frame, offset, length) = (
-                u32::from_be_bytes([f0, f1, f2, f3]),
-                u16::from_be_bytes([o0, o1]),
-                u16::from_be_bytes([l0, l1]),
-            );
-            Ok(Datagram::Piece(Piece {
-                vni,
-                frame,
-                offset,
-                length,
-            }))
-        }
-        _ => Err(DatagramError),
+/// If it is none of ours. A piece that is returned fits into its frame, and that is at most [`FRAME_MAX`] long.
+pub fn decode(datagram: &Bytes) -> Result<(Header, Bytes), DatagramError> {
+    let short = DatagramError::Short {
+        len: datagram.len(),
+    };
+    let Some(&[kind, a, b, c]) = datagram.first_chunk::<4>() else {
+        return Err(short);
+    };
+    if !matches!(kind, WHOLE | PIECE) {
+        return Err(DatagramError::Kind { kind });
     }
+    let vni = Vni::new(u32::from_be_bytes([0, a, b, c])).map_err(|_| DatagramError::Vni)?;
+    if kind == WHOLE {
+        return Ok((Header::Whole { vni }, datagram.slice(WHOLE_LEN..)));
+    }
+    let Some(&[_, _, _, _, i, j, k, l, o, p, t, u]) = datagram.first_chunk::<PIECE_LEN>() else {
+        return Err(short);
+    };
+    let (id, offset, total) = (
+        u32::from_be_bytes([i, j, k, l]),
+        u16::from_be_bytes([o, p]),
+        u16::from_be_bytes([t, u]),
+    );
+    let payload = datagram.slice(PIECE_LEN..);
+    let len = payload.len();
+    if len == 0 || usize::from(offset) + len > usize::from(total) || usize::from(total) > FRAME_MAX
+    {
+        return Err(DatagramError::Piece { len, offset, total });
+    }
+    Ok((
+        Header::Piece {
+            vni,
+            id,
+            offset,
+            total,
+        },
+        payload,
+    ))
 }
 
-/// Pieces of a frame of `length` bytes for datagrams of `max` bytes: header and range, in order. Nothing, if the frame or
-/// the datagrams are of a size that cannot be.
+/// Cuts a frame of `frame_len` bytes into datagrams of at most `datagram_max` bytes: for each its header, and which bytes
+/// of the frame follow it. One whole datagram if that is enough; else pieces that fill their datagrams, under number `id`.
+/// Nothing if the frame is too long, or the datagrams are too short to cut anything for.
 pub fn split(
     vni: Vni,
-    frame: u32,
-    length: usize,
-    max: usize,
-) -> impl Iterator<Item = (Piece, Range<usize>)> {
-    let room = max.saturating_sub(PIECE_HEADER);
-    let fits = length <= FRAME_MAX && room > 0 && length.div_ceil(room) <= PIECES_MAX;
-    let end = if fits { length } else { 0 };
-    (0..end).step_by(room.max(1)).filter_map(move |offset| {
-        let header = Piece {
+    id: u32,
+    frame_len: usize,
+    datagram_max: usize,
+) -> impl Iterator<Item = (Header, Range<usize>)> {
+    let whole = frame_len + WHOLE_LEN <= datagram_max;
+    let step = datagram_max.saturating_sub(PIECE_LEN);
+    let fits = frame_len <= FRAME_MAX && (whole || step >= PIECE_PAYLOAD_MIN);
+    let (mut at, mut over) = (0, !fits);
+    core::iter::from_fn(move || {
+        if over {
+            return None;
+        }
+        if whole {
+            over = true;
+            return Some((Header::Whole { vni }, 0..frame_len));
+        }
+        let range = at..frame_len.min(at + step);
+        // Both fit into 16 bits: a frame is at most FRAME_MAX long.
+        let header = Header::Piece {
             vni,
-            frame,
-            offset: u16::try_from(offset).ok()?,
-            length: u16::try_from(length).ok()?,
+            id,
+            offset: at as u16,
+            total: frame_len as u16,
         };
-        Some((header, offset..(offset + room).min(length)))
+        at = range.end;
+        over = at >= frame_len;
+        Some((header, range))
     })
 }
 
-#[derive(Debug)]
-struct Partial {
-    vni: Vni,
-    length: u16,
-    /// By offset; they do not overlap.
-    pieces: BTreeMap<u16, Bytes>,
-    missing: usize,
-    deadline: Moment,
+/// What became of a piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Others are missing.
+    Wanting,
+    /// The frame is whole.
+    Frame(Vni, Bytes),
+    /// It contradicts what came before, or came before: dropped.
+    Rejected,
 }
 
-/// Puts the pieces of one peer together. Holds at most [`FRAMES_MAX`] frames of [`FRAME_MAX`] bytes; the oldest gives way.
+#[derive(Debug)]
+struct Unfinished {
+    vni: Vni,
+    bytes: Vec<u8>,
+    /// What is there: begin to end, apart from each other.
+    have: BTreeMap<u16, u16>,
+    /// In the order of arrival.
+    since: Moment,
+}
+
+/// Frames of one peer of which pieces are missing.
 #[derive(Debug, Default)]
 pub struct Reassembly {
-    partial: BTreeMap<u32, Partial>,
-    /// Frame numbers in order of their first piece.
+    unfinished: BTreeMap<u32, Unfinished>,
+    /// Oldest first; each has an unfinished frame.
     order: VecDeque<u32>,
-    given_up: u64,
+    bytes: usize,
+    finished: VecDeque<u32>,
+    full: u64,
+    expired: u64,
 }
 
 impl Reassembly {
@@ -154,108 +241,137 @@ impl Reassembly {
         Self::default()
     }
 
-    /// Takes a piece; gives the frame if it was the last one.
-    ///
-    /// # Errors
-    /// [`DropReason::BadDatagram`] if the piece contradicts its own header or another piece; that frame is given up.
-    pub fn piece(
-        &mut self,
-        piece: &Piece,
-        bytes: Bytes,
-        now: Moment,
-    ) -> Result<Option<Bytes>, DropReason> {
-        self.expire(now);
-        let (start, end) = (
-            usize::from(piece.offset),
-            usize::from(piece.offset) + bytes.len(),
-        );
-        if bytes.is_empty()
-            || end > usize::from(piece.length)
-            || usize::from(piece.length) > FRAME_MAX
-        {
-            return Err(DropReason::BadDatagram);
-        }
-        let partial = match self.partial.entry(piece.frame) {
-            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::btree_map::Entry::Vacant(new) => {
-                self.order.push_back(piece.frame);
-                let missing = usize::from(piece.length);
-                new.insert(Partial {
-                    vni: piece.vni,
-                    length: piece.length,
-                    pieces: BTreeMap::new(),
-                    missing,
-                    deadline: now.plus_ms(LIFETIME_MS),
-                })
-            }
+    /// A piece came: `header` and `payload` as [`decode`] returned them. With too many unfinished frames the oldest is
+    /// given up: it has lost a piece most likely.
+    pub fn push(&mut self, header: &Header, payload: &Bytes, now: Moment) -> Pushed {
+        let &Header::Piece {
+            vni,
+            id,
+            offset,
+            total,
+        } = header
+        else {
+            return Pushed::Frame(header.vni(), payload.clone());
         };
-        let before = partial
-            .pieces
-            .range(..=piece.offset)
-            .next_back()
-            .map_or(0, |(at, b)| usize::from(*at) + b.len());
-        let after = partial
-            .pieces
-            .range(piece.offset..)
-            .next()
-            .map_or(usize::MAX, |(at, _)| usize::from(*at));
-        let contradicts = partial.vni != piece.vni
-            || partial.length != piece.length
-            || before > start
-            || after < end
-            || partial.pieces.len() == PIECES_MAX;
-        if contradicts {
-            self.forget(piece.frame);
-            return Err(DropReason::BadDatagram);
-        }
-        partial.missing -= bytes.len();
-        // A copy, so that a small piece does not hold on to the receive buffer that it came in.
-        partial
-            .pieces
-            .insert(piece.offset, Bytes::copy_from_slice(&bytes));
-        let frame =
-            (partial.missing == 0).then(|| partial.pieces.values().flatten().copied().collect());
-        if frame.is_some() {
-            self.partial.remove(&piece.frame);
-            self.order.retain(|number| *number != piece.frame);
-        } else if self.order.len() > FRAMES_MAX
-            && let Some(&oldest) = self.order.front()
+        let total_len = usize::from(total);
+        let begin = usize::from(offset);
+        let end = begin + payload.len();
+        if payload.is_empty()
+            || end > total_len
+            || total_len > FRAME_MAX
+            || self.finished.contains(&id)
         {
-            self.forget(oldest);
+            return Pushed::Rejected;
         }
-        Ok(frame)
-    }
-
-    /// Gives up what is unfinished for too long.
-    pub fn expire(&mut self, now: Moment) {
-        while let Some(&oldest) = self.order.front() {
-            match self.partial.get(&oldest) {
-                Some(partial) if partial.deadline > now => return,
-                _ => self.forget(oldest),
+        if !self.unfinished.contains_key(&id) {
+            while self.unfinished.len() >= UNFINISHED_MAX
+                || self.bytes + total_len > UNFINISHED_BYTES_MAX
+            {
+                self.give_up_oldest();
+                self.full += 1;
             }
+            self.bytes += total_len;
+            self.order.push_back(id);
+            self.unfinished.insert(
+                id,
+                Unfinished {
+                    vni,
+                    bytes: vec![0; total_len],
+                    have: BTreeMap::new(),
+                    since: now,
+                },
+            );
+        }
+        let Some(frame) = self.unfinished.get_mut(&id) else {
+            return Pushed::Rejected;
+        };
+        if frame.vni != vni || frame.bytes.len() != total_len || !frame.put(begin, end, payload) {
+            return Pushed::Rejected;
+        }
+        if frame.have.first_key_value() != Some((&0, &total)) {
+            return Pushed::Wanting;
+        }
+        self.order.retain(|&other| other != id);
+        if self.finished.len() >= FINISHED_MAX {
+            self.finished.pop_front();
+        }
+        self.finished.push_back(id);
+        match self.take(id) {
+            Some(frame) => Pushed::Frame(vni, Bytes::from(frame.bytes)),
+            None => Pushed::Rejected,
         }
     }
 
-    /// Frames that were given up since the start.
-    #[must_use]
-    pub fn given_up(&self) -> u64 {
-        self.given_up
+    /// Gives up frames whose pieces took too long.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        while self.poll_timeout().is_some_and(|due| due <= now) {
+            self.give_up_oldest();
+            self.expired += 1;
+        }
     }
 
-    /// Bytes of frames held, for the bound's test.
+    /// When the first frame is given up.
     #[must_use]
-    pub fn held(&self) -> usize {
-        self.partial
-            .values()
-            .flat_map(|p| p.pieces.values())
-            .map(Bytes::len)
-            .sum()
+    pub fn poll_timeout(&self) -> Option<Moment> {
+        let first = self.order.front().and_then(|id| self.unfinished.get(id));
+        first.map(|frame| frame.since.plus_ms(PIECES_MS_MAX))
     }
 
-    fn forget(&mut self, frame: u32) {
-        self.partial.remove(&frame);
-        self.order.retain(|number| *number != frame);
-        self.given_up += 1;
+    /// Frames given up since the last call: for lack of room, and for lack of a piece in time.
+    pub fn take_lost(&mut self) -> (u64, u64) {
+        (
+            core::mem::take(&mut self.full),
+            core::mem::take(&mut self.expired),
+        )
+    }
+
+    /// Unfinished frames, and their bytes.
+    #[must_use]
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.unfinished.len(), self.bytes)
+    }
+
+    fn give_up_oldest(&mut self) {
+        if let Some(id) = self.order.pop_front() {
+            self.take(id);
+        }
+    }
+
+    fn take(&mut self, id: u32) -> Option<Unfinished> {
+        let frame = self.unfinished.remove(&id)?;
+        self.bytes -= frame.bytes.len();
+        Some(frame)
+    }
+}
+
+impl Unfinished {
+    /// Puts bytes where there are none yet. The number of gaps is bounded by the least size of a piece.
+    fn put(&mut self, begin: usize, end: usize, payload: &[u8]) -> bool {
+        let (Ok(mut from), Ok(mut to)) = (u16::try_from(begin), u16::try_from(end)) else {
+            return false;
+        };
+        let last = end == self.bytes.len();
+        if !last && payload.len() < PIECE_PAYLOAD_MIN {
+            return false;
+        }
+        let before = self.have.range(..to).next_back().map(|(&b, &e)| (b, e));
+        if before.is_some_and(|(_, e)| e > from) {
+            return false;
+        }
+        match self.bytes.get_mut(begin..end) {
+            Some(place) if place.len() == payload.len() => place.copy_from_slice(payload),
+            _ => return false,
+        }
+        if let Some((b, e)) = before
+            && e == from
+        {
+            from = b;
+        }
+        if let Some(e) = self.have.remove(&to) {
+            to = e;
+        }
+        self.have.insert(from, to);
+        true
     }
 }
 
@@ -266,137 +382,191 @@ mod tests {
     use proptest::prelude::*;
 
     fn vni() -> Vni {
-        Vni::new(77).unwrap()
+        Vni::new(0x00ab_cdef).unwrap()
     }
 
-    fn cut(frame: u32, bytes: &[u8], max: usize) -> Vec<(Piece, Bytes)> {
-        split(vni(), frame, bytes.len(), max)
-            .map(|(piece, range)| (piece, Bytes::copy_from_slice(&bytes[range])))
-            .collect()
+    fn datagrams(id: u32, frame: &[u8], max: usize) -> Vec<Bytes> {
+        let cut = split(vni(), id, frame.len(), max);
+        cut.map(|(header, range)| {
+            let mut out = Vec::new();
+            header.encode_into(&mut out);
+            assert_eq!(out.len(), header.encoded_len());
+            out.extend_from_slice(&frame[range]);
+            assert!(out.len() <= max);
+            Bytes::from(out)
+        })
+        .collect()
+    }
+
+    fn push(reassembly: &mut Reassembly, datagram: &Bytes, now: Moment) -> Pushed {
+        let (header, payload) = decode(datagram).unwrap();
+        reassembly.push(&header, &payload, now)
     }
 
     proptest! {
         #[test]
-        fn what_is_cut_is_put_together_in_any_order(
-            bytes in proptest::collection::vec(any::<u8>(), 1..FRAME_MAX),
-            max in 1200..1500usize,
-            order in any::<proptest::sample::Index>(),
+        fn a_frame_cut_and_put_together_in_any_order_is_the_frame(
+            (frame, max, order) in (proptest::collection::vec(any::<u8>(), 14..FRAME_MAX), 300..1500usize, any::<u64>()),
         ) {
-            let mut pieces = cut(1, &bytes, max);
-            let turn = order.index(pieces.len());
-            pieces.rotate_left(turn);
-            pieces.reverse();
-            let mut reassembly = Reassembly::new();
-            let mut whole = None;
-            for (piece, data) in &pieces {
-                prop_assert!(data.len() + PIECE_HEADER <= max);
-                prop_assert!(whole.is_none());
-                whole = reassembly.piece(piece, data.clone(), Moment(0)).unwrap();
+            let mut cut = datagrams(9, &frame, max);
+            // A shuffle from one number, so that a failure prints it.
+            for i in (1..cut.len()).rev() {
+                cut.swap(i, (order.rotate_left(i as u32 * 7) % (i as u64 + 1)) as usize);
             }
-            prop_assert_eq!(whole.unwrap(), bytes);
-            prop_assert_eq!(reassembly.held(), 0);
+            let mut reassembly = Reassembly::new();
+            for (i, datagram) in cut.iter().enumerate() {
+                let pushed = push(&mut reassembly, datagram, Moment(0));
+                if i + 1 < cut.len() {
+                    prop_assert_eq!(pushed, Pushed::Wanting);
+                } else {
+                    prop_assert_eq!(pushed, Pushed::Frame(vni(), Bytes::from(frame.clone())));
+                }
+            }
+            prop_assert_eq!(reassembly.sizes(), (0, 0));
+            for datagram in cut.iter().filter(|d| d[0] == PIECE) {
+                prop_assert_eq!(push(&mut reassembly, datagram, Moment(0)), Pushed::Rejected, "a copy begins nothing");
+            }
         }
 
         #[test]
-        fn a_header_reads_back_as_written(number in 1u32..1 << 24, frame: u32, offset: u16, length: u16) {
+        fn a_header_reads_back_what_was_written(number in 1..1u32 << 24, id: u32, offset in 0..9000u16, more in 1..200u16) {
             let vni = Vni::new(number).unwrap();
-            let piece = Piece { vni, frame, offset, length };
-            let mut out = Vec::new();
-            piece.put(&mut out);
-            prop_assert_eq!(out.len(), PIECE_HEADER);
-            prop_assert_eq!(decode(&out), Ok(Datagram::Piece(piece)));
-            prop_assert_eq!(decode(&whole_header(vni)), Ok(Datagram::Whole { vni }));
-        }
-
-        #[test]
-        fn any_pieces_stay_within_the_bounds(
-            pieces in proptest::collection::vec((0u32..200, any::<u16>(), any::<u16>(), 0usize..1400), 0..400),
-        ) {
-            let mut reassembly = Reassembly::new();
-            for (at, (frame, offset, length, size)) in (0u64..).zip(pieces) {
-                let piece = Piece { vni: vni(), frame, offset, length };
-                let _ = reassembly.piece(&piece, Bytes::from(vec![0; size]), Moment(at * 1000));
-                prop_assert!(reassembly.held() <= FRAMES_MAX * FRAME_MAX);
-                prop_assert!(reassembly.order.len() <= FRAMES_MAX);
-                prop_assert_eq!(reassembly.order.len(), reassembly.partial.len());
+            for header in [Header::Whole { vni }, Header::Piece { vni, id, offset, total: offset + more }] {
+                let mut out = Vec::new();
+                header.encode_into(&mut out);
+                out.push(7);
+                prop_assert_eq!(decode(&Bytes::from(out)).unwrap(), (header, Bytes::from_static(&[7])));
             }
         }
 
         #[test]
-        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>) {
-            let _ = decode(&bytes);
+        fn any_bytes_decode_or_are_refused(bytes: Vec<u8>, kind in 0..4u8) {
+            let _ = decode(&Bytes::from(bytes.clone()));
+            let _ = decode(&Bytes::from([vec![kind], bytes].concat()));
+        }
+
+        #[test]
+        fn no_sequence_of_pieces_exceeds_the_bounds(
+            pieces in proptest::collection::vec((any::<u8>(), 0..9300u16, 0..9300u16, 0..2000usize, 0..50u64), 1..400),
+        ) {
+            let mut reassembly = Reassembly::new();
+            let mut now = Moment(0);
+            for (id, offset, total, len, ms) in pieces {
+                now = now.plus_ms(ms);
+                let header = Header::Piece { vni: vni(), id: id.into(), offset, total };
+                reassembly.push(&header, &Bytes::from(vec![1; len]), now);
+                reassembly.handle_timeout(now);
+                let (frames, bytes) = reassembly.sizes();
+                prop_assert!(frames <= UNFINISHED_MAX && bytes <= UNFINISHED_BYTES_MAX);
+                prop_assert_eq!(bytes, reassembly.unfinished.values().map(|f| f.bytes.len()).sum::<usize>());
+                prop_assert_eq!(reassembly.order.len(), frames);
+                for frame in reassembly.unfinished.values() {
+                    prop_assert!(frame.have.len() <= FRAME_MAX / PIECE_PAYLOAD_MIN + 2);
+                    prop_assert!(now.ms_since(frame.since) < PIECES_MS_MAX);
+                }
+            }
         }
     }
 
     #[test]
-    fn an_overlap_costs_the_frame_and_is_named() {
+    fn a_frame_that_fits_travels_whole() {
+        assert_eq!(
+            datagrams(0, &[7; 100], 104),
+            [Bytes::from(
+                [&[1, 0xab, 0xcd, 0xef][..], &[7; 100]].concat()
+            )]
+        );
+    }
+
+    #[test]
+    fn nothing_is_cut_for_datagrams_that_are_too_short_or_from_a_frame_that_is_too_long() {
+        assert_eq!(
+            split(vni(), 0, 1000, PIECE_LEN + PIECE_PAYLOAD_MIN - 1).count(),
+            0
+        );
+        assert_eq!(split(vni(), 0, FRAME_MAX + 1, 65_000).count(), 0);
+        assert_eq!(
+            split(vni(), 0, FRAME_MAX, 1200).count(),
+            FRAME_MAX.div_ceil(1188)
+        );
+    }
+
+    #[test]
+    fn pieces_that_overlap_or_contradict_are_rejected_and_harm_nothing() {
         let mut reassembly = Reassembly::new();
-        let piece = |offset| Piece {
+        let bytes = |len| Bytes::from(vec![5; len]);
+        let piece = |offset, total| Header::Piece {
             vni: vni(),
-            frame: 9,
+            id: 1,
             offset,
-            length: 100,
+            total,
         };
         assert_eq!(
-            reassembly.piece(&piece(0), Bytes::from(vec![1; 60]), Moment(0)),
-            Ok(None)
+            reassembly.push(&piece(300, 1000), &bytes(300), Moment(0)),
+            Pushed::Wanting
         );
-        assert_eq!(
-            reassembly.piece(&piece(50), Bytes::from(vec![2; 50]), Moment(0)),
-            Err(DropReason::BadDatagram)
-        );
-        assert_eq!((reassembly.held(), reassembly.given_up()), (0, 1));
-    }
-
-    #[test]
-    fn an_unfinished_frame_is_given_up_after_its_lifetime() {
-        let mut reassembly = Reassembly::new();
-        let piece = Piece {
-            vni: vni(),
-            frame: 9,
-            offset: 0,
-            length: 100,
-        };
-        assert_eq!(
-            reassembly.piece(&piece, Bytes::from(vec![1; 60]), Moment(0)),
-            Ok(None)
-        );
-        reassembly.expire(Moment(0).plus_ms(LIFETIME_MS - 1));
-        assert_eq!(reassembly.given_up(), 0);
-        reassembly.expire(Moment(0).plus_ms(LIFETIME_MS));
-        assert_eq!((reassembly.held(), reassembly.given_up()), (0, 1));
-    }
-
-    #[test]
-    fn the_oldest_gives_way_when_too_many_are_unfinished() {
-        let mut reassembly = Reassembly::new();
-        let frames = u32::try_from(FRAMES_MAX).unwrap() + 1;
-        for frame in 0..frames {
-            let piece = Piece {
-                vni: vni(),
-                frame,
-                offset: 0,
-                length: 100,
-            };
+        for (header, len) in [
+            (piece(300, 1000), 300),
+            (piece(299, 1000), 300),
+            (piece(599, 1000), 300),
+            (piece(0, 1000), 1000),
+            (piece(0, 999), 300),
+            (piece(0, 1000), 20),
+        ] {
             assert_eq!(
-                reassembly.piece(&piece, Bytes::from(vec![1; 60]), Moment(0)),
-                Ok(None)
+                reassembly.push(&header, &bytes(len), Moment(0)),
+                Pushed::Rejected
             );
         }
-        assert_eq!(reassembly.given_up(), 1);
-        let rest = |frame| Piece {
-            vni: vni(),
-            frame,
-            offset: 60,
-            length: 100,
+        let elsewhere = Header::Piece {
+            vni: Vni::new(1).unwrap(),
+            id: 1,
+            offset: 0,
+            total: 1000,
         };
         assert_eq!(
-            reassembly
-                .piece(&rest(1), Bytes::from(vec![1; 40]), Moment(0))
-                .unwrap()
-                .unwrap()
-                .len(),
-            100
+            reassembly.push(&elsewhere, &bytes(300), Moment(0)),
+            Pushed::Rejected
         );
+        assert_eq!(
+            reassembly.push(&piece(0, 1000), &bytes(300), Moment(0)),
+            Pushed::Wanting
+        );
+        assert_eq!(
+            reassembly.push(&piece(600, 1000), &bytes(400), Moment(0)),
+            Pushed::Frame(vni(), bytes(1000))
+        );
+    }
+
+    #[test]
+    fn a_frame_without_one_of_its_pieces_is_given_up_after_a_second() {
+        let mut reassembly = Reassembly::new();
+        let cut = datagrams(1, &[0; 3000], 1200);
+        push(&mut reassembly, &cut[0], Moment(0));
+        assert_eq!(reassembly.poll_timeout(), Some(Moment(0).plus_ms(1000)));
+        reassembly.handle_timeout(Moment(0).plus_ms(1000));
+        assert_eq!(
+            (reassembly.sizes(), reassembly.take_lost()),
+            ((0, 0), (0, 1))
+        );
+    }
+
+    #[test]
+    fn with_too_many_unfinished_frames_the_oldest_makes_room() {
+        let mut reassembly = Reassembly::new();
+        for id in 0..=UNFINISHED_MAX as u32 {
+            push(
+                &mut reassembly,
+                &datagrams(id, &[0; 3000], 1200)[0],
+                Moment(0),
+            );
+        }
+        assert_eq!(reassembly.take_lost(), (1, 0));
+        let newest = datagrams(UNFINISHED_MAX as u32, &[0; 3000], 1200);
+        push(&mut reassembly, &newest[1], Moment(0));
+        assert!(matches!(
+            push(&mut reassembly, &newest[2], Moment(0)),
+            Pushed::Frame(..)
+        ));
     }
 }

@@ -1,0 +1,370 @@
+#![allow(clippy::unwrap_used)]
+//! Claims about a lane.
+
+use super::*;
+use crate::flow::Fields;
+use crate::frame::tests::{arp, udp};
+use crate::ident::{MacAddr, NodeId, PortId};
+use proptest::prelude::*;
+
+const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+const EPOCH: Epoch = Epoch(1);
+
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn at(ms: u64) -> Moment {
+    Moment(0).plus_ms(ms)
+}
+
+fn lane(limits: LaneLimits) -> Lane {
+    Lane::new(Origin::Port(PortId(1)), limits, 42)
+}
+
+/// A UDP frame to `port`, told apart from others by its length.
+fn frame(port: u16, payload: usize) -> Bytes {
+    Bytes::from(udp(B, A, [10, 0, 0, 1], [10, 0, 0, 2], port, payload))
+}
+
+fn key(frame: &Bytes) -> FlowKey {
+    Frame::parse(frame).unwrap().flow_key(vni())
+}
+
+fn to_b() -> Action {
+    Action::Forward(Arc::new([Output::Port(PortId(2))]))
+}
+
+fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
+    Ruling {
+        action,
+        cache: Some(Megaflow {
+            key: mask.apply(&key(frame)),
+            mask,
+            epoch: EPOCH,
+            until: None,
+        }),
+        longest: 1500,
+    }
+}
+
+fn to_port() -> FlowMask {
+    FlowMask {
+        dst_port: 0xffff,
+        ..FlowMask::default()
+    }
+    .with_prerequisites()
+}
+
+fn upcall(step: Step) -> UpcallId {
+    match step {
+        Step::Upcall { upcall, .. } => upcall,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Lets the lane learn a ruling by its first frame.
+fn teach(lane: &mut Lane, frame: &Bytes, action: Action, mask: FlowMask, now: Moment) {
+    let id = upcall(lane.frame(vni(), frame.clone(), EPOCH, now));
+    lane.ruling(id, ruling(action, frame, mask), now);
+}
+
+#[test]
+fn one_upcall_is_sent_for_a_flow_and_its_frames_leave_in_the_order_in_which_they_came() {
+    let mut lane = lane(LaneLimits::default());
+    let frames: Vec<Bytes> = (0..5).map(|i| frame(80, i)).collect();
+    let id = upcall(lane.frame(vni(), frames[0].clone(), EPOCH, at(0)));
+    for frame in &frames[1..] {
+        assert_eq!(lane.frame(vni(), frame.clone(), EPOCH, at(0)), Step::Parked);
+    }
+    let other = upcall(lane.frame(vni(), frame(81, 0), EPOCH, at(0)));
+    assert_ne!(id, other);
+    let released = lane
+        .ruling(id, ruling(to_b(), &frames[0], to_port()), at(1))
+        .unwrap();
+    assert_eq!(released.frames, frames);
+    assert!(matches!(
+        lane.frame(vni(), frames[0].clone(), EPOCH, at(1)),
+        Step::Forward { .. }
+    ));
+    assert_eq!(lane.counters().hits, 1);
+    assert_eq!(lane.sizes(), (1, 1));
+}
+
+#[test]
+fn a_ruling_of_another_epoch_or_past_its_time_is_a_miss() {
+    let mut lane = lane(LaneLimits::default());
+    teach(&mut lane, &frame(80, 0), to_b(), to_port(), at(0));
+    assert!(matches!(
+        lane.frame(vni(), frame(80, 1), EPOCH, at(0)),
+        Step::Forward { .. }
+    ));
+    let id = upcall(lane.frame(vni(), frame(80, 1), Epoch(2), at(0)));
+    let mut short = ruling(to_b(), &frame(80, 1), to_port());
+    let flow = short.cache.as_mut().unwrap();
+    (flow.epoch, flow.until) = (Epoch(2), Some(at(10)));
+    lane.ruling(id, short, at(0));
+    assert!(matches!(
+        lane.frame(vni(), frame(80, 1), Epoch(2), at(9)),
+        Step::Forward { .. }
+    ));
+    upcall(lane.frame(vni(), frame(80, 1), Epoch(2), at(10)));
+    assert_eq!(
+        lane.sizes().0,
+        1,
+        "the new ruling took the place of the old one"
+    );
+}
+
+#[test]
+fn a_ruling_on_drop_counts_each_frame_and_remembers_the_last() {
+    let mut lane = lane(LaneLimits::default());
+    teach(
+        &mut lane,
+        &frame(22, 0),
+        Action::Drop(DropReason::Policy),
+        to_port(),
+        at(0),
+    );
+    assert_eq!(
+        lane.frame(vni(), frame(22, 9), EPOCH, at(5)),
+        Step::Dropped(DropReason::Policy)
+    );
+    assert_eq!(lane.counters().drops.get(DropReason::Policy), 2);
+    assert_eq!(
+        lane.last_drops(),
+        [LaneDrop {
+            reason: DropReason::Policy,
+            at: at(5),
+            key: Some(key(&frame(22, 9)))
+        }]
+    );
+    assert_eq!(
+        lane.frame(vni(), Bytes::from_static(&[0; 13]), EPOCH, at(5)),
+        Step::Dropped(DropReason::Malformed)
+    );
+}
+
+#[test]
+fn a_frame_longer_than_its_ruling_allows_is_dropped_whether_it_waited_or_hit() {
+    let mut lane = lane(LaneLimits::default());
+    let id = upcall(lane.frame(vni(), frame(80, 0), EPOCH, at(0)));
+    assert_eq!(
+        lane.frame(vni(), frame(80, 1600), EPOCH, at(0)),
+        Step::Parked
+    );
+    let released = lane
+        .ruling(id, ruling(to_b(), &frame(80, 0), to_port()), at(0))
+        .unwrap();
+    assert_eq!(released.frames.len(), 1);
+    assert_eq!(
+        lane.frame(vni(), frame(80, 1600), EPOCH, at(0)),
+        Step::Dropped(DropReason::TooLong)
+    );
+    assert_eq!(lane.counters().drops.get(DropReason::TooLong), 2);
+}
+
+#[test]
+fn every_arp_frame_has_an_upcall_of_its_own() {
+    let mut lane = lane(LaneLimits::default());
+    let ask = Bytes::from(arp(
+        MacAddr::BROADCAST,
+        A,
+        1,
+        A,
+        [10, 0, 0, 1],
+        [10, 0, 0, 2],
+    ));
+    let first = upcall(lane.frame(vni(), ask.clone(), EPOCH, at(0)));
+    let second = upcall(lane.frame(vni(), ask, EPOCH, at(0)));
+    let uncached = Ruling {
+        action: to_b(),
+        cache: None,
+        longest: 1500,
+    };
+    assert_eq!(
+        lane.ruling(second, uncached.clone(), at(0))
+            .unwrap()
+            .frames
+            .len(),
+        1
+    );
+    assert_eq!(lane.ruling(first, uncached, at(0)).unwrap().frames.len(), 1);
+    assert_eq!(lane.sizes(), (0, 0));
+}
+
+#[test]
+fn frames_that_wait_are_bounded_by_flow_by_lane_and_by_bytes() {
+    let limits = LaneLimits {
+        upcalls: 3,
+        parked_per_upcall: 2,
+        parked: 5,
+        parked_bytes: 400,
+        ..LaneLimits::default()
+    };
+    let full = Step::Dropped(DropReason::ParkingFull);
+    let mut by_flow = lane(limits);
+    upcall(by_flow.frame(vni(), frame(1, 0), EPOCH, at(0)));
+    assert_eq!(
+        by_flow.frame(vni(), frame(1, 0), EPOCH, at(0)),
+        Step::Parked
+    );
+    assert_eq!(by_flow.frame(vni(), frame(1, 0), EPOCH, at(0)), full);
+    let mut by_upcalls = lane(limits);
+    for port in 1..4 {
+        upcall(by_upcalls.frame(vni(), frame(port, 0), EPOCH, at(0)));
+    }
+    assert_eq!(by_upcalls.frame(vni(), frame(4, 0), EPOCH, at(0)), full);
+    let mut by_bytes = lane(limits);
+    upcall(by_bytes.frame(vni(), frame(1, 300), EPOCH, at(0)));
+    assert_eq!(by_bytes.frame(vni(), frame(2, 100), EPOCH, at(0)), full);
+}
+
+#[test]
+fn an_upcall_without_answer_ends_after_three_seconds_and_a_late_ruling_is_kept() {
+    let mut lane = lane(LaneLimits::default());
+    let id = upcall(lane.frame(vni(), frame(80, 0), EPOCH, at(0)));
+    assert_eq!(lane.poll_timeout(), Some(at(3000)));
+    lane.handle_timeout(at(3000));
+    assert_eq!(lane.counters().drops.get(DropReason::UpcallTimeout), 1);
+    assert_eq!(lane.sizes(), (0, 0));
+    assert_eq!(
+        lane.ruling(id, ruling(to_b(), &frame(80, 0), to_port()), at(3001)),
+        None
+    );
+    assert!(matches!(
+        lane.frame(vni(), frame(80, 0), EPOCH, at(3001)),
+        Step::Forward { .. }
+    ));
+}
+
+#[test]
+fn an_upcall_that_could_not_be_handed_over_drops_what_waits_behind_it() {
+    let mut lane = lane(LaneLimits::default());
+    let id = upcall(lane.frame(vni(), frame(80, 0), EPOCH, at(0)));
+    lane.upcall_refused(id, at(0));
+    assert_eq!(lane.counters().drops.get(DropReason::UpcallQueueFull), 1);
+    upcall(lane.frame(vni(), frame(80, 0), EPOCH, at(0)));
+}
+
+#[test]
+fn flooding_is_limited_by_the_second_and_unicast_is_not() {
+    let mut lane = lane(LaneLimits {
+        floods_per_s: 10,
+        ..LaneLimits::default()
+    });
+    let everybody: Action = Action::Forward(Arc::new([
+        Output::Port(PortId(2)),
+        Output::Peer(NodeId([1; 32])),
+    ]));
+    teach(&mut lane, &frame(80, 0), everybody, to_port(), at(0));
+    let count = |lane: &mut Lane, now| {
+        (0..100)
+            .filter(|_| {
+                matches!(
+                    lane.frame(vni(), frame(80, 0), EPOCH, now),
+                    Step::Forward { .. }
+                )
+            })
+            .count()
+    };
+    assert_eq!(count(&mut lane, at(0)), 9, "the first one was the upcall");
+    assert_eq!(count(&mut lane, at(500)), 5);
+    assert_eq!(
+        count(&mut lane, at(5000)),
+        10,
+        "no more than a second's worth is saved up"
+    );
+    assert_eq!(lane.counters().drops.get(DropReason::BumLimit), 276);
+    teach(&mut lane, &frame(81, 0), to_b(), to_port(), at(5000));
+    assert!((0..100).all(|_| matches!(
+        lane.frame(vni(), frame(81, 0), EPOCH, at(5000)),
+        Step::Forward { .. }
+    )));
+}
+
+#[test]
+fn a_megaflow_without_frames_is_forgotten_and_one_with_frames_is_not() {
+    let mut lane = lane(LaneLimits::default());
+    teach(&mut lane, &frame(80, 0), to_b(), to_port(), at(0));
+    teach(&mut lane, &frame(81, 0), to_b(), to_port(), at(0));
+    lane.handle_timeout(at(0));
+    lane.frame(vni(), frame(81, 0), EPOCH, at(9000));
+    lane.handle_timeout(at(10_000));
+    assert_eq!(lane.sizes().0, 1);
+    assert!(matches!(
+        lane.frame(vni(), frame(81, 0), EPOCH, at(10_000)),
+        Step::Forward { .. }
+    ));
+}
+
+/// A mask out of few, so that they repeat and overlap.
+fn mask(number: u8) -> FlowMask {
+    let fields = if number & 1 > 0 {
+        Fields::TTL
+    } else {
+        Fields::default()
+    };
+    FlowMask {
+        dst_port: 0xffff << (number % 9),
+        src_ip: number % 5,
+        fields,
+        ..FlowMask::default()
+    }
+    .with_prerequisites()
+}
+
+proptest! {
+    /// The reference is a list of all rulings ever given, of which the lane may have forgotten any, but must not obey another.
+    #[test]
+    fn a_hit_is_always_a_ruling_whose_megaflow_matches_and_the_tables_stay_within_bounds(
+        events in proptest::collection::vec((0..400u16, any::<u8>(), 0..3u8), 1..600),
+    ) {
+        let limits = LaneLimits { flows: 32, masks: 5, ..LaneLimits::default() };
+        let mut lane = lane(limits);
+        let mut given: Vec<Megaflow> = Vec::new();
+        for (i, (port, number, late)) in events.into_iter().enumerate() {
+            let now = at(i as u64 * 50);
+            let frame = frame(port, 0);
+            match lane.frame(vni(), frame.clone(), EPOCH, now) {
+                Step::Upcall { upcall, .. } => {
+                    let mut ruling = ruling(to_b(), &frame, mask(number));
+                    ruling.cache.as_mut().unwrap().until = (late > 0).then(|| now.plus_ms(u64::from(late) * 300));
+                    given.extend(ruling.cache.clone());
+                    lane.ruling(upcall, ruling, now);
+                }
+                Step::Forward { .. } => {
+                    let key = key(&frame);
+                    prop_assert!(given.iter().any(|m| m.mask.apply(&key) == m.key && m.until.is_none_or(|u| now < u)));
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            if i % 100 == 99 {
+                lane.handle_timeout(now);
+            }
+            prop_assert!(lane.sizes().0 <= limits.flows && lane.slots.len() <= limits.flows && lane.tuples.len() <= limits.masks);
+            let held: usize = lane.tuples.iter().map(|t| t.flows.len()).sum();
+            prop_assert_eq!(held, lane.sizes().0);
+        }
+    }
+
+    #[test]
+    fn what_waits_is_counted_and_all_of_it_leaves(events in proptest::collection::vec((0..40u16, 0..600usize, any::<bool>()), 1..300)) {
+        let mut lane = lane(LaneLimits { upcalls: 20, parked_per_upcall: 5, parked: 50, parked_bytes: 8000, ..LaneLimits::default() });
+        let mut open = Vec::new();
+        for (port, len, answer) in events {
+            if let Step::Upcall { upcall, .. } = lane.frame(vni(), frame(port, len), EPOCH, at(0)) {
+                open.push(upcall);
+            }
+            if answer && let Some(upcall) = open.pop() {
+                lane.ruling(upcall, Ruling { action: to_b(), cache: None, longest: 1500 }, at(0));
+            }
+            let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
+            prop_assert_eq!(held, lane.parked_bytes);
+            prop_assert!(lane.parked <= 50 && held <= 8000 && lane.waiting.len() <= 20);
+        }
+        lane.handle_timeout(at(3000));
+        prop_assert_eq!((lane.sizes().1, lane.parked_bytes, lane.waiting_by_key.len()), (0, 0, 0));
+    }
+}

@@ -1,0 +1,968 @@
+#![allow(clippy::unwrap_used)]
+//! Claims about the switch, one network at a time: who gets a frame, who does not, and why.
+
+use super::*;
+use crate::fdb::{AGE_MS, HOLD_MS};
+use crate::flow::Fields;
+use crate::frame::tests::{arp, udp, v6};
+use crate::policy::Verdict;
+use crate::ruling::Output as To;
+use proptest::prelude::*;
+use std::net::Ipv6Addr;
+
+const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+/// On node 8.
+const R: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x8f]);
+const SERVICE: MacAddr = MacAddr([2, 0x6d, 0x64, 0, 0, 7]);
+/// Nobody's.
+const X: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x77]);
+const MULTICAST: MacAddr = MacAddr([1, 0, 0x5e, 0, 0, 5]);
+const PA: PortId = PortId(1);
+const PB: PortId = PortId(2);
+const PS: PortId = PortId(3);
+const N8: NodeId = NodeId([8; 32]);
+const N9: NodeId = NodeId([9; 32]);
+const FROM_A: Origin = Origin::Port(PA);
+const FROM_8: Origin = Origin::Peer(N8);
+
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn at(ms: u64) -> Moment {
+    Moment(0).plus_ms(ms)
+}
+
+/// Ports 1 and 2 (A, B) and the service on a network that nodes 8 (with R) and 9 have too.
+struct Bench {
+    switch: Switch,
+    out: Outbox,
+    now: Moment,
+    upcalls: u64,
+}
+
+fn remote(node: NodeId, mac: MacAddr, last: u8) -> RemoteEndpoint {
+    RemoteEndpoint {
+        node,
+        mac,
+        ips: vec![IpAddr::from([10, 0, 0, last])],
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(SwitchLimits::default())
+    }
+
+    fn with(limits: SwitchLimits) -> Self {
+        let (mut switch, mut out) = (Switch::new(limits), Outbox::default());
+        switch.set_network(vni(), 1450, &mut out);
+        for (port, mac, last, service) in [
+            (PA, A, 11, false),
+            (PB, B, 12, false),
+            (PS, SERVICE, 1, true),
+        ] {
+            let face = PortFace {
+                port,
+                vni: vni(),
+                mac,
+                ips: vec![IpAddr::from([10, 0, 0, last])],
+                service,
+            };
+            switch.add_port(face, at(0), &mut out).unwrap();
+        }
+        switch.set_members(vni(), BTreeSet::from([N8, N9]), &mut out);
+        switch.set_remote(vni(), &[remote(N8, R, 18)], &mut out);
+        let mut bench = Self {
+            switch,
+            out,
+            now: at(0),
+            upcalls: 0,
+        };
+        bench.drain();
+        bench
+    }
+
+    fn drain(&mut self) -> Vec<Out> {
+        std::iter::from_fn(|| self.out.pop()).collect()
+    }
+
+    fn upcall(&mut self, origin: Origin, frame: &[u8]) -> Vec<Out> {
+        self.upcalls += 1;
+        self.switch.upcall(
+            origin,
+            UpcallId(self.upcalls),
+            vni(),
+            &Bytes::copy_from_slice(frame),
+            self.now,
+            &mut self.out,
+        );
+        self.drain()
+    }
+
+    /// The ruling on a frame that needs no policy.
+    fn rule(&mut self, origin: Origin, frame: &[u8]) -> Ruling {
+        ruling(&self.upcall(origin, frame)).unwrap()
+    }
+
+    fn drops(&mut self, origin: Origin, frame: &[u8]) -> DropReason {
+        match self.rule(origin, frame).action {
+            Action::Drop(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn receivers(&mut self, origin: Origin, frame: &[u8]) -> Vec<To> {
+        match self.rule(origin, frame).action {
+            Action::Forward(to) => to.to_vec(),
+            other => panic!("{other:?}, {:?}", self.switch.drops()),
+        }
+    }
+
+    fn answer(&mut self, asked: &[Out], answer: Answer) -> Vec<Out> {
+        let (query, epoch, _) = question(asked).expect("a question");
+        self.switch
+            .answer(query, epoch, answer, self.now, &mut self.out);
+        self.drain()
+    }
+}
+
+fn ruling(outputs: &[Out]) -> Option<Ruling> {
+    outputs.iter().find_map(|o| {
+        if let Out::Ruling { ruling, .. } = o {
+            Some(ruling.clone())
+        } else {
+            None
+        }
+    })
+}
+
+fn question(outputs: &[Out]) -> Option<(QueryId, Epoch, Question)> {
+    outputs.iter().find_map(|o| {
+        if let Out::Ask {
+            query,
+            epoch,
+            question,
+        } = o
+        {
+            Some((*query, *epoch, question.clone()))
+        } else {
+            None
+        }
+    })
+}
+
+fn pass() -> Answer {
+    let mask = FlowMask {
+        dst_port: 0xffff,
+        ..FlowMask::default()
+    };
+    Answer {
+        verdict: Verdict::Pass,
+        mask,
+        read_dst_class: false,
+        cacheable: true,
+        why: "acl: pass".into(),
+    }
+}
+
+fn deny() -> Answer {
+    Answer {
+        verdict: Verdict::Drop,
+        why: "acl: udp/53".into(),
+        ..pass()
+    }
+}
+
+fn ip(dst: MacAddr, src: MacAddr) -> Vec<u8> {
+    udp(dst, src, [10, 0, 0, 11], [10, 0, 0, 12], 53, 8)
+}
+
+fn broadcast(src: MacAddr) -> Vec<u8> {
+    ip(MacAddr::BROADCAST, src)
+}
+
+// Where frames go.
+
+#[test]
+fn known_unicast_goes_to_its_port_or_node_alone_and_may_be_cached() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.receivers(FROM_A, &ip(B, A)), [To::Port(PB)]);
+    assert_eq!(bench.receivers(FROM_A, &ip(R, A)), [To::Peer(N8)]);
+    assert_eq!(bench.receivers(FROM_8, &ip(B, R)), [To::Port(PB)]);
+    let flow = bench.rule(FROM_A, &ip(R, A)).cache.unwrap();
+    assert_eq!(
+        (flow.mask.dst_mac, flow.mask.dst_ip, flow.until, flow.epoch),
+        (48, 0, None, bench.switch.epoch())
+    );
+}
+
+#[test]
+fn what_is_for_all_goes_to_the_other_ports_and_to_each_peer_once_but_not_to_the_service() {
+    let mut bench = Bench::new();
+    for dst in [MacAddr::BROADCAST, MULTICAST, X] {
+        assert_eq!(
+            bench.receivers(FROM_A, &ip(dst, A)),
+            [To::Port(PB), To::Peer(N8), To::Peer(N9)]
+        );
+    }
+}
+
+#[test]
+fn nothing_from_a_peer_goes_to_a_peer() {
+    let mut bench = Bench::new();
+    for dst in [MacAddr::BROADCAST, MULTICAST, X] {
+        assert_eq!(
+            bench.receivers(FROM_8, &ip(dst, R)),
+            [To::Port(PA), To::Port(PB)]
+        );
+    }
+    bench.switch.set_remote(
+        vni(),
+        &[remote(N8, R, 18), remote(N9, X, 19)],
+        &mut bench.out,
+    );
+    assert_eq!(bench.drops(FROM_8, &ip(X, R)), DropReason::SplitHorizon);
+    assert_eq!(
+        bench.drops(FROM_8, &ip(SERVICE, R)),
+        DropReason::SplitHorizon
+    );
+}
+
+#[test]
+fn unknown_unicast_is_flooded_for_a_second_at_most_and_no_longer_once_the_owner_is_known() {
+    let mut bench = Bench::new();
+    assert_eq!(
+        bench.rule(FROM_A, &ip(X, A)).cache.unwrap().until,
+        Some(at(1000))
+    );
+    let before = bench.switch.epoch();
+    bench.switch.set_remote(
+        vni(),
+        &[remote(N8, R, 18), remote(N9, X, 19)],
+        &mut bench.out,
+    );
+    assert!(bench.switch.epoch() > before);
+    assert_eq!(bench.receivers(FROM_A, &ip(X, A)), [To::Peer(N9)]);
+}
+
+#[test]
+fn a_frame_for_nobody_else_and_one_for_its_own_port_are_dropped() {
+    let mut bench = Bench::new();
+    bench
+        .switch
+        .set_members(vni(), BTreeSet::new(), &mut bench.out);
+    bench.switch.remove_port(PB, at(0), &mut bench.out);
+    assert_eq!(bench.drops(FROM_A, &broadcast(A)), DropReason::NoReceiver);
+    assert_eq!(bench.drops(FROM_A, &ip(A, X)), DropReason::Hairpin);
+}
+
+#[test]
+fn networks_do_not_mix() {
+    let mut bench = Bench::new();
+    let other = Vni::new(8).unwrap();
+    bench.switch.set_network(other, 1450, &mut bench.out);
+    let face = PortFace {
+        port: PortId(9),
+        vni: other,
+        mac: X,
+        ips: vec![],
+        service: false,
+    };
+    bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
+    assert!(
+        !bench
+            .receivers(FROM_A, &broadcast(A))
+            .contains(&To::Port(PortId(9)))
+    );
+    assert_eq!(
+        bench.receivers(FROM_A, &ip(X, A)),
+        [To::Port(PB), To::Peer(N8), To::Peer(N9)]
+    );
+    let frame = Bytes::from(ip(B, R));
+    bench
+        .switch
+        .upcall(FROM_8, UpcallId(0), other, &frame, at(0), &mut bench.out);
+    assert_eq!(
+        ruling(&bench.drain()).unwrap().action,
+        Action::Drop(DropReason::NotOnNetwork)
+    );
+    bench.switch.upcall(
+        FROM_A,
+        UpcallId(0),
+        Vni::new(99).unwrap(),
+        &frame,
+        at(0),
+        &mut bench.out,
+    );
+    assert_eq!(
+        ruling(&bench.drain()).unwrap().action,
+        Action::Drop(DropReason::UnknownVni)
+    );
+    bench
+        .switch
+        .upcall(FROM_A, UpcallId(0), other, &frame, at(0), &mut bench.out);
+    assert_eq!(
+        ruling(&bench.drain()).unwrap().action,
+        Action::Drop(DropReason::NotOnNetwork)
+    );
+}
+
+// What is not let in.
+
+#[test]
+fn link_local_control_frames_stay_on_their_link() {
+    let mut bench = Bench::new();
+    for last in 0..16 {
+        let bpdu = [
+            &[0x01, 0x80, 0xc2, 0, 0, last][..],
+            &A.0,
+            &[0, 38],
+            &[0x42; 38],
+        ]
+        .concat();
+        assert_eq!(bench.drops(FROM_A, &bpdu), DropReason::LinkLocalControl);
+    }
+}
+
+#[test]
+fn a_container_cannot_send_with_the_mac_of_another_port_of_another_node_or_of_the_service() {
+    let mut bench = Bench::new();
+    for mac in [B, R, SERVICE] {
+        assert_eq!(bench.drops(FROM_A, &ip(X, mac)), DropReason::SpoofedSource);
+        assert!(
+            bench.switch.drops()[&DropReason::SpoofedSource]
+                .why
+                .as_ref()
+                .unwrap()
+                .contains(&mac.to_string())
+        );
+    }
+    for mac in [MacAddr([0; 6]), MacAddr::BROADCAST, MULTICAST] {
+        assert_eq!(bench.drops(FROM_A, &ip(B, mac)), DropReason::InvalidSource);
+    }
+}
+
+#[test]
+fn a_peer_cannot_send_with_the_mac_of_a_port_here_or_of_another_node() {
+    let mut bench = Bench::new();
+    bench.switch.set_remote(
+        vni(),
+        &[remote(N8, R, 18), remote(N9, X, 19)],
+        &mut bench.out,
+    );
+    for mac in [A, SERVICE, X] {
+        assert_eq!(bench.drops(FROM_8, &ip(B, mac)), DropReason::SpoofedSource);
+    }
+    bench
+        .switch
+        .set_members(vni(), BTreeSet::from([N9]), &mut bench.out);
+    assert_eq!(bench.drops(FROM_8, &ip(B, R)), DropReason::NotOnNetwork);
+}
+
+#[test]
+fn a_ruling_on_a_peers_unknown_source_ends_when_the_source_turns_out_to_be_anothers() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.receivers(FROM_8, &ip(B, X)), [To::Port(PB)]);
+    let before = bench.switch.epoch();
+    bench.switch.set_remote(
+        vni(),
+        &[remote(N8, R, 18), remote(N9, X, 19)],
+        &mut bench.out,
+    );
+    assert!(bench.switch.epoch() > before);
+    assert_eq!(bench.drops(FROM_8, &ip(B, X)), DropReason::SpoofedSource);
+}
+
+#[test]
+fn headers_that_lie_and_frames_that_are_too_long_are_dropped_and_short_frames_of_the_flow_are_not()
+{
+    let mut bench = Bench::new();
+    let mut lie = ip(B, A);
+    lie[16] = 0xff;
+    assert_eq!(bench.drops(FROM_A, &lie), DropReason::Malformed);
+    let long = udp(B, A, [10, 0, 0, 11], [10, 0, 0, 12], 53, 1450);
+    let ruling = bench.rule(FROM_A, &long);
+    assert_eq!(
+        (ruling.action, ruling.cache),
+        (Action::Drop(DropReason::TooLong), None)
+    );
+    let ruling = bench.rule(FROM_A, &ip(B, A));
+    assert_eq!(
+        (ruling.longest, bench.receivers(FROM_A, &ip(B, A))),
+        (1472, vec![To::Port(PB)])
+    );
+}
+
+// Learning.
+
+#[test]
+fn a_second_mac_behind_a_port_is_learned_told_once_and_found_by_others() {
+    let mut bench = Bench::new();
+    assert!(bench.switch.take_learned().is_empty());
+    bench.rule(FROM_A, &broadcast(X));
+    assert_eq!(bench.switch.take_learned(), [(vni(), vec![(X, PA)])]);
+    assert!(bench.switch.take_learned().is_empty());
+    assert_eq!(bench.receivers(Origin::Port(PB), &ip(X, B)), [To::Port(PA)]);
+    assert_eq!(bench.receivers(FROM_8, &ip(X, R)), [To::Port(PA)]);
+}
+
+#[test]
+fn a_ruling_for_a_learned_source_returns_in_time_to_keep_it_young() {
+    let mut bench = Bench::new();
+    let until = bench.rule(FROM_A, &ip(B, X)).cache.unwrap().until.unwrap();
+    assert!(until.0 < at(AGE_MS).0);
+    bench.now = until;
+    bench.rule(FROM_A, &ip(B, X));
+    bench.switch.handle_timeout(at(AGE_MS), &mut bench.out);
+    assert_eq!(bench.receivers(Origin::Port(PB), &ip(X, B)), [To::Port(PA)]);
+}
+
+#[test]
+fn an_aged_mac_is_flooded_again_and_the_change_is_told_and_ends_old_rulings() {
+    let mut bench = Bench::new();
+    bench.rule(FROM_A, &broadcast(X));
+    bench.switch.take_learned();
+    let before = bench.switch.epoch();
+    assert_eq!(bench.switch.poll_timeout(), Some(at(AGE_MS)));
+    bench.switch.handle_timeout(at(AGE_MS), &mut bench.out);
+    assert!(bench.switch.epoch() > before);
+    assert_eq!(bench.switch.take_learned(), [(vni(), vec![])]);
+    assert_eq!(
+        bench.receivers(Origin::Port(PB), &ip(X, B)),
+        [To::Port(PA), To::Peer(N8), To::Peer(N9)]
+    );
+}
+
+#[test]
+fn a_moved_mac_is_not_sent_to_its_old_port() {
+    let mut bench = Bench::new();
+    bench.rule(FROM_A, &broadcast(X));
+    assert_eq!(
+        bench.drops(Origin::Port(PB), &broadcast(X)),
+        DropReason::SpoofedSource
+    );
+    bench.now = at(HOLD_MS);
+    let before = bench.switch.epoch();
+    bench.rule(Origin::Port(PB), &broadcast(X));
+    assert!(bench.switch.epoch() > before, "rulings to the old port end");
+    assert_eq!(bench.receivers(FROM_8, &ip(X, R)), [To::Port(PB)]);
+}
+
+#[test]
+fn a_port_with_eight_macs_sends_from_no_ninth() {
+    let mut bench = Bench::new();
+    for last in 0..7 {
+        bench.rule(FROM_A, &broadcast(MacAddr([2, 1, 0, 0, 0, last])));
+    }
+    assert_eq!(
+        bench.drops(FROM_A, &broadcast(MacAddr([2, 1, 0, 0, 0, 7]))),
+        DropReason::PortMacsFull
+    );
+    assert_eq!(
+        bench.receivers(FROM_A, &ip(B, A)),
+        [To::Port(PB)],
+        "its own still does"
+    );
+}
+
+// ARP, ND and the service.
+
+#[test]
+fn arp_for_a_known_address_is_answered_to_the_asker_alone_and_never_cached() {
+    let mut bench = Bench::new();
+    for (last, owner) in [(12, B), (18, R), (1, SERVICE)] {
+        let outputs = bench.upcall(
+            FROM_A,
+            &arp(
+                MacAddr::BROADCAST,
+                A,
+                1,
+                A,
+                [10, 0, 0, 11],
+                [10, 0, 0, last],
+            ),
+        );
+        let Out::Inject { port, frame } = &outputs[0] else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!(
+            (
+                *port,
+                Frame::parse(frame).unwrap().arp().unwrap().sender_mac
+            ),
+            (PA, owner)
+        );
+        let ruling = ruling(&outputs).unwrap();
+        assert_eq!((ruling.action, ruling.cache), (Action::Consume, None));
+    }
+    let unknown = bench.rule(
+        FROM_A,
+        &arp(MacAddr::BROADCAST, A, 1, A, [10, 0, 0, 11], [10, 0, 0, 99]),
+    );
+    assert!(matches!(unknown.action, Action::Forward(to) if to.len() == 3));
+    assert_eq!(unknown.cache, None);
+}
+
+#[test]
+fn a_claim_of_anothers_address_goes_nowhere() {
+    let mut bench = Bench::new();
+    for last in [12, 18, 1] {
+        assert_eq!(
+            bench.drops(
+                FROM_A,
+                &arp(
+                    MacAddr::BROADCAST,
+                    A,
+                    2,
+                    A,
+                    [10, 0, 0, last],
+                    [10, 0, 0, last]
+                )
+            ),
+            DropReason::SpoofedAddress
+        );
+    }
+}
+
+#[test]
+fn the_service_is_reached_by_ports_here_and_speaks_to_nobody_else() {
+    let mut bench = Bench::new();
+    let from_service = Origin::Port(PS);
+    assert_eq!(bench.receivers(FROM_A, &ip(SERVICE, A)), [To::Port(PS)]);
+    assert_eq!(
+        bench.receivers(from_service, &ip(A, SERVICE)),
+        [To::Port(PA)]
+    );
+    for dst in [R, X, MULTICAST, MacAddr::BROADCAST] {
+        assert_eq!(
+            bench.drops(from_service, &ip(dst, SERVICE)),
+            DropReason::NoReceiver
+        );
+    }
+    assert_eq!(
+        bench.drops(from_service, &ip(A, X)),
+        DropReason::SpoofedSource
+    );
+    let ask = arp(
+        MacAddr::BROADCAST,
+        SERVICE,
+        1,
+        SERVICE,
+        [10, 0, 0, 1],
+        [10, 0, 0, 99],
+    );
+    assert_eq!(
+        bench.receivers(from_service, &ask),
+        [To::Port(PA), To::Port(PB)]
+    );
+}
+
+// Policy.
+
+#[test]
+fn without_plugins_nothing_is_asked_and_with_them_sender_and_receiver_are_asked_once() {
+    let mut bench = Bench::new();
+    assert!(question(&bench.upcall(FROM_A, &ip(B, A))).is_none());
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench.drain();
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    let (_, _, first) = question(&asked).unwrap();
+    assert_eq!(
+        (first.direction, first.port, first.dst_class),
+        (Direction::Ingress, PA, crate::node::DstClass::UnicastKnown)
+    );
+    let asked = bench.answer(&asked, pass());
+    let (_, _, second) = question(&asked).unwrap();
+    assert_eq!((second.direction, second.port), (Direction::Egress, PB));
+    let flow = ruling(&bench.answer(&asked, pass()))
+        .unwrap()
+        .cache
+        .unwrap();
+    assert_eq!(flow.mask.dst_port, 0xffff, "what policy read is matched");
+    assert!(
+        flow.mask
+            .fields
+            .has(Fields::IP_PROTO.with(Fields::L4_OK).with(Fields::FRAG))
+    );
+    assert!(
+        ruling(&bench.upcall(FROM_A, &udp(B, A, [1, 1, 1, 1], [2, 2, 2, 2], 53, 0))).is_some(),
+        "the answers are kept"
+    );
+    let from_peer = question(&bench.upcall(FROM_8, &ip(B, R))).unwrap().2;
+    assert_eq!(
+        (from_peer.direction, from_peer.port, from_peer.peer),
+        (Direction::Egress, PB, Some(N8))
+    );
+}
+
+#[test]
+fn a_refused_flow_is_dropped_with_the_plugins_words_and_cached() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    let ruling = ruling(&bench.answer(&asked, deny())).unwrap();
+    assert_eq!(ruling.action, Action::Drop(DropReason::Policy));
+    assert!(ruling.cache.is_some());
+    assert_eq!(
+        bench.switch.drops()[&DropReason::Policy].why.as_deref(),
+        Some("acl: udp/53")
+    );
+}
+
+#[test]
+fn a_changed_chain_is_asked_again_also_about_frames_that_wait() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let before = bench.switch.epoch();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let again = bench.drain();
+    assert!(bench.switch.epoch() > before && question(&again).is_some());
+    assert!(
+        bench.answer(&asked, pass()).is_empty(),
+        "the old chain's answer is void"
+    );
+    assert!(matches!(
+        ruling(&bench.answer(&again, pass())).unwrap().action,
+        Action::Forward(_)
+    ));
+    bench.upcall(FROM_A, &ip(B, A));
+    bench.switch.set_policy(vni(), 0, at(0), &mut bench.out);
+    assert!(
+        ruling(&bench.drain()).is_some(),
+        "without a chain nobody waits"
+    );
+}
+
+#[test]
+fn a_plugin_that_does_not_answer_costs_two_seconds_and_only_its_flow() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench.upcall(FROM_A, &ip(B, A));
+    assert_eq!(bench.switch.poll_timeout(), Some(at(2000)));
+    bench.switch.handle_timeout(at(2000), &mut bench.out);
+    let ruling = ruling(&bench.drain()).unwrap();
+    assert_eq!(ruling.action, Action::Drop(DropReason::PolicyTimeout));
+    let flow = ruling.cache.unwrap();
+    assert_eq!((flow.mask, flow.until), (FlowMask::exact(), Some(at(3000))));
+    assert!(bench.switch.pending.is_empty());
+}
+
+#[test]
+fn a_failed_plugin_fails_closed_for_a_second() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    let failed = Answer {
+        verdict: Verdict::Failed,
+        cacheable: false,
+        why: "acl: trap".into(),
+        ..pass()
+    };
+    let ruling = ruling(&bench.answer(&asked, failed)).unwrap();
+    assert_eq!(
+        (ruling.action, ruling.cache.unwrap().until),
+        (Action::Drop(DropReason::PolicyFailed), Some(at(1000)))
+    );
+}
+
+#[test]
+fn an_answer_that_must_not_be_kept_is_used_for_its_frame_and_not_cached() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let ruling = ruling(&bench.answer(
+        &asked,
+        Answer {
+            cacheable: false,
+            ..pass()
+        },
+    ))
+    .unwrap();
+    assert!(matches!(ruling.action, Action::Forward(_)));
+    assert_eq!(ruling.cache, None);
+    assert!(question(&bench.upcall(FROM_A, &ip(R, A))).is_some());
+}
+
+#[test]
+fn a_flood_leaves_out_the_receivers_that_policy_refuses() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &broadcast(A));
+    let asked = bench.answer(&asked, pass());
+    assert_eq!(question(&asked).unwrap().2.port, PB);
+    let Action::Forward(to) = ruling(&bench.answer(&asked, deny())).unwrap().action else {
+        panic!()
+    };
+    assert_eq!(to.to_vec(), [To::Peer(N8), To::Peer(N9)]);
+}
+
+#[test]
+fn a_port_that_goes_takes_its_questions_with_it() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench.upcall(FROM_A, &ip(B, A));
+    bench.switch.remove_port(PA, at(0), &mut bench.out);
+    assert_eq!(
+        ruling(&bench.drain()).unwrap().action,
+        Action::Drop(DropReason::NotOnNetwork)
+    );
+    assert!(bench.switch.pending.is_empty());
+}
+
+// The epoch.
+
+#[test]
+fn the_epoch_grows_only_when_an_old_ruling_may_be_wrong() {
+    let mut bench = Bench::new();
+    let start = bench.switch.epoch();
+    bench.rule(FROM_A, &ip(B, A));
+    bench.rule(FROM_A, &broadcast(X));
+    bench.switch.set_network(vni(), 1450, &mut bench.out);
+    bench
+        .switch
+        .set_members(vni(), BTreeSet::from([N8, N9]), &mut bench.out);
+    let more = MacAddr([2, 9, 9, 9, 9, 9]);
+    bench.switch.set_remote(
+        vni(),
+        &[remote(N8, R, 18), remote(N8, more, 20)],
+        &mut bench.out,
+    );
+    assert_eq!(
+        bench.switch.epoch(),
+        start,
+        "new MACs that nobody asked for change no ruling"
+    );
+    bench.switch.set_remote(
+        vni(),
+        &[remote(N8, R, 18), remote(N9, more, 20)],
+        &mut bench.out,
+    );
+    assert_eq!(bench.switch.epoch().0, start.0 + 1, "a MAC on another node");
+    bench
+        .switch
+        .set_remote(vni(), &[remote(N8, R, 18)], &mut bench.out);
+    assert_eq!(bench.switch.epoch().0, start.0 + 2, "a MAC withdrawn");
+    bench
+        .switch
+        .set_members(vni(), BTreeSet::from([N8]), &mut bench.out);
+    assert_eq!(bench.switch.epoch().0, start.0 + 3, "a peer gone");
+    let epochs: Vec<Epoch> = bench
+        .drain()
+        .iter()
+        .filter_map(|o| {
+            if let Out::Epoch(e) = o {
+                Some(*e)
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert_eq!(epochs.last(), Some(&bench.switch.epoch()));
+}
+
+#[test]
+fn more_unknown_macs_than_can_be_remembered_cost_epochs_not_wrong_rulings() {
+    let mut bench = Bench::with(SwitchLimits {
+        unknown: 2,
+        ..SwitchLimits::default()
+    });
+    for last in 0..5 {
+        bench.rule(FROM_A, &ip(MacAddr([2, 5, 0, 0, 0, last]), A));
+    }
+    let before = bench.switch.epoch();
+    bench.switch.set_remote(
+        vni(),
+        &[
+            remote(N8, R, 18),
+            remote(N9, MacAddr([2, 5, 0, 0, 0, 4]), 20),
+        ],
+        &mut bench.out,
+    );
+    assert!(bench.switch.epoch() > before);
+}
+
+#[test]
+fn two_ports_cannot_have_one_mac() {
+    let mut bench = Bench::new();
+    let face = PortFace {
+        port: PortId(5),
+        vni: vni(),
+        mac: A,
+        ips: vec![],
+        service: false,
+    };
+    let error = bench
+        .switch
+        .add_port(face.clone(), at(0), &mut bench.out)
+        .unwrap_err();
+    assert_eq!(
+        error,
+        AddPortError::MacTaken {
+            port: PortId(5),
+            mac: A,
+            holder: PA
+        }
+    );
+    let elsewhere = PortFace {
+        vni: Vni::new(99).unwrap(),
+        ..face
+    };
+    assert!(matches!(
+        bench.switch.add_port(elsewhere, at(0), &mut bench.out),
+        Err(AddPortError::UnknownVni { .. })
+    ));
+}
+
+// Tracing.
+
+#[test]
+fn a_trace_says_what_a_frame_would_meet_and_changes_nothing() {
+    let mut bench = Bench::new();
+    let nobody = MacAddr([2, 7, 7, 7, 7, 7]);
+    let traced = bench
+        .switch
+        .trace(FROM_A, vni(), &ip(nobody, X), &[], at(0));
+    assert!(bench.switch.fdb(vni()).iter().all(|row| row.mac != X));
+    assert_eq!(
+        traced
+            .steps
+            .iter()
+            .map(|s| s.what.as_str())
+            .collect::<Vec<_>>(),
+        ["source check", "network", "lookup", "flood"]
+    );
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let TraceEnd::Ask(first) = bench.switch.trace(FROM_A, vni(), &ip(B, A), &[], at(0)).end else {
+        panic!()
+    };
+    assert_eq!(first.direction, Direction::Ingress);
+    let TraceEnd::Ask(second) = bench
+        .switch
+        .trace(FROM_A, vni(), &ip(B, A), &[pass()], at(0))
+        .end
+    else {
+        panic!()
+    };
+    assert_eq!(second.direction, Direction::Egress);
+    let end = bench
+        .switch
+        .trace(FROM_A, vni(), &ip(B, A), &[pass(), deny()], at(0))
+        .end;
+    let TraceEnd::Ruled { ruling, why } = end else {
+        panic!()
+    };
+    assert_eq!(
+        (ruling.action, why.as_deref()),
+        (Action::Drop(DropReason::Policy), Some("acl: udp/53"))
+    );
+}
+
+fn any_mac() -> impl Strategy<Value = MacAddr> {
+    prop_oneof![
+        Just(A),
+        Just(B),
+        Just(R),
+        Just(SERVICE),
+        Just(X),
+        Just(MULTICAST),
+        Just(MacAddr::BROADCAST),
+        Just(MacAddr([0; 6])),
+        any::<[u8; 6]>().prop_map(MacAddr)
+    ]
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = proptest::collection::vec(any::<u8>(), 0..40);
+    (
+        any_mac(),
+        any_mac(),
+        0..6u8,
+        any::<(u8, u8, u16)>(),
+        payload,
+    )
+        .prop_map(|(dst, src, kind, (a, b, port), payload)| match kind {
+            0 => udp(dst, src, [10, 0, 0, a], [10, 0, 0, b], port, payload.len()),
+            1 => arp(
+                dst,
+                src,
+                u16::from(a % 3),
+                src,
+                [10, 0, 0, a % 20],
+                [10, 0, 0, b % 20],
+            ),
+            2 => v6(
+                dst,
+                src,
+                Ipv6Addr::LOCALHOST,
+                Ipv6Addr::LOCALHOST,
+                17,
+                64,
+                &[&payload[..], &[0; 8]].concat(),
+            ),
+            3 => v6(
+                dst,
+                src,
+                Ipv6Addr::LOCALHOST,
+                Ipv6Addr::LOCALHOST,
+                58,
+                255,
+                &[&[135, 0, 0, 0][..], &[0; 4], &[7; 16]].concat(),
+            ),
+            4 => [&dst.0[..], &src.0, &port.to_be_bytes(), &payload].concat(),
+            _ => payload,
+        })
+}
+
+fn any_origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(FROM_A),
+        Just(Origin::Port(PB)),
+        Just(Origin::Port(PS)),
+        Just(FROM_8),
+        Just(Origin::Peer(N9))
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_frames_are_ruled_once_never_back_never_from_peer_to_peer_and_as_traced(frames in proptest::collection::vec((any_origin(), any_frame()), 1..60)) {
+        let mut bench = Bench::new();
+        for (origin, frame) in frames {
+            let traced = bench.switch.trace(origin, vni(), &frame, &[], bench.now);
+            let outputs = bench.upcall(origin, &frame);
+            let rulings = outputs.iter().filter(|o| matches!(o, Out::Ruling { .. })).count();
+            prop_assert_eq!(rulings, 1);
+            let ruling = ruling(&outputs).unwrap();
+            let TraceEnd::Ruled { ruling: expected, .. } = traced.end else { panic!() };
+            prop_assert_eq!(&ruling.action, &expected.action);
+            if let Action::Forward(to) = &ruling.action {
+                let unique: BTreeSet<To> = to.iter().copied().collect();
+                prop_assert!(!to.is_empty() && unique.len() == to.len());
+                for output in to.iter() {
+                    match (origin, output) {
+                        (Origin::Port(from), To::Port(port)) => prop_assert_ne!(from, *port),
+                        (Origin::Peer(_) | Origin::Port(PS), To::Peer(_)) => prop_assert!(false, "{origin:?} to {output:?}"),
+                        (_, To::Port(PS)) => prop_assert_eq!(&frame[..6], &SERVICE.0),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_arp_or_nd_frame_ever_meets_a_cached_ruling(frames in proptest::collection::vec((any_origin(), any_frame()), 1..40), others in proptest::collection::vec(any_frame(), 1..40)) {
+        let mut bench = Bench::new();
+        let flows: Vec<Megaflow> = frames.iter().filter_map(|(origin, frame)| bench.rule(*origin, frame).cache).collect();
+        for frame in others.iter().chain(frames.iter().map(|(_, f)| f)) {
+            let Ok(frame) = Frame::parse(frame) else { continue };
+            let key = frame.flow_key(vni());
+            if is_neighborly(key.ip_kind) {
+                prop_assert!(flows.iter().all(|flow| flow.mask.apply(&key) != flow.key));
+            }
+        }
+    }
+}
