@@ -437,11 +437,8 @@ mod tests {
         fn sync(&mut self) {
             for a in 0..self.views.len() {
                 for b in 0..self.views.len() {
-                    reach(
-                        &mut self.views[a],
-                        u8::try_from(b).unwrap(),
-                        self.linked(a, b),
-                    );
+                    let linked = self.linked(a, b);
+                    reach(&mut self.views[a], u8::try_from(b).unwrap(), linked);
                 }
                 for b in 0..self.views.len() {
                     if let Some(since) = self.claimed[b].filter(|_| self.linked(a, b)) {

@@ -801,3 +801,7 @@ impl Mesh {
 fn refuse<T>(code: RefusalCode, message: String) -> Result<T, Refusal> {
     Err(Refusal { code, message })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -178,7 +178,11 @@ impl Peers {
             },
         );
         if directory.is_revoked(key) {
-            self.refuse(session, Goodbye::Revoked, "its key was revoked", now, out);
+            if dialed {
+                self.refuse(session, Goodbye::Revoked, "its key was revoked", now, out);
+            }
+            // Else it hears so in answer to what it says first, Hello or Join; and learns nothing before.
+            self.make_room(out);
             return;
         }
         if key == self.me {

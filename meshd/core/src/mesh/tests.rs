@@ -1,0 +1,805 @@
+//! Meshes of a few nodes over sessions that are queues.
+
+use super::*;
+use crate::testing::FakeKeyring;
+use crate::wire::control::{Hello, JoinRefusal, JoinRequest, VERSION, Welcome};
+use std::collections::{BTreeMap, VecDeque};
+
+const SECRET: [u8; 16] = [7; 16];
+
+/// A few nodes, each at the address of its number, and the sessions between them.
+struct World {
+    ms: u64,
+    nodes: BTreeMap<u64, Mesh>,
+    /// (node, session) to the far end's.
+    links: BTreeMap<(u64, SessionId), (u64, SessionId)>,
+    next: u64,
+    /// Pairs that cannot dial each other or hear each other.
+    cut: BTreeSet<(u64, u64)>,
+    queue: VecDeque<(u64, Output)>,
+    notices: Vec<(u64, Notice)>,
+    state: BTreeMap<u64, BTreeMap<Vec<u8>, Vec<u8>>>,
+    pools: usize,
+}
+
+fn address(n: u64) -> SocketAddr {
+    format!("192.0.2.{n}:7650").parse().unwrap()
+}
+
+fn keys(n: u64) -> FakeKeyring {
+    if n == 1 {
+        FakeKeyring::root(1)
+    } else {
+        FakeKeyring::member(1, n)
+    }
+}
+
+fn id(n: u64) -> NodeId {
+    keys(n).node()
+}
+
+fn label(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+fn statement(n: u64, role: Role) -> Signed {
+    let root = keys(1);
+    let name = label(&format!("n{n}"));
+    let (mesh, issued) = (root.mesh(), WallTime(0));
+    let membership = Membership {
+        mesh,
+        node: id(n),
+        name,
+        role,
+        labels: BTreeMap::new(),
+        serial: 1,
+        issued,
+        expires: None,
+    };
+    Record::Membership(membership).sign(mesh, &root).unwrap()
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            ms: 1_000,
+            nodes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next: 1,
+            cut: BTreeSet::new(),
+            queue: VecDeque::new(),
+            notices: Vec::new(),
+            state: BTreeMap::new(),
+            pools: 0,
+        };
+        world.start(1, statement(1, Role::Admin), &[]);
+        world
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            moment: Moment::default().plus_ms(self.ms),
+            wall: WallTime(1_700_000_000_000 + self.ms),
+        }
+    }
+
+    fn start(&mut self, n: u64, membership: Signed, records: &[Signed]) {
+        let keyring = keys(n);
+        let mut kept = self.state.remove(&n).unwrap_or_default();
+        kept.extend(records.iter().filter_map(crate::directory::state_of));
+        let state: Vec<_> = kept.clone().into_iter().collect();
+        self.state.insert(n, kept);
+        let config = MeshConfig {
+            mesh: keyring.mesh(),
+            mesh_name: label("lab"),
+            membership,
+            keyring: Arc::new(keyring),
+            seed: n,
+            version: "0".into(),
+        };
+        let mut out = Outbox::default();
+        let mut mesh = Mesh::new(config, &state, self.now(), &mut out).unwrap();
+        mesh.addresses(vec![address(n)], self.now(), &mut out);
+        self.nodes.insert(n, mesh);
+        self.collect(n, out);
+    }
+
+    fn collect(&mut self, n: u64, mut out: Outbox) {
+        while let Some(output) = out.pop() {
+            self.queue.push_back((n, output));
+        }
+    }
+
+    fn with<T>(&mut self, n: u64, f: impl FnOnce(&mut Mesh, Now, &mut Outbox) -> T) -> T {
+        let (now, mut out) = (self.now(), Outbox::default());
+        let answer = f(self.nodes.get_mut(&n).unwrap(), now, &mut out);
+        self.collect(n, out);
+        self.settle();
+        answer
+    }
+
+    fn event(&mut self, n: u64, f: impl FnOnce(&mut Mesh, Now, &mut Outbox)) {
+        let (now, mut out) = (self.now(), Outbox::default());
+        if let Some(mesh) = self.nodes.get_mut(&n) {
+            f(mesh, now, &mut out);
+        }
+        self.collect(n, out);
+    }
+
+    fn linked(&self, a: u64, b: u64) -> bool {
+        !self.cut.contains(&(a.min(b), a.max(b)))
+            && self.nodes.contains_key(&a)
+            && self.nodes.contains_key(&b)
+    }
+
+    fn connect(&mut self, from: u64, key_from: NodeId, to: u64) -> SessionId {
+        let (mine, theirs) = (SessionId(self.next), SessionId(self.next + 1));
+        self.next += 2;
+        self.links.insert((from, mine), (to, theirs));
+        self.links.insert((to, theirs), (from, mine));
+        let (here, there) = (address(from), address(to));
+        self.event(from, |m, now, out| {
+            m.session(
+                SessionEvent::Connected {
+                    session: mine,
+                    key: id(to),
+                    remote: there,
+                    dialed: true,
+                },
+                now,
+                out,
+            )
+        });
+        self.event(to, |m, now, out| {
+            m.session(
+                SessionEvent::Connected {
+                    session: theirs,
+                    key: key_from,
+                    remote: here,
+                    dialed: false,
+                },
+                now,
+                out,
+            )
+        });
+        mine
+    }
+
+    fn hang_up(&mut self, n: u64, session: SessionId, reason: &str) {
+        if let Some((peer, theirs)) = self.links.remove(&(n, session)) {
+            self.links.remove(&(peer, theirs));
+            for (node, session) in [(n, session), (peer, theirs)] {
+                let reason = reason.to_owned();
+                self.event(node, |m, now, out| {
+                    m.session(SessionEvent::Closed { session, reason }, now, out)
+                });
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some((n, output)) = self.queue.pop_front() {
+            match output {
+                Output::Persist { key, value } => {
+                    let state = self.state.entry(n).or_default();
+                    match value {
+                        Some(value) => drop(state.insert(key, value)),
+                        None => drop(state.remove(&key)),
+                    }
+                }
+                Output::Dial { node, addresses } => {
+                    let to = self
+                        .nodes
+                        .keys()
+                        .copied()
+                        .find(|&m| addresses.contains(&address(m)) && id(m) == node);
+                    match to.filter(|&to| self.linked(n, to)) {
+                        Some(to) => drop(self.connect(n, id(n), to)),
+                        None => self.event(n, |m, now, out| {
+                            m.session(
+                                SessionEvent::DialFailed {
+                                    node,
+                                    reason: "no answer".into(),
+                                },
+                                now,
+                                out,
+                            )
+                        }),
+                    }
+                }
+                Output::Message { session, message } => {
+                    let bytes = message.encode().unwrap();
+                    let message = Message::decode(&bytes[4..]).unwrap();
+                    if let Some(&(peer, theirs)) = self.links.get(&(n, session))
+                        && self.linked(n, peer)
+                    {
+                        let mut pools = 0;
+                        self.event(peer, |m, now, out| {
+                            pools += usize::from(m.message(theirs, message, now, out).is_some())
+                        });
+                        self.pools += pools;
+                    }
+                }
+                Output::Hangup { session, reason } => self.hang_up(n, session, &reason),
+                Output::Notice(notice) => self.notices.push((n, notice)),
+                _ => {}
+            }
+        }
+    }
+
+    fn run(&mut self, ms: u64) {
+        let end = self.ms + ms;
+        while self.ms < end {
+            self.ms += 50;
+            for n in self.nodes.keys().copied().collect::<Vec<_>>() {
+                let due =
+                    |m: &Mesh, now: Now| m.poll_timeout().is_some_and(|(at, _)| at <= now.moment);
+                self.event(n, |m, now, out| {
+                    if due(m, now) {
+                        m.handle_timeout(now, out);
+                    }
+                    assert!(
+                        !due(m, now),
+                        "a timeout that stays due: {:?}",
+                        m.poll_timeout()
+                    );
+                });
+            }
+            self.settle();
+        }
+    }
+
+    /// Nothing passes between the two; sessions notice after 4 s.
+    fn cut(&mut self, a: u64, b: u64) {
+        self.cut.insert((a.min(b), a.max(b)));
+    }
+
+    fn idle_out(&mut self) {
+        let dead: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(from, to)| !self.linked(from.0, to.0))
+            .map(|(from, _)| *from)
+            .collect();
+        for (n, session) in dead {
+            self.hang_up(n, session, "timed out");
+        }
+        self.settle();
+    }
+
+    fn kill(&mut self, n: u64) {
+        self.nodes.remove(&n);
+    }
+
+    fn invite(&mut self, secret: [u8; 16], ttl_s: u64) {
+        let spec = InviteSpec {
+            ttl_s,
+            role: Role::Member,
+            labels: BTreeMap::new(),
+            secret,
+        };
+        self.with(1, |m, now, out| m.invite(&spec, now, out))
+            .unwrap();
+    }
+
+    fn ask(&mut self, n: u64, request: JoinRequest) -> Result<Welcome, JoinRefusal> {
+        let session = SessionId(self.next);
+        self.next += 1;
+        let (now, mut out) = (self.now(), Outbox::default());
+        let inviter = self.nodes.get_mut(&1).unwrap();
+        inviter.session(
+            SessionEvent::Connected {
+                session,
+                key: id(n),
+                remote: address(n),
+                dialed: false,
+            },
+            now,
+            &mut out,
+        );
+        inviter.message(session, Message::Join(request), now, &mut out);
+        let mut answer = None;
+        while let Some(output) = out.pop() {
+            match output {
+                Output::Message {
+                    message: Message::Joined(result),
+                    ..
+                } => answer = Some(result),
+                output => self.queue.push_back((1, output)),
+            }
+        }
+        self.settle();
+        answer.unwrap()
+    }
+
+    fn request(secret: [u8; 16]) -> JoinRequest {
+        JoinRequest {
+            version: VERSION,
+            mesh: keys(1).mesh(),
+            secret,
+            name: label("box"),
+        }
+    }
+
+    fn join(&mut self, n: u64) {
+        let mut secret = SECRET;
+        secret[0] = u8::try_from(n).unwrap();
+        self.invite(secret, 60);
+        let welcome = self.ask(n, Self::request(secret)).unwrap();
+        self.start(n, welcome.membership, &welcome.records);
+        self.settle();
+    }
+
+    fn mesh(&self, n: u64) -> &Mesh {
+        &self.nodes[&n]
+    }
+
+    fn all_sessions(&self) -> bool {
+        let nodes: Vec<u64> = self.nodes.keys().copied().collect();
+        nodes.iter().all(|&a| {
+            nodes
+                .iter()
+                .all(|&b| a == b || self.mesh(a).session_of(id(b)).is_some())
+        })
+    }
+}
+
+fn endpoint(mac: u8, since: u64) -> Endpoint {
+    Endpoint {
+        mac: crate::ident::MacAddr([2, 0, 0, 0, 0, mac]),
+        ips: vec![],
+        name: None,
+        labels: BTreeMap::new(),
+        since: WallTime(since),
+    }
+}
+
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn lab(nodes: u64) -> World {
+    let mut world = World::new();
+    for n in 2..=nodes {
+        world.join(n);
+    }
+    world.run(6_000);
+    world
+}
+
+#[test]
+fn nodes_learn_of_each_other_from_the_one_they_joined_and_agree() {
+    let world = lab(5);
+    assert!(world.all_sessions());
+    let summaries: BTreeSet<u64> = world
+        .nodes
+        .values()
+        .map(|m| m.directory.summary())
+        .collect();
+    assert_eq!(summaries.len(), 1);
+    let names: Vec<String> = world
+        .mesh(5)
+        .directory
+        .members()
+        .map(|m| m.name.to_string())
+        .collect();
+    assert!(
+        ["n1", "box", "box-2", "box-3", "box-4"]
+            .iter()
+            .all(|name| names.contains(&(*name).to_owned())),
+        "{names:?}"
+    );
+    // One session for each pair and end, and no more.
+    assert_eq!(world.links.len(), 5 * 4);
+}
+
+#[test]
+fn a_dead_node_is_gone_within_five_seconds_and_back_within_two() {
+    let mut world = lab(4);
+    world
+        .with(3, |m, now, out| {
+            m.advertise_endpoints(vni(), vec![endpoint(3, 1)], now, out)
+        })
+        .unwrap();
+    assert_eq!(world.mesh(2).directory.endpoints(vni()).count(), 1);
+    world.kill(3);
+    world.run(4_000);
+    world.idle_out();
+    world.run(950);
+    for n in [1, 2, 4] {
+        assert_eq!(
+            world.mesh(n).directory.endpoints(vni()).count(),
+            0,
+            "node {n}"
+        );
+    }
+    world.run(20_000);
+    let membership = world
+        .mesh(1)
+        .directory
+        .signed(&crate::wire::record::RecordKey::Membership(id(3)))
+        .unwrap()
+        .clone();
+    world.start(3, membership, &[]);
+    world.settle();
+    world.run(4_000);
+    for n in [1, 2, 4] {
+        assert!(world.mesh(n).directory.reachable(id(3)), "node {n}");
+        assert!(world.mesh(n).swim.alive(id(3)), "node {n}");
+        assert_eq!(
+            world.mesh(n).directory.endpoints(vni()).count(),
+            1,
+            "node {n}"
+        );
+    }
+}
+
+#[test]
+fn halves_that_were_apart_find_together_and_agree_on_the_older_claim() {
+    let mut world = lab(4);
+    for (a, b) in [(1, 3), (1, 4), (2, 3), (2, 4)] {
+        world.cut(a, b);
+    }
+    world.run(4_000);
+    world.idle_out();
+    world.run(6_000);
+    assert!(!world.mesh(1).directory.reachable(id(3)));
+    let early = world.now().wall.0;
+    world
+        .with(3, |m, now, out| {
+            m.advertise_endpoints(vni(), vec![endpoint(9, early)], now, out)
+        })
+        .unwrap();
+    world.run(5_000);
+    world
+        .with(1, |m, now, out| {
+            m.advertise_endpoints(vni(), vec![endpoint(9, early + 5_000)], now, out)
+        })
+        .unwrap();
+    world.run(5_000);
+    assert_eq!(
+        world
+            .mesh(2)
+            .directory
+            .mac(vni(), endpoint(9, 0).mac)
+            .unwrap()
+            .0,
+        id(1)
+    );
+    assert_eq!(
+        world
+            .mesh(4)
+            .directory
+            .mac(vni(), endpoint(9, 0).mac)
+            .unwrap()
+            .0,
+        id(3)
+    );
+    world.cut.clear();
+    world.run(40_000);
+    assert!(world.all_sessions());
+    for n in 1..=4 {
+        assert_eq!(
+            world
+                .mesh(n)
+                .directory
+                .mac(vni(), endpoint(9, 0).mac)
+                .unwrap()
+                .0,
+            id(3),
+            "node {n}"
+        );
+        assert_eq!(world.mesh(n).directory.conflicts().count(), 1, "node {n}");
+        let told = world
+            .notices
+            .iter()
+            .filter(|(at, notice)| *at == n && matches!(notice, Notice::MacConflict { .. }))
+            .count();
+        assert_eq!(told, 1, "node {n}");
+    }
+    let summaries: BTreeSet<u64> = world
+        .nodes
+        .values()
+        .map(|m| m.directory.summary())
+        .collect();
+    assert_eq!(summaries.len(), 1);
+}
+
+#[test]
+fn a_rogue_member_that_backdates_takes_nothing() {
+    let mut world = lab(3);
+    let now = world.now().wall.0;
+    world
+        .with(2, |m, now_, out| {
+            m.advertise_endpoints(vni(), vec![endpoint(9, now)], now_, out)
+        })
+        .unwrap();
+    world.run(5_000);
+    world
+        .with(3, |m, now_, out| {
+            m.advertise_endpoints(vni(), vec![endpoint(9, 1)], now_, out)
+        })
+        .unwrap();
+    world.run(5_000);
+    for n in 1..=2 {
+        assert_eq!(
+            world
+                .mesh(n)
+                .directory
+                .mac(vni(), endpoint(9, 0).mac)
+                .unwrap()
+                .0,
+            id(2),
+            "node {n}"
+        );
+    }
+}
+
+#[test]
+fn an_invite_makes_one_key_a_member_and_a_lost_answer_is_given_again() {
+    let mut world = World::new();
+    world.invite(SECRET, 60);
+    let first = world.ask(2, World::request(SECRET)).unwrap();
+    assert_eq!(
+        world.ask(2, World::request(SECRET)).unwrap().membership,
+        first.membership
+    );
+    assert_eq!(world.ask(3, World::request(SECRET)), Err(JoinRefusal::Used));
+    // Also after a restart of the inviter.
+    world.kill(1);
+    world.start(1, statement(1, Role::Admin), &[]);
+    assert_eq!(world.ask(3, World::request(SECRET)), Err(JoinRefusal::Used));
+    assert_eq!(
+        world.ask(2, World::request(SECRET)).unwrap().membership,
+        first.membership
+    );
+}
+
+#[test]
+fn an_invite_that_is_expired_unknown_or_of_another_mesh_is_refused_with_what_is_wrong() {
+    let mut world = World::new();
+    world.invite(SECRET, 10);
+    let other = JoinRequest {
+        mesh: FakeKeyring::root(2).mesh(),
+        ..World::request(SECRET)
+    };
+    assert_eq!(world.ask(2, other), Err(JoinRefusal::OtherMesh));
+    let newer = JoinRequest {
+        version: VERSION + 1,
+        ..World::request(SECRET)
+    };
+    assert_eq!(world.ask(2, newer), Err(JoinRefusal::Version));
+    assert_eq!(
+        world.ask(2, World::request([8; 16])),
+        Err(JoinRefusal::Unknown)
+    );
+    world.run(11_000);
+    assert_eq!(
+        world.ask(2, World::request(SECRET)),
+        Err(JoinRefusal::Expired)
+    );
+    assert!(world.mesh(1).directory.member(id(2)).is_none());
+}
+
+#[test]
+fn who_guesses_is_slowed_down_for_a_minute() {
+    let mut world = World::new();
+    world.invite(SECRET, 600);
+    for n in 0..5 {
+        assert_eq!(
+            world.ask(2, World::request([n; 16])),
+            Err(JoinRefusal::Unknown)
+        );
+    }
+    assert_eq!(
+        world.ask(2, World::request(SECRET)),
+        Err(JoinRefusal::SlowDown)
+    );
+    // Others are not.
+    assert!(world.ask(3, World::request(SECRET)).is_ok());
+    world.run(61_000);
+    assert_eq!(world.ask(2, World::request(SECRET)), Err(JoinRefusal::Used));
+}
+
+#[test]
+fn a_revoked_member_loses_its_sessions_everywhere_and_does_not_come_back() {
+    let mut world = lab(4);
+    assert!(
+        world
+            .with(2, |m, now, out| m.revoke("n1", now, out))
+            .is_err()
+    );
+    assert!(
+        world
+            .with(1, |m, now, out| m.revoke("n1", now, out))
+            .is_err()
+    );
+    assert!(
+        world
+            .with(1, |m, now, out| m.revoke("nobody", now, out))
+            .is_err()
+    );
+    let name = world
+        .mesh(1)
+        .directory
+        .member(id(3))
+        .unwrap()
+        .name
+        .to_string();
+    world
+        .with(1, |m, now, out| m.revoke(&name, now, out))
+        .unwrap();
+    for n in [1, 2, 4] {
+        assert!(world.mesh(n).session_of(id(3)).is_none(), "node {n}");
+        assert!(!world.mesh(n).directory.reachable(id(3)), "node {n}");
+    }
+    world.run(60_000);
+    for n in [1, 2, 4] {
+        assert!(world.mesh(n).session_of(id(3)).is_none(), "node {n}");
+        assert!(!world.mesh(n).directory.reachable(id(3)), "node {n}");
+    }
+    world.invite(SECRET, 60);
+    assert_eq!(
+        world.ask(3, World::request(SECRET)),
+        Err(JoinRefusal::Revoked)
+    );
+}
+
+#[test]
+fn strangers_are_dropped_after_three_seconds_or_when_there_are_too_many() {
+    let mut world = World::new();
+    let connect = |world: &mut World, n: u64| {
+        let event = SessionEvent::Connected {
+            session: SessionId(1_000 + n),
+            key: NodeId([9; 32]),
+            remote: address(9),
+            dialed: false,
+        };
+        let (now, mut out) = (world.now(), Outbox::default());
+        world
+            .nodes
+            .get_mut(&1)
+            .unwrap()
+            .session(event, now, &mut out);
+        core::iter::from_fn(|| out.pop())
+            .filter(|o| matches!(o, Output::Hangup { .. }))
+            .count()
+    };
+    let hung_up: usize = (0..100).map(|n| connect(&mut world, n)).sum();
+    assert_eq!(hung_up, 100 - 64);
+    world.run(3_100);
+    assert_eq!(connect(&mut world, 200), 0);
+    assert!(
+        (0..100).all(|n| world.mesh(1).peers.standing(SessionId(1_000 + n)) == Standing::Unknown)
+    );
+}
+
+#[test]
+fn nothing_is_believed_before_a_statement_for_the_sessions_own_key() {
+    let mut world = lab(3);
+    let shown = statement(2, Role::Admin);
+    let hello = Hello {
+        version: VERSION,
+        mesh: keys(1).mesh(),
+        membership: shown.clone(),
+        dialed: 1,
+    };
+    let bad = [
+        // Somebody else's statement.
+        Message::Hello(hello.clone()),
+        Message::Hello(Hello {
+            version: 9,
+            ..hello.clone()
+        }),
+        Message::Hello(Hello {
+            mesh: FakeKeyring::root(2).mesh(),
+            ..hello
+        }),
+        Message::Summary(1),
+        Message::Records(vec![shown]),
+    ];
+    for (at, message) in bad.into_iter().enumerate() {
+        let session = SessionId(5_000 + at as u64);
+        let before = world.mesh(1).directory.summary();
+        let event = SessionEvent::Connected {
+            session,
+            key: NodeId([9; 32]),
+            remote: address(9),
+            dialed: false,
+        };
+        world.event(1, |m, now, out| m.session(event, now, out));
+        world.event(1, |m, now, out| drop(m.message(session, message, now, out)));
+        assert_eq!(world.mesh(1).peers.standing(session), Standing::Unknown);
+        assert_eq!(world.mesh(1).directory.summary(), before);
+        assert!(
+            world
+                .queue
+                .iter()
+                .any(|(_, o)| matches!(o, Output::Hangup { session: s, .. } if *s == session))
+        );
+        world.queue.clear();
+    }
+}
+
+#[test]
+fn two_that_dial_each_other_at_once_keep_one_and_the_same_session() {
+    let mut world = lab(2);
+    for dialer in [1, 2, 2, 1] {
+        let other = 3 - dialer;
+        world.ms += 7;
+        world.connect(dialer, id(dialer), other);
+        world.settle();
+        let (a, b) = (
+            world.mesh(1).session_of(id(2)).unwrap(),
+            world.mesh(2).session_of(id(1)).unwrap(),
+        );
+        assert_eq!(world.links[&(1, a)], (2, b));
+        assert_eq!(world.links.len(), 2);
+    }
+}
+
+#[test]
+fn a_changed_address_is_told_and_peers_that_dialed_it_are_dialed() {
+    let mut world = lab(3);
+    let accepted: Vec<u64> = (2..=3)
+        .filter(|&n| {
+            !world
+                .mesh(1)
+                .peers()
+                .iter()
+                .any(|p| p.node == id(n) && p.dialed)
+        })
+        .collect();
+    world.event(1, |m, now, out| {
+        m.addresses(vec![address(1), address(101)], now, out)
+    });
+    world.settle();
+    assert_eq!(
+        world
+            .mesh(3)
+            .directory
+            .advert(id(1))
+            .unwrap()
+            .addresses
+            .len(),
+        2
+    );
+    world.run(1_000);
+    for n in accepted {
+        assert!(
+            world
+                .mesh(1)
+                .peers()
+                .iter()
+                .any(|p| p.node == id(n) && p.dialed),
+            "node {n}"
+        );
+    }
+    assert!(world.all_sessions());
+}
+
+#[test]
+fn swim_says_nothing_of_strangers_and_takes_no_word_for_another() {
+    let mut world = lab(3);
+    // Node 3 gossips by SWIM that node 2 is down: it is not taken away while its session holds.
+    let alive = world.mesh(1).directory.reachable(id(2));
+    world.event(1, |m, now, out| {
+        let session = m.session_of(id(3)).unwrap();
+        drop(m.message(session, Message::Swim(vec![0xff; 300]), now, out));
+    });
+    world.settle();
+    assert!(alive && world.mesh(1).directory.reachable(id(2)));
+}
+
+#[test]
+fn pool_messages_of_peers_are_handed_on_and_those_of_strangers_are_not() {
+    let mut world = lab(2);
+    let request = Message::PoolRequest(PoolRequest {
+        vni: vni(),
+        subnet: 0,
+        request: 1,
+        urgent: false,
+    });
+    assert!(world.with(2, |m, _, out| m.send(id(1), request, out)));
+    assert_eq!(world.pools, 1);
+}
