@@ -1,2 +1,5 @@
 //! meshd
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    meshd::cli::main()
+}

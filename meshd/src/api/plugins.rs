@@ -5,7 +5,9 @@ use super::backend::Backend;
 use super::requests::{PluginWish, invalid};
 use super::routes::{Answer, ApiError, Body};
 use super::trace;
-use crate::rulings::{AttachError, DetachError, FailMode, InstallError, Placement, PluginInfo, Rulings};
+use crate::rulings::{
+    AttachError, DetachError, FailMode, InstallError, Placement, PluginInfo, Rulings,
+};
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Json;
@@ -15,7 +17,14 @@ use meshd_core::view;
 
 pub(super) async fn list<B: Backend>(State(backend): State<B>) -> Answer<Vec<view::Plugin>> {
     let networks = backend.networks().await?;
-    Ok(Json(backend.rulings().list().iter().map(|info| show(info, &networks)).collect()))
+    Ok(Json(
+        backend
+            .rulings()
+            .list()
+            .iter()
+            .map(|info| show(info, &networks))
+            .collect(),
+    ))
 }
 
 pub(super) async fn install<B: Backend>(
@@ -24,7 +33,10 @@ pub(super) async fn install<B: Backend>(
     component: Bytes,
 ) -> Answer<view::Plugin> {
     let name = name(&plugin)?;
-    change(&backend, move |rulings| rulings.install(&name, &component).map_err(refuse_install)).await
+    change(&backend, move |rulings| {
+        rulings.install(&name, &component).map_err(refuse_install)
+    })
+    .await
 }
 
 pub(super) async fn attach<B: Backend>(
@@ -33,8 +45,16 @@ pub(super) async fn attach<B: Backend>(
     Body(wish): Body<PluginWish>,
 ) -> Answer<view::Plugin> {
     let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
-    let placement = Placement { order: wish.order, fail: wish.fail };
-    change(&backend, move |rulings| rulings.attach(&name, vni, &wish.config, placement).map_err(refuse_attach)).await
+    let placement = Placement {
+        order: wish.order,
+        fail: wish.fail,
+    };
+    change(&backend, move |rulings| {
+        rulings
+            .attach(&name, vni, &wish.config, placement)
+            .map_err(refuse_attach)
+    })
+    .await
 }
 
 pub(super) async fn detach<B: Backend>(
@@ -42,12 +62,19 @@ pub(super) async fn detach<B: Backend>(
     Path((network, plugin)): Path<(String, String)>,
 ) -> Answer<view::Plugin> {
     // A network that is gone may still have a chain; its number finds it.
-    let vni = match network.parse().ok().and_then(|number| Vni::new(number).ok()) {
+    let vni = match network
+        .parse()
+        .ok()
+        .and_then(|number| Vni::new(number).ok())
+    {
         Some(vni) => vni,
         None => vni(&backend, &network).await?,
     };
     let name = name(&plugin)?;
-    change(&backend, move |rulings| rulings.detach(&name, vni).map_err(refuse_detach)).await
+    change(&backend, move |rulings| {
+        rulings.detach(&name, vni).map_err(refuse_detach)
+    })
+    .await
 }
 
 async fn change<B: Backend>(
@@ -56,12 +83,16 @@ async fn change<B: Backend>(
 ) -> Answer<view::Plugin> {
     let rulings = backend.rulings();
     let worker = rulings.clone();
-    let info = tokio::task::spawn_blocking(move || work(&worker)).await.map_err(|e| Refusal {
-        code: RefusalCode::Failed,
-        message: format!("the work broke off: {e}; the daemon's log says more"),
-    })??;
+    let info = tokio::task::spawn_blocking(move || work(&worker))
+        .await
+        .map_err(|e| Refusal {
+            code: RefusalCode::Failed,
+            message: format!("the work broke off: {e}; the daemon's log says more"),
+        })??;
     for (vni, plugins) in rulings.chains() {
-        backend.command(Command::PolicyChain { vni, plugins }).await?;
+        backend
+            .command(Command::PolicyChain { vni, plugins })
+            .await?;
     }
     let networks = backend.networks().await?;
     Ok(Json(show(&info, &networks)))
@@ -74,12 +105,20 @@ async fn vni<B: Backend>(backend: &B, network: &str) -> Result<Vni, ApiError> {
 fn name(text: &str) -> Result<Label, ApiError> {
     text.parse().map_err(|_| {
         let shown = escape(text.as_bytes());
-        invalid(format!("\"{shown}\" is no name of a plugin (1 to 63 letters, digits or inner hyphens)")).into()
+        invalid(format!(
+            "\"{shown}\" is no name of a plugin (1 to 63 letters, digits or inner hyphens)"
+        ))
+        .into()
     })
 }
 
 fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
-    let network = |vni: Vni| networks.iter().find(|n| n.vni == vni).map_or_else(|| vni.to_string(), |n| n.name.to_string());
+    let network = |vni: Vni| {
+        networks
+            .iter()
+            .find(|n| n.vni == vni)
+            .map_or_else(|| vni.to_string(), |n| n.name.to_string())
+    };
     view::Plugin {
         name: info.name.clone(),
         digest: info.digest.to_string(),
@@ -115,7 +154,10 @@ fn refuse_install(error: InstallError) -> Refusal {
         InstallError::Full { .. } => RefusalCode::Conflict,
         InstallError::Keep { .. } => RefusalCode::Failed,
     };
-    Refusal { code, message: error.to_string() }
+    Refusal {
+        code,
+        message: error.to_string(),
+    }
 }
 
 fn refuse_attach(error: AttachError) -> Refusal {
@@ -125,7 +167,10 @@ fn refuse_attach(error: AttachError) -> Refusal {
         AttachError::Configure { .. } => RefusalCode::Invalid,
         AttachError::Keep { .. } => RefusalCode::Failed,
     };
-    Refusal { code, message: error.to_string() }
+    Refusal {
+        code,
+        message: error.to_string(),
+    }
 }
 
 fn refuse_detach(error: DetachError) -> Refusal {
@@ -133,5 +178,8 @@ fn refuse_detach(error: DetachError) -> Refusal {
         DetachError::NotInstalled { .. } | DetachError::NotAttached { .. } => RefusalCode::NotFound,
         DetachError::Keep(_) => RefusalCode::Failed,
     };
-    Refusal { code, message: error.to_string() }
+    Refusal {
+        code,
+        message: error.to_string(),
+    }
 }

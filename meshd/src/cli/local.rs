@@ -1,0 +1,112 @@
+//! Commands that need no daemon: they act on the state folder, or are the daemon.
+
+use super::args::Common;
+use super::values::{host_label, show_path};
+use super::{Failure, Printed, show};
+use crate::daemon::{self, RunOptions};
+use crate::identity::Identity;
+use crate::store::Store;
+use crate::token::Token;
+use meshd_core::ident::Label;
+use meshd_core::wire::record::Record;
+use serde_json::json;
+use std::path::PathBuf;
+
+pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result<Printed, Failure> {
+    let name = name.unwrap_or_else(host_label);
+    let store = Store::open(&common.state).map_err(Failure::new)?;
+    let identity = Identity::init(&store, mesh, &name).map_err(Failure::new)?;
+    member(
+        common,
+        &identity,
+        &name,
+        &format!("mesh {mesh} is made, and {name} is its first member"),
+        || {
+            "Next:\n  meshd run                                      the daemon, in the foreground\n  \
+         meshd network add demo --subnet 10.0.0.0/24    a network\n  \
+         meshd invite                                   a token for the next node\n\n\
+         The mesh's root key is in the state folder: keep a copy of it in a safe place."
+        },
+    )
+}
+
+pub(super) fn join(common: &Common, token: &str, name: Option<Label>) -> Result<Printed, Failure> {
+    let text = match token {
+        "-" => std::io::read_to_string(std::io::stdin())
+            .map_err(|e| Failure::new(format!("read the token from stdin: {e}")))?,
+        token => token.to_owned(),
+    };
+    let token: Token = text.parse().map_err(Failure::new)?;
+    let wanted = name.unwrap_or_else(host_label);
+    let store = Store::open(&common.state).map_err(Failure::new)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
+    let identity = runtime.block_on(crate::join::join(&store, &token, &wanted)).map_err(|error| {
+        let unreachable = matches!(error, crate::join::JoinError::Unreachable { .. });
+        let failure = Failure::new(error);
+        if unreachable {
+            failure.hint("is `meshd run` running there, and does UDP get through? The addresses are in the token")
+        } else {
+            failure
+        }
+    })?;
+    // The inviter may have given another name, where the wanted one is taken.
+    let name = given_name(&identity).unwrap_or(wanted);
+    member(
+        common,
+        &identity,
+        &name,
+        &format!("{name} is a member of mesh {}", identity.mesh_name()),
+        || {
+            "Next:\n  meshd run                                      the daemon, in the foreground\n  \
+         meshd attach NETWORK --netns NAME --name NAME  a port\n  \
+         meshd status"
+        },
+    )
+}
+
+fn given_name(identity: &Identity) -> Option<Label> {
+    match identity.membership().decode() {
+        Ok(Record::Membership(membership)) => Some(membership.name),
+        _ => None,
+    }
+}
+
+fn member(
+    common: &Common,
+    identity: &Identity,
+    name: &Label,
+    sentence: &str,
+    next: impl FnOnce() -> &'static str,
+) -> Result<Printed, Failure> {
+    let state = show_path(&common.state);
+    if common.json {
+        let document = json!({
+            "mesh": identity.mesh(),
+            "mesh_name": identity.mesh_name(),
+            "node": identity.node_id(),
+            "name": name,
+            "has_root": identity.has_root(),
+            "state": state,
+        });
+        return Printed::text(show::json(&document));
+    }
+    Printed::text(format!(
+        "{sentence}.\n\n  node   {}\n  mesh   {}\n  state  {state}\n\n{}\n",
+        identity.node_id(),
+        identity.mesh(),
+        next()
+    ))
+}
+
+pub(super) fn run(common: &Common, config: Option<PathBuf>) -> Result<Printed, Failure> {
+    let options = RunOptions {
+        state: common.state.clone(),
+        socket: common.socket.clone(),
+        config,
+    };
+    daemon::run(&options).map_err(|error| Failure::new(format!("{error:#}")))?;
+    Printed::text("")
+}

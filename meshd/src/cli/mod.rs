@@ -1,0 +1,139 @@
+//! The command line: reads what was typed, asks the daemon or acts on the state folder, prints.
+//!
+//! ```text
+//!   args --> local   init, join, run, completions      on the state folder, no daemon
+//!        \-> remote  all else                          over the socket
+//!                       \--> show: tables for people, or one JSON document
+//! ```
+//!
+//! Owns exit codes (0 done, 1 refused or failed, 2 usage) and the form of errors: `error: …`, `hint: …`. Whatever comes
+//! from elsewhere is printed without control characters.
+
+mod args;
+mod doctor;
+mod local;
+mod reference;
+mod remote;
+mod show;
+mod values;
+
+use crate::api::client::ClientError;
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use meshd_core::command::RefusalCode;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Why a command failed, as it is told.
+#[derive(Debug, PartialEq, Eq)]
+struct Failure {
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    fn new(message: impl ToString) -> Self {
+        Self {
+            message: message.to_string(),
+            hint: None,
+        }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let hint = match &error {
+            ClientError::NoDaemon { .. } => Some(
+                "start it with `meshd run`, or set MESHD_SOCKET (or --socket) to the socket of the one you mean",
+            ),
+            ClientError::Forbidden { .. } => {
+                Some("try as root, or set MESHD_SOCKET (or --socket) to a daemon of your own")
+            }
+            ClientError::Refused(refusal) if refusal.code == RefusalCode::Failed => {
+                Some("the daemon's log and `meshd events` say more")
+            }
+            ClientError::Broken { .. } => {
+                Some("see the daemon's log, and `meshd version` for the releases of both")
+            }
+            ClientError::Refused(_) => None,
+        };
+        Self {
+            message: error.to_string(),
+            hint: hint.map(str::to_owned),
+        }
+    }
+}
+
+/// What a command prints to stdout, and whether it counts as done.
+struct Printed {
+    text: String,
+    done: bool,
+}
+
+impl Printed {
+    fn text(text: impl Into<String>) -> Result<Self, Failure> {
+        Ok(Self {
+            text: text.into(),
+            done: true,
+        })
+    }
+}
+
+/// Runs what was typed.
+pub fn main() -> ExitCode {
+    // Prints help, version and usage errors itself, and ends with 0 or 2.
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(printed) => {
+            // Nobody reads on: not our failure.
+            let _ = print(&printed.text);
+            if printed.done {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(failure) => {
+            eprintln!("error: {}", show::clean(&failure.message));
+            if let Some(hint) = failure.hint {
+                eprintln!("hint: {}", show::clean(&hint));
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+fn run(cli: Cli) -> Result<Printed, Failure> {
+    match cli.command {
+        Command::Init { mesh, name } => local::init(&cli.common, &mesh, name),
+        Command::Join { token, name } => local::join(&cli.common, &token, name),
+        Command::Run { config } => local::run(&cli.common, config),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "meshd", &mut script);
+            Printed::text(String::from_utf8_lossy(&script))
+        }
+        Command::HelpMarkdown => Printed::text(reference::page()),
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
+            runtime.block_on(remote::run(&cli.common, command))
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `docs/reference/cli.md`, made of the commands themselves so that it cannot say anything else than `--help`.
+
+use super::args::Cli;
+use clap::{Command, CommandFactory};
+use std::fmt::Write as _;
+
+/// The whole page.
+pub(super) fn page() -> String {
+    let mut out = String::from(
+        "# Command line\n\n<!-- Made by `meshd help-markdown`; a test compares. -->\n\n\
+         Every command takes `--json`: one JSON document on stdout and nothing else. Exit codes: 0 done, 1 refused or failed\n\
+         (message on stderr), 2 wrong usage. Shapes of the documents: `meshd/core/src/view.rs`; instants end in `_at_ms`\n\
+         (milliseconds since the Unix epoch), spans in their unit.\n",
+    );
+    let mut root = Cli::command().term_width(100);
+    root.build();
+    write(&root, &mut out);
+    out
+}
+
+fn write(command: &Command, out: &mut String) {
+    let name = command
+        .get_bin_name()
+        .unwrap_or_else(|| command.get_name())
+        .to_owned();
+    let help = command.clone().render_long_help().to_string();
+    let help: String = help
+        .lines()
+        .flat_map(|line| [line.trim_end(), "\n"])
+        .collect();
+    // Writing to a String cannot fail.
+    let _ = write!(out, "\n## `{name}`\n\n```text\n{}\n```\n", help.trim_end());
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        write(sub, out);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_page_is_current() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
+        let kept = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(
+            kept == page(),
+            "docs/reference/cli.md is not what the commands say; `meshd help-markdown > docs/reference/cli.md`"
+        );
+    }
+}

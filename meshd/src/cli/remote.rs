@@ -1,0 +1,298 @@
+//! Commands that the daemon answers.
+
+use super::args::{Command, Common, NetworkCommand, PluginCommand};
+use super::values::{self, show_path};
+use super::{Failure, Printed, doctor, show};
+use crate::api::client::{Client, ClientError, Followed, segment};
+use crate::api::requests::{AttachWish, ByteInput, Invite, InviteWish, PluginWish, TraceWish};
+use bytes::Bytes;
+use meshd_core::command::NetworkSpec;
+use meshd_core::view;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use std::os::unix::ffi::OsStrExt;
+
+pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Failure> {
+    let ask = Ask {
+        client: Client::new(&common.socket),
+        json: common.json,
+    };
+    match command {
+        Command::Status => ask.view("/v1/status", show::status).await,
+        Command::Members => ask.view("/v1/members", show::members).await,
+        Command::Peers => ask.view("/v1/peers", show::peers).await,
+        Command::Paths => ask.view("/v1/paths", show::paths).await,
+        Command::Ports => ask.view("/v1/ports", show::ports).await,
+        Command::Drops => ask.view("/v1/drops", show::drops).await,
+        Command::Fdb { network } => {
+            let query = network
+                .map(|network| format!("?network={}", segment(&network)))
+                .unwrap_or_default();
+            ask.view(&format!("/v1/fdb{query}"), show::fdb).await
+        }
+        Command::Events {
+            follow: true,
+            after,
+        } => ask.follow(after).await,
+        Command::Events {
+            follow: false,
+            after,
+        } => {
+            let query = after
+                .map(|after| format!("?after={after}"))
+                .unwrap_or_default();
+            ask.view(&format!("/v1/events{query}"), show::events).await
+        }
+        Command::Invite { ttl, labels, role } => {
+            let wish = InviteWish {
+                ttl_s: ttl.as_secs(),
+                role: role.into(),
+                labels: labels.into_iter().collect(),
+            };
+            let made: Invite = ask.client.post("/v1/invites", &wish).await?;
+            if !common.json {
+                // On stderr, so that TOKEN=$(meshd invite) holds the token alone.
+                eprintln!(
+                    "# good once, until {}; on the new node: meshd join TOKEN",
+                    show::time(made.expires_at_ms)
+                );
+            }
+            ask.made(&made, |made| format!("{}\n", made.token))
+        }
+        Command::Revoke { member } => {
+            ask.client
+                .delete(&format!("/v1/members/{}", segment(&member)))
+                .await?;
+            ask.done(
+                "revoked",
+                &member,
+                format!("{member} is revoked; its sessions are closed as the news spreads"),
+            )
+        }
+        Command::Network(command) => network(&ask, command).await,
+        Command::Attach {
+            network,
+            netns,
+            ifname,
+            ip,
+            mac,
+            name,
+            labels,
+        } => {
+            let path = values::netns(&netns).map_err(|error| {
+                let hint = error.hint;
+                Failure::new(error).hint(hint)
+            })?;
+            let wish = AttachWish {
+                network,
+                netns: ByteInput::of(path.as_os_str().as_bytes()),
+                ifname: ByteInput::of(ifname.as_bytes()),
+                ip: ip.0,
+                mac,
+                name,
+                labels: labels.into_iter().collect(),
+            };
+            let made: view::Port = ask.client.post("/v1/ports", &wish).await?;
+            ask.made(&made, show::attached)
+        }
+        Command::Detach { port } => {
+            ask.client
+                .delete(&format!("/v1/ports/{}", segment(&port)))
+                .await?;
+            ask.done("detached", &port, format!("port {port} is detached"))
+        }
+        Command::Trace { network, packet } => {
+            let wish = TraceWish {
+                network,
+                packet: packet.join(" "),
+            };
+            let report: view::TraceReport = ask.client.post("/v1/trace", &wish).await?;
+            ask.made(&report, show::trace)
+        }
+        Command::Plugin(command) => plugin(&ask, command).await,
+        Command::Doctor => doctor::run(common, &ask.client).await,
+        Command::Version => version(&ask).await,
+        // Done in `super::run`; named here so that a new command is not forgotten.
+        Command::Init { .. }
+        | Command::Join { .. }
+        | Command::Run { .. }
+        | Command::Completions { .. }
+        | Command::HelpMarkdown => Printed::text(""),
+    }
+}
+
+struct Ask {
+    client: Client,
+    json: bool,
+}
+
+impl Ask {
+    async fn view<T: DeserializeOwned + Serialize>(
+        &self,
+        path: &str,
+        table: impl FnOnce(&T) -> String,
+    ) -> Result<Printed, Failure> {
+        let view: T = self.client.get(path).await?;
+        self.made(&view, table)
+    }
+
+    fn made<T: Serialize>(
+        &self,
+        made: &T,
+        words: impl FnOnce(&T) -> String,
+    ) -> Result<Printed, Failure> {
+        Printed::text(if self.json {
+            show::json(made)
+        } else {
+            words(made)
+        })
+    }
+
+    fn done(&self, verb: &str, what: &str, sentence: String) -> Result<Printed, Failure> {
+        Printed::text(if self.json {
+            show::json(&json!({ verb: what }))
+        } else {
+            show::clean(&sentence)
+        })
+    }
+
+    async fn follow(&self, after: Option<u64>) -> Result<Printed, Failure> {
+        // Without a starting point only what is new: the past is `meshd events`.
+        let after = match after {
+            Some(after) => after,
+            None => self
+                .client
+                .get::<Vec<view::Event>>("/v1/events")
+                .await?
+                .last()
+                .map_or(0, |event| event.seq),
+        };
+        let json = self.json;
+        self.client
+            .follow(
+                &format!("/v1/events?follow=true&after={after}"),
+                |followed| {
+                    let line = match (&followed, json) {
+                        (Followed::Event(event), true) => {
+                            serde_json::to_string(event).unwrap_or_default()
+                        }
+                        (Followed::Event(event), false) => show::event(event),
+                        (Followed::Missed(count), _) => {
+                            eprintln!("hint: {count} events went by faster than they were read");
+                            return true;
+                        }
+                    };
+                    super::print(&line).is_ok()
+                },
+            )
+            .await?;
+        Printed::text("")
+    }
+}
+
+async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure> {
+    match command {
+        NetworkCommand::Add {
+            name,
+            vni,
+            subnets,
+            mtu,
+        } => {
+            let spec = NetworkSpec {
+                name,
+                vni,
+                subnets,
+                mtu,
+            };
+            let made: view::Network = ask.client.post("/v1/networks", &spec).await?;
+            ask.made(&made, show::network_added)
+        }
+        NetworkCommand::Ls => ask.view("/v1/networks", show::networks).await,
+        NetworkCommand::Rm { network } => {
+            ask.client
+                .delete(&format!("/v1/networks/{}", segment(&network)))
+                .await?;
+            ask.done("removed", &network, format!("network {network} is removed"))
+        }
+    }
+}
+
+async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
+    match command {
+        PluginCommand::Install { name, file } => {
+            let component = std::fs::read(&file).map_err(|e| {
+                Failure::new(format!("read the component {}: {e}", show_path(&file)))
+            })?;
+            let made: view::Plugin = ask
+                .client
+                .post_bytes(&format!("/v1/plugins/{name}"), Bytes::from(component))
+                .await?;
+            ask.made(&made, |made| {
+                let digest = made.digest.get(..12).unwrap_or(&made.digest);
+                match made.attachments.len() {
+                    0 => format!(
+                        "{} ({digest}) is installed; next: meshd plugin attach {} NETWORK\n",
+                        made.name, made.name
+                    ),
+                    n => format!(
+                        "{} ({digest}) is installed and decides on {n} network(s) from now on\n",
+                        made.name
+                    ),
+                }
+            })
+        }
+        PluginCommand::Attach {
+            name,
+            network,
+            config,
+            order,
+            fail,
+        } => {
+            let config = values::config(&config).map_err(Failure::new)?;
+            let wish = PluginWish {
+                config,
+                order,
+                fail: fail.map(Into::into),
+            };
+            let path = format!("/v1/networks/{}/plugins/{name}", segment(&network));
+            let made: view::Plugin = ask.client.post(&path, &wish).await?;
+            ask.made(&made, |made| {
+                format!(
+                    "{} decides on network {} from now on\n",
+                    made.name,
+                    show::clean(&network)
+                )
+            })
+        }
+        PluginCommand::Detach { name, network } => {
+            ask.client
+                .delete(&format!(
+                    "/v1/networks/{}/plugins/{name}",
+                    segment(&network)
+                ))
+                .await?;
+            ask.done(
+                "detached",
+                name.as_str(),
+                format!("{name} decides no more on network {network}"),
+            )
+        }
+        PluginCommand::Ls => ask.view("/v1/plugins", show::plugins).await,
+    }
+}
+
+async fn version(ask: &Ask) -> Result<Printed, Failure> {
+    let ours = env!("CARGO_PKG_VERSION");
+    let daemon = match ask.client.get::<serde_json::Value>("/v1/version").await {
+        Ok(answer) => answer["version"].as_str().map(str::to_owned),
+        // A missing daemon is an answer here.
+        Err(ClientError::NoDaemon { .. } | ClientError::Forbidden { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    if ask.json {
+        return Printed::text(show::json(&json!({ "version": ours, "daemon": daemon })));
+    }
+    let daemon = daemon.map_or_else(|| "no daemon answers".to_owned(), |v| format!("daemon {v}"));
+    Printed::text(show::clean(&format!("meshd {ours} ({daemon})")))
+}
