@@ -214,7 +214,16 @@ pub(super) enum Command {
     #[command(
         after_help = "Works without a daemon too. Exit code 1 if something that meshd needs is missing."
     )]
-    Doctor,
+    Doctor {
+        /// Config file to check, and to take the underlay's port from [default: /etc/meshd/meshd.toml if it is there].
+        #[arg(
+            long,
+            env = "MESHD_CONFIG",
+            value_name = "FILE",
+            hide_env_values = true
+        )]
+        config: Option<PathBuf>,
+    },
     /// Print shell completions.
     #[command(
         after_help = "Examples:\n  meshd completions bash > /etc/bash_completion.d/meshd\n  meshd completions zsh > \"${fpath[1]}/_meshd\"\n  meshd completions fish > ~/.config/fish/completions/meshd.fish"

@@ -4,6 +4,9 @@ use super::args::Cli;
 use clap::{Command, CommandFactory};
 use std::fmt::Write as _;
 
+/// Options that every command takes, by their fields in `args::Common`, and `-h`.
+const COMMON: [&str; 4] = ["socket", "state", "json", "help"];
+
 /// The whole page.
 pub(super) fn page() -> String {
     let mut out = String::from(
@@ -23,7 +26,19 @@ fn write(command: &Command, out: &mut String) {
         .get_bin_name()
         .unwrap_or_else(|| command.get_name())
         .to_owned();
-    let help = command.clone().render_long_help().to_string();
+    // What every command takes is said once, on top.
+    let mut own = if name == "meshd" {
+        command.clone()
+    } else {
+        command.clone().mut_args(|arg| {
+            if COMMON.contains(&arg.get_id().as_str()) {
+                arg.hide(true)
+            } else {
+                arg
+            }
+        })
+    };
+    let help = own.render_long_help().to_string();
     let help: String = help
         .lines()
         .flat_map(|line| [line.trim_end(), "\n"])

@@ -20,16 +20,16 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
     };
     match command {
         Command::Status => ask.view("/v1/status", show::status).await,
-        Command::Members => ask.view("/v1/members", show::members).await,
-        Command::Peers => ask.view("/v1/peers", show::peers).await,
-        Command::Paths => ask.view("/v1/paths", show::paths).await,
-        Command::Ports => ask.view("/v1/ports", show::ports).await,
-        Command::Drops => ask.view("/v1/drops", show::drops).await,
+        Command::Members => ask.rows("/v1/members", show::members).await,
+        Command::Peers => ask.rows("/v1/peers", show::peers).await,
+        Command::Paths => ask.rows("/v1/paths", show::paths).await,
+        Command::Ports => ask.rows("/v1/ports", show::ports).await,
+        Command::Drops => ask.rows("/v1/drops", show::drops).await,
         Command::Fdb { network } => {
             let query = network
                 .map(|network| format!("?network={}", segment(&network)))
                 .unwrap_or_default();
-            ask.view(&format!("/v1/fdb{query}"), show::fdb).await
+            ask.rows(&format!("/v1/fdb{query}"), show::fdb).await
         }
         Command::Events {
             follow: true,
@@ -42,7 +42,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
             let query = after
                 .map(|after| format!("?after={after}"))
                 .unwrap_or_default();
-            ask.view(&format!("/v1/events{query}"), show::events).await
+            ask.rows(&format!("/v1/events{query}"), show::events).await
         }
         Command::Invite { ttl, labels, role } => {
             let wish = InviteWish {
@@ -111,7 +111,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
             ask.made(&report, show::trace)
         }
         Command::Plugin(command) => plugin(&ask, command).await,
-        Command::Doctor => doctor::run(common, &ask.client).await,
+        Command::Doctor { config } => doctor::run(common, config, &ask.client).await,
         Command::Version => version(&ask).await,
         // Done in `super::run`; named here so that a new command is not forgotten.
         Command::Init { .. }
@@ -135,6 +135,14 @@ impl Ask {
     ) -> Result<Printed, Failure> {
         let view: T = self.client.get(path).await?;
         self.made(&view, table)
+    }
+
+    async fn rows<T: DeserializeOwned + Serialize>(
+        &self,
+        path: &str,
+        table: impl FnOnce(&[T]) -> String,
+    ) -> Result<Printed, Failure> {
+        self.view(path, |rows: &Vec<T>| table(rows)).await
     }
 
     fn made<T: Serialize>(
@@ -208,7 +216,7 @@ async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure>
             let made: view::Network = ask.client.post("/v1/networks", &spec).await?;
             ask.made(&made, show::network_added)
         }
-        NetworkCommand::Ls => ask.view("/v1/networks", show::networks).await,
+        NetworkCommand::Ls => ask.rows("/v1/networks", show::networks).await,
         NetworkCommand::Rm { network } => {
             ask.client
                 .delete(&format!("/v1/networks/{}", segment(&network)))
@@ -278,7 +286,7 @@ async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
                 format!("{name} decides no more on network {network}"),
             )
         }
-        PluginCommand::Ls => ask.view("/v1/plugins", show::plugins).await,
+        PluginCommand::Ls => ask.rows("/v1/plugins", show::plugins).await,
     }
 }
 

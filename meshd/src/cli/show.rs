@@ -234,7 +234,7 @@ pub(super) fn status(status: &Status) -> String {
     out
 }
 
-pub(super) fn members(members: &Vec<Member>) -> String {
+pub(super) fn members(members: &[Member]) -> String {
     let rows = members.iter().map(|m| {
         let state = match m.state {
             MemberState::Here => "here",
@@ -269,7 +269,7 @@ fn traffic(traffic: Traffic) -> [String; 2] {
     [amount(traffic.rx_bytes), amount(traffic.tx_bytes)]
 }
 
-pub(super) fn peers(peers: &Vec<Peer>) -> String {
+pub(super) fn peers(peers: &[Peer]) -> String {
     let rows = peers.iter().map(|p| {
         let state = match p.state {
             PeerState::Up => "up",
@@ -300,7 +300,7 @@ pub(super) fn peers(peers: &Vec<Peer>) -> String {
     )
 }
 
-pub(super) fn paths(paths: &Vec<Path>) -> String {
+pub(super) fn paths(paths: &[Path]) -> String {
     let rows = paths.iter().map(|p| {
         let loss = p.loss_ppm.map_or_else(
             || "-".to_owned(),
@@ -326,7 +326,7 @@ pub(super) fn paths(paths: &Vec<Path>) -> String {
     )
 }
 
-pub(super) fn networks(networks: &Vec<Network>) -> String {
+pub(super) fn networks(networks: &[Network]) -> String {
     let rows = networks.iter().map(|n| {
         vec![
             n.name.to_string(),
@@ -375,7 +375,7 @@ fn place(netns: &ByteText, ifname: &ByteText) -> String {
     format!("{short}:{}", ifname.text)
 }
 
-pub(super) fn ports(ports: &Vec<Port>) -> String {
+pub(super) fn ports(ports: &[Port]) -> String {
     let rows = ports.iter().map(|p| {
         let state = match p.state {
             PortState::Wiring => "wiring",
@@ -428,7 +428,7 @@ pub(super) fn attached(port: &Port) -> String {
     facts(&lines)
 }
 
-pub(super) fn fdb(entries: &Vec<FdbEntry>) -> String {
+pub(super) fn fdb(entries: &[FdbEntry]) -> String {
     let rows = entries.iter().map(|e| {
         let kind = match e.kind {
             FdbKind::Port => "port",
@@ -465,7 +465,7 @@ pub(super) fn fdb(entries: &Vec<FdbEntry>) -> String {
     )
 }
 
-pub(super) fn drops(drops: &Vec<Drops>) -> String {
+pub(super) fn drops(drops: &[Drops]) -> String {
     let mut sorted: Vec<&Drops> = drops.iter().filter(|d| d.count > 0).collect();
     sorted.sort_by_key(|d| std::cmp::Reverse(d.count));
     if sorted.is_empty() {
@@ -510,7 +510,7 @@ pub(super) fn event(event: &Event) -> String {
     ))
 }
 
-pub(super) fn events(events: &Vec<Event>) -> String {
+pub(super) fn events(events: &[Event]) -> String {
     if events.is_empty() {
         return "nothing happened since the daemon started\n".to_owned();
     }
@@ -584,7 +584,7 @@ pub(super) fn doctor(report: &Doctor) -> String {
     out
 }
 
-pub(super) fn plugins(plugins: &Vec<Plugin>) -> String {
+pub(super) fn plugins(plugins: &[Plugin]) -> String {
     let rows = plugins.iter().flat_map(|plugin| {
         let digest = plugin.digest.get(..12).unwrap_or(&plugin.digest).to_owned();
         let trouble = plugin.trouble.clone();
@@ -697,14 +697,14 @@ mod tests {
             reason: None,
             traffic: Traffic::default(),
         };
-        let text = ports(&vec![port.clone()]);
+        let text = ports(std::slice::from_ref(&port));
         assert_eq!(
             text,
             "PORT  NETWORK  NAME  ADDRESSES  MAC                WHERE        STATE\n\
              3     demo     web   10.0.0.2   02:00:00:00:00:01  web:eth\\xff  ready\n"
         );
         assert_eq!(
-            ports(&vec![]),
+            ports(&[]),
             "no ports; `meshd attach NETWORK --netns NAME` makes one\n"
         );
         let value = serde_json::to_value(&port).unwrap();
