@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use interop_tests::lab::{is_root, meshd_binary};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn repository() -> PathBuf {
@@ -62,6 +62,23 @@ fn skipped(name: &str) -> bool {
         let _ = writeln!(std::io::stderr(), "SKIPPED {name}: needs root");
     }
     !is_root()
+}
+
+#[test]
+fn what_is_typed_here_disturbs_nobody_outside() -> Result<()> {
+    if skipped("what_is_typed_here_disturbs_nobody_outside") {
+        return Ok(());
+    }
+    let said = type_in(
+        "ip netns add berlin; ip netns exec berlin ip link set lo up; ip netns exec berlin ping -c 1 127.0.0.1; ip netns del berlin",
+    )?;
+    ensure!(said.contains(" 0% packet loss"), "{said}");
+    ensure!(
+        type_in("false; true").is_err(),
+        "the first command that fails ends the script"
+    );
+    ensure!(!Path::new("/run/netns/berlin").exists());
+    Ok(())
 }
 
 #[test]

@@ -112,3 +112,17 @@ fn a_process_that_is_killed_leaves_nothing_either() -> Result<()> {
     })?;
     Ok(())
 }
+
+#[test]
+fn the_yardsticks_of_the_benchmark_carry_traffic() {
+    scene(LabSpec::hosts(2).containers(2), |lab| {
+        let way = interop_tests::bench::kernel_vxlan(lab)?;
+        if interop_tests::lab::find("iperf3").is_some() {
+            let told = interop_tests::bench::iperf(&way, 5201, 1, &[])?;
+            ensure!(told.gbps > 0.01 && told.bytes > 0.0, "{told:?}");
+            let told = interop_tests::bench::iperf(&way, 5202, 1, &["-u", "-l", "64", "-b", "0"])?;
+            ensure!(told.pps > 100.0, "{told:?}");
+        }
+        Ok(())
+    });
+}
