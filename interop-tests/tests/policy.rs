@@ -1,7 +1,7 @@
 //! One real policy: `plugins/acl` refuses a TCP port, is asked once a flow, and again when its config changes.
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::lab::{LabSpec, find, scene};
+use interop_tests::lab::{LabSpec, meshd_binary, scene};
 use interop_tests::node::Node;
 use interop_tests::segment::ping_pairs;
 use interop_tests::traffic::tcp_opens;
@@ -13,15 +13,16 @@ const DENY_WEB: &str = r#"{"deny":[{"proto":"tcp","port":80}]}"#;
 
 /// The component, built by `cargo xtask plugins`; `MESHD_PLUGINS` names the folder.
 fn acl() -> Result<PathBuf> {
-    let folder = std::env::var_os("MESHD_PLUGINS").map_or_else(
-        || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../plugins/target/components"
-            ))
-        },
-        PathBuf::from,
-    );
+    let beside = || -> Result<PathBuf> {
+        let binary = meshd_binary()?;
+        let target = binary
+            .ancestors()
+            .nth(2)
+            .context("the daemon is not in a target folder")?;
+        Ok(target.join("plugins"))
+    };
+    let folder =
+        std::env::var_os("MESHD_PLUGINS").map_or_else(beside, |folder| Ok(folder.into()))?;
     let file = folder.join("acl.wasm");
     ensure!(
         file.is_file(),
@@ -43,7 +44,6 @@ fn asked(node: &Node) -> Result<u64> {
 #[test]
 fn the_acl_refuses_a_port_and_trace_says_why() {
     scene(LabSpec::hosts(2), |lab| {
-        ensure!(find("ping").is_some());
         lab.mesh()?;
         let stations = lab.segment("lan", &["--subnet", "10.10.0.0/24"])?;
         let (here, far) = (&stations[0], &stations[1]);

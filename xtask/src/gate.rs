@@ -111,7 +111,7 @@ pub(crate) fn test(quick: bool) -> Result<()> {
         &[],
         components,
     );
-    for folder in ["plugins", "examples/hello-plugin"] {
+    for folder in GUESTS {
         tally.tests(
             &format!("tests of {folder}, as native code"),
             &format!("test --manifest-path {folder}/Cargo.toml --no-fail-fast"),
@@ -144,18 +144,15 @@ pub(crate) fn test(quick: bool) -> Result<()> {
     Ok(())
 }
 
+/// Guests have workspaces of their own: they are built for another machine.
+const GUESTS: [&str; 2] = ["plugins", "examples/hello-plugin"];
+
 /// Every workspace of the repository.
 fn workspaces() -> Vec<PathBuf> {
-    [
-        "Cargo.toml",
-        "plugins/Cargo.toml",
-        "examples/hello-plugin/Cargo.toml",
-        "meshd/core/fuzz/Cargo.toml",
-    ]
-    .iter()
-    .map(|file| root().join(file))
-    .filter(|file| file.exists())
-    .collect()
+    let all = ["", "meshd/core/fuzz"].iter().chain(&GUESTS);
+    all.map(|folder| root().join(folder).join("Cargo.toml"))
+        .filter(|file| file.exists())
+        .collect()
 }
 
 /// Formats everything.

@@ -20,10 +20,13 @@ pub(crate) fn target() -> Result<PathBuf> {
         .to_owned())
 }
 
-/// Cargo of the toolchain that built us, in the workspace.
+/// Cargo of the toolchain that built us, in the workspace; all workspaces of the repository share one target folder.
 pub(crate) fn cargo(words: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(words.split_whitespace());
+    if let Ok(target) = target() {
+        command.env("CARGO_TARGET_DIR", target);
+    }
     command
 }
 
