@@ -281,9 +281,8 @@ impl Mesh {
             Message::Swim(packet) => {
                 let directory = &self.directory;
                 let boot_of = |node| {
-                    directory
-                        .member(node)
-                        .map(|_| directory.advert(node).map_or(0, |a| a.boot))
+                    let boot = directory.advert(node).map_or(0, |a| a.boot);
+                    directory.in_good_standing(node, now.wall).then_some(boot)
                 };
                 let swum = self.swim.packet(node, &packet, boot_of, now);
                 self.swum(swum, now, out);

@@ -39,7 +39,7 @@ const DIAL_LOST_MS: u64 = 30_000;
 /// Messages of one peer: at once, and per second.
 const MESSAGES: (u64, u64) = (2_000, 500);
 /// Answers to digests of one peer: at once, and per second.
-const DIGESTS: (u64, u64) = (64, 4);
+const DIGESTS: (u64, u64) = (16, 1);
 /// Longest text of a far end that is kept, in characters.
 const WORDS_MAX: usize = 200;
 
