@@ -172,8 +172,9 @@ pub struct Switch {
     policy: Policy,
     pending: BTreeMap<u64, Pending>,
     next_pending: u64,
-    /// MACs that were nowhere when a ruling of this epoch was made.
-    unknown: BTreeSet<(Vni, MacAddr)>,
+    /// MACs that were nowhere when a ruling of this epoch was made. With a node: it was the source of that node's frames, and
+    /// if it turns out to be that node's, the ruling was right.
+    unknown: BTreeMap<(Vni, MacAddr), Option<NodeId>>,
     unknown_overflow: bool,
     drops: BTreeMap<DropReason, DropSeen>,
     /// State of each FDB's learned MACs when they were last taken.
@@ -191,7 +192,7 @@ impl Switch {
             policy: Policy::new(limits.policy),
             pending: BTreeMap::new(),
             next_pending: 0,
-            unknown: BTreeSet::new(),
+            unknown: BTreeMap::new(),
             unknown_overflow: false,
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
@@ -361,17 +362,19 @@ impl Switch {
         for entry in entries.iter().filter(|e| e.mac.is_source()) {
             macs.entry(entry.mac).or_insert(entry.node);
         }
-        let change = network.fdb.set_remote(macs);
+        let change = network.fdb.set_remote(macs.clone());
         let ips = entries
             .iter()
             .flat_map(|e| e.ips.iter().map(|&ip| (ip, e.mac, e.node)));
         network.neighbors.set_remote(ips, self.limits.fdb.remote);
-        if change.moved || change.new.iter().any(|&mac| self.was_unknown(vni, mac)) {
+        let found = |mac: &MacAddr| self.was_unknown(vni, *mac, macs.get(mac).copied());
+        if change.moved || change.new.iter().any(found) {
             self.new_epoch(out);
         }
     }
 
-    /// The policy chain of a network changed, in code, config or length (0: none).
+    /// The policy chain of a network changed, in code, config or length (0: none). Nothing happens if there is no such
+    /// network: say it again once there is.
     pub fn set_policy(&mut self, vni: Vni, plugins: u32, now: Moment, out: &mut Outbox) {
         if !self.networks.contains_key(&vni) {
             return;
@@ -520,7 +523,7 @@ impl Switch {
         network.fdb.learn(frame.src(), port, now);
         let changed = match source {
             Source::Moved { .. } => true,
-            Source::New => self.was_unknown(vni, frame.src()),
+            Source::New => self.was_unknown(vni, frame.src(), None),
             Source::Known | Source::Own => false,
         };
         if changed {
@@ -625,11 +628,19 @@ impl Switch {
             vni,
             ..
         } = *pending;
-        if let Some(mac) = decision.unknown {
-            if self.unknown.len() < self.limits.unknown {
-                self.unknown.insert((vni, mac));
-            } else {
-                self.unknown_overflow = true;
+        if let (Some(mac), Some(_)) = (decision.unknown, decision.mask) {
+            let user = match origin {
+                Origin::Peer(node) if key.is_some_and(|k| k.src_mac == mac) => Some(node),
+                _ => None,
+            };
+            let room = self.unknown.len() < self.limits.unknown;
+            match self.unknown.get_mut(&(vni, mac)) {
+                Some(old) if *old != user => *old = None,
+                Some(_) => {}
+                None if room => {
+                    self.unknown.insert((vni, mac), user);
+                }
+                None => self.unknown_overflow = true,
             }
         }
         let ruling = match &key {
@@ -685,8 +696,10 @@ impl Switch {
         }
     }
 
-    fn was_unknown(&self, vni: Vni, mac: MacAddr) -> bool {
-        self.unknown_overflow || self.unknown.contains(&(vni, mac))
+    /// Was a ruling made on the absence of `mac`, that its presence on `owner` (`None`: here) makes wrong?
+    fn was_unknown(&self, vni: Vni, mac: MacAddr, owner: Option<NodeId>) -> bool {
+        let noted = self.unknown.get(&(vni, mac));
+        self.unknown_overflow || noted.is_some_and(|user| user.is_none() || *user != owner)
     }
 
     fn new_epoch(&mut self, out: &mut Outbox) {

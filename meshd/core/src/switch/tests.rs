@@ -376,6 +376,16 @@ fn a_ruling_on_a_peers_unknown_source_ends_when_the_source_turns_out_to_be_anoth
 }
 
 #[test]
+fn a_peer_that_speaks_before_its_advert_came_costs_no_epoch() {
+    let mut bench = Bench::new();
+    bench.rule(FROM_8, &ip(MULTICAST, X));
+    let before = bench.switch.epoch();
+    let both = [remote(N8, R, 18), remote(N8, X, 19)];
+    bench.switch.set_remote(vni(), &both, &mut bench.out);
+    assert_eq!(bench.switch.epoch(), before);
+}
+
+#[test]
 fn headers_that_lie_and_frames_that_are_too_long_are_dropped_and_short_frames_of_the_flow_are_not()
 {
     let mut bench = Bench::new();
