@@ -192,3 +192,6 @@ fn work(queue: &Receiver<Ask>, chains: &ArcSwap<Chains>, answers: &mpsc::Sender<
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

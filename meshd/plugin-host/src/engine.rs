@@ -13,8 +13,8 @@ use wasmtime::Config;
 
 /// Length of an epoch.
 const TICK: Duration = Duration::from_millis(5);
-/// Epochs that a decision may last; a whole one at least, so 5 to 10 ms.
-pub(crate) const DECIDE_TICKS: u64 = 2;
+/// Epochs that a decision may last, about 100 ms: long enough that a busy machine does not fault a guest that it kept waiting.
+pub(crate) const DECIDE_TICKS: u64 = 20;
 /// Epochs that `configure` may last.
 pub(crate) const CONFIGURE_TICKS: u64 = 200;
 /// Ticks without a decision after which the watch goes to sleep.
