@@ -272,19 +272,28 @@ fn family(kind: IpKind, net: Net) -> bool {
 
 /// Mask of the largest aligned block around `port` on which membership in `range` is constant.
 fn block(port: u16, range: &RangeInclusive<u16>) -> u16 {
-    let inside = range.contains(&port);
-    let constant = |mask: &u16| {
-        let (low, high) = (port & mask, port | !mask);
-        if inside {
-            range.contains(&low) && range.contains(&high)
-        } else {
-            high < *range.start() || low > *range.end() || range.is_empty()
-        }
-    };
-    (0..=16)
-        .map(|bits| u16::MAX.checked_shl(16 - bits).unwrap_or(0))
-        .find(constant)
-        .unwrap_or(u16::MAX)
+    let (low, high) = (*range.start(), *range.end());
+    if low > high {
+        return 0;
+    }
+    if port < low {
+        return without(port, low);
+    }
+    if port > high {
+        return without(port, high);
+    }
+    let below = low
+        .checked_sub(1)
+        .map_or(0, |outside| without(port, outside));
+    let above = high
+        .checked_add(1)
+        .map_or(0, |outside| without(port, outside));
+    below | above
+}
+
+/// Mask of the largest aligned block around `port` that does not hold `other`, which is another port.
+fn without(port: u16, other: u16) -> u16 {
+    u16::MAX << (15 - (port ^ other).leading_zeros().min(15))
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub enum ShelfError {
     },
     /// A record is damaged.
     #[error(
-        "the record of plugin {name} in the state does not read: {reason}. Install the plugin again under this name"
+        "the record of plugin {name} in the state does not read: {reason}. Another release of meshd may have written it: start that one, or put a backup of the state back"
     )]
     Record {
         /// The plugin.
