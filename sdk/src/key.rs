@@ -16,7 +16,11 @@ pub use crate::wit::types::{Direction, DstClass, Frag, IpKind};
 pub struct Key<'a> {
     raw: &'a FlowKey,
     fields: Cell<Deps>,
-    partial: Cell<PartialDeps>,
+    // Each by itself: cheaper in fuel than a record that is copied out and back.
+    src_ip: Cell<u8>,
+    dst_ip: Cell<u8>,
+    src_port: Cell<u16>,
+    dst_port: Cell<u16>,
 }
 
 macro_rules! whole {
@@ -32,37 +36,34 @@ macro_rules! whole {
 
 impl<'a> Key<'a> {
     pub(crate) fn new(raw: &'a FlowKey) -> Self {
-        let partial = PartialDeps {
-            src_mac_prefix: 0,
-            dst_mac_prefix: 0,
-            src_ip_prefix: 0,
-            dst_ip_prefix: 0,
-            src_port_mask: 0,
-            dst_port_mask: 0,
-        };
         Self {
             raw,
             fields: Cell::new(Deps::empty()),
-            partial: Cell::new(partial),
+            src_ip: Cell::new(0),
+            dst_ip: Cell::new(0),
+            src_port: Cell::new(0),
+            dst_port: Cell::new(0),
         }
     }
 
     /// What was read so far.
     pub(crate) fn deps(&self) -> DepMask {
+        let partial = PartialDeps {
+            src_mac_prefix: 0,
+            dst_mac_prefix: 0,
+            src_ip_prefix: self.src_ip.get(),
+            dst_ip_prefix: self.dst_ip.get(),
+            src_port_mask: self.src_port.get(),
+            dst_port_mask: self.dst_port.get(),
+        };
         DepMask {
             fields: self.fields.get(),
-            partial: self.partial.get(),
+            partial,
         }
     }
 
     fn note(&self, field: Deps) {
         self.fields.set(self.fields.get() | field);
-    }
-
-    fn note_part(&self, change: impl FnOnce(&mut PartialDeps)) {
-        let mut partial = self.partial.get();
-        change(&mut partial);
-        self.partial.set(partial);
     }
 
     whole! {
@@ -122,7 +123,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn src_ip(&self) -> Option<IpAddr> {
         let kind = self.ip_kind();
-        self.note_part(|part| part.src_ip_prefix = 128);
+        self.src_ip.set(128);
         address(kind, self.src_bits())
     }
 
@@ -130,7 +131,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn dst_ip(&self) -> Option<IpAddr> {
         let kind = self.ip_kind();
-        self.note_part(|part| part.dst_ip_prefix = 128);
+        self.dst_ip.set(128);
         address(kind, self.dst_bits())
     }
 
@@ -141,7 +142,7 @@ impl<'a> Key<'a> {
             return false;
         }
         let (inside, bits) = net.test(self.src_bits());
-        self.note_part(|part| part.src_ip_prefix = part.src_ip_prefix.max(bits));
+        self.src_ip.set(self.src_ip.get().max(bits));
         inside
     }
 
@@ -152,21 +153,21 @@ impl<'a> Key<'a> {
             return false;
         }
         let (inside, bits) = net.test(self.dst_bits());
-        self.note_part(|part| part.dst_ip_prefix = part.dst_ip_prefix.max(bits));
+        self.dst_ip.set(self.dst_ip.get().max(bits));
         inside
     }
 
     /// TCP, UDP or SCTP source port; 0 where there is none, so look at `is_tcp` or `l4_ok` first.
     #[must_use]
     pub fn src_port(&self) -> u16 {
-        self.note_part(|part| part.src_port_mask = u16::MAX);
+        self.src_port.set(u16::MAX);
         self.raw.src_port
     }
 
     /// TCP, UDP or SCTP destination port; 0 where there is none, so look at `is_tcp` or `l4_ok` first.
     #[must_use]
     pub fn dst_port(&self) -> u16 {
-        self.note_part(|part| part.dst_port_mask = u16::MAX);
+        self.dst_port.set(u16::MAX);
         self.raw.dst_port
     }
 
@@ -174,7 +175,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn src_port_in(&self, range: RangeInclusive<u16>) -> bool {
         let mask = block(self.raw.src_port, &range);
-        self.note_part(|part| part.src_port_mask |= mask);
+        self.src_port.set(self.src_port.get() | mask);
         range.contains(&self.raw.src_port)
     }
 
@@ -182,7 +183,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn dst_port_in(&self, range: RangeInclusive<u16>) -> bool {
         let mask = block(self.raw.dst_port, &range);
-        self.note_part(|part| part.dst_port_mask |= mask);
+        self.dst_port.set(self.dst_port.get() | mask);
         range.contains(&self.raw.dst_port)
     }
 

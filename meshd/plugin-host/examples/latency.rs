@@ -19,11 +19,11 @@ fn main() {
         "acl, 1 rule                    {:>6} ns a decision",
         decision("acl", deny, &tcp_to(80))
     );
-    let rules: Vec<String> = (1..=100)
+    let rules: Vec<String> = (1..=64)
         .map(|n| format!(r#"{{"proto":"tcp","port":{n}}}"#))
         .collect();
     println!(
-        "acl, 100 rules, none matches   {:>6} ns a decision",
+        "acl, 64 rules, none matches    {:>6} ns a decision",
         decision(
             "acl",
             &format!(r#"{{"deny":[{}]}}"#, rules.join(",")),

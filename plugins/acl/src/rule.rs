@@ -82,11 +82,11 @@ impl Match {
         }
         self.port
             .as_ref()
-            .is_none_or(|Ports(range)| key.dst_port_in(range.clone()))
+            .is_none_or(|Ports(range)| key.dst_port_in(*range.start()..=*range.end()))
             && self
                 .src_port
                 .as_ref()
-                .is_none_or(|Ports(range)| key.src_port_in(range.clone()))
+                .is_none_or(|Ports(range)| key.src_port_in(*range.start()..=*range.end()))
     }
 }
 
