@@ -155,7 +155,7 @@ impl Mesh {
         directory.publish(Record::Node(advert), now, out)?;
         let mut this = Self {
             mesh,
-            peers: Peers::new(me, mesh, seed),
+            peers: Peers::new(me, mesh, seed, now.moment),
             swim: Swim::new(me, boot, seed.rotate_left(17)),
             invites: Invites::new(mesh, mesh_name, state),
             directory,
@@ -380,6 +380,11 @@ impl Mesh {
     pub fn reaches(&self, node: NodeId) -> bool {
         !self.directory.is_revoked(node)
             && (self.peers.session_of(node).is_some() || self.swim.alive(node))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn swim(&self) -> &Swim {
+        &self.swim
     }
 
     fn refresh(&mut self, node: NodeId, out: &mut Outbox) {

@@ -32,6 +32,8 @@ const BACKOFF_MS_MIN: u64 = 500;
 const BACKOFF_MS_MAX: u64 = 30_000;
 /// The higher of two nodes waits this long for the lower one to dial.
 const HIGHER_WAITS_MS: u64 = 2_000;
+/// A node that has just started dials all at once: the others may be in the middle of a long wait.
+const STARTING_MS: u64 = 1_000;
 /// Dials under way.
 const DIALING_MAX: usize = 64;
 /// A dial without an answer from the shell counts as failed.
@@ -112,6 +114,7 @@ pub(crate) struct Peers {
     proven: BTreeMap<NodeId, SessionId>,
     dials: BTreeMap<NodeId, Dial>,
     rng: SmallRng,
+    started: Moment,
 }
 
 /// What became of a session's proof or end.
@@ -126,7 +129,7 @@ pub(crate) enum Turn {
 }
 
 impl Peers {
-    pub(crate) fn new(me: NodeId, mesh: MeshId, seed: u64) -> Self {
+    pub(crate) fn new(me: NodeId, mesh: MeshId, seed: u64, started: Moment) -> Self {
         Self {
             me,
             mesh,
@@ -134,6 +137,7 @@ impl Peers {
             proven: BTreeMap::new(),
             dials: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
+            started,
         }
     }
 
@@ -445,7 +449,8 @@ impl Peers {
             })
             .collect();
         for node in missing {
-            let next = if self.me < node {
+            let starting = now.moment.ms_since(self.started) < STARTING_MS;
+            let next = if starting || self.me < node {
                 now.moment
             } else {
                 now.moment.plus_ms(HIGHER_WAITS_MS)

@@ -262,3 +262,110 @@ fn clean(from: NodeId, mut packet: &[u8], can_be: impl Fn(&Life) -> bool) -> Opt
     out.extend(members);
     rest.is_empty().then_some(out)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::mesh::Mesh;
+    use foca::{Message, State};
+
+    fn node(n: u8) -> NodeId {
+        NodeId([n; 32])
+    }
+
+    fn life(n: u8, boot: u64) -> Life {
+        Life {
+            node: node(n),
+            life: boot << RENEWAL_BITS,
+        }
+    }
+
+    fn packet(src: Life, dst: Life, message: Message<Life>, said: &[Member<Life>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let header = Header {
+            src,
+            src_incarnation: 0,
+            dst,
+            message,
+        };
+        PostcardCodec.encode_header(&header, &mut out).unwrap();
+        out.extend(u16::try_from(said.len()).unwrap().to_be_bytes());
+        for member in said {
+            PostcardCodec.encode_member(member, &mut out).unwrap();
+        }
+        out
+    }
+
+    /// What `from` would send to tell `to` that `victim` is down.
+    pub(crate) fn rumour(from: &Mesh, to: &Mesh, victim: NodeId) -> Vec<u8> {
+        let (src, dst) = (*from.swim().foca.identity(), *to.swim().foca.identity());
+        let known = to
+            .swim()
+            .foca
+            .iter_members()
+            .find(|m| m.id().node == victim)
+            .unwrap();
+        let down = Member::new(*known.id(), known.incarnation(), State::Down);
+        packet(src, dst, Message::Gossip, &[down])
+    }
+
+    fn members(swim: &Swim) -> Vec<NodeId> {
+        swim.foca
+            .iter_membership_state()
+            .map(|m| m.id().node)
+            .collect()
+    }
+
+    /// Nodes 1 to 3 are members, in their fifth boot.
+    fn boot_of(of: NodeId) -> Option<u64> {
+        (1..=3).any(|n| of == node(n)).then_some(5)
+    }
+
+    #[test]
+    fn invented_nodes_and_lives_are_taken_out_and_the_rest_is_heard() {
+        let mut swim = Swim::new(node(1), 5, 1);
+        let said = [
+            Member::alive(life(9, 5)),
+            Member::alive(life(3, 6)),
+            Member::alive(life(3, 5)),
+        ];
+        let gossip = packet(life(2, 5), life(1, 5), Message::Gossip, &said);
+        swim.packet(node(2), &gossip, boot_of, Now::default());
+        assert_eq!(members(&swim), [node(2), node(3)]);
+        assert!(swim.alive(node(3)) && !swim.alive(node(9)));
+        let known: Vec<u64> = swim
+            .foca
+            .iter_members()
+            .map(|m| m.id().life >> RENEWAL_BITS)
+            .collect();
+        assert_eq!(known, [5, 5]);
+    }
+
+    #[test]
+    fn a_packet_in_the_name_of_another_is_dropped() {
+        let mut swim = Swim::new(node(1), 5, 1);
+        let forged = packet(life(3, 5), life(1, 5), Message::Gossip, &[]);
+        swim.packet(node(2), &forged, boot_of, Now::default());
+        assert!(members(&swim).is_empty());
+        let through = Message::PingReq {
+            target: life(9, 5),
+            probe_number: 1,
+        };
+        let swum = swim.packet(
+            node(2),
+            &packet(life(2, 5), life(1, 5), through, &[]),
+            boot_of,
+            Now::default(),
+        );
+        assert!(swum.packets.is_empty() && members(&swim).is_empty());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn garbage_is_harmless(bytes: Vec<u8>) {
+            let mut swim = Swim::new(node(1), 5, 1);
+            swim.packet(node(2), &bytes, boot_of, Now::default());
+        }
+    }
+}
