@@ -492,6 +492,8 @@ pub struct Plugin {
     pub size: u64,
     /// Why it cannot be used, if so.
     pub trouble: Option<String>,
+    /// Questions since the daemon started, on all networks.
+    pub calls: u64,
     /// Where it decides.
     pub attachments: Vec<PluginAttachment>,
 }

@@ -1,6 +1,6 @@
 //! The command line's end of the API: one connection a request, over the Unix socket.
 
-use crate::api::PLUGIN_MAX;
+use crate::api::{PLUGIN_MAX, REQUEST_S};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tokio::net::UnixStream;
 
 /// Why a request came to nothing.
@@ -174,9 +175,11 @@ impl Client {
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|e| self.broken(e))?;
-        let response = sender
-            .send_request(request)
+        // The daemon gives up by itself before; this is for one that is stopped or stuck.
+        let wait = Duration::from_secs(REQUEST_S + 10);
+        let response = tokio::time::timeout(wait, sender.send_request(request))
             .await
+            .map_err(|_| self.broken(format!("no answer within {} s", wait.as_secs())))?
             .map_err(|e| self.broken(e))?;
         if response.status().is_success() {
             return Ok(response);

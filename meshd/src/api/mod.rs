@@ -15,6 +15,8 @@ mod plugins;
 pub mod requests;
 mod routes;
 pub mod socket;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 pub use backend::Backend;

@@ -124,6 +124,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
         digest: info.digest.to_string(),
         size: info.size,
         trouble: info.trouble.clone(),
+        calls: info.attachments.iter().map(|at| at.asked).sum(),
         attachments: info
             .attachments
             .iter()

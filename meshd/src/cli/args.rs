@@ -284,7 +284,7 @@ pub(super) enum PluginCommand {
     },
     /// Put a plugin into a network's policy chain on this node, or change its config there.
     #[command(
-        after_help = "Examples:\n  meshd plugin attach acl demo --config @acl.json\n  meshd plugin attach acl demo --config '{\"rules\":[{\"action\":\"drop\",\"protocol\":\"tcp\",\"dst-port\":22}]}'"
+        after_help = "Examples:\n  meshd plugin attach acl demo --config @acl.json\n  meshd plugin attach acl demo --config '{\"deny\":[{\"proto\":\"tcp\",\"port\":22}]}'"
     )]
     Attach {
         /// The plugin.

@@ -59,9 +59,15 @@ mod tests {
     fn the_reference_page_is_current() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
         let kept = std::fs::read_to_string(file).unwrap_or_default();
+        let page = page();
+        let differs = kept
+            .lines()
+            .zip(page.lines())
+            .position(|(kept, page)| kept != page);
         assert!(
-            kept == page(),
-            "docs/reference/cli.md is not what the commands say; `meshd help-markdown > docs/reference/cli.md`"
+            kept == page,
+            "docs/reference/cli.md is not what the commands say, first at line {}; make it by `meshd help-markdown`",
+            differs.unwrap_or_else(|| kept.lines().count().min(page.lines().count())) + 1
         );
     }
 }

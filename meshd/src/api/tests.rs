@@ -1,0 +1,443 @@
+//! The API as a client meets it: a real socket, a small backend.
+#![allow(clippy::unwrap_used)]
+
+use super::backend::{Answer, Backend};
+use super::client::{Client, ClientError, Followed};
+use super::requests::{AttachWish, ByteInput, Invite, InviteWish, TraceWish};
+use super::socket::Socket;
+use crate::rulings::Rulings;
+use crate::store::Store;
+use bytes::Bytes;
+use meshd_core::command::{
+    AttachSpec, Command, IpSpec, NetnsRef, Refusal, RefusalCode, Reply, TraceSpec,
+};
+use meshd_core::flow::Origin;
+use meshd_core::ident::{Epoch, IfName, Label, MacAddr, NodeId, PortId, Vni};
+use meshd_core::notice::Notice;
+use meshd_core::view;
+use meshd_core::wire::record::Role;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tokio::sync::broadcast;
+
+#[derive(Clone)]
+struct Fake(Arc<Inner>);
+
+struct Inner {
+    commands: Mutex<Vec<Command>>,
+    traced: Mutex<Option<TraceSpec>>,
+    events: broadcast::Sender<view::Event>,
+    rulings: Rulings,
+}
+
+fn not_here<T>() -> Answer<T> {
+    Err(Refusal {
+        code: RefusalCode::Conflict,
+        message: "not here".to_owned(),
+    })
+}
+
+fn label(text: &str) -> Label {
+    text.parse().unwrap()
+}
+
+fn vni() -> Vni {
+    Vni::new(7).unwrap()
+}
+
+fn event(seq: u64) -> view::Event {
+    view::Event::of(seq, 0, Notice::Epoch { epoch: Epoch(seq) })
+}
+
+impl Backend for Fake {
+    async fn command(&self, command: Command) -> Answer<Reply> {
+        self.0.commands.lock().unwrap().push(command);
+        Ok(Reply::Done)
+    }
+    async fn invite(&self, wish: InviteWish) -> Answer<Invite> {
+        Ok(Invite {
+            token: format!("meshd1{}", wish.ttl_s),
+            expires_at_ms: 1,
+        })
+    }
+    async fn status(&self) -> Answer<view::Status> {
+        not_here()
+    }
+    async fn members(&self) -> Answer<Vec<view::Member>> {
+        not_here()
+    }
+    async fn peers(&self) -> Answer<Vec<view::Peer>> {
+        Ok(vec![])
+    }
+    async fn paths(&self) -> Answer<Vec<view::Path>> {
+        Ok(vec![])
+    }
+    async fn networks(&self) -> Answer<Vec<view::Network>> {
+        Ok(vec![view::Network {
+            name: label("demo"),
+            vni: vni(),
+            subnets: vec!["10.0.0.0/24".parse().unwrap()],
+            mtu: 1450,
+            author: here(),
+            since_at_ms: 0,
+            service: vec![],
+            domain: "demo.mesh.internal".to_owned(),
+            ports_here: 1,
+            endpoints: 2,
+            nodes: vec![here()],
+            plugins: 0,
+        }])
+    }
+    async fn ports(&self) -> Answer<Vec<view::Port>> {
+        Ok(vec![view::Port {
+            id: PortId(3),
+            network: "demo".to_owned(),
+            vni: vni(),
+            netns: view::ByteText::of(b"/run/netns/web"),
+            ifname: view::ByteText::of(b"eth0"),
+            mac: MacAddr([2, 0, 0, 0, 0, 3]),
+            ips: vec!["10.0.0.3/24".parse().unwrap()],
+            leased: vec![],
+            name: Some(label("web")),
+            domain_name: None,
+            labels: BTreeMap::new(),
+            since_at_ms: 0,
+            state: view::PortState::Ready,
+            reason: None,
+            traffic: view::Traffic::default(),
+        }])
+    }
+    async fn fdb(&self) -> Answer<Vec<view::FdbEntry>> {
+        Ok(vec![view::FdbEntry {
+            network: "demo".to_owned(),
+            vni: vni(),
+            mac: MacAddr([2, 0, 0, 0, 0, 9]),
+            port: None,
+            node: view::NodeRef {
+                id: NodeId([9; 32]),
+                name: Some(label("attic")),
+            },
+            kind: view::FdbKind::Remote,
+            ips: vec!["10.0.0.9".parse().unwrap()],
+            name: None,
+            idle_s: None,
+        }])
+    }
+    async fn drops(&self) -> Answer<Vec<view::Drops>> {
+        Ok(vec![])
+    }
+    async fn doctor(&self) -> Answer<view::Doctor> {
+        Ok(view::Doctor::default())
+    }
+    async fn trace(&self, spec: TraceSpec) -> Answer<view::TraceReport> {
+        *self.0.traced.lock().unwrap() = Some(spec);
+        not_here()
+    }
+    fn events(&self) -> (Vec<view::Event>, broadcast::Receiver<view::Event>) {
+        // Number 3 is both remembered and on its way.
+        let coming = self.0.events.subscribe();
+        for seq in [3, 4] {
+            self.0.events.send(event(seq)).unwrap();
+        }
+        ((1..=3).map(event).collect(), coming)
+    }
+    fn rulings(&self) -> Rulings {
+        self.0.rulings.clone()
+    }
+}
+
+fn here() -> view::NodeRef {
+    view::NodeRef {
+        id: NodeId([1; 32]),
+        name: Some(label("here")),
+    }
+}
+
+struct Scene {
+    client: Client,
+    backend: Fake,
+    socket: PathBuf,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn scene() -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let (inputs, _) = tokio::sync::mpsc::channel(8);
+    let rulings = Rulings::start(Store::open(&state).unwrap(), &state, inputs).unwrap();
+    let backend = Fake(Arc::new(Inner {
+        commands: Mutex::default(),
+        traced: Mutex::default(),
+        events: broadcast::channel(16).0,
+        rulings,
+    }));
+    let path = folder.path().join("sock");
+    let socket = Socket::bind(&path).unwrap();
+    let server = tokio::spawn(super::serve(socket, backend.clone()));
+    Scene {
+        client: Client::new(&path),
+        backend,
+        socket: path,
+        server,
+        _folder: folder,
+    }
+}
+
+fn refused(result: Result<Value, ClientError>) -> Refusal {
+    match result {
+        Err(ClientError::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_comes_through_as_it_was_said() {
+    let scene = scene();
+    let refusal = refused(scene.client.get("/v1/status").await);
+    assert_eq!(
+        (refusal.code, refusal.message.as_str()),
+        (RefusalCode::Conflict, "not here")
+    );
+    assert_eq!(
+        refused(scene.client.get("/v1/nothing").await).code,
+        RefusalCode::NotFound
+    );
+    assert_eq!(
+        refused(scene.client.post("/v1/status", &json!({})).await).code,
+        RefusalCode::NotFound
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_body_is_refused_with_its_place_and_reaches_no_node() {
+    let scene = scene();
+    for body in [
+        "{",
+        "{\"ttl_s\": 60, \"rule\": \"member\"}",
+        "{\"ttl_s\": 0, \"role\": \"member\"}",
+    ] {
+        let answer = scene
+            .client
+            .post_bytes("/v1/invites", Bytes::from_static(body.as_bytes()))
+            .await;
+        let refusal = refused(answer);
+        assert_eq!(refusal.code, RefusalCode::Invalid, "{refusal}");
+    }
+    let large = refused(
+        scene
+            .client
+            .post_bytes("/v1/networks", Bytes::from(vec![b' '; 2 << 20]))
+            .await,
+    );
+    assert_eq!(large.code, RefusalCode::Invalid, "{large}");
+    let relative = json!({"network": "demo", "netns": "web", "ifname": "eth0", "ip": "auto"});
+    assert!(
+        refused(scene.client.post("/v1/ports", &relative).await)
+            .message
+            .contains("no absolute path")
+    );
+    assert!(scene.backend.0.commands.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn names_of_any_bytes_reach_the_node_as_they_are() {
+    let scene = scene();
+    let wish = AttachWish {
+        network: "demo".to_owned(),
+        netns: ByteInput::of(b"/run/netns/\xff"),
+        ifname: ByteInput::of(b"-\xfe%d"),
+        ip: IpSpec::Fixed(vec!["10.0.0.5/24".parse().unwrap()]),
+        mac: None,
+        name: None,
+        labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+    };
+    // The small backend makes no port.
+    assert_eq!(
+        refused(scene.client.post("/v1/ports", &wish).await).code,
+        RefusalCode::Failed
+    );
+    let spec = AttachSpec {
+        network: "demo".to_owned(),
+        netns: NetnsRef::Path(b"/run/netns/\xff".to_vec()),
+        ifname: IfName::new(b"-\xfe%d").unwrap(),
+        ip: wish.ip.clone(),
+        mac: None,
+        name: None,
+        labels: wish.labels.clone(),
+    };
+    assert_eq!(
+        *scene.backend.0.commands.lock().unwrap(),
+        [Command::Attach(spec)]
+    );
+}
+
+#[tokio::test]
+async fn a_path_segment_carries_any_text() {
+    let scene = scene();
+    let member = "a/b?c=%20 d\u{e9}";
+    scene
+        .client
+        .delete(&format!("/v1/members/{}", super::client::segment(member)))
+        .await
+        .unwrap();
+    assert_eq!(
+        *scene.backend.0.commands.lock().unwrap(),
+        [Command::Revoke {
+            member: member.to_owned()
+        }]
+    );
+}
+
+#[tokio::test]
+async fn an_invite_is_made_within_its_bounds() {
+    let scene = scene();
+    let wish = InviteWish {
+        ttl_s: 60,
+        role: Role::Member,
+        labels: BTreeMap::new(),
+    };
+    assert_eq!(
+        scene
+            .client
+            .post::<Invite>("/v1/invites", &wish)
+            .await
+            .unwrap()
+            .token,
+        "meshd160"
+    );
+    let forever = InviteWish {
+        ttl_s: u64::MAX,
+        ..wish
+    };
+    assert_eq!(
+        refused(scene.client.post("/v1/invites", &forever).await).code,
+        RefusalCode::Invalid
+    );
+}
+
+#[tokio::test]
+async fn followers_see_each_event_once_and_in_order() {
+    let scene = scene();
+    let mut seen = Vec::new();
+    scene
+        .client
+        .follow("/v1/events?follow=true&after=1", |followed| {
+            let Followed::Event(event) = followed else {
+                panic!("{followed:?}")
+            };
+            seen.push(event.seq);
+            event.seq < 4
+        })
+        .await
+        .unwrap();
+    assert_eq!(seen, [2, 3, 4]);
+}
+
+async fn traced(packet: &str) -> Result<TraceSpec, Refusal> {
+    let scene = scene();
+    let wish = TraceWish {
+        network: "demo".to_owned(),
+        packet: packet.to_owned(),
+    };
+    let refusal = refused(scene.client.post("/v1/trace", &wish).await);
+    let spec = scene.backend.0.traced.lock().unwrap().take();
+    spec.ok_or(refusal)
+}
+
+#[tokio::test]
+async fn a_traced_packet_comes_from_who_has_its_source_and_goes_to_who_has_its_destination() {
+    let (web, attic) = ([2, 0, 0, 0, 0, 3], [2, 0, 0, 0, 0, 9]);
+    for (packet, origin, src, dst) in [
+        (
+            "icmp 10.0.0.3 > 10.0.0.9",
+            Origin::Port(PortId(3)),
+            web,
+            attic,
+        ),
+        (
+            "icmp 10.0.0.9 > 10.0.0.3",
+            Origin::Peer(NodeId([9; 32])),
+            attic,
+            web,
+        ),
+        (
+            "icmp 10.0.0.9 > 10.0.0.3 from web",
+            Origin::Port(PortId(3)),
+            web,
+            web,
+        ),
+        (
+            "icmp 10.0.0.77 > 10.0.0.3 from peer attic",
+            Origin::Peer(NodeId([9; 32])),
+            attic,
+            web,
+        ),
+        (
+            "udp 10.0.0.3:1 > 192.0.2.1:53 via 10.0.0.9",
+            Origin::Port(PortId(3)),
+            web,
+            attic,
+        ),
+        (
+            "udp 10.0.0.3:1 > 10.0.0.255:53",
+            Origin::Port(PortId(3)),
+            web,
+            [0xff; 6],
+        ),
+        (
+            "arp who-has 10.0.0.44 tell 10.0.0.3",
+            Origin::Port(PortId(3)),
+            web,
+            [0xff; 6],
+        ),
+    ] {
+        let spec = traced(packet).await.unwrap();
+        assert_eq!(
+            (spec.origin, &spec.frame[6..12], &spec.frame[..6]),
+            (origin, &src[..], &dst[..]),
+            "{packet}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_packet_that_nobody_would_send_is_refused_with_what_to_write_instead() {
+    for (packet, words) in [
+        ("icmp 10.0.0.3 > 10.0.0.44", "`arp who-has 10.0.0.44"),
+        ("icmp 10.0.0.44 > 10.0.0.3", "`from PORT`"),
+        ("icmp 10.0.0.3 > 192.0.2.1", "`via ADDRESS`"),
+        ("icmp 10.0.0.3 > 10.0.0.9 from db", "no port \"db\""),
+        ("icmp 10.0.0.3 < 10.0.0.9", "\n                ^"),
+    ] {
+        let refusal = traced(packet).await.unwrap_err();
+        assert!(refusal.message.contains(words), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn no_daemon_is_told_from_a_daemon_that_broke() {
+    let scene = scene();
+    let elsewhere = Client::new(&scene.socket.with_extension("none"));
+    assert!(matches!(
+        elsewhere.get::<Value>("/v1/status").await,
+        Err(ClientError::NoDaemon { .. })
+    ));
+    assert_eq!(
+        scene.client.get::<Value>("/v1/plugins").await.unwrap(),
+        json!([])
+    );
+    let junk = Bytes::from_static(b"not wasm");
+    assert_eq!(
+        refused(scene.client.post_bytes("/v1/plugins/acl", junk).await).code,
+        RefusalCode::Invalid
+    );
+}
