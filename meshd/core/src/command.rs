@@ -59,6 +59,7 @@ pub struct InviteSpec {
 
 /// A network to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
     /// Its name.
     pub name: Label,
