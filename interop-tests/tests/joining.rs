@@ -43,19 +43,27 @@ fn an_expired_invite_says_that_it_expired() {
 
 #[test]
 fn an_invite_for_another_mesh_says_so() {
-    scene(LabSpec::hosts(2), |lab| {
-        lab.node(0).init("old")?;
-        lab.node(0).run()?;
-        let token = lab.node(0).invite(&[])?;
-        // The host starts over with a new mesh at the same address.
-        lab.node(0).stop()?;
-        std::fs::remove_dir_all(&lab.node(0).state).context("remove the state folder")?;
-        lab.node(0).init("new")?;
-        lab.node(0).run()?;
-        let words = lab.node(1).refused(&["join", &token, "--name", "b"])?;
+    scene(LabSpec::hosts(3), |lab| {
+        let (old, guest, other) = (lab.node(0), lab.node(1), lab.node(2));
+        old.init("old")?;
+        old.run()?;
+        let token = old.invite(&[])?;
+        // A member of one mesh does not become a member of a second one by the way.
+        other.init("other")?;
+        let words = other.refused(&["join", &token, "--name", "c"])?;
         ensure!(
-            words.contains("mesh"),
-            "says that the mesh is another: {words}"
+            words.contains("member of mesh other"),
+            "says of which mesh it is: {words}"
+        );
+        // The host starts over with a new mesh at the same address: another key answers there.
+        old.stop()?;
+        std::fs::remove_dir_all(&old.state).context("remove the state folder")?;
+        old.init("new")?;
+        old.run()?;
+        let words = guest.refused(&["join", &token, "--name", "b"])?;
+        ensure!(
+            words.contains("another node answers there"),
+            "says that it is not the inviter: {words}"
         );
         Ok(())
     });
