@@ -57,11 +57,11 @@ for n in pi desk; do
 done
 
 echo "== services"
-on nas attach lan --netns "$p-files" --name files
+on nas attach lan --netns "$p-files" --name files --ip 10.10.0.10/24
 on nas attach iot --netns "$p-mqtt" --name mqtt
 on pi attach iot --netns "$p-cam" --name cam
 on pi attach lan --netns "$p-dash" --name dash
-on desk attach lan --netns "$p-me" --name me
+on desk attach lan --netns "$p-me" --name me --ip 10.10.0.30/24
 
 echo "== who reaches whom"
 must me files.lan.home.internal
@@ -78,7 +78,7 @@ if [ -f "$acl" ]; then
         on $n plugin attach acl lan --config '{"deny":[{"proto":"tcp","port":22}]}'
     done
     must me files.lan.home.internal
-    on desk trace lan 'tcp 10.10.0.2:4000 > 10.10.0.3:22 syn'
+    on desk trace lan 'tcp 10.10.0.30:4000 > 10.10.0.10:22 syn'
 else
     echo "== no access list: build the plugin by \`cargo xtask plugins\`, or name it by ACL=acl.wasm"
 fi

@@ -548,10 +548,12 @@ impl Drop for Slot {
 /// If something is left, or `ip` fails.
 pub fn nothing_left(netns: &str) -> Result<()> {
     let links = netns::run(netns, "ip", &["-o", "link", "show"])?;
-    let ours: Vec<_> = links
-        .lines()
-        .filter(|line| line.contains(" mv") || line.contains(" mt") || line.contains("meshd:"))
-        .collect();
+    // `7: mv3@if2: <…> … alias meshd:…`
+    let is_ours = |line: &&str| {
+        let name = line.split(": ").nth(1).unwrap_or_default();
+        name.starts_with("mv") || name.starts_with("mt") || line.contains("alias meshd:")
+    };
+    let ours: Vec<_> = links.lines().filter(is_ours).collect();
     if !ours.is_empty() {
         bail!("left in {netns}: {ours:?}");
     }
