@@ -8,7 +8,7 @@ use interop_tests::lookup::{Kind, ask};
 use interop_tests::report::Table;
 use interop_tests::segment::{Station, ping_pairs};
 use interop_tests::traffic::{Probe, ping_until, tcp_opens, transfer};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -23,15 +23,18 @@ struct Show {
 impl Show {
     /// Checks one claim; what it returns is shown beside it. A claim that fails does not end the show.
     fn claim(&mut self, name: &str, body: impl FnOnce() -> Result<String>) {
-        print!("  … {name}");
-        let _ = std::io::stdout().flush();
+        let live = std::io::stdout().is_terminal();
+        if live {
+            print!("  … {name}\r");
+            let _ = std::io::stdout().flush();
+        }
         let start = Instant::now();
         let (good, detail) = match body() {
             Ok(detail) => (true, detail),
             Err(error) => (false, format!("{error:#}")),
         };
         let seconds = start.elapsed().as_secs_f64();
-        println!("\r  {} {name}: {detail}", if good { "✓" } else { "✗" });
+        println!("  {} {name}: {detail}", if good { "✓" } else { "✗" });
         self.table.push((name.to_owned(), good, detail, seconds));
     }
 

@@ -24,6 +24,16 @@ pub(crate) fn target() -> Result<PathBuf> {
 pub(crate) fn cargo(words: &str) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(words.split_whitespace());
+    // What cargo told about xtask is not meant for others: build scripts that look at it would run each time anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_")
+            || text.starts_with("CARGO_MANIFEST")
+            || text == "CARGO_BIN_NAME"
+        {
+            command.env_remove(&name);
+        }
+    }
     if let Ok(target) = target() {
         command.env("CARGO_TARGET_DIR", target);
     }
