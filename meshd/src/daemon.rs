@@ -1,6 +1,36 @@
-//! The daemon.
+//! The daemon: puts the parts together in the order in which they depend on each other, and takes them apart on a signal.
+//!
+//! ```text
+//!    store -> identity -> underlay, kernel, rulings -> node (restored) -> driver -> wirer -> API -> ready
+//! ```
+//!
+//! Owns the start and the end. What runs is in the parts.
 
-use std::path::PathBuf;
+use crate::api::socket::Socket;
+use crate::backend::Live;
+use crate::clock::Clock;
+use crate::datapath::Datapath;
+use crate::dns::{Forwarder, NamesHandle};
+use crate::driver::{self, DriverHandle, INPUTS_MAX, Parts};
+use crate::identity::Identity;
+use crate::join::Bootstrap;
+use crate::kernel::{Kernel, KernelConfig};
+use crate::rulings::Rulings;
+use crate::store::Store;
+use crate::underlay::{Underlay, UnderlayConfig};
+use crate::wirer::{Tools, Wirer};
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use meshd_core::command::{Command, NetworkSpec, RefusalCode};
+use meshd_core::config::Config;
+use meshd_core::lane::LaneLimits;
+use meshd_core::names::Names;
+use meshd_core::node::{Node, NodeConfig};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 /// What `meshd run` was told.
 #[derive(Clone, Debug)]
@@ -13,10 +43,186 @@ pub(crate) struct RunOptions {
     pub(crate) config: Option<PathBuf>,
 }
 
+const DEFAULT_CONFIG: &str = "/etc/meshd/meshd.toml";
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// What keeps the daemon from starting, or what ended it.
 pub(crate) fn run(options: &RunOptions) -> anyhow::Result<()> {
-    anyhow::bail!("{options:?}: the daemon is not wired up yet")
+    let config_path = config_path(options);
+    let config = read_config(config_path.as_deref())?;
+    crate::logging::start(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(options, config, config_path))
+}
+
+fn config_path(options: &RunOptions) -> Option<PathBuf> {
+    options.config.clone().or_else(|| {
+        Path::new(DEFAULT_CONFIG)
+            .exists()
+            .then(|| PathBuf::from(DEFAULT_CONFIG))
+    })
+}
+
+/// An absent file is the default config only if nobody named it.
+pub(crate) fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
+    let Some(path) = path else {
+        return Ok(Config::default());
+    };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("read the config file {}", path.display()))?;
+    Config::parse(&text).map_err(|error| anyhow::anyhow!("{}:{error}", path.display()))
+}
+
+async fn serve(
+    options: &RunOptions,
+    config: Config,
+    config_path: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    crate::identity::refuse_core_dumps();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let socket = Socket::bind(&options.socket)?;
+    let store = Store::open(&options.state)?;
+    let identity = Identity::load(&store)?.with_context(|| {
+        format!(
+            "{} belongs to no mesh yet; run `meshd init` for a new mesh, or `meshd join TOKEN` with a token from `meshd invite`",
+            options.state.display()
+        )
+    })?;
+    let clock = Clock::start();
+    let (inputs, from_all) = mpsc::channel(INPUTS_MAX);
+    let (handle, mailbox) = driver::channel();
+    let underlay = Underlay::start(
+        UnderlayConfig {
+            listen: config.underlay.listen,
+        },
+        identity.clone(),
+        inputs.clone(),
+    )
+    .await?;
+    let kernel = Kernel::start(
+        KernelConfig {
+            mesh: identity.mesh(),
+            node: identity.node_id(),
+            underlay: SocketAddr::new(config.underlay.listen.ip(), underlay.local_port()),
+        },
+        inputs.clone(),
+    )
+    .await?;
+    let rulings = Rulings::start(store.clone(), &options.state, inputs.clone())?;
+    let mut seed = [0u8; 8];
+    ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
+        .map_err(|_| anyhow::anyhow!("the system gave no random numbers"))?;
+    let seed = u64::from_ne_bytes(seed);
+    let domain = config.dns.domain.as_ref().map_or_else(
+        || format!("{}.internal", identity.mesh_name()),
+        |domain| domain.as_str().to_owned(),
+    );
+    let node_config = NodeConfig {
+        mesh: identity.mesh(),
+        records: Vec::new(),
+        ports_max: usize::from(config.limits.ports),
+        mesh_name: identity.mesh_name().clone(),
+        domain,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        membership: identity.membership().clone(),
+        advertise: config.underlay.advertise.clone(),
+        macs_per_port: usize::from(config.limits.macs_per_port),
+        dns: config.dns.enabled,
+        chains: rulings.chains(),
+    };
+    let node = Node::new(
+        node_config,
+        Arc::new(identity.clone()),
+        seed,
+        store.load()?,
+        clock.now(),
+    )
+    .map_err(|error| {
+        anyhow::anyhow!(
+            "the state in {} cannot be used: {error}",
+            options.state.display()
+        )
+    })?;
+    for complaint in kernel.sweep(&node.port_ids()).await {
+        tracing::warn!("{complaint}");
+    }
+    let upstream: Vec<SocketAddr> = config.dns.upstream.iter().map(|server| server.0).collect();
+    let names: NamesHandle = Arc::new(ArcSwap::from_pointee(Names::default()));
+    let lane_limits = LaneLimits {
+        floods_per_s: config.limits.bum_per_second,
+        ..LaneLimits::default()
+    };
+    let datapath = Datapath::new(inputs.clone(), clock, lane_limits, seed);
+    let wirer = Wirer::start(Tools {
+        kernel,
+        names: names.clone(),
+        forward: Forwarder::new(&upstream),
+        driver: handle.clone(),
+        inputs: inputs.clone(),
+    });
+    let parts = Parts {
+        node,
+        clock,
+        store,
+        underlay,
+        rulings: rulings.clone(),
+        datapath,
+        names,
+        inputs: from_all,
+    };
+    if let Some(bootstrap) = Bootstrap::load(&parts.store)? {
+        parts.underlay.dial(bootstrap.inviter, bootstrap.addresses);
+    }
+    let mut driving = tokio::spawn(driver::run(parts, wirer, mailbox));
+    let live = Live {
+        driver: handle.clone(),
+        identity: identity.clone(),
+        rulings,
+    };
+    let api = tokio::spawn(crate::api::serve(socket, live));
+    apply_networks(&handle, &config).await;
+    let watching = tokio::spawn(crate::watch::follow(config_path, config, handle.clone()));
+    tracing::info!(node = %identity.node_id(), mesh = %identity.mesh_name(), socket = %options.socket.display(), "ready");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    let ended = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut driving => Some(ended),
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    watching.abort();
+    api.abort();
+    match ended {
+        None => {
+            tracing::info!("stopping; ports stay as they are, for the next start");
+            handle.stop().await;
+            Ok(())
+        }
+        Some(Ok(result)) => result.context("the state can no longer be kept"),
+        Some(Err(panic)) => Err(anyhow::anyhow!("the driver broke: {panic}")),
+    }
+}
+
+/// Defines the networks of the config file; what another admin defined differently is said, not changed.
+pub(crate) async fn apply_networks(handle: &DriverHandle, config: &Config) {
+    for network in &config.networks {
+        let spec = NetworkSpec {
+            name: network.name.clone(),
+            vni: network.vni,
+            subnets: network.subnets.clone(),
+            mtu: network.mtu,
+        };
+        if let Err(refusal) = handle.command(Command::NetworkAdd(spec)).await {
+            let level_is_warning = refusal.code != RefusalCode::Unavailable;
+            if level_is_warning {
+                tracing::warn!(network = %network.name, "network of the config file: {refusal}");
+            }
+        }
+    }
 }

@@ -421,22 +421,22 @@ impl ConfigDiff {
         note(running.dns.domain != new.dns.domain, false, "dns.domain");
         note(
             running.dns.upstream != new.dns.upstream,
-            true,
+            false,
             "dns.upstream",
         );
         note(
             running.limits.macs_per_port != new.limits.macs_per_port,
-            true,
+            false,
             "limits.macs_per_port",
         );
         note(
             running.limits.bum_per_second != new.limits.bum_per_second,
-            true,
+            false,
             "limits.bum_per_second",
         );
         note(
             running.limits.ports != new.limits.ports,
-            true,
+            false,
             "limits.ports",
         );
         note(running.log.level != new.log.level, true, "log.level");

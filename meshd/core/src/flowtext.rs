@@ -3,7 +3,7 @@
 //! Owns the words, in both directions: what [`show`] prints of a frame, [`Packet`] reads and makes a frame of. Knows no
 //! table; MACs come from the caller.
 
-use crate::flow::{FlowKey, Frag, IpKind};
+use crate::flow::{Fields, FlowKey, FlowMask, Frag, IpKind};
 use crate::ident::MacAddr;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,6 +18,81 @@ pub fn address(kind: IpKind, bits: u128) -> IpAddr {
         IpKind::V4 | IpKind::ArpV4 => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
         IpKind::None | IpKind::V6 | IpKind::NdV6 => IpAddr::V6(v6),
     }
+}
+
+/// What of `key` a megaflow matches, field by field, on one line.
+#[must_use]
+pub fn show_masked(key: &FlowKey, mask: &FlowMask) -> String {
+    let mut parts = vec![format!("vni {}", key.vni)];
+    let mut bits = |len: u8, full: u8, name: &str, value: String| match len {
+        0 => {}
+        _ if len == full => parts.push(format!("{name} {value}")),
+        _ => parts.push(format!("{name} {value}/{len}")),
+    };
+    bits(mask.src_mac, 48, "src-mac", key.src_mac.to_string());
+    bits(mask.dst_mac, 48, "dst-mac", key.dst_mac.to_string());
+    bits(
+        mask.src_ip,
+        128,
+        "src-ip",
+        address(key.ip_kind, key.src_ip).to_string(),
+    );
+    bits(
+        mask.dst_ip,
+        128,
+        "dst-ip",
+        address(key.ip_kind, key.dst_ip).to_string(),
+    );
+    let mut field = |field: Fields, name: &str, value: String| {
+        if mask.fields.has(field) {
+            parts.push(format!("{name} {value}"));
+        }
+    };
+    field(
+        Fields::ETHER_TYPE,
+        "ether-type",
+        format!("{:#06x}", key.ether_type),
+    );
+    field(Fields::VLAN, "vlan", (key.vlan & 0xfff).to_string());
+    field(Fields::PCP, "pcp", key.pcp.to_string());
+    field(
+        Fields::INNER_VLAN,
+        "inner-vlan",
+        (key.inner_vlan & 0xfff).to_string(),
+    );
+    field(
+        Fields::IP_KIND,
+        "ip-kind",
+        format!("{:?}", key.ip_kind).to_lowercase(),
+    );
+    field(Fields::IP_PROTO, "ip-proto", key.ip_proto.to_string());
+    field(Fields::DSCP, "dscp", key.dscp.to_string());
+    field(Fields::ECN, "ecn", key.ecn.to_string());
+    field(Fields::TTL, "ttl", key.ttl.to_string());
+    field(
+        Fields::FRAG,
+        "frag",
+        format!("{:?}", key.frag).to_lowercase(),
+    );
+    field(Fields::L4_OK, "l4-ok", key.l4_ok.to_string());
+    field(
+        Fields::TCP_FLAGS,
+        "tcp-flags",
+        format!("{:#x}", key.tcp_flags),
+    );
+    field(Fields::ICMP_TYPE, "icmp-type", key.icmp_type.to_string());
+    field(Fields::ICMP_CODE, "icmp-code", key.icmp_code.to_string());
+    for (mask, name, port) in [
+        (mask.src_port, "src-port", key.src_port),
+        (mask.dst_port, "dst-port", key.dst_port),
+    ] {
+        match mask {
+            0 => {}
+            u16::MAX => parts.push(format!("{name} {port}")),
+            _ => parts.push(format!("{name} {port}/{mask:#06x}")),
+        }
+    }
+    parts.join(", ")
 }
 
 /// `key` on one line, without its VNI; MACs only where there is nothing better to know it by.

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod ident;
 mod invites;
 pub mod lane;
+pub mod machine;
 pub mod mesh;
 pub mod names;
 pub mod neighbor;

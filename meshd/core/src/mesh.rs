@@ -54,6 +54,8 @@ pub struct MeshConfig {
     pub mesh_name: Label,
     /// This node's statement.
     pub membership: Signed,
+    /// Records to begin with, not checked yet: what the inviter told of itself.
+    pub records: Vec<Signed>,
     /// This node's keys.
     pub keyring: Arc<dyn Keyring>,
     /// Of all randomness.
@@ -123,6 +125,7 @@ impl Mesh {
             mesh,
             mesh_name,
             membership,
+            records,
             keyring,
             seed,
             version,
@@ -135,6 +138,9 @@ impl Mesh {
         let mut directory = Directory::new(mesh, Arc::clone(&keyring), state, now);
         // Known already, or newer here, or revoked: all fine.
         let _ = directory.accept(&membership, None, now, out);
+        for record in &records {
+            let _ = directory.accept(record, None, now, out);
+        }
         let old = directory.advert(me).cloned();
         // Above all earlier boots even if the state was lost, as long as the clock is about right.
         let boot = old
@@ -690,6 +696,12 @@ impl Mesh {
             out.push(Output::Message { session, message });
         }
         session.is_some()
+    }
+
+    /// Does this node hold the mesh's root key?
+    #[must_use]
+    pub fn has_root(&self) -> bool {
+        self.keyring.sign_as_root(&[]).is_some()
     }
 
     /// The proven session with a peer.

@@ -14,6 +14,8 @@
 //! Contract with the driver: drain `poll_output` after each input; make every [`Output::Persist`] of one drain durable
 //! before any other output of that drain is acted on.
 
+pub use crate::machine::{Node, NodeConfig};
+
 use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
 use crate::flow::{FlowKey, Origin};
 use crate::ident::{

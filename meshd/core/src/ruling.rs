@@ -150,6 +150,13 @@ impl DropCounts {
         }
     }
 
+    /// All that another counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (reason, frames) in other.iter() {
+            self.add(reason, frames);
+        }
+    }
+
     /// Frames so far.
     #[must_use]
     pub fn get(&self, reason: DropReason) -> u64 {

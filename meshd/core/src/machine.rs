@@ -1,0 +1,601 @@
+//! The machine: the node's parts in one piece, and how what changes in one reaches the others.
+//!
+//! ```text
+//!    Mesh (directory, peers, SWIM, invites) --changes--> Switch (who has which MAC), Ports and Pools (networks), names
+//!    Ports --changes--> Switch (ports), Mesh (our endpoints, our networks)
+//!    Switch --learned MACs--> Mesh (our endpoints)
+//! ```
+//!
+//! Owns the dispatch and the order of it. Every decision is in a part.
+
+use crate::command::{Command, NetworkSpec, Refusal, Reply};
+use crate::directory::{Change, Directory};
+use crate::fdb::{How, Place};
+use crate::ident::{
+    CommandId, Label, MacAddr, MeshId, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
+};
+use crate::mesh::{Mesh, MeshConfig, PeerMessage};
+use crate::names::Names;
+use crate::networks::Added;
+use crate::node::{Input, KernelEvent, Output};
+use crate::notice::Notice;
+use crate::outbox::Outbox;
+use crate::pool::Pools;
+use crate::ports::{PortChange, Ports, PortsConfig};
+use crate::state::StateKey;
+use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits};
+use crate::view::PortState;
+use crate::wire::control::Message;
+use crate::wire::record::{Endpoint, Keyring, NetworkDef, RecordError, Signed};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// What a node is born with; all of it from the shell.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The mesh.
+    pub mesh: MeshId,
+    /// The mesh's name.
+    pub mesh_name: Label,
+    /// Under which the mesh's names are found, such as `lab.internal`.
+    pub domain: String,
+    /// Of the program, for people.
+    pub version: String,
+    /// This node's statement.
+    pub membership: Signed,
+    /// What the inviter told of itself, so that there is somebody to dial.
+    pub records: Vec<Signed>,
+    /// Addresses to be advertised before those that the host has.
+    pub advertise: Vec<SocketAddr>,
+    /// Source MACs that a port may have.
+    pub macs_per_port: usize,
+    /// Ports of this node.
+    pub ports_max: usize,
+    /// Answer names on each network?
+    pub dns: bool,
+    /// Plugins in the policy chain of each network.
+    pub chains: BTreeMap<Vni, u32>,
+}
+
+/// See the module, and [`crate::node`] for its alphabet.
+pub struct Node {
+    me: NodeId,
+    config: NodeConfig,
+    mesh: Mesh,
+    ports: Ports,
+    pools: Pools,
+    switch: Switch,
+    chains: BTreeMap<Vni, u32>,
+    out: Outbox,
+    /// Peers that can be asked for addresses.
+    proven: BTreeMap<NodeId, SessionId>,
+    /// Networks whose endpoints here are to be told anew.
+    tell: BTreeSet<Vni>,
+    names_changed: bool,
+    started: Now,
+}
+
+impl Node {
+    /// A node as it was left: `state` are all pairs that [`Output::Persist`] ever kept. Its first outputs wait already.
+    ///
+    /// # Errors
+    /// If this node's own membership does not hold.
+    pub fn new(
+        config: NodeConfig,
+        keyring: Arc<dyn Keyring>,
+        seed: u64,
+        state: Vec<(Vec<u8>, Vec<u8>)>,
+        now: Now,
+    ) -> Result<Self, RecordError> {
+        let me = keyring.node();
+        let mut out = Outbox::default();
+        let mesh_config = MeshConfig {
+            mesh: config.mesh,
+            mesh_name: config.mesh_name.clone(),
+            membership: config.membership.clone(),
+            records: config.records.clone(),
+            keyring,
+            seed,
+            version: config.version.clone(),
+        };
+        let mesh = Mesh::new(mesh_config, &state, now, &mut out)?;
+        let ports_config = PortsConfig {
+            domain: config.domain.clone(),
+            dns: config.dns,
+            ports_max: config.ports_max,
+        };
+        let mut limits = SwitchLimits::default();
+        limits.fdb.macs_per_port = config.macs_per_port;
+        let mut node = Self {
+            ports: Ports::new(me, ports_config, seed.rotate_left(17)),
+            pools: Pools::new(me),
+            switch: Switch::new(limits),
+            chains: config.chains.clone(),
+            config,
+            mesh,
+            out,
+            me,
+            proven: BTreeMap::new(),
+            tell: BTreeSet::new(),
+            names_changed: true,
+            started: now,
+        };
+        for (key, value) in &state {
+            node.restore(key, value);
+        }
+        let known: Vec<NetworkDef> = node.mesh.directory.networks().cloned().collect();
+        for def in &known {
+            node.pools.define(def, false, &mut node.out);
+            node.network_changed(def.vni, now);
+        }
+        node.ports
+            .start(&node.mesh.directory, &mut node.pools, now, &mut node.out);
+        node.settle(now);
+        Ok(node)
+    }
+
+    fn restore(&mut self, key: &[u8], value: &[u8]) {
+        let restored = StateKey::decode(key).and_then(|key| {
+            self.ports.restore(&key, value)?;
+            self.pools.restore(&key, value)
+        });
+        if let Err(error) = restored {
+            let what = "an entry of the state".to_owned();
+            self.out.push(Output::Notice(Notice::Refused {
+                what,
+                reason: error.to_string(),
+            }));
+        }
+    }
+
+    /// Something happened.
+    pub fn handle(&mut self, input: Input, now: Now) {
+        let out = &mut self.out;
+        match input {
+            Input::Upcall {
+                origin,
+                upcall,
+                vni,
+                frame,
+            } => {
+                self.switch
+                    .upcall(origin, upcall, vni, &frame, now.moment, out);
+            }
+            Input::Answer {
+                query,
+                epoch,
+                answer,
+            } => self.switch.answer(query, epoch, answer, now.moment, out),
+            Input::Session(event) => {
+                self.mesh.session(event, now, out);
+                self.sessions_changed(now);
+            }
+            Input::Message { session, message } => self.message(session, message, now),
+            Input::Kernel(event) => self.kernel(event, now),
+            Input::Command { id, command } => self.command(id, command, now),
+        }
+        self.settle(now);
+    }
+
+    /// Time passed; see [`Self::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Now) {
+        let out = &mut self.out;
+        self.switch.handle_timeout(now.moment, out);
+        self.mesh.handle_timeout(now, out);
+        self.pools.handle_timeout(now, out);
+        self.ports
+            .handle_timeout(&self.mesh.directory, &mut self.pools, now, out);
+        self.sessions_changed(now);
+        self.settle(now);
+    }
+
+    /// What is to be done next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop()
+    }
+
+    /// When [`Self::handle_timeout`] is to be called, and why.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Moment, &'static str)> {
+        let switch = self
+            .switch
+            .poll_timeout()
+            .map(|moment| (moment, "switch: ageing and policy"));
+        [
+            switch,
+            self.mesh.poll_timeout(),
+            self.pools.poll_timeout(),
+            self.ports.poll_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The names, if they are not what they were at the last call.
+    pub fn take_names(&mut self) -> Option<Names> {
+        if !std::mem::take(&mut self.names_changed) {
+            return None;
+        }
+        let directory = &self.mesh.directory;
+        let networks = directory
+            .networks()
+            .map(|def| (def.vni, &def.name, def.subnets.as_slice()));
+        let endpoints = directory.networks().flat_map(|def| {
+            directory
+                .names(def.vni)
+                .map(|(name, _, endpoint)| (def.vni, name, endpoint.ips.as_slice()))
+        });
+        Some(Names::build(&self.config.domain, networks, endpoints))
+    }
+
+    /// Says goodbye to all peers.
+    pub fn stop(&mut self, now: Now) {
+        self.mesh.stop(now, &mut self.out);
+    }
+
+    fn message(&mut self, session: SessionId, message: Message, now: Now) {
+        let greeting = matches!(message, Message::Hello(_) | Message::Goodbye(_));
+        let for_others = self.mesh.message(session, message, now, &mut self.out);
+        if greeting {
+            self.sessions_changed(now);
+        }
+        let directory = &self.mesh.directory;
+        match for_others {
+            Some((from, PeerMessage::PoolRequest(request))) => {
+                let taken = |ip| directory.ip(request.vni, ip).is_some();
+                self.pools
+                    .on_request(from, session, &request, &taken, &mut self.out);
+            }
+            Some((from, PeerMessage::PoolGrant(grant))) => {
+                self.pools.on_grant(from, &grant, now, &mut self.out);
+                self.ports
+                    .addresses_changed(directory, &mut self.pools, now, &mut self.out);
+            }
+            None => {}
+        }
+    }
+
+    fn kernel(&mut self, event: KernelEvent, now: Now) {
+        let (around, pools, out) = (&self.mesh.directory, &mut self.pools, &mut self.out);
+        match event {
+            KernelEvent::Wired { port, ifname, mac } => {
+                self.ports.wired(port, ifname, mac, around, pools, out)
+            }
+            KernelEvent::WireFailed { port, reason, gone } => {
+                self.ports.wire_failed(port, reason, gone, now, pools, out);
+            }
+            KernelEvent::Unwired { port, errors } => {
+                self.ports.unwired(port, errors, around, pools, now, out)
+            }
+            KernelEvent::PortGone { port } => self.ports.port_gone(port, pools, out),
+            KernelEvent::Addresses(found) => {
+                let mut addresses = self.config.advertise.clone();
+                addresses.extend(
+                    found
+                        .into_iter()
+                        .filter(|a| !self.config.advertise.contains(a)),
+                );
+                self.mesh.addresses(addresses, now, out);
+            }
+        }
+    }
+
+    fn command(&mut self, id: CommandId, command: Command, now: Now) {
+        let result = match command {
+            Command::Invite(spec) => self.mesh.invite(&spec, now, &mut self.out),
+            Command::Revoke { member } => self.mesh.revoke(&member, now, &mut self.out),
+            Command::NetworkAdd(spec) => self.add_network(&spec, now),
+            Command::NetworkRemove { network } => self
+                .mesh
+                .remove_network(&network, now, &mut self.out)
+                .map(|_tombstone| Reply::Done),
+            Command::Attach(spec) => {
+                return self.ports.attach(
+                    id,
+                    spec,
+                    &self.mesh.directory,
+                    &mut self.pools,
+                    now,
+                    &mut self.out,
+                );
+            }
+            Command::Detach { port } => {
+                return self.ports.detach(
+                    id,
+                    &port,
+                    &self.mesh.directory,
+                    &mut self.pools,
+                    &mut self.out,
+                );
+            }
+            Command::PolicyChain { vni, plugins } => {
+                self.chains.insert(vni, plugins);
+                self.switch
+                    .set_policy(vni, plugins, now.moment, &mut self.out);
+                Ok(Reply::Done)
+            }
+        };
+        self.out.push(Output::Reply { id, result });
+    }
+
+    /// Who founds a network owns all of its addresses, from the same drain on in which the network is kept.
+    fn add_network(&mut self, spec: &NetworkSpec, now: Now) -> Result<Reply, Refusal> {
+        match self.mesh.add_network(spec, now, &mut self.out)? {
+            Added::New(def) => {
+                self.pools.define(&def, true, &mut self.out);
+                Ok(Reply::Network(def))
+            }
+            Added::Same(def) => Ok(Reply::Network(def)),
+        }
+    }
+
+    /// Tells the pools who can be asked.
+    fn sessions_changed(&mut self, now: Now) {
+        let current: BTreeMap<NodeId, SessionId> = self
+            .mesh
+            .peers()
+            .into_iter()
+            .filter_map(|peer| Some((peer.node, peer.session?)))
+            .collect();
+        for (node, session) in &self.proven {
+            if current.get(node) != Some(session) {
+                self.pools.peer_down(*node, *session);
+            }
+        }
+        for (node, session) in &current {
+            if self.proven.get(node) != Some(session) {
+                self.pools.peer_up(*node, *session);
+            }
+        }
+        if current != self.proven {
+            self.proven = current;
+            self.ports
+                .addresses_changed(&self.mesh.directory, &mut self.pools, now, &mut self.out);
+        }
+    }
+
+    /// Lets what changed in one part reach the others, until nothing changes any more.
+    fn settle(&mut self, now: Now) {
+        loop {
+            let changes = self.mesh.take_changes();
+            let port_changes = self.ports.take_changes();
+            for (vni, _) in self.switch.take_learned() {
+                self.tell.insert(vni);
+            }
+            if changes.is_empty() && port_changes.is_empty() && self.tell.is_empty() {
+                return;
+            }
+            for change in changes {
+                self.mesh_changed(change, now);
+            }
+            for change in port_changes {
+                self.port_changed(change, now);
+            }
+            for vni in std::mem::take(&mut self.tell) {
+                self.tell_endpoints(vni, now);
+            }
+        }
+    }
+
+    fn mesh_changed(&mut self, change: Change, now: Now) {
+        match change {
+            Change::Members => {}
+            Change::Revoked(node) => self.pools.forget_node(node, &mut self.out),
+            Change::Network(vni) => {
+                match self.mesh.directory.network_by_vni(vni).cloned() {
+                    Some(def) => self.pools.define(&def, false, &mut self.out),
+                    None => self.pools.remove(vni, &mut self.out),
+                }
+                self.network_changed(vni, now);
+            }
+            Change::Node(_) => {
+                let networks: Vec<Vni> =
+                    self.mesh.directory.networks().map(|def| def.vni).collect();
+                for vni in networks {
+                    self.members_changed(vni);
+                }
+            }
+            Change::Endpoints(vni) => self.endpoints_changed(vni),
+        }
+    }
+
+    fn network_changed(&mut self, vni: Vni, now: Now) {
+        self.names_changed = true;
+        let Some(def) = self.mesh.directory.network_by_vni(vni) else {
+            return self.switch.remove_network(vni, now.moment, &mut self.out);
+        };
+        let mtu = def.mtu;
+        self.switch.set_network(vni, mtu, &mut self.out);
+        let plugins = self.chains.get(&vni).copied().unwrap_or(0);
+        if plugins > 0 {
+            self.switch
+                .set_policy(vni, plugins, now.moment, &mut self.out);
+        }
+        self.members_changed(vni);
+        self.endpoints_changed(vni);
+    }
+
+    fn members_changed(&mut self, vni: Vni) {
+        let members = self.mesh.directory.members_with_network(vni).collect();
+        self.switch.set_members(vni, members, &mut self.out);
+    }
+
+    fn endpoints_changed(&mut self, vni: Vni) {
+        self.names_changed = true;
+        let me = self.me;
+        let remote: Vec<RemoteEndpoint> = self
+            .mesh
+            .directory
+            .endpoints(vni)
+            .filter(|(node, _)| *node != me)
+            .map(|(node, endpoint)| RemoteEndpoint {
+                node,
+                mac: endpoint.mac,
+                ips: endpoint.ips.clone(),
+            })
+            .collect();
+        self.switch.set_remote(vni, &remote, &mut self.out);
+    }
+
+    fn port_changed(&mut self, change: PortChange, now: Now) {
+        let face = match change {
+            PortChange::PortUp(record) => {
+                self.tell.insert(record.vni);
+                let ips = record.ips.iter().map(ipnet::IpNet::addr).collect();
+                PortFace {
+                    port: record.id,
+                    vni: record.vni,
+                    mac: record.mac,
+                    ips,
+                    service: false,
+                }
+            }
+            PortChange::ServiceUp(wiring) => {
+                let ips = wiring.ips.iter().map(ipnet::IpNet::addr).collect();
+                PortFace {
+                    port: wiring.port,
+                    vni: wiring.vni,
+                    mac: wiring.mac,
+                    ips,
+                    service: true,
+                }
+            }
+            PortChange::PortDown(record) => {
+                self.tell.insert(record.vni);
+                return self
+                    .switch
+                    .remove_port(record.id, now.moment, &mut self.out);
+            }
+            PortChange::ServiceDown { port, .. } => {
+                return self.switch.remove_port(port, now.moment, &mut self.out);
+            }
+        };
+        let (port, vni) = (face.port, face.vni);
+        if let Err(error) = self.switch.add_port(face, now.moment, &mut self.out) {
+            self.out.push(Output::Notice(Notice::PortFailed {
+                port,
+                reason: error.to_string(),
+            }));
+        }
+        // The network may have come before its first port: say what is on it.
+        self.members_changed(vni);
+        self.endpoints_changed(vni);
+    }
+
+    /// Our endpoints and our networks, as the ports and their learned MACs are now.
+    fn tell_endpoints(&mut self, vni: Vni, now: Now) {
+        let ready = |state| state == PortState::Ready;
+        let mut list: BTreeMap<MacAddr, Endpoint> = BTreeMap::new();
+        for (record, state, _) in self.ports.iter().filter(|(record, ..)| record.vni == vni) {
+            if ready(state) {
+                let endpoint = Endpoint {
+                    mac: record.mac,
+                    ips: record.ips.iter().map(ipnet::IpNet::addr).collect(),
+                    name: record.name.clone(),
+                    labels: record.labels.clone(),
+                    since: WallTime(record.since),
+                };
+                list.insert(record.mac, endpoint);
+            }
+        }
+        for row in self.switch.fdb(vni) {
+            if let (How::Learned { since, .. }, Place::Port(_)) = (row.how, row.place) {
+                let age = now.moment.ms_since(since);
+                list.entry(row.mac).or_insert_with(|| Endpoint {
+                    mac: row.mac,
+                    ips: Vec::new(),
+                    name: None,
+                    labels: BTreeMap::new(),
+                    since: WallTime(now.wall.0.saturating_sub(age)),
+                });
+            }
+        }
+        let list = list.into_values().collect();
+        if let Err(error) = self.mesh.advertise_endpoints(vni, list, now, &mut self.out) {
+            let what = format!("endpoints of network {vni}");
+            self.out.push(Output::Notice(Notice::Refused {
+                what,
+                reason: error.to_string(),
+            }));
+        }
+        let networks: BTreeSet<Vni> = self
+            .ports
+            .iter()
+            .filter(|(_, state, _)| ready(*state))
+            .map(|(record, ..)| record.vni)
+            .collect();
+        for vni in self.mesh.directory.networks().map(|def| def.vni) {
+            self.pools.set_active(vni, networks.contains(&vni));
+        }
+        self.mesh
+            .advertise_networks(networks.into_iter().collect(), now, &mut self.out);
+    }
+
+    // What others may read.
+
+    /// Members, networks, endpoints.
+    #[must_use]
+    pub fn directory(&self) -> &Directory {
+        &self.mesh.directory
+    }
+
+    /// Sessions and SWIM.
+    #[must_use]
+    pub fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// Ports and services.
+    #[must_use]
+    pub fn ports(&self) -> &Ports {
+        &self.ports
+    }
+
+    /// Address pools.
+    #[must_use]
+    pub fn pools(&self) -> &Pools {
+        &self.pools
+    }
+
+    /// FDB, drops and traces.
+    #[must_use]
+    pub fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// What it was born with.
+    #[must_use]
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.me
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub fn started(&self) -> Now {
+        self.started
+    }
+
+    /// Plugins in the chain of a network.
+    #[must_use]
+    pub fn chain(&self, vni: Vni) -> u32 {
+        self.chains.get(&vni).copied().unwrap_or(0)
+    }
+
+    /// Numbers of all ports, services among them.
+    #[must_use]
+    pub fn port_ids(&self) -> BTreeSet<PortId> {
+        self.ports
+            .iter()
+            .map(|(record, ..)| record.id)
+            .chain(self.ports.services().map(|s| s.port))
+            .collect()
+    }
+}

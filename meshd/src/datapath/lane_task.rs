@@ -1,0 +1,173 @@
+//! What the tasks of both kinds of lanes share: frames into the core's [`Lane`], its steps out to the outlets.
+//!
+//! Owns the lane. Per frame it takes no lock and allocates nothing; per batch it publishes what was counted.
+
+use super::outlet::Outlets;
+use super::{LaneReport, Shared};
+use arc_swap::{ArcSwap, Cache};
+use bytes::{BufMut, Bytes, BytesMut};
+use meshd_core::flow::Origin;
+use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
+use meshd_core::lane::{Lane, Step};
+use meshd_core::node::Input;
+use meshd_core::ruling::{DropReason, Output, Ruling};
+use meshd_core::wire::datagram;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+
+/// Where a lane's rulings come from.
+pub(super) type Rulings = mpsc::Receiver<(UpcallId, Ruling)>;
+
+/// What a lane's task is started with.
+pub(super) struct Start {
+    pub(super) origin: Origin,
+    pub(super) shared: Arc<Shared>,
+    pub(super) rulings: Rulings,
+    pub(super) report: Arc<Mutex<LaneReport>>,
+    /// Differs each time; see [`Lane::new`].
+    pub(super) seed: u64,
+}
+
+/// A lane at work.
+pub(super) struct LaneTask {
+    lane: Lane,
+    shared: Arc<Shared>,
+    outlets: Cache<Arc<ArcSwap<Outlets>>, Arc<Outlets>>,
+    report: Arc<Mutex<LaneReport>>,
+    /// When to show what was counted; `None`: nothing new.
+    show_at: Option<Moment>,
+}
+
+/// How old a report may be, in ms.
+const REPORT_MS: u64 = 20;
+
+impl LaneTask {
+    /// The lane, and where its rulings come from.
+    pub(super) fn new(start: Start) -> (Self, Rulings) {
+        let outlets = Cache::new(Arc::clone(&start.shared.outlets));
+        let lane = Lane::new(start.origin, start.shared.limits, start.seed);
+        let this = Self {
+            lane,
+            shared: start.shared,
+            outlets,
+            report: start.report,
+            show_at: None,
+        };
+        (this, start.rulings)
+    }
+
+    /// One frame: `framed` is the overlay header of a whole frame with the frame right behind it.
+    pub(super) fn frame(&mut self, vni: Vni, framed: &Bytes) {
+        let now = self.shared.clock.moment();
+        let epoch = Epoch(self.shared.epoch.load(Ordering::Acquire));
+        match self
+            .lane
+            .frame(vni, framed.slice(datagram::WHOLE_LEN..), epoch, now)
+        {
+            Step::Forward { to, .. } => self.forward(vni, framed, &to),
+            Step::Upcall { upcall, frame } => {
+                let input = Input::Upcall {
+                    origin: self.lane.origin(),
+                    upcall,
+                    vni,
+                    frame,
+                };
+                if self.shared.inputs.try_send(input).is_err() {
+                    self.lane.upcall_refused(upcall, now);
+                }
+            }
+            Step::Parked | Step::Dropped(_) | Step::Consumed => {}
+        }
+    }
+
+    /// A frame that is none, or cannot be put together.
+    pub(super) fn drop(&mut self, reason: DropReason, frames: u64) {
+        if frames == 0 {
+            return;
+        }
+        let now = self.shared.clock.moment();
+        self.lane.count_drop(reason, frames, None, now);
+    }
+
+    /// The node has ruled; what waited goes its way, in order.
+    pub(super) fn ruling(&mut self, upcall: UpcallId, ruling: Ruling) {
+        let now = self.shared.clock.moment();
+        let Some(released) = self.lane.ruling(upcall, ruling, now) else {
+            return;
+        };
+        for frame in released.frames {
+            let vni = released.vni;
+            let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
+            datagram::Header::Whole { vni }.encode_into(&mut framed);
+            framed.put_slice(&frame);
+            self.forward(vni, &framed.freeze(), &released.to);
+        }
+    }
+
+    /// Rulings that came while a batch was read.
+    pub(super) fn pending_rulings(&mut self, rulings: &mut Rulings) {
+        while let Ok((upcall, ruling)) = rulings.try_recv() {
+            self.ruling(upcall, ruling);
+        }
+    }
+
+    fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output]) {
+        let outlets = self.outlets.load();
+        let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
+        for output in to {
+            let sent = match output {
+                Output::Port(port) => match outlets.ports.get(port) {
+                    Some(outlet) => outlet.send(frame),
+                    None => Err(DropReason::PortQueueFull),
+                },
+                Output::Peer(node) => match outlets.peers.get(node) {
+                    Some(outlet) => outlet.send(vni, framed),
+                    None => Err(DropReason::NoSession),
+                },
+            };
+            if let Err(reason) = sent {
+                self.lane
+                    .count_drop(reason, 1, None, self.shared.clock.moment());
+            }
+        }
+    }
+
+    /// Wakes when the lane wants [`Self::timeout`], or at `other`; never, if there is neither.
+    pub(super) fn timer(&self, other: Option<Moment>) -> impl Future<Output = ()> + use<> {
+        let due = [self.lane.poll_timeout(), self.show_at, other]
+            .into_iter()
+            .flatten()
+            .min();
+        let due = due.map(|moment| self.shared.clock.instant(moment));
+        async move {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Gives up what waited too long, forgets what was not used.
+    pub(super) fn timeout(&mut self) {
+        self.lane.handle_timeout(self.shared.clock.moment());
+    }
+
+    /// At the end of a batch: shows what was counted, if that is due.
+    pub(super) fn batch_done(&mut self) {
+        let now = self.shared.clock.moment();
+        match self.show_at {
+            None => self.show_at = Some(now.plus_ms(REPORT_MS)),
+            Some(due) if due <= now => {
+                let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+                self.show_at = None;
+                if report.counters != *self.lane.counters() {
+                    report.counters.clone_from(self.lane.counters());
+                    report.last_drops.clear();
+                    report.last_drops.extend_from_slice(self.lane.last_drops());
+                }
+            }
+            Some(_) => {}
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Tier 1: frames between ports and peers, by the rulings that lanes have cached.
+//!
+//! ```text
+//!   TAP of a port ---> lane task --hit--> outlet of a port (TAP)  or of a peer (QUIC datagrams)
+//!   datagrams of a peer ---> lane task --hit--> outlet of a port
+//!                               | miss: park, upcall              ^
+//!                               v                                 | ruling: release what was parked
+//!                             driver (Node) ---------------------+
+//! ```
+//!
+//! Owns the lane tasks, the outlets and the counters that all tiers of `meshd drops` add up. It decides nothing: a frame
+//! goes where its ruling says. One task a lane, so a lane needs no lock; outlets are found in a snapshot.
+
+mod lane_task;
+mod outlet;
+mod peer;
+mod port;
+
+pub(crate) use outlet::{Outlets, PeerOutlet, PortOutlet};
+
+use crate::clock::Clock;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use meshd_core::flow::Origin;
+use meshd_core::ident::{Epoch, NodeId, PortId, SessionId, UpcallId, Vni};
+use meshd_core::lane::{LaneCounters, LaneDrop, LaneLimits};
+use meshd_core::node::Input;
+use meshd_core::ruling::{DropCounts, Ruling};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_tun::Tun;
+
+/// Rulings that may wait for a lane; it has at most as many upcalls open.
+const RULINGS_MAX: usize = 1024;
+
+/// What a lane shows of itself: a copy, some milliseconds old.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LaneReport {
+    /// Counted since the lane began.
+    pub(crate) counters: LaneCounters,
+    /// The last drop of each reason.
+    pub(crate) last_drops: Vec<LaneDrop>,
+}
+
+/// What all lanes share.
+pub(crate) struct Shared {
+    /// From here on only rulings of this epoch count.
+    epoch: AtomicU64,
+    outlets: Arc<ArcSwap<Outlets>>,
+    inputs: mpsc::Sender<Input>,
+    clock: Clock,
+    limits: LaneLimits,
+}
+
+struct LaneHandle {
+    rulings: mpsc::Sender<(UpcallId, Ruling)>,
+    report: Arc<Mutex<LaneReport>>,
+    task: JoinHandle<()>,
+    session: Option<SessionId>,
+}
+
+/// All lanes of the node. Used by the driver alone.
+pub(crate) struct Datapath {
+    shared: Arc<Shared>,
+    lanes: BTreeMap<Origin, LaneHandle>,
+    /// What lanes that ended had dropped.
+    ended: DropCounts,
+    seed: u64,
+}
+
+impl Datapath {
+    /// No lanes yet. Upcalls go to `inputs`; what does not fit there is dropped and counted.
+    pub(crate) fn new(
+        inputs: mpsc::Sender<Input>,
+        clock: Clock,
+        limits: LaneLimits,
+        seed: u64,
+    ) -> Self {
+        let shared = Shared {
+            epoch: AtomicU64::new(0),
+            outlets: Arc::default(),
+            inputs,
+            clock,
+            limits,
+        };
+        Self {
+            shared: Arc::new(shared),
+            lanes: BTreeMap::new(),
+            ended: DropCounts::default(),
+            seed,
+        }
+    }
+
+    /// Only rulings of `epoch` count from now on, on every lane.
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        self.shared.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// A port is there: its frames are read, and it can be sent to.
+    pub(crate) fn add_port(&mut self, port: PortId, vni: Vni, mtu: u16, tap: Tun) {
+        let tap = Arc::new(tap);
+        let outlet = PortOutlet::new(Arc::clone(&tap));
+        self.change_outlets(|outlets| {
+            outlets.ports.insert(port, outlet.clone());
+        });
+        let origin = Origin::Port(port);
+        self.start(origin, None, |start| {
+            tokio::spawn(port::run(start, vni, mtu, tap))
+        });
+    }
+
+    /// A port is gone.
+    pub(crate) fn remove_port(&mut self, port: PortId) {
+        self.change_outlets(|outlets| {
+            outlets.ports.remove(&port);
+        });
+        self.stop(Origin::Port(port));
+    }
+
+    /// A proven session with a peer carries frames both ways; it takes the place of an older one.
+    pub(crate) fn add_peer(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        connection: quinn::Connection,
+    ) {
+        let outlet = PeerOutlet::new(connection.clone());
+        self.change_outlets(|outlets| {
+            outlets.peers.insert(node, outlet.clone());
+        });
+        self.start(Origin::Peer(node), Some(session), |start| {
+            tokio::spawn(peer::run(start, connection))
+        });
+    }
+
+    /// A session is over. True if it carried the frames of a peer.
+    pub(crate) fn remove_session(&mut self, session: SessionId) -> bool {
+        let found = self
+            .lanes
+            .iter()
+            .find(|(_, lane)| lane.session == Some(session))
+            .map(|(origin, _)| *origin);
+        let Some(origin @ Origin::Peer(node)) = found else {
+            return false;
+        };
+        self.change_outlets(|outlets| {
+            outlets.peers.remove(&node);
+        });
+        self.stop(origin);
+        true
+    }
+
+    /// A lane's upcall was ruled on.
+    pub(crate) fn ruling(&mut self, origin: Origin, upcall: UpcallId, ruling: Ruling) {
+        if let Some(lane) = self.lanes.get(&origin) {
+            // A ruling that does not fit is lost; the lane's own time-out gives the parked frames up, and counts them.
+            let _ = lane.rulings.try_send((upcall, ruling));
+        }
+    }
+
+    /// A frame of the switch's own making.
+    pub(crate) fn inject(&self, port: PortId, frame: &Bytes) {
+        if let Some(outlet) = self.shared.outlets.load().ports.get(&port) {
+            // What does not fit is asked for again by who sent the question.
+            let _ = outlet.send(frame);
+        }
+    }
+
+    /// Per lane, those that run.
+    pub(crate) fn reports(&self) -> BTreeMap<Origin, LaneReport> {
+        self.lanes
+            .iter()
+            .map(|(origin, lane)| (*origin, read(&lane.report)))
+            .collect()
+    }
+
+    /// Frames and bytes that went out of a port or to a peer.
+    pub(crate) fn sent(&self, origin: Origin) -> (u64, u64) {
+        let outlets = self.shared.outlets.load();
+        match origin {
+            Origin::Port(port) => outlets.ports.get(&port).map_or((0, 0), PortOutlet::sent),
+            Origin::Peer(node) => outlets.peers.get(&node).map_or((0, 0), PeerOutlet::sent),
+        }
+    }
+
+    /// Drops over all lanes since the start, also those that ended.
+    pub(crate) fn drops(&self) -> DropCounts {
+        let mut total = self.ended.clone();
+        for lane in self.lanes.values() {
+            total.merge(&read(&lane.report).counters.drops);
+        }
+        total
+    }
+
+    fn start(
+        &mut self,
+        origin: Origin,
+        session: Option<SessionId>,
+        spawn: impl FnOnce(lane_task::Start) -> JoinHandle<()>,
+    ) {
+        self.stop(origin);
+        let (rulings, from_driver) = mpsc::channel(RULINGS_MAX);
+        let report = Arc::new(Mutex::new(LaneReport::default()));
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let start = lane_task::Start {
+            origin,
+            shared: Arc::clone(&self.shared),
+            rulings: from_driver,
+            report: Arc::clone(&report),
+            seed: self.seed,
+        };
+        let task = spawn(start);
+        self.lanes.insert(
+            origin,
+            LaneHandle {
+                rulings,
+                report,
+                task,
+                session,
+            },
+        );
+    }
+
+    fn stop(&mut self, origin: Origin) {
+        if let Some(lane) = self.lanes.remove(&origin) {
+            lane.task.abort();
+            self.ended.merge(&read(&lane.report).counters.drops);
+        }
+    }
+
+    fn change_outlets(&self, change: impl Fn(&mut Outlets)) {
+        self.shared.outlets.rcu(|outlets| {
+            let mut outlets = Outlets::clone(outlets);
+            change(&mut outlets);
+            outlets
+        });
+    }
+}
+
+fn read(report: &Mutex<LaneReport>) -> LaneReport {
+    report
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone()
+}

@@ -1,0 +1,255 @@
+//! Name service of one network: hickory answers its ports from the names snapshot and forwards the rest.
+//!
+//! ```text
+//!   question from a port --> ours? --yes--> names snapshot (NXDOMAIN for other networks' names)
+//!                              | no
+//!                              +--> upstream resolver of this host, bounded
+//! ```
+//!
+//! Owns the mapping between DNS and [`Names`]. Refuses zone transfers, updates and all but one question a message. It
+//! opens no socket: `service.rs` brings those, bound inside the network.
+
+use arc_swap::ArcSwap;
+use hickory_proto::op::{Header, HeaderCounts, Metadata, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_server::net::runtime::Time;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponseBuilder;
+use meshd_core::ident::Vni;
+use meshd_core::names::{NameAnswer, NameKind, Names};
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+/// The current names; swapped by the driver, read by every network's service.
+pub(crate) type NamesHandle = Arc<ArcSwap<Names>>;
+
+/// Questions that may wait for an upstream at once, over all networks; more are refused.
+const FORWARDS_MAX: usize = 64;
+/// An upstream that takes longer has not answered.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
+/// Seconds that an answer about the mesh may be kept.
+const TTL_S: u32 = meshd_core::names::TTL_S;
+
+/// Where questions go that are not about the mesh. Shared by all networks of the node.
+#[derive(Clone)]
+pub(crate) struct Forwarder {
+    resolver: Option<Arc<TokioResolver>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Forwarder {
+    /// The given upstreams, or those of `/etc/resolv.conf` if there are none. Without any, foreign questions are refused.
+    pub(crate) fn new(upstream: &[SocketAddr]) -> Self {
+        let built = if upstream.is_empty() {
+            TokioResolver::builder_tokio()
+        } else {
+            let servers = upstream.iter().map(|address| {
+                let mut server = NameServerConfig::udp_and_tcp(address.ip());
+                for connection in &mut server.connections {
+                    connection.port = address.port();
+                }
+                server
+            });
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+            Ok(TokioResolver::builder_with_config(
+                config,
+                Default::default(),
+            ))
+        };
+        let resolver = built.and_then(|mut builder| {
+            let options = builder.options_mut();
+            options.ndots = 0;
+            options.cache_size = 1024;
+            options.attempts = 2;
+            options.timeout = Duration::from_secs(2);
+            // The host's own hosts file is not the containers' business.
+            options.use_hosts_file = ResolveHosts::Never;
+            builder.build()
+        });
+        let resolver = match resolver {
+            Ok(resolver) => Some(Arc::new(resolver)),
+            Err(error) => {
+                tracing::warn!(%error, "no upstream name server: names outside the mesh will be refused; set [dns] upstream");
+                None
+            }
+        };
+        Self {
+            resolver,
+            permits: Arc::new(Semaphore::new(FORWARDS_MAX)),
+        }
+    }
+
+    async fn ask(&self, name: Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+        let (Some(resolver), Ok(_permit)) = (&self.resolver, self.permits.try_acquire()) else {
+            return (ResponseCode::Refused, Vec::new());
+        };
+        match tokio::time::timeout(FORWARD_TIMEOUT, resolver.lookup(name, kind)).await {
+            Ok(Ok(found)) => (ResponseCode::NoError, found.answers().to_vec()),
+            Ok(Err(error)) if error.is_nx_domain() => (ResponseCode::NXDomain, Vec::new()),
+            Ok(Err(error)) if error.is_no_records_found() => (ResponseCode::NoError, Vec::new()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "upstream name server failed");
+                (ResponseCode::ServFail, Vec::new())
+            }
+            Err(_) => (ResponseCode::ServFail, Vec::new()),
+        }
+    }
+}
+
+/// Answers the ports of one network.
+pub(crate) struct NameService {
+    vni: Vni,
+    /// `<network>.<mesh domain>`, for the SOA of negative answers.
+    zone: Name,
+    names: NamesHandle,
+    forward: Forwarder,
+}
+
+/// What goes back: code, whether we speak with authority, answers.
+struct Answered {
+    code: ResponseCode,
+    ours: bool,
+    records: Vec<Record>,
+}
+
+impl NameService {
+    /// A service for network `vni`, whose names end in `domain`.
+    pub(crate) fn new(vni: Vni, domain: &str, names: NamesHandle, forward: Forwarder) -> Self {
+        let zone = Name::from_str(domain)
+            .map(fqdn)
+            .unwrap_or_else(|_| Name::root());
+        Self {
+            vni,
+            zone,
+            names,
+            forward,
+        }
+    }
+
+    async fn answer(&self, request: &Request) -> Answered {
+        let refuse = |code| Answered {
+            code,
+            ours: false,
+            records: Vec::new(),
+        };
+        if request.metadata.op_code != OpCode::Query {
+            return refuse(ResponseCode::Refused);
+        }
+        let Ok(info) = request.request_info() else {
+            return refuse(ResponseCode::FormErr);
+        };
+        let kind = info.query.query_type();
+        if info.query.query_class() != DNSClass::IN
+            || matches!(kind, RecordType::AXFR | RecordType::IXFR | RecordType::ANY)
+        {
+            return refuse(ResponseCode::Refused);
+        }
+        let name = fqdn(Name::from(info.query.name()));
+        let wanted = match kind {
+            RecordType::A => NameKind::V4,
+            RecordType::AAAA => NameKind::V6,
+            RecordType::PTR => NameKind::Reverse,
+            _ => NameKind::Other,
+        };
+        let text = name.to_lowercase().to_ascii();
+        let answer = self
+            .names
+            .load()
+            .lookup(self.vni, text.trim_end_matches('.'), wanted);
+        let ours = |code, data: Vec<RData>| Answered {
+            code,
+            ours: true,
+            records: data
+                .into_iter()
+                .map(|data| Record::from_rdata(name.clone(), TTL_S, data))
+                .collect(),
+        };
+        match answer {
+            NameAnswer::Addresses(ips) => ours(
+                ResponseCode::NoError,
+                ips.into_iter().map(address_data).collect(),
+            ),
+            NameAnswer::Name(target) => match Name::from_str(&target) {
+                Ok(target) => ours(ResponseCode::NoError, vec![RData::PTR(PTR(fqdn(target)))]),
+                Err(_) => ours(ResponseCode::ServFail, Vec::new()),
+            },
+            NameAnswer::NoData => ours(ResponseCode::NoError, Vec::new()),
+            NameAnswer::NoSuchName => ours(ResponseCode::NXDomain, Vec::new()),
+            NameAnswer::NotOurs if !request.metadata.recursion_desired => {
+                refuse(ResponseCode::Refused)
+            }
+            NameAnswer::NotOurs => {
+                let (code, records) = self.forward.ask(name, kind).await;
+                Answered {
+                    code,
+                    ours: false,
+                    records,
+                }
+            }
+        }
+    }
+
+    /// Negative answers carry it, so that resolvers know how long to believe them (RFC 2308 §3).
+    fn soa(&self) -> Record {
+        let ttl = i32::try_from(TTL_S).unwrap_or(5);
+        let soa = SOA::new(
+            self.zone.clone(),
+            self.zone.clone(),
+            1,
+            ttl,
+            ttl,
+            ttl,
+            TTL_S,
+        );
+        Record::from_rdata(self.zone.clone(), TTL_S, RData::SOA(soa))
+    }
+}
+
+fn fqdn(mut name: Name) -> Name {
+    name.set_fqdn(true);
+    name
+}
+
+fn address_data(ip: IpAddr) -> RData {
+    match ip {
+        IpAddr::V4(v4) => RData::A(A(v4)),
+        IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+    }
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for NameService {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut back: R,
+    ) -> ResponseInfo {
+        let answered = self.answer(request).await;
+        let mut metadata = Metadata::response_from_request(&request.metadata);
+        metadata.response_code = answered.code;
+        metadata.authoritative = answered.ours;
+        metadata.recursion_available = true;
+        let soa = (answered.ours && answered.records.is_empty()).then(|| self.soa());
+        let response = MessageResponseBuilder::from_message_request(request).build(
+            metadata,
+            answered.records.iter(),
+            std::iter::empty(),
+            soa.iter(),
+            std::iter::empty(),
+        );
+        back.send_response(response).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, to = %request.src(), "name service could not answer");
+            Header {
+                metadata,
+                counts: HeaderCounts::default(),
+            }
+            .into()
+        })
+    }
+}

@@ -1,0 +1,386 @@
+//! The loop between the machine and the world: the only file that knows both.
+//!
+//! ```text
+//!    lanes, sessions, kernel, plugins --inputs (bounded)--> +--------+ --outputs--> datapath, underlay, wirer,
+//!    API --requests (bounded)-----------------------------> | driver |              plugins, store, events
+//!    clock ----------------------------------------------> +--------+
+//! ```
+//!
+//! Owns the [`Node`] and the order of acts: what a drain wants kept is on disk before anything else of it is done. It
+//! decides nothing.
+
+use crate::clock::Clock;
+use crate::datapath::Datapath;
+use crate::dns::NamesHandle;
+use crate::events::Events;
+use crate::rulings::Rulings;
+use crate::store::Store;
+use crate::underlay::Underlay;
+use crate::wirer::{Job, Wirer};
+use meshd_core::command::{Command, Refusal, RefusalCode, Reply};
+use meshd_core::ident::{CommandId, Now, PortId, Vni};
+use meshd_core::node::{Input, KernelEvent, Node, Output, SessionEvent};
+use meshd_core::notice::Notice;
+use meshd_core::view::Event;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_tun::Tun;
+
+/// Inputs that may wait for the node. Lanes drop upcalls beyond; sessions read no further.
+pub(crate) const INPUTS_MAX: usize = 4096;
+/// Requests of the API that may wait.
+const REQUESTS_MAX: usize = 256;
+/// Inputs handled between two looks at the clock and at requests.
+const BATCH_MAX: usize = 64;
+
+/// What the driver knows beside the node, for views.
+pub(crate) struct World<'a> {
+    /// Tier 1.
+    pub(crate) datapath: &'a Datapath,
+    /// Sessions.
+    pub(crate) underlay: &'a Underlay,
+}
+
+type View = Box<dyn FnOnce(&Node, &World<'_>, Now) + Send>;
+
+enum Request {
+    Command(Command, oneshot::Sender<Result<Reply, Refusal>>),
+    View(View),
+    Carry(Carry, oneshot::Sender<()>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// From the wirer: a port that has a TAP now, or has none any more.
+pub(crate) enum Carry {
+    /// Frames of the port come from and go to this TAP.
+    Port {
+        /// The port.
+        port: PortId,
+        /// Its network.
+        vni: Vni,
+        /// Of the network.
+        mtu: u16,
+        /// The TAP.
+        tap: Tun,
+    },
+    /// The port's TAP is about to go.
+    Gone(PortId),
+}
+
+/// How everything else talks to the driver.
+#[derive(Clone)]
+pub(crate) struct DriverHandle {
+    requests: mpsc::Sender<Request>,
+    events: Arc<Events>,
+}
+
+fn stopped() -> Refusal {
+    Refusal {
+        code: RefusalCode::Unavailable,
+        message: "the daemon is stopping".to_owned(),
+    }
+}
+
+impl DriverHandle {
+    /// Has a command done.
+    ///
+    /// # Errors
+    /// The node's refusal, or that the daemon stops.
+    pub(crate) async fn command(&self, command: Command) -> Result<Reply, Refusal> {
+        let (tell, told) = oneshot::channel();
+        self.requests
+            .send(Request::Command(command, tell))
+            .await
+            .map_err(|_| stopped())?;
+        told.await.map_err(|_| stopped())?
+    }
+
+    /// Reads the node as it is between two inputs.
+    ///
+    /// # Errors
+    /// That the daemon stops.
+    pub(crate) async fn view<T: Send + 'static>(
+        &self,
+        view: impl FnOnce(&Node, &World<'_>, Now) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (tell, told) = oneshot::channel();
+        let view: View = Box::new(move |node, world, now| {
+            let _ = tell.send(view(node, world, now));
+        });
+        self.requests
+            .send(Request::View(view))
+            .await
+            .map_err(|_| stopped())?;
+        told.await.map_err(|_| stopped())
+    }
+
+    /// The events that are remembered, and all that follow.
+    pub(crate) fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.events.subscribe()
+    }
+
+    /// Tells an event that is not the node's.
+    pub(crate) fn notice(&self, notice: Notice) {
+        self.events.tell(crate::clock::wall(), notice);
+    }
+
+    /// Says goodbye to the peers and ends the driver.
+    pub(crate) async fn stop(&self) {
+        let (tell, told) = oneshot::channel();
+        if self.requests.send(Request::Stop(tell)).await.is_ok() {
+            let _ = told.await;
+        }
+    }
+
+    /// Returns once the lane runs, or is gone: whoever is told after that finds it so.
+    pub(crate) async fn carry(&self, carry: Carry) {
+        let (tell, told) = oneshot::channel();
+        if self
+            .requests
+            .send(Request::Carry(carry, tell))
+            .await
+            .is_ok()
+        {
+            let _ = told.await;
+        }
+    }
+}
+
+/// All that the driver acts through.
+pub(crate) struct Parts {
+    /// The machine.
+    pub(crate) node: Node,
+    /// The clock it was made with.
+    pub(crate) clock: Clock,
+    /// What must survive.
+    pub(crate) store: Store,
+    /// Sessions.
+    pub(crate) underlay: Underlay,
+    /// Plugins.
+    pub(crate) rulings: Rulings,
+    /// Tier 1.
+    pub(crate) datapath: Datapath,
+    /// Names, for the name services.
+    pub(crate) names: NamesHandle,
+    /// What happens.
+    pub(crate) inputs: mpsc::Receiver<Input>,
+}
+
+struct Driver {
+    parts: Parts,
+    wirer: Wirer,
+    requests: mpsc::Receiver<Request>,
+    events: Arc<Events>,
+    waiting: BTreeMap<CommandId, oneshot::Sender<Result<Reply, Refusal>>>,
+    next_command: u64,
+}
+
+/// Makes the handle that the parts need before they can be made.
+pub(crate) fn channel() -> (DriverHandle, Mailbox) {
+    let (requests, from_all) = mpsc::channel(REQUESTS_MAX);
+    let events = Arc::new(Events::new());
+    (
+        DriverHandle {
+            requests,
+            events: Arc::clone(&events),
+        },
+        Mailbox {
+            requests: from_all,
+            events,
+        },
+    )
+}
+
+/// The driver's end of a [`DriverHandle`].
+pub(crate) struct Mailbox {
+    requests: mpsc::Receiver<Request>,
+    events: Arc<Events>,
+}
+
+/// Runs the node until it is told to stop.
+///
+/// # Errors
+/// If the store fails: what cannot be kept must not be acknowledged, so the daemon ends, and its supervisor starts it again.
+pub(crate) async fn run(
+    parts: Parts,
+    wirer: Wirer,
+    mailbox: Mailbox,
+) -> Result<(), crate::store::StoreError> {
+    let mut driver = Driver {
+        parts,
+        wirer,
+        requests: mailbox.requests,
+        events: mailbox.events,
+        waiting: BTreeMap::new(),
+        next_command: 0,
+    };
+    driver.drain().await?;
+    loop {
+        let wake = driver.parts.node.poll_timeout();
+        let timer = async {
+            match wake {
+                Some((moment, _why)) => {
+                    tokio::time::sleep_until(driver.parts.clock.instant(moment).into()).await
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            input = driver.parts.inputs.recv() => {
+                let Some(input) = input else { return Ok(()) };
+                driver.input(input);
+                for _ in 1..BATCH_MAX {
+                    let Ok(input) = driver.parts.inputs.try_recv() else { break };
+                    driver.input(input);
+                }
+            }
+            request = driver.requests.recv() => match request {
+                Some(Request::Stop(done)) => {
+                    let now = driver.parts.clock.now();
+                    driver.parts.node.stop(now);
+                    driver.drain().await?;
+                    driver.parts.underlay.close().await;
+                    let _ = done.send(());
+                    return Ok(());
+                }
+                Some(request) => driver.request(request),
+                None => return Ok(()),
+            },
+            () = timer => {}
+        }
+        // Timers first are only as late as one batch, however many inputs wait.
+        let now = driver.parts.clock.now();
+        if driver
+            .parts
+            .node
+            .poll_timeout()
+            .is_some_and(|(due, _)| due <= now.moment)
+        {
+            driver.parts.node.handle_timeout(now);
+        }
+        driver.drain().await?;
+    }
+}
+
+impl Driver {
+    fn input(&mut self, input: Input) {
+        if let Input::Session(SessionEvent::Closed { session, .. }) = &input {
+            self.parts.datapath.remove_session(*session);
+        }
+        if let Input::Kernel(KernelEvent::PortGone { port }) = &input {
+            self.parts.datapath.remove_port(*port);
+        }
+        let now = self.parts.clock.now();
+        self.parts.node.handle(input, now);
+    }
+
+    fn request(&mut self, request: Request) {
+        let now = self.parts.clock.now();
+        match request {
+            Request::Command(command, tell) => {
+                let id = CommandId(self.next_command);
+                self.next_command += 1;
+                self.waiting.insert(id, tell);
+                self.parts.node.handle(Input::Command { id, command }, now);
+            }
+            Request::View(view) => {
+                let world = World {
+                    datapath: &self.parts.datapath,
+                    underlay: &self.parts.underlay,
+                };
+                view(&self.parts.node, &world, now);
+            }
+            Request::Carry(carry, done) => {
+                match carry {
+                    Carry::Port {
+                        port,
+                        vni,
+                        mtu,
+                        tap,
+                    } => self.parts.datapath.add_port(port, vni, mtu, tap),
+                    Carry::Gone(port) => self.parts.datapath.remove_port(port),
+                }
+                let _ = done.send(());
+            }
+            Request::Stop(_) => {}
+        }
+    }
+
+    /// Does what the node wants, in its order; first on disk what it wants kept.
+    async fn drain(&mut self) -> Result<(), crate::store::StoreError> {
+        let (mut keep, mut acts) = (Vec::new(), Vec::new());
+        while let Some(output) = self.parts.node.poll_output() {
+            match output {
+                Output::Persist { key, value } => keep.push((key, value)),
+                act => acts.push(act),
+            }
+        }
+        if !keep.is_empty() {
+            let store = self.parts.store.clone();
+            // The node waits for the disk, on purpose; the lanes do not wait for the node.
+            let kept = tokio::task::spawn_blocking(move || store.commit(&keep)).await;
+            match kept {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            }
+        }
+        if let Some(names) = self.parts.node.take_names() {
+            self.parts.names.store(Arc::new(names));
+        }
+        for act in acts {
+            self.act(act);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, act: Output) {
+        let parts = &mut self.parts;
+        match act {
+            Output::Persist { .. } => {}
+            Output::Ruling {
+                origin,
+                upcall,
+                ruling,
+            } => parts.datapath.ruling(origin, upcall, ruling),
+            Output::Inject { port, frame } => parts.datapath.inject(port, &frame),
+            Output::Epoch(epoch) => parts.datapath.set_epoch(epoch),
+            Output::Ask {
+                query,
+                epoch,
+                question,
+            } => parts.rulings.ask(query, epoch, question),
+            Output::Dial { node, addresses } => parts.underlay.dial(node, addresses),
+            Output::Message { session, message } => parts.underlay.send(session, message),
+            Output::Proven { session, node } => {
+                // A session that closed in the meantime says so by itself.
+                if let Some(connection) = parts.underlay.prove(session) {
+                    parts.datapath.add_peer(node, session, connection);
+                }
+            }
+            Output::Hangup { session, reason } => parts.underlay.hangup(session, reason),
+            Output::Wire(wiring) => self.wirer.job(Job::Wire(wiring)),
+            Output::Unwire(port) => {
+                parts.datapath.remove_port(port.id);
+                self.wirer.job(Job::Unwire(port));
+            }
+            Output::Serve(wiring) => self.wirer.job(Job::Serve(wiring)),
+            Output::Unserve { vni, port } => {
+                parts.datapath.remove_port(port);
+                self.wirer.job(Job::Unserve(vni));
+            }
+            Output::Reply { id, result } => {
+                if let Some(tell) = self.waiting.remove(&id) {
+                    // Who asked may have gone; the change stands all the same.
+                    let _ = tell.send(result);
+                }
+            }
+            Output::Notice(notice) => self.notice(notice),
+        }
+    }
+
+    fn notice(&self, notice: Notice) {
+        let now = self.parts.clock.now();
+        self.events.tell(now.wall, notice);
+    }
+}

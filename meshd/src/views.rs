@@ -1,0 +1,524 @@
+//! What an operator reads: the node, its lanes and its sessions, put together as the plain data of `meshd_core::view`.
+//!
+//! Owns the putting together. Each function reads one instant between two inputs of the node.
+
+use crate::datapath::LaneReport;
+use crate::driver::World;
+use meshd_core::claims::{Claim, Conflict};
+use meshd_core::command::NetnsRef;
+use meshd_core::fdb::{How, Place};
+use meshd_core::flow::{FlowKey, Origin};
+use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
+use meshd_core::mesh::PeerView;
+use meshd_core::node::Node;
+use meshd_core::ruling::DropReason;
+use meshd_core::view::{
+    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Member,
+    MemberState, Network, NodeRef, Path, Peer, PeerState, Port, PortState, Status, Traffic,
+};
+use std::collections::BTreeMap;
+
+fn node_ref(node: &Node, id: NodeId) -> NodeRef {
+    NodeRef {
+        id,
+        name: node
+            .directory()
+            .member(id)
+            .map(|member| member.name.clone()),
+    }
+}
+
+fn network_name(node: &Node, vni: Vni) -> String {
+    node.directory()
+        .network_by_vni(vni)
+        .map_or_else(|| format!("vni {vni}"), |def| def.name.to_string())
+}
+
+/// The wall clock at an earlier moment of this run.
+fn wall_at(now: Now, then: Moment) -> u64 {
+    now.wall.0.saturating_sub(now.moment.ms_since(then))
+}
+
+/// `meshd status`; `problems` are what only the shell knows.
+pub(crate) fn status(
+    node: &Node,
+    world: &World<'_>,
+    now: Now,
+    problems: Vec<String>,
+) -> Option<Status> {
+    let directory = node.directory();
+    let me = directory.member(node.id())?;
+    let started = node.started().wall.0;
+    let (mut ports, mut ready) = (0, 0);
+    for (_, state, _) in node.ports().iter() {
+        ports += 1;
+        ready += u32::from(state == PortState::Ready);
+    }
+    let drops = world.datapath.drops();
+    Some(Status {
+        version: node.config().version.clone(),
+        mesh: me.mesh,
+        mesh_name: node.config().mesh_name.clone(),
+        domain: node.config().domain.clone(),
+        node: node_ref(node, node.id()),
+        role: me.role,
+        has_root: node.mesh().has_root(),
+        addresses: directory
+            .advert(node.id())
+            .map(|advert| advert.addresses.clone())
+            .unwrap_or_default(),
+        started_at_ms: started,
+        uptime_s: now.moment.ms_since(node.started().moment) / 1000,
+        epoch: node.switch().epoch(),
+        members: count(directory.members()),
+        members_alive: count(directory.members().filter(|m| directory.reachable(m.node))),
+        peers_up: count(
+            node.mesh()
+                .peers()
+                .into_iter()
+                .filter(|peer| peer.session.is_some()),
+        ),
+        networks: count(directory.networks()),
+        ports,
+        ports_ready: ready,
+        fdb_entries: directory
+            .networks()
+            .map(|def| count(node.switch().fdb(def.vni).iter()))
+            .sum(),
+        dropped: DropReason::ALL
+            .iter()
+            .map(|&reason| drops.get(reason))
+            .sum(),
+        conflicts: directory
+            .conflicts()
+            .map(|conflict| show_conflict(node, &conflict))
+            .collect(),
+        problems,
+    })
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+fn show_conflict(node: &Node, conflict: &Conflict) -> view::Conflict {
+    let (kind, what) = match &conflict.claim {
+        Claim::Mac(mac) => ("mac", mac.to_string()),
+        Claim::Ip(ip) => ("ip", ip.to_string()),
+        Claim::Name(name) => ("name", name.to_string()),
+        Claim::Network(name) => ("network", name.to_string()),
+    };
+    view::Conflict {
+        kind: kind.to_owned(),
+        network: network_name(node, conflict.vni),
+        what,
+        holder: node_ref(node, conflict.holder),
+        other: node_ref(node, conflict.other),
+    }
+}
+
+/// `meshd members`.
+pub(crate) fn members(node: &Node) -> Vec<Member> {
+    let directory = node.directory();
+    let alive: BTreeMap<NodeId, bool> = node
+        .mesh()
+        .peers()
+        .into_iter()
+        .map(|peer| (peer.node, peer.alive))
+        .collect();
+    let state = |id: NodeId| match (id == node.id(), directory.reachable(id), alive.get(&id)) {
+        (true, ..) => MemberState::Here,
+        (_, true, Some(true)) => MemberState::Alive,
+        (_, true, _) => MemberState::Suspect,
+        (_, false, _) if directory.advert(id).is_none() => MemberState::Unknown,
+        _ => MemberState::Dead,
+    };
+    directory
+        .members()
+        .map(|member| {
+            let advert = directory.advert(member.node);
+            Member {
+                id: member.node,
+                name: member.name.clone(),
+                role: member.role,
+                labels: member.labels.clone(),
+                state: state(member.node),
+                serial: member.serial,
+                issued_at_ms: member.issued.0,
+                expires_at_ms: member.expires.map(|wall| wall.0),
+                addresses: advert.map(|a| a.addresses.clone()).unwrap_or_default(),
+                networks: advert
+                    .map(|a| {
+                        a.networks
+                            .iter()
+                            .map(|&vni| network_name(node, vni))
+                            .collect()
+                    })
+                    .unwrap_or_default(),
+                version: advert.map(|a| a.version.clone()),
+            }
+        })
+        .collect()
+}
+
+/// `meshd peers`.
+pub(crate) fn peers(node: &Node, world: &World<'_>, now: Now) -> Vec<Peer> {
+    let reports = world.datapath.reports();
+    node.mesh()
+        .peers()
+        .into_iter()
+        .map(|peer| show_peer(node, world, now, &reports, peer))
+        .collect()
+}
+
+fn show_peer(
+    node: &Node,
+    world: &World<'_>,
+    now: Now,
+    reports: &BTreeMap<Origin, LaneReport>,
+    peer: PeerView,
+) -> Peer {
+    let origin = Origin::Peer(peer.node);
+    let stats = peer
+        .session
+        .and_then(|session| world.underlay.stats(session));
+    let state = match (peer.session, peer.last_error.is_some()) {
+        (Some(_), _) => PeerState::Up,
+        (None, true) => PeerState::Waiting,
+        (None, false) => PeerState::Dialing,
+    };
+    Peer {
+        node: node_ref(node, peer.node),
+        state,
+        remote: stats.map(|s| s.remote).or(peer.remote),
+        dialed: peer.session.map(|_| peer.dialed),
+        since_at_ms: peer.since.map(|since| wall_at(now, since)),
+        reason: peer.session.is_none().then_some(peer.last_error).flatten(),
+        retry_in_ms: None,
+        rtt_us: stats.map(|s| s.rtt_us),
+        datagram_max: stats
+            .and_then(|s| s.datagram_max)
+            .and_then(|max| u32::try_from(max).ok()),
+        traffic: traffic(world, reports, origin),
+        lost_packets: stats.map(|s| s.lost_packets),
+    }
+}
+
+fn traffic(world: &World<'_>, reports: &BTreeMap<Origin, LaneReport>, origin: Origin) -> Traffic {
+    let (tx_frames, tx_bytes) = world.datapath.sent(origin);
+    let Some(report) = reports.get(&origin) else {
+        return Traffic::default();
+    };
+    let counters = &report.counters;
+    let dropped = DropReason::ALL
+        .iter()
+        .map(|&reason| counters.drops.get(reason))
+        .sum();
+    Traffic {
+        rx_frames: counters.frames,
+        rx_bytes: counters.bytes,
+        tx_frames,
+        tx_bytes,
+        dropped,
+    }
+}
+
+/// `meshd paths`.
+pub(crate) fn paths(node: &Node, world: &World<'_>) -> Vec<Path> {
+    let path = |peer: PeerView| {
+        let stats = peer
+            .session
+            .and_then(|session| world.underlay.stats(session));
+        let ppm = |lost: u64, sent: u64| {
+            u32::try_from(lost.saturating_mul(1_000_000) / sent.max(1)).unwrap_or(u32::MAX)
+        };
+        Path {
+            node: node_ref(node, peer.node),
+            kind: "quic-direct".to_owned(),
+            active: peer.session.is_some(),
+            reason: match (&peer.session, peer.last_error) {
+                (Some(_), _) => "a proven session".to_owned(),
+                (None, Some(error)) => error,
+                (None, None) => "being dialed".to_owned(),
+            },
+            remote: stats.map(|s| s.remote).or(peer.remote),
+            rtt_us: stats.map(|s| s.rtt_us),
+            mtu: stats.map(|s| u32::from(s.mtu)),
+            loss_ppm: stats.map(|s| ppm(s.lost_packets, s.sent_packets)),
+            window_bytes: stats.map(|s| s.cwnd),
+        }
+    };
+    node.mesh().peers().into_iter().map(path).collect()
+}
+
+/// `meshd network ls`.
+pub(crate) fn networks(node: &Node) -> Vec<Network> {
+    let directory = node.directory();
+    let show = |def: &meshd_core::wire::record::NetworkDef| {
+        let here = count(
+            node.ports()
+                .iter()
+                .filter(|(record, ..)| record.vni == def.vni),
+        );
+        let mut nodes: Vec<NodeId> = directory.members_with_network(def.vni).collect();
+        if here > 0 {
+            nodes.push(node.id());
+        }
+        Network {
+            name: def.name.clone(),
+            vni: def.vni,
+            subnets: def.subnets.clone(),
+            mtu: def.mtu,
+            author: node_ref(node, def.author),
+            since_at_ms: def.since.0,
+            service: def
+                .subnets
+                .iter()
+                .filter_map(meshd_core::ranges::service_address)
+                .collect(),
+            domain: format!("{}.{}", def.name, node.config().domain),
+            ports_here: here,
+            endpoints: count(directory.endpoints(def.vni)),
+            nodes: nodes.into_iter().map(|id| node_ref(node, id)).collect(),
+            plugins: node.chain(def.vni),
+        }
+    };
+    directory.networks().map(show).collect()
+}
+
+/// `meshd ports`.
+pub(crate) fn ports(node: &Node, world: &World<'_>) -> Vec<Port> {
+    let reports = world.datapath.reports();
+    node.ports()
+        .iter()
+        .map(|(record, state, reason)| {
+            let NetnsRef::Path(netns) = &record.netns;
+            let network = network_name(node, record.vni);
+            Port {
+                id: record.id,
+                vni: record.vni,
+                netns: ByteText::of(netns),
+                ifname: ByteText::of(record.ifname.as_bytes()),
+                mac: record.mac,
+                ips: record.ips.clone(),
+                leased: record.leased.clone(),
+                domain_name: record
+                    .name
+                    .as_ref()
+                    .map(|name| format!("{name}.{network}.{}", node.config().domain)),
+                network,
+                name: record.name.clone(),
+                labels: record.labels.clone(),
+                since_at_ms: record.since,
+                state,
+                reason: reason.map(str::to_owned),
+                traffic: traffic(world, &reports, Origin::Port(record.id)),
+            }
+        })
+        .collect()
+}
+
+/// `meshd fdb`.
+pub(crate) fn fdb(node: &Node, now: Now) -> Vec<FdbEntry> {
+    let directory = node.directory();
+    let mut entries = Vec::new();
+    for def in directory.networks() {
+        for row in node.switch().fdb(def.vni) {
+            let (port, owner, kind) = match (row.place, row.how) {
+                (Place::Port(port), How::Learned { .. }) => {
+                    (Some(port), node.id(), FdbKind::Learned)
+                }
+                (Place::Port(port), _) => (Some(port), node.id(), FdbKind::Port),
+                (Place::Service(port), _) => (Some(port), node.id(), FdbKind::Service),
+                (Place::Node(owner), _) => (None, owner, FdbKind::Remote),
+            };
+            let endpoint = directory
+                .mac(def.vni, row.mac)
+                .map(|(_, endpoint)| endpoint);
+            entries.push(FdbEntry {
+                network: def.name.to_string(),
+                vni: def.vni,
+                mac: row.mac,
+                port,
+                node: node_ref(node, owner),
+                kind,
+                ips: row.ips,
+                name: endpoint.and_then(|endpoint| endpoint.name.clone()),
+                idle_s: match row.how {
+                    How::Learned { seen, .. } => Some(now.moment.ms_since(seen) / 1000),
+                    _ => None,
+                },
+            });
+        }
+    }
+    entries
+}
+
+/// `port 3 (web.demo)` or `peer berlin`.
+pub(crate) fn show_origin(node: &Node, origin: Origin) -> String {
+    match origin {
+        Origin::Peer(id) => format!("peer {}", node_ref(node, id).show()),
+        Origin::Port(port) => show_port(node, port),
+    }
+}
+
+/// `port 3 (web.demo)`.
+pub(crate) fn show_port(node: &Node, port: PortId) -> String {
+    let named = node
+        .ports()
+        .iter()
+        .find(|(record, ..)| record.id == port)
+        .and_then(|(record, ..)| {
+            let name = record.name.as_ref()?;
+            Some(format!("{name}.{}", network_name(node, record.vni)))
+        });
+    named.map_or_else(
+        || format!("port {port}"),
+        |name| format!("port {port} ({name})"),
+    )
+}
+
+/// `meshd drops`.
+pub(crate) fn drops(node: &Node, world: &World<'_>, now: Now) -> Vec<Drops> {
+    let total = world.datapath.drops();
+    let reports = world.datapath.reports();
+    let seen = node.switch().drops();
+    let example = |at: Moment,
+                   vni: Option<Vni>,
+                   origin: Origin,
+                   key: Option<&FlowKey>,
+                   why: Option<String>| DropExample {
+        at_ms: wall_at(now, at),
+        network: vni.map(|vni| network_name(node, vni)),
+        origin: show_origin(node, origin),
+        flow: key.map(meshd_core::flowtext::show),
+        why,
+    };
+    let last = |reason: DropReason| {
+        let by_switch = seen.get(&reason).map(|d| {
+            (
+                d.at,
+                example(d.at, Some(d.vni), d.origin, d.key.as_ref(), d.why.clone()),
+            )
+        });
+        let by_lanes = reports
+            .iter()
+            .flat_map(|(origin, report)| report.last_drops.iter().map(move |drop| (origin, drop)));
+        let by_lane = by_lanes
+            .filter(|(_, drop)| drop.reason == reason)
+            .max_by_key(|(_, drop)| drop.at)
+            .map(|(origin, drop)| {
+                (
+                    drop.at,
+                    example(
+                        drop.at,
+                        drop.key.map(|key| key.vni),
+                        *origin,
+                        drop.key.as_ref(),
+                        None,
+                    ),
+                )
+            });
+        // The lane saw the very last one; the switch knows more of one that may be older but of the same flow.
+        match (by_switch, by_lane) {
+            (Some((_, mut told)), Some((at, seen)))
+                if told.flow == seen.flow || seen.flow.is_none() =>
+            {
+                told.at_ms = wall_at(now, at).max(told.at_ms);
+                Some(told)
+            }
+            (_, Some((_, seen))) => Some(seen),
+            (Some((_, told)), None) => Some(told),
+            (None, None) => None,
+        }
+    };
+    DropReason::ALL
+        .iter()
+        .filter(|&&reason| total.get(reason) > 0)
+        .map(|&reason| Drops {
+            reason,
+            count: total.get(reason),
+            explanation: reason.explain().to_owned(),
+            last: last(reason),
+        })
+        .collect()
+}
+
+/// What only the running daemon knows for `meshd doctor`.
+pub(crate) fn doctor(node: &Node, world: &World<'_>, _now: Now) -> Doctor {
+    let mut checks = Vec::new();
+    let mut check = |name: &str, state, found: String, advice: Option<&str>| {
+        checks.push(Check {
+            name: name.to_owned(),
+            state,
+            found,
+            advice: advice.map(str::to_owned),
+        });
+    };
+    let addresses = node
+        .directory()
+        .advert(node.id())
+        .map(|advert| advert.addresses.clone())
+        .unwrap_or_default();
+    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    match shown.is_empty() {
+        true => check(
+            "underlay addresses",
+            CheckState::Warn,
+            "none is advertised: other nodes cannot dial this one".to_owned(),
+            Some("give the host an address, or set `advertise` under [underlay]"),
+        ),
+        false => check("underlay addresses", CheckState::Ok, shown.join(", "), None),
+    }
+    let peers = node.mesh().peers();
+    let unreached: Vec<String> = peers
+        .iter()
+        .filter(|peer| peer.session.is_none())
+        .map(|peer| {
+            format!(
+                "{}: {}",
+                node.directory().show(peer.node),
+                peer.last_error.as_deref().unwrap_or("being dialed")
+            )
+        })
+        .collect();
+    match (peers.len(), unreached.is_empty()) {
+        (0, _) => check(
+            "peers",
+            CheckState::Ok,
+            "this node is the only member".to_owned(),
+            None,
+        ),
+        (all, true) => check(
+            "peers",
+            CheckState::Ok,
+            format!("sessions with all {all}"),
+            None,
+        ),
+        (..) => check(
+            "peers",
+            CheckState::Warn,
+            format!("no session with {}", unreached.join("; ")),
+            Some("see `meshd peers`; is the node up, and its UDP port open?"),
+        ),
+    }
+    let narrowest = peers
+        .iter()
+        .filter_map(|peer| world.underlay.stats(peer.session?)?.datagram_max)
+        .min();
+    let widest = node
+        .directory()
+        .networks()
+        .map(|def| usize::from(def.mtu) + 14)
+        .max();
+    if let (Some(datagram), Some(frame)) = (narrowest, widest) {
+        let found = match frame > datagram {
+            true => format!(
+                "frames of up to {frame} bytes travel in pieces of {datagram}: right, but slower"
+            ),
+            false => format!("frames of up to {frame} bytes fit in one datagram ({datagram})"),
+        };
+        check("MTU", CheckState::Ok, found, None);
+    }
+    Doctor { checks }
+}
