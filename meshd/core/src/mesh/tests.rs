@@ -90,6 +90,7 @@ impl World {
         let state: Vec<_> = kept.clone().into_iter().collect();
         self.state.insert(n, kept);
         let config = MeshConfig {
+            records: Vec::new(),
             mesh: keyring.mesh(),
             mesh_name: label("lab"),
             membership,

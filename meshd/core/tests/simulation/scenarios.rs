@@ -88,6 +88,8 @@ fn all_pairs(mesh: &mut Mesh) -> (u32, u32) {
 }
 
 #[test]
+// How fast it runs is told, never checked.
+#[allow(clippy::disallowed_methods)]
 fn fifty_nodes_converge_and_every_pair_talks() {
     with_seed(seed(), |seed| {
         let started = std::time::Instant::now();

@@ -330,7 +330,6 @@ impl World {
             Sent {
                 host: at,
                 vni: record.vni,
-                dst,
             },
         );
         self.lane_frame(at, Origin::Port(port), record.vni, frame);
@@ -863,9 +862,9 @@ impl World {
         let Some(record) = self.hosts[at].ports.get(&port) else {
             return;
         };
-        let (vni, mac) = (record.vni, record.mac);
+        let vni = record.vni;
         self.note(id);
-        self.checkers.delivered(id, at, port, vni, mac);
+        self.checkers.delivered(id, at, port, vni);
     }
 }
 
