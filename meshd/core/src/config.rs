@@ -529,13 +529,15 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_endpoint_needs_a_restart_and_one_of_a_limit_does_not() {
-        let new =
-            Config::parse("[underlay]\nlisten = \"0.0.0.0:1\"\n[limits]\nports = 5\n").unwrap();
+    fn a_change_of_endpoint_or_limits_needs_a_restart_and_one_of_the_log_level_does_not() {
+        let new = Config::parse(
+            "[underlay]\nlisten = \"0.0.0.0:1\"\n[limits]\nports = 5\n[log]\nlevel = \"debug\"\n",
+        )
+        .unwrap();
         let diff = ConfigDiff::between(&Config::default(), &new);
         assert_eq!(
             (diff.live.as_slice(), diff.restart.as_slice()),
-            (&["limits.ports"][..], &["underlay.listen"][..])
+            (&["log.level"][..], &["underlay.listen", "limits.ports"][..])
         );
         assert!(ConfigDiff::between(&new, &new).is_empty());
     }
