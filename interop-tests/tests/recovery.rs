@@ -137,6 +137,36 @@ fn a_partition_heals_without_anybodys_help() {
 }
 
 #[test]
+fn a_tap_that_somebody_deletes_is_made_again() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &SUBNET)?;
+        let (here, far) = (&stations[0], &stations[1]);
+        ping_until(&here.netns, far.port.v4()?, Duration::from_secs(5))?;
+        let tap = format!("mt{:x}", here.port.id);
+        let node = lab.node(0);
+        netns::run(&node.netns, "ip", &["link", "del", &tap])?;
+        let took = interop_tests::wait("the TAP is back", Duration::from_secs(5), || {
+            Ok(netns::run(&node.netns, "ip", &["link", "show", &tap]).is_ok())
+        })?;
+        let _ = writeln!(
+            std::io::stderr(),
+            "TAP deleted: back after {} ms",
+            took.as_millis()
+        );
+        ping_until(&here.netns, far.port.v4()?, Duration::from_secs(5))?;
+        ping_until(&far.netns, here.port.v4()?, Duration::from_secs(5))?;
+        ensure!(
+            node.ports()?
+                .iter()
+                .any(|port| port.id == here.port.id && port.mac == here.port.mac),
+            "the port is what it was"
+        );
+        Ok(())
+    });
+}
+
+#[test]
 fn a_host_that_changes_its_underlay_address_is_found_again() {
     scene(LabSpec::hosts(2), |lab| {
         lab.mesh()?;

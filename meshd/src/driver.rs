@@ -268,7 +268,11 @@ impl Driver {
         if let Input::Session(SessionEvent::Closed { session, .. }) = &input {
             self.parts.datapath.remove_session(*session);
         }
-        if let Input::Kernel(KernelEvent::PortGone { port }) = &input {
+        // Also a port that is to be made whole: as long as its lane holds the TAP, the kernel gives it to nobody else.
+        if let Input::Kernel(
+            KernelEvent::PortGone { port } | KernelEvent::WireFailed { port, .. },
+        ) = &input
+        {
             self.parts.datapath.remove_port(*port);
         }
         let now = self.parts.clock.now();

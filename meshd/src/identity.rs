@@ -242,24 +242,6 @@ impl Identity {
         }))))
     }
 
-    /// Takes a newer statement about this node: other labels, a later expiry.
-    ///
-    /// # Errors
-    /// If it is not a membership of this node in this mesh, signed by the root, or cannot be stored.
-    pub fn renew(&self, store: &Store, membership: Signed) -> Result<(), IdentityError> {
-        check_membership(&membership, self.mesh(), self.node_id(), self)?;
-        let standing = Standing {
-            mesh: self.mesh(),
-            mesh_name: self.mesh_name().clone(),
-            membership,
-        };
-        let bytes = postcard::to_stdvec(&standing).map_err(|e| IdentityError::Damaged {
-            what: MEMBERSHIP,
-            why: e.to_string(),
-        })?;
-        Ok(store.put(MEMBERSHIP, &bytes)?)
-    }
-
     /// The mesh: its root's public key.
     #[must_use]
     pub fn mesh(&self) -> MeshId {

@@ -370,6 +370,9 @@ impl Node {
             for change in changes {
                 self.mesh_changed(change, now);
             }
+            if !port_changes.is_empty() {
+                self.tell_networks(now);
+            }
             for change in port_changes {
                 self.port_changed(change, now);
             }
@@ -441,6 +444,7 @@ impl Node {
 
     fn port_changed(&mut self, change: PortChange, now: Now) {
         let face = match change {
+            PortChange::Presence => return,
             PortChange::PortUp(record) => {
                 self.tell.insert(record.vni);
                 let ips = record.ips.iter().map(ipnet::IpNet::addr).collect();
@@ -520,17 +524,12 @@ impl Node {
                 reason: error.to_string(),
             }));
         }
-        let networks: BTreeSet<Vni> = self
-            .ports
-            .iter()
-            .filter(|(_, state, _)| ready(*state))
-            .map(|(record, ..)| record.vni)
-            .collect();
-        for vni in self.mesh.directory.networks().map(|def| def.vni) {
-            self.pools.set_active(vni, networks.contains(&vni));
-        }
-        self.mesh
-            .advertise_networks(networks.into_iter().collect(), now, &mut self.out);
+    }
+
+    /// On which networks this node is.
+    fn tell_networks(&mut self, now: Now) {
+        let networks = self.ports.networks().into_iter().collect();
+        self.mesh.advertise_networks(networks, now, &mut self.out);
     }
 
     // What others may read.

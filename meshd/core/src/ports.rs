@@ -52,6 +52,8 @@ pub struct PortsConfig {
 /// What the switch and the directory have to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortChange {
+    /// [`Ports::networks`] may be another.
+    Presence,
     /// Frames flow from now on.
     PortUp(PortRecord),
     /// They do not any more.
@@ -529,6 +531,7 @@ impl Ports {
             };
             out.push(Output::Wire(wiring));
         }
+        self.changes.push(PortChange::Presence);
         pools.set_active(net.vni, true);
         self.serve(net, out);
     }
@@ -604,7 +607,8 @@ impl Ports {
         }
     }
 
-    /// The kernel could not make the port, and nothing of it is left.
+    /// The kernel could not make the port, and nothing of it is left; or it lost a part of a port that frames flowed
+    /// through, and the port is to be made whole.
     pub fn wire_failed(
         &mut self,
         id: PortId,
@@ -617,8 +621,13 @@ impl Ports {
         let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
-        let Phase::Wiring { doomed, tries } = port.phase else {
-            return;
+        let (doomed, tries) = match port.phase {
+            Phase::Wiring { doomed, tries } => (doomed, tries),
+            Phase::Up => {
+                self.changes.push(PortChange::PortDown(port.record.clone()));
+                (false, 0)
+            }
+            _ => return,
         };
         let failed = refusal(
             RefusalCode::Failed,
@@ -852,6 +861,7 @@ impl Ports {
         for &ip in &port.record.leased {
             pools.release(port.record.vni, ip, id);
         }
+        self.changes.push(PortChange::Presence);
         let removed = matches!(port.phase, Phase::Unwiring);
         if !matches!(port.phase, Phase::Addressing { .. }) {
             forget(out, &StateKey::Port(id));
@@ -953,6 +963,17 @@ impl Ports {
                 (&port.record, PortState::Leaving, None)
             }
         })
+    }
+
+    /// Networks that this node is on. It says so while the kernel still works on the first port, so that the others
+    /// know it before the first frame comes.
+    #[must_use]
+    pub fn networks(&self) -> BTreeSet<Vni> {
+        self.ports
+            .values()
+            .filter(|port| matches!(port.phase, Phase::Wiring { doomed: false, .. } | Phase::Up))
+            .map(|port| port.record.vni)
+            .collect()
     }
 
     /// The node's own presence on each network that has a port here.

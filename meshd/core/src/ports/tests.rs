@@ -307,7 +307,11 @@ fn a_port_is_durable_before_the_kernel_hears_of_it_and_ready_before_the_reply() 
     assert!(
         matches!(
             changes.as_slice(),
-            [PortChange::ServiceUp(_), PortChange::PortUp(_)]
+            [
+                PortChange::Presence,
+                PortChange::ServiceUp(_),
+                PortChange::PortUp(_)
+            ]
         ),
         "{changes:?}"
     );
@@ -630,8 +634,62 @@ fn a_port_whose_namespace_goes_away_is_cleaned_up_and_told() {
     lab.unwired(record.id, &[]);
     assert!(matches!(
         lab.ports.take_changes().as_slice(),
-        [PortChange::PortDown(_), PortChange::ServiceDown { .. }]
+        [
+            PortChange::PortDown(_),
+            PortChange::Presence,
+            PortChange::ServiceDown { .. }
+        ]
     ));
+}
+
+#[test]
+fn a_port_that_loses_a_part_carries_nothing_until_it_is_whole_again() {
+    let mut lab = Lab::new(ME);
+    let record = lab.up(spec("blue", "a"));
+    lab.ports.take_changes();
+    for _ in 0..2 {
+        lab.ports.wire_failed(
+            record.id,
+            "its TAP was deleted".into(),
+            false,
+            lab.now,
+            &mut lab.pools,
+            &mut lab.out,
+        );
+    }
+    assert_eq!(
+        lab.ports.take_changes(),
+        [PortChange::PortDown(record.clone())]
+    );
+    assert!(matches!(
+        lab.outputs().as_slice(),
+        [Output::Notice(Notice::PortFailed { .. })]
+    ));
+    lab.now.moment = lab.ports.poll_timeout().unwrap().0;
+    assert!(lab.now.moment <= Moment::default().plus_ms(2_000));
+    lab.ports
+        .handle_timeout(&lab.around, &mut lab.pools, lab.now, &mut lab.out);
+    let wiring = wire_of(&lab.outputs()).unwrap();
+    assert_eq!(wiring.port, record);
+    lab.wired(&wiring.port);
+    assert!(
+        lab.ports
+            .take_changes()
+            .contains(&PortChange::PortUp(record))
+    );
+}
+
+#[test]
+fn a_node_is_on_a_network_before_the_first_frame_of_its_first_port() {
+    let mut lab = Lab::new(ME);
+    lab.attach(spec("blue", "a"));
+    assert!(lab.ports.take_changes().contains(&PortChange::Presence));
+    let blue = lab.around.networks[0].vni;
+    assert_eq!(lab.ports.networks(), [blue].into());
+    let wiring = wire_of(&lab.outputs()).unwrap();
+    lab.wired(&wiring.port);
+    lab.detach(&wiring.port.id.to_string());
+    assert_eq!(lab.ports.networks(), [].into());
 }
 
 #[test]
