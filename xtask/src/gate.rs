@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check there is, in the order of speed, all of them even if one fails; then one line.
 
 use crate::shell::{cargo, root, run, watch};
-use crate::{setup, walls, wasm};
+use crate::{docs, setup, walls, wasm};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -99,6 +99,7 @@ pub(crate) fn test(quick: bool) -> Result<()> {
     });
     tally.check("fmt", fmt_check);
     tally.check("walls", || walls::walls().or_else(walls::explain));
+    tally.check("links of the documentation", docs::links);
     tally.check("clippy", || {
         run(&mut cargo(
             "clippy --quiet --workspace --all-targets -- -D warnings",

@@ -4,6 +4,7 @@
 
 mod bench;
 mod demo;
+mod docs;
 mod gate;
 mod setup;
 mod shell;
@@ -22,6 +23,7 @@ cargo xtask TASK
   setup             installs what is missing (apt packages, rustup components), or says what to do
   plugins           builds plugins/ as WASM components, prints the folder
   walls             checks that meshd-core touches no clock, socket, file or thread
+  docs              checks that the links of the documentation lead somewhere
   lab [FILTER]      the tests on the real kernel alone (root)
   bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
   fmt               formats every workspace of the repository
@@ -63,6 +65,7 @@ fn task(words: &[String]) -> Result<()> {
             Ok(())
         }
         "walls" => walls::walls().or_else(walls::explain),
+        "docs" => docs::links(),
         "lab" => gate::lab(rest),
         "bench" => bench::bench(flag("--quick")?),
         "fmt" => gate::fmt(),
