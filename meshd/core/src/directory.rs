@@ -13,18 +13,19 @@
 //! an author that lost its state. Such an author gets its old records back and goes on above them.
 //! Revocation removes all records of a node. Refuses to know sessions: reachability is told to it.
 
+mod contest;
+mod digest;
 mod lookup;
 
 use crate::claims::{Claim, Claims, Conflict};
-use crate::ident::{Label, MeshId, NodeId, Now, Vni, WallTime};
+use crate::ident::{MeshId, NodeId, Now, Vni, WallTime};
 use crate::node::Output;
 use crate::notice::Notice;
 use crate::outbox::Outbox;
 use crate::state::{self, RecordKind, StateKey};
-use crate::wire::control::Have;
 use crate::wire::record::{
-    Endpoint, Endpoints, Keyring, Membership, NETWORKS_MAX, NetworkDef, Record, RecordError,
-    RecordKey, Revocations, Role, Signed,
+    Endpoint, Endpoints, Keyring, Membership, NETWORKS_MAX, Record, RecordError, RecordKey,
+    Revocations, Role, Signed,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -485,160 +486,6 @@ impl Directory {
 
     // ---- claims and networks ---------------------------------------------------------------------------------------
 
-    fn contest(&mut self, before: &[Endpoint], after: &Endpoints, now: Now, out: &mut Outbox) {
-        let floor = self
-            .membership(after.node)
-            .map_or(WallTime(0), |m| m.issued);
-        let old: BTreeMap<Claim, &Endpoint> = before
-            .iter()
-            .flat_map(|e| claims_of(e).map(move |c| (c, e)))
-            .collect();
-        let mut new: BTreeMap<Claim, &Endpoint> = BTreeMap::new();
-        for endpoint in &after.list {
-            for claim in claims_of(endpoint) {
-                // A node that names one thing twice means the first.
-                new.entry(claim).or_insert(endpoint);
-            }
-        }
-        let mut touched: BTreeSet<&Claim> = BTreeSet::new();
-        for claim in old.keys().filter(|claim| !new.contains_key(*claim)) {
-            self.claims.unset(after.node, after.vni, claim);
-            touched.insert(claim);
-        }
-        for (claim, endpoint) in &new {
-            self.claims.set(
-                after.node,
-                after.vni,
-                claim,
-                endpoint.mac,
-                endpoint.since,
-                floor,
-                now.moment,
-            );
-            touched.insert(claim);
-        }
-        for claim in touched {
-            self.decide(after.vni, claim, out);
-        }
-        // Labels, and which address is behind which MAC, count too.
-        self.changes.insert(Change::Endpoints(after.vni));
-    }
-
-    fn decide(&mut self, vni: Vni, claim: &Claim, out: &mut Outbox) {
-        let decision = self.claims.decide(vni, claim);
-        if decision.moved {
-            self.changes.insert(Change::Endpoints(vni));
-        }
-        for conflict in decision.conflicts {
-            let Conflict { holder, other, .. } = conflict;
-            out.push(Output::Notice(match conflict.claim {
-                Claim::Mac(mac) => Notice::MacConflict {
-                    vni,
-                    mac,
-                    holder,
-                    other,
-                },
-                Claim::Ip(ip) => Notice::IpConflict {
-                    vni,
-                    ip,
-                    holder,
-                    other,
-                },
-                Claim::Name(name) | Claim::Network(name) => Notice::NameConflict {
-                    vni,
-                    name: name.to_string(),
-                    holder,
-                    other,
-                },
-            }));
-        }
-    }
-
-    /// Which definitions count: the older first, each if neither its VNI nor its name is taken.
-    fn enforce_networks(&mut self, out: &mut Outbox) {
-        let mut defs: Vec<&NetworkDef> = self.all_networks().filter(|def| !def.removed).collect();
-        defs.sort_by_key(|def| {
-            (
-                def.since.max(
-                    self.membership(def.author)
-                        .map_or(WallTime(0), |m| m.issued),
-                ),
-                def.author,
-                def.vni,
-            )
-        });
-        let (mut in_force, mut names) = (
-            BTreeMap::<Vni, NodeId>::new(),
-            BTreeMap::<&Label, NodeId>::new(),
-        );
-        let mut conflicts = BTreeSet::new();
-        for def in defs {
-            let taken = in_force
-                .get(&def.vni)
-                .or_else(|| names.get(&def.name))
-                .copied();
-            if let Some(holder) = taken {
-                conflicts.insert(Conflict {
-                    vni: def.vni,
-                    claim: Claim::Network(def.name.clone()),
-                    holder,
-                    other: def.author,
-                });
-            } else {
-                in_force.insert(def.vni, def.author);
-                names.insert(&def.name, def.author);
-            }
-        }
-        for conflict in conflicts.difference(&self.network_conflicts) {
-            let Conflict {
-                vni, holder, other, ..
-            } = *conflict;
-            let name = match &conflict.claim {
-                Claim::Network(name) => name.to_string(),
-                _ => String::new(),
-            };
-            out.push(Output::Notice(Notice::NetworkConflict {
-                vni,
-                name,
-                holder,
-                other,
-            }));
-        }
-        // Changes of content come with a record of the same author, so each definition in force counts as changed once
-        // its record is new; telling all of them keeps this simple and costs a comparison at the receiver.
-        let touched: BTreeSet<Vni> = in_force
-            .keys()
-            .chain(self.in_force.keys())
-            .copied()
-            .collect();
-        self.changes
-            .extend(touched.into_iter().map(Change::Network));
-        self.in_force = in_force;
-        self.network_conflicts = conflicts;
-    }
-
-    /// Whether a node can be reached; the rule is in `mesh.rs`.
-    pub fn set_reachable(&mut self, node: NodeId, reachable: bool, out: &mut Outbox) {
-        if node == self.me || !self.claims.set_reachable(node, reachable) {
-            return;
-        }
-        self.changes.insert(Change::Node(node));
-        let lists: Vec<(Vni, Vec<Claim>)> = self
-            .endpoints_of(node)
-            .map(|e| (e.vni, e.list.iter().flat_map(claims_of).collect()))
-            .collect();
-        for (vni, claims) in lists {
-            for claim in claims {
-                self.decide(vni, &claim, out);
-            }
-        }
-    }
-
-    /// The first sync after the start is over.
-    pub fn settle(&mut self) {
-        self.claims.settle();
-    }
-
     // ---- spreading -------------------------------------------------------------------------------------------------
 
     /// What changed since the last call.
@@ -649,86 +496,6 @@ impl Directory {
     /// Records that are new since the last call, each with the peer it came from (`None`: made here).
     pub fn take_fresh(&mut self) -> Vec<(Signed, Option<NodeId>)> {
         core::mem::take(&mut self.fresh)
-    }
-
-    /// All that is known, as one number.
-    #[must_use]
-    pub fn summary(&self) -> u64 {
-        self.summary
-    }
-
-    /// All that is known, as digests of consecutive ranges: first key, last key, lines.
-    #[must_use]
-    pub fn digest(&self) -> Vec<(u64, u64, Vec<Have>)> {
-        self.digest_in_chunks(DIGEST_LINES)
-    }
-
-    fn digest_in_chunks(&self, size: usize) -> Vec<(u64, u64, Vec<Have>)> {
-        let lines: Vec<Have> = self.lines(0, u64::MAX).map(|(have, _)| have).collect();
-        let mut chunks: Vec<(u64, u64, Vec<Have>)> = Vec::new();
-        let mut from = 0;
-        for chunk in lines.chunks(size) {
-            let to = chunk.last().map_or(u64::MAX, |have| have.key);
-            chunks.push((from, to, chunk.to_vec()));
-            from = to.saturating_add(1);
-        }
-        match chunks.last_mut() {
-            Some(last) => last.1 = u64::MAX,
-            None => chunks.push((0, u64::MAX, Vec::new())),
-        }
-        chunks
-    }
-
-    /// What is known of a range of key hashes.
-    #[must_use]
-    pub fn digest_of(&self, from: u64, to: u64) -> Vec<Have> {
-        self.lines(from, to)
-            .map(|(have, _)| have)
-            .take(DIGEST_LINES * 2)
-            .collect()
-    }
-
-    fn lines(&self, from: u64, to: u64) -> impl Iterator<Item = (Have, RecordKey)> {
-        let range = if from <= to {
-            Some(self.prints.range(from..=to))
-        } else {
-            None
-        };
-        range.into_iter().flatten().filter_map(|(&print, key)| {
-            let entry = self.records.get(key)?;
-            Some((
-                Have {
-                    key: print,
-                    serial: entry.record.serial(),
-                    tag: entry.tag,
-                },
-                *key,
-            ))
-        })
-    }
-
-    /// What the sender of a digest lacks, in the order in which it can take it, in messages of about 250 kB.
-    #[must_use]
-    pub fn newer_than(&self, from: u64, to: u64, have: &[Have]) -> Vec<Vec<Signed>> {
-        let theirs: BTreeMap<u64, (u64, u32)> =
-            have.iter().map(|h| (h.key, (h.serial, h.tag))).collect();
-        let newer = |ours: &Have| {
-            theirs.get(&ours.key).is_none_or(|&(serial, tag)| {
-                serial < ours.serial || (serial == ours.serial && tag != ours.tag)
-            })
-        };
-        let keys: BTreeSet<RecordKey> = self
-            .lines(from, to)
-            .filter(|(have, _)| newer(have))
-            .map(|(_, key)| key)
-            .collect();
-        let mut chunks = in_chunks(
-            keys.iter()
-                .filter_map(|key| self.records.get(key))
-                .map(|entry| entry.signed.clone()),
-        );
-        chunks.truncate(CHUNKS_MAX);
-        chunks
     }
 }
 

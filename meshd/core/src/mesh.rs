@@ -14,11 +14,11 @@
 //! takes nobody's endpoints away while a session holds, and a killed node is gone once both its session (idle for 4 s) and
 //! SWIM (4 s) have let it go.
 
-use crate::command::{InviteSpec, NetworkSpec, Refusal, RefusalCode, Reply};
+mod wishes;
+
 use crate::directory::{Change, Directory};
-use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni, WallTime};
+use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni};
 use crate::invites::Invites;
-use crate::networks::{self, Added, Author};
 use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
@@ -26,8 +26,8 @@ use crate::peers::{Peers, Standing, Turn, send_records};
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
-    ADDRESSES_MAX, Endpoint, Endpoints, Keyring, Membership, NETWORKS_MAX, NetworkDef, NodeAdvert,
-    REVOKED_MAX, Record, RecordError, Revocations, Role, Signed, VERSION_TEXT_MAX,
+    ADDRESSES_MAX, Endpoint, Endpoints, Keyring, NETWORKS_MAX, NodeAdvert, Record, RecordError,
+    Signed, VERSION_TEXT_MAX,
 };
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -538,155 +538,6 @@ impl Mesh {
         result.map(|_| ())
     }
 
-    // ---- commands --------------------------------------------------------------------------------------------------
-
-    fn author(&self, wall: WallTime) -> Author {
-        let node = self.directory.me();
-        let role = self.directory.member(node).map_or(Role::Member, |m| m.role);
-        Author { node, role, wall }
-    }
-
-    /// Defines a network, or finds that it is defined so already.
-    ///
-    /// # Errors
-    /// If this node is no admin, the name or VNI is taken, or subnets or MTU cannot be.
-    pub fn add_network(
-        &mut self,
-        spec: &NetworkSpec,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Result<Added, Refusal> {
-        let (directory, author) = (&self.directory, self.author(now.wall));
-        let added = networks::add(spec, author, directory.networks(), directory.own_networks())?;
-        if let Added::New(def) = &added {
-            if self.directory.networks().count() >= NETWORKS_MAX {
-                return refuse(
-                    RefusalCode::Unavailable,
-                    format!("the mesh has {NETWORKS_MAX} networks already; remove one"),
-                );
-            }
-            if let Err(why) = self
-                .directory
-                .publish(Record::Network(def.clone()), now, out)
-            {
-                return refuse(RefusalCode::Invalid, format!("network {}: {why}", def.name));
-            }
-            out.push(Output::Notice(Notice::NetworkAdded {
-                vni: def.vni,
-                name: def.name.to_string(),
-            }));
-            self.follow_up(now, out);
-        }
-        Ok(added)
-    }
-
-    /// Removes a network that no reachable node has a port on; the answer is its tombstone.
-    ///
-    /// # Errors
-    /// If it is unknown, of another author, or in use.
-    pub fn remove_network(
-        &mut self,
-        text: &str,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Result<NetworkDef, Refusal> {
-        let (directory, author) = (&self.directory, self.author(now.wall));
-        let users = |vni| {
-            let here = self
-                .own_advert()
-                .is_some_and(|a| a.networks.contains(&vni))
-                .then_some(author.node);
-            here.into_iter()
-                .chain(directory.members_with_network(vni))
-                .map(|node| directory.show(node))
-                .collect()
-        };
-        let def = networks::remove(
-            text,
-            author,
-            directory.networks(),
-            directory.own_networks(),
-            users,
-        )?;
-        if let Err(why) = self
-            .directory
-            .publish(Record::Network(def.clone()), now, out)
-        {
-            return refuse(RefusalCode::Failed, format!("network {}: {why}", def.name));
-        }
-        out.push(Output::Notice(Notice::NetworkRemoved {
-            vni: def.vni,
-            name: def.name.to_string(),
-        }));
-        self.follow_up(now, out);
-        Ok(def)
-    }
-
-    /// Opens an invite.
-    ///
-    /// # Errors
-    /// Without the root key, with a strange time to live or labels, or if 1024 are kept.
-    pub fn invite(
-        &mut self,
-        spec: &InviteSpec,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Result<Reply, Refusal> {
-        self.invites.open(spec, &*self.keyring, now, out)
-    }
-
-    /// Takes a member's rights, everywhere, for good.
-    ///
-    /// # Errors
-    /// Without the root key, for oneself, for nobody.
-    pub fn revoke(&mut self, member: &str, now: Now, out: &mut Outbox) -> Result<Reply, Refusal> {
-        let Some(Membership { node, name, .. }) = self.directory.find_member(member).cloned()
-        else {
-            let already = self
-                .directory
-                .revoked()
-                .iter()
-                .any(|node| member.len() >= 6 && node.to_string().starts_with(member));
-            return if already {
-                Ok(Reply::Done)
-            } else {
-                refuse(
-                    RefusalCode::NotFound,
-                    format!(
-                        "no member is called {member:?}, and no id begins so in only one way; `meshd members` shows all"
-                    ),
-                )
-            };
-        };
-        if node == self.directory.me() {
-            return refuse(
-                RefusalCode::Forbidden,
-                format!("{name} is this node; a node cannot revoke itself"),
-            );
-        }
-        if self.keyring.sign_as_root(b"").is_none() {
-            return refuse(RefusalCode::Forbidden, "this node cannot revoke: only the node that ran `meshd init` holds the mesh's root key; revoke there".into());
-        }
-        let mut nodes = self.directory.revoked().clone();
-        nodes.insert(node);
-        if nodes.len() > REVOKED_MAX {
-            return refuse(
-                RefusalCode::Unavailable,
-                format!("the list of revocations is full ({REVOKED_MAX} keys)"),
-            );
-        }
-        let list = Revocations {
-            mesh: self.mesh,
-            serial: 0,
-            nodes: nodes.into_iter().collect(),
-        };
-        if let Err(why) = self.directory.publish(Record::Revocations(list), now, out) {
-            return refuse(RefusalCode::Failed, format!("revoke {name}: {why}"));
-        }
-        self.follow_up(now, out);
-        Ok(Reply::Done)
-    }
-
     // ---- peers -----------------------------------------------------------------------------------------------------
 
     /// Sends to a peer; false if there is no proven session.
@@ -696,12 +547,6 @@ impl Mesh {
             out.push(Output::Message { session, message });
         }
         session.is_some()
-    }
-
-    /// Does this node hold the mesh's root key?
-    #[must_use]
-    pub fn has_root(&self) -> bool {
-        self.keyring.sign_as_root(&[]).is_some()
     }
 
     /// The proven session with a peer.
@@ -812,10 +657,6 @@ impl Mesh {
             self.directory.settle();
         }
     }
-}
-
-fn refuse<T>(code: RefusalCode, message: String) -> Result<T, Refusal> {
-    Err(Refusal { code, message })
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The accept rules, the bounds, and that two directories become equal.
 
 use super::*;
+use crate::ident::Label;
 use crate::ident::{MacAddr, Moment};
 use crate::testing::FakeKeyring;
+use crate::wire::record::NetworkDef;
 use crate::wire::record::NodeAdvert;
 use proptest::prelude::*;
 use std::net::IpAddr;

@@ -1,8 +1,11 @@
 //! Meshes of a few nodes over sessions that are queues.
 
 use super::*;
+use crate::command::InviteSpec;
+use crate::ident::WallTime;
 use crate::testing::FakeKeyring;
 use crate::wire::control::{Hello, JoinRefusal, JoinRequest, VERSION, Welcome};
+use crate::wire::record::{Membership, Role};
 use std::collections::{BTreeMap, VecDeque};
 
 const SECRET: [u8; 16] = [7; 16];

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::command::NetnsRef;
+use crate::command::{AttachSpec, IpSpec, NetnsRef, Refusal};
 use crate::ident::{SessionId, WallTime};
 use crate::wire::control::{Message, PoolGrant};
 use proptest::prelude::*;

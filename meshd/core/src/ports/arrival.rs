@@ -1,0 +1,381 @@
+//! How a port comes: the wish, its number, its MAC, its addresses. From there on the kernel has it.
+
+use super::{Phase, Port, Ports, WAITERS_MAX, show_network};
+use crate::attach::{Surroundings, check, refusal, same_wish};
+use crate::command::{AttachSpec, IpSpec, PortRecord, Refusal, RefusalCode, Reply};
+use crate::ident::{CommandId, MacAddr, NodeId, Now, PortId, Vni, escape};
+use crate::node::Output;
+use crate::outbox::Outbox;
+use crate::pool::{Pools, WANT_MS};
+use crate::state::{Counter, StateKey, keep};
+use crate::wire::record::NetworkDef;
+use ipnet::IpNet;
+use rand::Rng;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+impl Ports {
+    /// Makes a port; the reply comes when the kernel has it.
+    pub fn attach(
+        &mut self,
+        id: CommandId,
+        spec: AttachSpec,
+        around: &dyn Surroundings,
+        pools: &mut Pools,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        if let Err(refused) = self.try_attach(id, spec, around, pools, now, out) {
+            out.push(Output::Reply {
+                id,
+                result: Err(refused),
+            });
+        }
+    }
+
+    fn try_attach(
+        &mut self,
+        id: CommandId,
+        spec: AttachSpec,
+        around: &dyn Surroundings,
+        pools: &mut Pools,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Result<(), Refusal> {
+        let net = around
+            .network(&spec.network)
+            .ok_or_else(|| no_network(&spec.network, around))?;
+        if let Some(known) = self.at_same_place(&spec, net.vni) {
+            return self.attach_again(id, known, &spec, net, around, out);
+        }
+        if self.ports.len() >= self.config.ports_max {
+            let message = format!(
+                "this node has {} ports already; raise `ports` under [limits] in its configuration",
+                self.ports.len()
+            );
+            return Err(refusal(RefusalCode::Unavailable, message));
+        }
+        check(&spec, net, self.records(), around, self.me)?;
+        let port_id = self.allocate(out)?;
+        let mac = match spec.mac {
+            Some(mac) => mac,
+            None => self.make_mac(net.vni, around),
+        };
+        let mut record = PortRecord {
+            id: port_id,
+            vni: net.vni,
+            netns: spec.netns,
+            ifname: spec.ifname.clone(),
+            mac,
+            ips: Vec::new(),
+            leased: Vec::new(),
+            name: spec.name,
+            labels: spec.labels,
+            since: now.wall.0,
+            ready: false,
+            asked_ifname: spec.ifname,
+        };
+        let mut missing = BTreeSet::new();
+        match spec.ip {
+            IpSpec::None => {}
+            IpSpec::Auto => missing.extend((0..=u8::MAX).take(net.subnets.len())),
+            IpSpec::Fixed(ips) => {
+                // An address of ours that was set by hand must not be leased to others as well.
+                record.leased = ips
+                    .iter()
+                    .map(IpNet::addr)
+                    .filter(|&ip| pools.take(net.vni, ip, port_id))
+                    .collect();
+                record.ips = ips;
+            }
+        }
+        let deadline = now.moment.plus_ms(WANT_MS);
+        let phase = Phase::Addressing { missing, deadline };
+        self.ports.insert(
+            port_id,
+            Port {
+                record,
+                phase,
+                attaching: vec![id],
+                detaching: Vec::new(),
+            },
+        );
+        pools.set_active(net.vni, true);
+        self.lease_missing(port_id, around, pools, now, out);
+        if let Some(Phase::Addressing { missing, .. }) =
+            self.ports.get(&port_id).map(|port| &port.phase)
+        {
+            for &subnet in missing {
+                pools.want(net.vni, subnet, now, out);
+            }
+            self.give_up_waiting(Some(port_id), around, pools, now, out);
+        }
+        Ok(())
+    }
+
+    /// The port at the same interface of the same namespace. A pattern (`eth%d`) names another interface each time, so it
+    /// is the same place only on the same network.
+    fn at_same_place(&self, spec: &AttachSpec, vni: Vni) -> Option<PortId> {
+        let pattern = spec.ifname.as_bytes().windows(2).any(|pair| pair == b"%d");
+        let same = |record: &PortRecord| {
+            record.netns == spec.netns
+                && (record.asked_ifname == spec.ifname || record.ifname == spec.ifname)
+                && (!pattern || record.vni == vni)
+        };
+        self.records()
+            .find(|record| same(record))
+            .map(|record| record.id)
+    }
+
+    pub(super) fn attach_again(
+        &mut self,
+        id: CommandId,
+        known: PortId,
+        spec: &AttachSpec,
+        net: &NetworkDef,
+        around: &dyn Surroundings,
+        out: &mut Outbox,
+    ) -> Result<(), Refusal> {
+        let Some(port) = self.ports.get_mut(&known) else {
+            return Ok(());
+        };
+        if port.record.vni != net.vni {
+            let other = show_network(port.record.vni, around);
+            return Err(refusal(
+                RefusalCode::Conflict,
+                format!(
+                    "interface {} of that namespace is port {known} on network {other}; detach it first (`meshd detach {known}`) or use another --ifname",
+                    port.record.ifname
+                ),
+            ));
+        }
+        let leaving = matches!(
+            port.phase,
+            Phase::Unwiring | Phase::Wiring { doomed: true, .. }
+        );
+        if leaving || port.attaching.len() >= WAITERS_MAX {
+            let why = if leaving {
+                "being removed"
+            } else {
+                "waited for by many already"
+            };
+            return Err(refusal(
+                RefusalCode::Unavailable,
+                format!("port {known} at that interface is {why}; try again in a moment"),
+            ));
+        }
+        if let Err(what) = same_wish(&port.record, spec) {
+            return Err(refusal(
+                RefusalCode::Conflict,
+                format!(
+                    "port {known} is at that interface already, with other {what}; detach it first (`meshd detach {known}`)"
+                ),
+            ));
+        }
+        match &port.phase {
+            Phase::Up => out.push(Output::Reply {
+                id,
+                result: Ok(Reply::Port(port.record.clone())),
+            }),
+            Phase::Failed { reason, .. } => {
+                let message = format!(
+                    "port {known} is at that interface already, but does not work: {reason}; it is tried again by itself"
+                );
+                return Err(refusal(RefusalCode::Failed, message));
+            }
+            _ => port.attaching.push(id),
+        }
+        Ok(())
+    }
+
+    pub(super) fn allocate(&mut self, out: &mut Outbox) -> Result<PortId, Refusal> {
+        let id = PortId(self.next_id);
+        self.next_id = self.next_id.checked_add(1).ok_or_else(|| {
+            refusal(
+                RefusalCode::Unavailable,
+                "this node has used up all port numbers; make it anew with another state folder",
+            )
+        })?;
+        keep(out, &StateKey::Counter(Counter::NextPort), &self.next_id);
+        Ok(id)
+    }
+
+    /// A locally administered unicast MAC that nobody is known to have.
+    fn make_mac(&mut self, vni: Vni, around: &dyn Surroundings) -> MacAddr {
+        loop {
+            let [a, b, c, d, e, f, ..] = self.rng.next_u64().to_be_bytes();
+            let mac = MacAddr([(a & 0xfc) | 0x02, b, c, d, e, f]);
+            let service = mac.0.starts_with(&[0x02, 0x6d, 0x64]);
+            let known =
+                self.records().any(|r| r.mac == mac) || around.mac_holder(vni, mac).is_some();
+            if !service && !known {
+                return mac;
+            }
+        }
+    }
+
+    /// New addresses may be there: those who wait try again, and those for whom nobody has any are told so. After each
+    /// grant and each refusal of one.
+    pub fn addresses_changed(
+        &mut self,
+        around: &dyn Surroundings,
+        pools: &mut Pools,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let waiting: Vec<PortId> = self
+            .ports
+            .iter()
+            .filter(|(_, p)| matches!(p.phase, Phase::Addressing { .. }))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in waiting {
+            self.lease_missing(id, around, pools, now, out);
+        }
+        self.give_up_waiting(None, around, pools, now, out);
+    }
+
+    /// Leases what a port waits for, as far as there is any, and goes on with the port that has all.
+    pub(super) fn lease_missing(
+        &mut self,
+        id: PortId,
+        around: &dyn Surroundings,
+        pools: &mut Pools,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let used = |record: &PortRecord| {
+            record
+                .ips
+                .iter()
+                .map(|ip| (record.vni, ip.addr()))
+                .collect::<Vec<_>>()
+        };
+        let ours: BTreeSet<(Vni, IpAddr)> = self.records().flat_map(used).collect();
+        let me = self.me;
+        let Some(port) = self.ports.get_mut(&id) else {
+            return;
+        };
+        let Phase::Addressing { missing, .. } = &mut port.phase else {
+            return;
+        };
+        let vni = port.record.vni;
+        let Some(net) = around.network_by_vni(vni) else {
+            return;
+        };
+        let avoid = |ip| {
+            ours.contains(&(vni, ip))
+                || around.ip_holder(vni, ip).is_some_and(|holder| holder != me)
+        };
+        for (index, subnet) in (0..=u8::MAX).zip(&net.subnets) {
+            if !missing.contains(&index) {
+                continue;
+            }
+            let Some(ip) = pools.lease(vni, index, id, &avoid) else {
+                continue;
+            };
+            // The prefix is that of an existing subnet, so it fits.
+            if let Ok(ip) = IpNet::new(ip, subnet.prefix_len()) {
+                port.record.ips.push(ip);
+            }
+            port.record.leased.push(ip);
+            missing.remove(&index);
+        }
+        if missing.is_empty() {
+            keep(out, &StateKey::Port(id), &port.record);
+            self.wire(id, 0, around, pools, now, out);
+        }
+    }
+
+    /// Refuses ports that have waited too long, or for whom everybody was asked. `only`: look at this one.
+    pub(super) fn give_up_waiting(
+        &mut self,
+        only: Option<PortId>,
+        around: &dyn Surroundings,
+        pools: &mut Pools,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let hopeless: Vec<(PortId, u8)> = self
+            .ports
+            .iter()
+            .filter(|&(&id, _)| only.is_none_or(|only| only == id))
+            .filter_map(|(&id, port)| {
+                let Phase::Addressing { missing, deadline } = &port.phase else {
+                    return None;
+                };
+                let late = *deadline <= now.moment;
+                missing
+                    .iter()
+                    .copied()
+                    .find(|&s| late || pools.hunt(port.record.vni, s).exhausted)
+                    .map(|s| (id, s))
+            })
+            .collect();
+        for (id, subnet) in hopeless {
+            let Some(port) = self.ports.get(&id) else {
+                continue;
+            };
+            let message = no_address(port.record.vni, subnet, around, pools);
+            self.drop_port(
+                id,
+                Err(refusal(RefusalCode::Unavailable, message)),
+                pools,
+                out,
+            );
+        }
+    }
+}
+
+pub(super) fn no_network(text: &str, around: &dyn Surroundings) -> Refusal {
+    let shown = escape(text.as_bytes().get(..80).unwrap_or(text.as_bytes()));
+    let names: Vec<String> = around.network_names().into_iter().take(8).collect();
+    let advice = match names.is_empty() {
+        true => "this node knows of none yet: define one with `meshd network add`".to_owned(),
+        false => format!("there are: {}", names.join(", ")),
+    };
+    refusal(
+        RefusalCode::NotFound,
+        format!("there is no network \"{shown}\"; {advice}"),
+    )
+}
+
+/// Why there is no address, who was asked, and what to do.
+pub(super) fn no_address(vni: Vni, subnet: u8, around: &dyn Surroundings, pools: &Pools) -> String {
+    let hunt = pools.hunt(vni, subnet);
+    let net = around.network_by_vni(vni);
+    let range = net
+        .and_then(|def| def.subnets.get(usize::from(subnet)))
+        .map_or_else(String::new, |s| format!(" in {s}"));
+    let nodes = |nodes: &[NodeId]| {
+        nodes
+            .iter()
+            .take(4)
+            .map(|&n| around.show_node(n))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut asked = Vec::new();
+    if !hunt.refused.is_empty() {
+        asked.push(format!("{} had none to spare", nodes(&hunt.refused)));
+    }
+    if !hunt.silent.is_empty() {
+        asked.push(format!("{} did not answer", nodes(&hunt.silent)));
+    }
+    if !hunt.author_connected
+        && let Some(def) = net
+    {
+        asked.push(format!(
+            "{}, which defined the network, is not connected (`meshd peers`)",
+            around.show_node(def.author)
+        ));
+    }
+    if asked.is_empty() {
+        asked.push("there is nobody to ask".to_owned());
+    }
+    format!(
+        "no free address{range} on network {}: this node has none, and {}; detach ports that are not needed, or give an address by hand (--ip)",
+        show_network(vni, around),
+        asked.join("; ")
+    )
+}
