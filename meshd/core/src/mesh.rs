@@ -9,7 +9,7 @@
 //!   commands --> invites, networks -------+---changes---> the rest of the node
 //! ```
 //!
-//! Owns the interplay and nothing else. **The rule of reachability** is [`Mesh::reaches`]: a node can be reached if there
+//! Owns the interplay and nothing else; what an operator asks stands in `wishes.rs`. **The rule of reachability** is [`Mesh::reaches`]: a node can be reached if there
 //! is a proven session with it, or SWIM says it is alive (its session is about to come back). So what a rogue says by SWIM
 //! takes nobody's endpoints away while a session holds, and a killed node is gone once both its session (idle for 4 s) and
 //! SWIM (4 s) have let it go.

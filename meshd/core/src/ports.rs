@@ -11,7 +11,7 @@
 //! Owns the ports' records, their numbers and MACs, and the node's own presence on each network that has a port here. A
 //! record is durable before the kernel hears of it and until the kernel has forgotten it, so a crash at any moment leaves
 //! nothing that nobody knows of. Refuses to touch the kernel, the switch or the directory: it tells them by
-//! [`Ports::take_changes`].
+//! [`Ports::take_changes`]. How a port comes stands in `arrival.rs`, how it goes in `departure.rs`.
 
 mod arrival;
 mod departure;

@@ -1,11 +1,9 @@
 //! The accept rules, the bounds, and that two directories become equal.
 
 use super::*;
-use crate::ident::Label;
-use crate::ident::{MacAddr, Moment};
+use crate::ident::{Label, MacAddr, Moment};
 use crate::testing::FakeKeyring;
-use crate::wire::record::NetworkDef;
-use crate::wire::record::NodeAdvert;
+use crate::wire::record::{NetworkDef, NodeAdvert};
 use proptest::prelude::*;
 use std::net::IpAddr;
 
