@@ -137,25 +137,39 @@ fn a_partition_heals_without_anybodys_help() {
 }
 
 #[test]
-fn a_tap_that_somebody_deletes_is_made_again() {
+fn what_somebody_does_to_the_devices_of_a_port_is_undone() {
     scene(LabSpec::hosts(2), |lab| {
         lab.mesh()?;
         let stations = lab.segment("lan", &SUBNET)?;
         let (here, far) = (&stations[0], &stations[1]);
         ping_until(&here.netns, far.port.v4()?, Duration::from_secs(5))?;
-        let tap = format!("mt{:x}", here.port.id);
         let node = lab.node(0);
-        netns::run(&node.netns, "ip", &["link", "del", &tap])?;
-        let took = interop_tests::wait("the TAP is back", Duration::from_secs(5), || {
-            Ok(netns::run(&node.netns, "ip", &["link", "show", &tap]).is_ok())
-        })?;
-        let _ = writeln!(
-            std::io::stderr(),
-            "TAP deleted: back after {} ms",
-            took.as_millis()
+        let (veth, tap) = (
+            format!("mv{:x}", here.port.id),
+            format!("mt{:x}", here.port.id),
         );
-        ping_until(&here.netns, far.port.v4()?, Duration::from_secs(5))?;
-        ping_until(&far.netns, here.port.v4()?, Duration::from_secs(5))?;
+        let faults = [
+            ("ip", format!("link del {tap}")),
+            ("ip", format!("link set {tap} down")),
+            ("ip", format!("link set {veth} down")),
+            ("tc", format!("qdisc del dev {veth} clsact")),
+            ("tc", format!("filter del dev {tap} ingress")),
+        ];
+        for (done, (tool, words)) in faults.iter().enumerate() {
+            netns::run(&node.netns, tool, &words.split(' ').collect::<Vec<_>>())?;
+            let start = std::time::Instant::now();
+            interop_tests::wait(&format!("{words}: noticed"), Duration::from_secs(2), || {
+                let events = node.tell(&["events"])?.stdout;
+                Ok(events.matches("wired again").count() == done + 1)
+            })?;
+            ping_until(&here.netns, far.port.v4()?, Duration::from_secs(3))?;
+            ping_until(&far.netns, here.port.v4()?, Duration::from_secs(3))?;
+            let _ = writeln!(
+                std::io::stderr(),
+                "{tool} {words}: frames flow again after {} ms",
+                start.elapsed().as_millis()
+            );
+        }
         ensure!(
             node.ports()?
                 .iter()

@@ -11,6 +11,11 @@ static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// `MESHD_LOG` goes before the config file; it takes the same words, and `target=level` pairs.
 fn filter(config: &LogConfig) -> EnvFilter {
     let wanted = std::env::var("MESHD_LOG").unwrap_or_else(|_| config.level.clone());
+    // The name server tells of each question at this level, which is for who looks for trouble with names.
+    let wanted = match wanted.as_str() {
+        "info" => "info,hickory_server=warn".to_owned(),
+        _ => wanted,
+    };
     EnvFilter::try_new(&wanted).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 

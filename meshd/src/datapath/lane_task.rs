@@ -2,9 +2,7 @@
 //!
 //! Owns the lane. Per frame it takes no lock and allocates nothing; per batch it publishes what was counted.
 
-use super::outlet::Outlets;
 use super::{LaneReport, Shared};
-use arc_swap::{ArcSwap, Cache};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
@@ -33,7 +31,6 @@ pub(super) struct Start {
 pub(super) struct LaneTask {
     lane: Lane,
     shared: Arc<Shared>,
-    outlets: Cache<Arc<ArcSwap<Outlets>>, Arc<Outlets>>,
     report: Arc<Mutex<LaneReport>>,
     /// When to show what was counted; `None`: nothing new.
     show_at: Option<Moment>,
@@ -45,12 +42,10 @@ const REPORT_MS: u64 = 20;
 impl LaneTask {
     /// The lane, and where its rulings come from.
     pub(super) fn new(start: Start) -> (Self, Rulings) {
-        let outlets = Cache::new(Arc::clone(&start.shared.outlets));
         let lane = Lane::new(start.origin, start.shared.limits, start.seed);
         let this = Self {
             lane,
             shared: start.shared,
-            outlets,
             report: start.report,
             show_at: None,
         };
@@ -113,7 +108,9 @@ impl LaneTask {
     }
 
     fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output]) {
-        let outlets = self.outlets.load();
+        // Not kept beyond the frame: an idle lane would hold the TAPs of ports that are long gone, and the kernel would
+        // give them to nobody else.
+        let outlets = self.shared.outlets.load();
         let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
         for output in to {
             let sent = match output {

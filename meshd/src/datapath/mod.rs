@@ -49,7 +49,7 @@ pub(crate) struct LaneReport {
 pub(crate) struct Shared {
     /// From here on only rulings of this epoch count.
     epoch: AtomicU64,
-    outlets: Arc<ArcSwap<Outlets>>,
+    outlets: ArcSwap<Outlets>,
     inputs: mpsc::Sender<Input>,
     clock: Clock,
     limits: LaneLimits,
@@ -81,7 +81,7 @@ impl Datapath {
     ) -> Self {
         let shared = Shared {
             epoch: AtomicU64::new(0),
-            outlets: Arc::default(),
+            outlets: ArcSwap::default(),
             inputs,
             clock,
             limits,

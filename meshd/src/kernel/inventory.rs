@@ -130,6 +130,20 @@ impl Inventory {
         })
     }
 
+    /// The port of a device, if its losses are to be told.
+    pub(super) fn live(&self, index: u32) -> Option<(PortId, Role)> {
+        let tables = self.tables();
+        let &(port, role) = tables.indices.get(&index)?;
+        tables.ports.get(&port)?.far.map(|_| (port, role))
+    }
+
+    /// The port is known to be broken: nothing more of it is to be told until it is wired again.
+    pub(super) fn set_broken(&self, port: PortId) {
+        if let Some(devices) = self.tables().ports.get_mut(&port) {
+            devices.far = None;
+        }
+    }
+
     /// Devices that the table has and the kernel has not.
     pub(super) fn missing_from(&self, links: &[Link]) -> Vec<u32> {
         let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();

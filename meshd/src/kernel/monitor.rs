@@ -1,9 +1,10 @@
 //! What changes on this host without us: ports that go away, addresses that come and go.
 //!
 //! ```text
-//!    multicast groups link, ifaddr, route --> RTM_DELLINK of a port's device --------> PortGone at once
-//!                                         +-> anything that may change addresses ----> 300 ms later: read, tell if they differ
-//!    ENOBUFS: some were lost ------------------------------------------------------- > read all of it again
+//!    multicast groups link, ifaddr, route, tc --> RTM_DELLINK of a port's device --------> PortGone at once
+//!                             +-> a port's device is down, or its filter is gone: look -> WireFailed, it is wired again
+//!                             +-> anything that may change addresses ------------------> 300 ms later: read, tell if they differ
+//!    ENOBUFS: some were lost ---------------------------------------------------------> read all of it again
 //! ```
 //!
 //! Owns the multicast socket, and reads it directly: what we do not read in time stays in the kernel's bounded buffer, and
@@ -14,6 +15,7 @@ use super::inventory::Inventory;
 use super::marks::Role;
 use super::netlink::{self, Link};
 use super::netns::Netlink;
+use super::patch;
 use meshd_core::ident::PortId;
 use meshd_core::node::{Input, KernelEvent};
 use netlink_proto::sys::{
@@ -61,7 +63,8 @@ impl Monitor {
             | libc::RTMGRP_IPV4_IFADDR
             | libc::RTMGRP_IPV6_IFADDR
             | libc::RTMGRP_IPV4_ROUTE
-            | libc::RTMGRP_IPV6_ROUTE;
+            | libc::RTMGRP_IPV6_ROUTE
+            | libc::RTMGRP_TC;
         socket
             .socket_mut()
             .bind(&NetlinkAddr::new(0, groups.cast_unsigned()))?;
@@ -139,7 +142,14 @@ impl Monitor {
                     };
                     match self.inventory.moved_away(&link) {
                         Some(port) => self.tell(KernelEvent::PortGone { port }).await?,
-                        None => disturbed |= !self.inventory.holds(link.index),
+                        None if !self.inventory.holds(link.index) => disturbed = true,
+                        None if !link.is_up() => self.inspect(link.index).await?,
+                        None => {}
+                    }
+                }
+                netlink::RTM_DELQDISC | netlink::RTM_DELTFILTER => {
+                    if let Some(index) = netlink::tc_device(body) {
+                        self.inspect(index).await?;
                     }
                 }
                 _ => {}
@@ -153,8 +163,7 @@ impl Monitor {
             (false, _) => Ok(()),
             (true, Role::Veth) => self.tell(KernelEvent::PortGone { port }).await,
             (true, Role::Tap) => {
-                let reason =
-                    format!("port {port}: its TAP was deleted by somebody else; wire it again");
+                let reason = "its TAP was deleted by somebody else; it is wired again".to_owned();
                 self.tell(KernelEvent::WireFailed {
                     port,
                     reason,
@@ -163,6 +172,35 @@ impl Monitor {
                 .await
             }
         }
+    }
+
+    /// Something was done to a device: if it is a live port's, is it as it was wired? What was heard may be old, and of our
+    /// own making, so this looks.
+    async fn inspect(&self, index: u32) -> Result<(), Closed> {
+        let Some((port, role)) = self.inventory.live(index) else {
+            return Ok(());
+        };
+        let what = match self.netlink.link_by_index(index).await {
+            // If it is gone that is told by itself.
+            Err(_) | Ok(None) => return Ok(()),
+            Ok(Some(link)) if !link.is_up() => "was set down",
+            Ok(Some(_)) if !patch::is_in_place(&self.netlink, index).await => {
+                "lost its filter (clsact, cls_bpf)"
+            }
+            Ok(Some(_)) => return Ok(()),
+        };
+        self.inventory.set_broken(port);
+        let device = match role {
+            Role::Veth => "its veth",
+            Role::Tap => "its TAP",
+        };
+        let reason = format!("{device} {what} by somebody else; it is wired again");
+        self.tell(KernelEvent::WireFailed {
+            port,
+            reason,
+            gone: false,
+        })
+        .await
     }
 
     async fn tell(&self, event: KernelEvent) -> Result<(), Closed> {

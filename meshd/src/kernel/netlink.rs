@@ -17,6 +17,8 @@ pub(super) const RTM_NEWADDR: u16 = libc::RTM_NEWADDR;
 pub(super) const RTM_DELADDR: u16 = libc::RTM_DELADDR;
 pub(super) const RTM_NEWROUTE: u16 = libc::RTM_NEWROUTE;
 pub(super) const RTM_DELROUTE: u16 = libc::RTM_DELROUTE;
+pub(super) const RTM_DELQDISC: u16 = libc::RTM_DELQDISC;
+pub(super) const RTM_DELTFILTER: u16 = libc::RTM_DELTFILTER;
 
 /// A message of the route family as it is on the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +212,16 @@ fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
             .map(|bytes| Ipv6Addr::from(*bytes).into()),
         _ => None,
     }
+}
+
+/// The device that a message about traffic control speaks of (`struct tcmsg`: family 1, padding 3, index 4, …).
+pub(super) fn tc_device(body: &[u8]) -> Option<u32> {
+    word(body.get(4..)?)
+}
+
+/// Is this the body of a filter of kind bpf (`TCA_KIND`)?
+pub(super) fn is_bpf(body: &[u8]) -> bool {
+    attributes(body, 20).any(|(kind, value)| kind == libc::TCA_KIND && text(value) == b"bpf")
 }
 
 /// The source address of a routing lookup's answer (RTM_NEWROUTE).

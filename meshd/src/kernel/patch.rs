@@ -71,6 +71,20 @@ pub(super) async fn redirect(netlink: &Netlink, from: u32, to: u32) -> Result<()
     .map_err(|error| ("attach the redirect filter (cls_bpf) to", error))
 }
 
+/// Is there a filter of ours at the entry of the device?
+pub(super) async fn is_in_place(netlink: &Netlink, index: u32) -> bool {
+    // struct tcmsg: family 1, padding 3, index 4, handle 4, parent 4, info 4. The parent is the ingress of clsact.
+    let parent: u32 = 0xffff_fff2;
+    let body = netlink::Body::new(0, 20)
+        .set(4, &index.to_ne_bytes())
+        .set(12, &parent.to_ne_bytes());
+    let answer = netlink
+        .ask(libc::RTM_GETTFILTER, true, body.bytes())
+        .await
+        .unwrap_or_default();
+    answer.iter().any(|filter| netlink::is_bpf(filter))
+}
+
 async fn send(netlink: &Netlink, message: RouteNetlinkMessage, flags: u16) -> Result<(), Errno> {
     use futures_util::StreamExt;
     let mut request = NetlinkMessage::from(message);

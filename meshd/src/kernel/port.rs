@@ -27,10 +27,14 @@ use netlink_packet_route::route::RouteScope;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 use tokio_tun::Tun;
 
 /// Names tried for a device before giving up: more daemons than this do not share one namespace.
 const NAMES_MAX: u32 = 16;
+/// A TAP that is in use is tried so often, this far apart, before it counts as somebody else's.
+const TAP_TRIES: u32 = 10;
+const TAP_WAIT: Duration = Duration::from_millis(20);
 
 /// The wiring of one port, with what it needs.
 pub(super) struct Workbench<'a> {
@@ -306,7 +310,15 @@ impl Workbench<'_> {
             let name = String::from_utf8(link.name).map_err(|_| {
                 failure("its TAP was renamed by somebody else to what is no UTF-8: rename it back")
             })?;
-            let opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
+            let mut opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
+            // A lane of ours that has just ended closes its descriptor when its task is next looked at.
+            for _ in 0..TAP_TRIES {
+                if !matches!(opened, Err((_, Errno::EBUSY))) {
+                    break;
+                }
+                tokio::time::sleep(TAP_WAIT).await;
+                opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
+            }
             let opened = opened.map_err(|(step, error)| Failure {
                 keep: error == Errno::EBUSY,
                 ..refused(step, &name, self.own_netns)(error)
