@@ -116,7 +116,7 @@ pub fn transfer(client: &str, server: &str, to: IpAddr, port: u16, bytes: u64) -
     })?;
     listener.set_nonblocking(true)?;
     let serving = std::thread::spawn(move || -> Result<u32> {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + SILENCE;
         let stream = loop {
             match listener.accept() {
                 Ok((stream, _)) => break stream,
@@ -127,7 +127,7 @@ pub fn transfer(client: &str, server: &str, to: IpAddr, port: u16, bytes: u64) -
         stream.set_nonblocking(false)?;
         exchange(stream, 0x5eed_0002, bytes)
     });
-    let stream = within(client, || connect(to, port, Duration::from_secs(15)))?;
+    let stream = within(client, || connect(to, port, SILENCE))?;
     let start = Instant::now();
     let down = exchange(stream, 0x5eed_0001, bytes).context("client");
     let up = serving
@@ -176,8 +176,8 @@ pub fn tcp_opens(
 }
 
 fn exchange(stream: TcpStream, seed: u64, bytes: u64) -> Result<u32> {
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
     let mut writer = stream.try_clone()?;
     let sending = std::thread::spawn(move || -> Result<()> {
         let (mut source, mut left) = (Source::new(seed), bytes);

@@ -39,8 +39,6 @@ const NODE_ENDPOINTS_MAX: usize = 4096;
 const NODE_NETWORKS_MAX: usize = 1024;
 /// Records are sent in messages of about this many bytes.
 const CHUNK_BYTES: usize = 250_000;
-/// Most messages in one answer to a digest; the next one gets the rest.
-const CHUNKS_MAX: usize = 64;
 /// Lines of one digest.
 const DIGEST_LINES: usize = 20_000;
 
@@ -198,8 +196,8 @@ impl Directory {
             return Ok(false);
         }
         self.check_standing(&peek, now.wall)?;
-        self.check_room(&peek)?;
         let record = signed.open(self.mesh, &*self.keyring)?;
+        self.check_room(&record)?;
         if record.author() == Some(self.me) && self.reclaim(&record, now, out) {
             return Ok(true);
         }

@@ -10,7 +10,8 @@
 //! Owns what happens between a frame's arrival and the decision on it. Decides nothing: it obeys [`Ruling`]s, and those only
 //! in the epoch in which they were made. A hit allocates nothing. Every table has a bound, named in [`LaneLimits`].
 //!
-//! Order within a flow holds, since frames of a key wait behind the first one. ARP and ND are not gathered by key: the key
+//! Order within a flow holds, since frames of a key wait behind the first one, also when a wider ruling that covers them
+//! comes before theirs. ARP and ND are not gathered by key: the key
 //! does not hold all that the switch checks in them, so each has an upcall of its own.
 //!
 //! Flooding bypasses the switch once a ruling is cached, so the allowance for it is kept here: a frame with more than one
@@ -255,6 +256,10 @@ impl Lane {
             return self.drop_frame(DropReason::Malformed, None, now);
         };
         let key = parsed.flow_key(vni);
+        // A wider ruling may have come first: what waits of this flow still goes before this frame.
+        if !self.waiting_by_key.is_empty() && self.waiting_by_key.contains_key(&key) {
+            return self.park(key, frame, now);
+        }
         let Some(slot) = self.find(&key, epoch, now) else {
             return self.park(key, frame, now);
         };
@@ -563,6 +568,8 @@ impl Lane {
         if full {
             return self.drop_frame(DropReason::ParkingFull, Some(key), now);
         }
+        // What waits is counted by its length, so it must not hold the large buffer that it was read into.
+        let frame = Bytes::copy_from_slice(&frame);
         if let Some(waiting) = behind.and_then(|upcall| self.waiting.get_mut(&upcall)) {
             if waiting.frames.len() >= self.limits.parked_per_upcall {
                 return self.drop_frame(DropReason::ParkingFull, Some(key), now);

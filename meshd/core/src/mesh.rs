@@ -16,7 +16,7 @@
 
 mod wishes;
 
-use crate::directory::{Change, Directory};
+use crate::directory::{AcceptError, Change, Directory};
 use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni};
 use crate::invites::Invites;
 use crate::node::{Output, SessionEvent};
@@ -215,7 +215,6 @@ impl Mesh {
                 self.stranger_says(session, key, remote, message, now, out);
                 None
             }
-            Standing::Proven(_) if !self.peers.may_speak(session, now.moment) => None,
             Standing::Proven(node) => self.peer_says(session, node, message, now, out),
         };
         self.follow_up(now, out);
@@ -295,12 +294,24 @@ impl Mesh {
             }
             Message::Records(records) => {
                 for signed in records.iter().take(RECORDS_MAX) {
-                    // A record that is not taken here says nothing about the one who passed it on.
-                    let _ = self.directory.accept(signed, Some(node), now, out);
+                    // One that is not taken here says nothing about the one who passed it on; but whoever did has checked
+                    // its signature, or is no honest node.
+                    if let Err(AcceptError::Record(why)) =
+                        self.directory.accept(signed, Some(node), now, out)
+                    {
+                        let reason = format!("it passed on a record that does not hold: {why}");
+                        let turn = self
+                            .peers
+                            .expel(session, &reason, &self.directory, now, out);
+                        self.turn(turn, now, out);
+                        break;
+                    }
                 }
             }
             Message::Summary(theirs) => {
-                if theirs != self.directory.summary() && self.peers.may_ask(session, now.moment) {
+                if theirs != self.directory.summary() && self.peers.may_ask(session, now.moment) > 0
+                {
+                    self.peers.asked(session, 1);
                     self.send_digests(session, out);
                 }
             }
@@ -310,8 +321,11 @@ impl Mesh {
                 have,
                 reply,
             } => {
-                if self.peers.may_ask(session, now.moment) {
-                    for chunk in self.directory.newer_than(from, to, &have) {
+                let most = self.peers.may_ask(session, now.moment);
+                if most > 0 {
+                    let newer = self.directory.newer_than(from, to, &have, most);
+                    self.peers.asked(session, newer.len());
+                    for chunk in newer {
                         out.push(Output::Message {
                             session,
                             message: Message::Records(chunk),

@@ -33,10 +33,8 @@ const UNPROVEN_MAX: usize = 64;
 const PROVE_MS: u64 = 3_000;
 /// A dial without an answer from the shell counts as failed.
 const DIAL_LOST_MS: u64 = 30_000;
-/// Messages of one peer: at once, and per second.
-const MESSAGES: (u64, u64) = (2_000, 500);
-/// Answers to digests of one peer: at once, and per second.
-const DIGESTS: (u64, u64) = (16, 1);
+/// Messages with records in answer to the digests of one peer: at once, and per second. Less than a session lets wait.
+const ANSWERS: (u64, u64) = (24, 4);
 /// Longest text of a far end that is kept, in characters.
 const WORDS_MAX: usize = 200;
 
@@ -57,15 +55,17 @@ impl Budget {
         }
     }
 
-    fn take(&mut self, now: Moment) -> bool {
-        let gained = now.ms_since(self.at) * self.of.1 / 1000;
+    fn left(&mut self, now: Moment) -> u64 {
+        let gained = now.ms_since(self.at).saturating_mul(self.of.1) / 1000;
         if gained > 0 {
             self.left = self.left.saturating_add(gained).min(self.of.0);
             self.at = now;
         }
-        let had = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        had
+        self.left
+    }
+
+    fn spend(&mut self, count: u64) {
+        self.left = self.left.saturating_sub(count);
     }
 }
 
@@ -78,8 +78,7 @@ struct Session {
     dialed_at: u64,
     since: Moment,
     proven: Option<Moment>,
-    messages: Budget,
-    digests: Budget,
+    answers: Budget,
     last_words: Option<Goodbye>,
 }
 
@@ -147,10 +146,6 @@ impl Peers {
         } else {
             0
         };
-        let (messages, digests) = (
-            Budget::new(MESSAGES, now.moment),
-            Budget::new(DIGESTS, now.moment),
-        );
         self.sessions.insert(
             session,
             Session {
@@ -160,8 +155,7 @@ impl Peers {
                 dialed_at,
                 since: now.moment,
                 proven: None,
-                messages,
-                digests,
+                answers: Budget::new(ANSWERS, now.moment),
                 last_words: None,
             },
         );
@@ -184,12 +178,19 @@ impl Peers {
             return;
         }
         self.make_room(out);
+        // Who dials knows by the key whom it reached, and speaks first; a stranger that comes by learns nothing of the mesh.
+        if dialed {
+            self.say_hello(session, dialed_at, directory, out);
+        }
+    }
+
+    fn say_hello(&self, session: SessionId, dialed: u64, directory: &Directory, out: &mut Outbox) {
         if let Some(membership) = directory.signed(&RecordKey::Membership(self.me)) {
             let hello = Hello {
                 version: VERSION,
                 mesh: self.mesh,
                 membership: membership.clone(),
-                dialed: dialed_at,
+                dialed,
             };
             out.push(Output::Message {
                 session,
@@ -213,7 +214,7 @@ impl Peers {
         {
             self.drop_session(
                 *session,
-                Goodbye::Refused("too many sessions wait for proof here; try again".into()),
+                Goodbye::Busy("too many sessions wait for proof here".into()),
                 out,
             );
         }
@@ -243,15 +244,21 @@ impl Peers {
             self.refuse(session, goodbye, &reason, now, out);
             return Turn::Same;
         }
-        if !s.dialed {
+        let dialed = s.dialed;
+        if !dialed {
             s.dialed_at = hello.dialed;
         }
         let rank = |s: &Session, me: NodeId| (s.dialed_at, if s.dialed { me } else { s.key });
         let mine = rank(s, self.me);
         let before = self.proven.get(&key).copied();
+        if !dialed {
+            self.say_hello(session, 0, directory, out);
+        }
+        // One dialer does not dial again beside a session that it has and likes: its newest one counts, also if its clock
+        // was set back meanwhile.
         if before
             .and_then(|old| self.sessions.get(&old))
-            .is_some_and(|old| rank(old, self.me) > mine)
+            .is_some_and(|old| old.dialed != dialed && rank(old, self.me) > mine)
         {
             self.drop_session(session, Goodbye::Superseded, out);
             self.dials.remove(&key);
@@ -300,6 +307,7 @@ impl Peers {
                 BACKOFF_MS_MAX,
                 "this node's membership was revoked".to_owned(),
             ),
+            Some(Goodbye::Busy(why)) => (BACKOFF_MS_MIN * 4, format!("busy: {}", words(why))),
             Some(Goodbye::Stopping) => (BACKOFF_MS_MIN * 4, "the peer stops".to_owned()),
             Some(Goodbye::Superseded) => {
                 (BACKOFF_MS_MIN, "superseded by another session".to_owned())
@@ -347,7 +355,7 @@ impl Peers {
         };
         let reason = match &goodbye {
             Goodbye::Revoked => "revoked".to_owned(),
-            Goodbye::Refused(why) => why.clone(),
+            Goodbye::Refused(why) | Goodbye::Busy(why) => why.clone(),
             Goodbye::Stopping => "this node stops".to_owned(),
             Goodbye::Superseded => "superseded".to_owned(),
         };
@@ -397,13 +405,36 @@ impl Peers {
         }
     }
 
+    /// Ends the session of a peer that broke the rules, and lets it wait.
+    pub(crate) fn expel(
+        &mut self,
+        session: SessionId,
+        reason: &str,
+        directory: &Directory,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Turn {
+        let Some(s) = self.sessions.get(&session) else {
+            return Turn::Same;
+        };
+        let node = s.key;
+        out.push(Output::Notice(Notice::PeerRefused {
+            remote: format!("{} ({})", s.remote, node.short()),
+            reason: reason.into(),
+        }));
+        let turn = self.close(node, Goodbye::Refused(reason.into()), directory, out);
+        self.plan(directory, now);
+        self.postpone(node, BACKOFF_MS_MAX, reason, now);
+        turn
+    }
+
     fn drop_session(&mut self, session: SessionId, goodbye: Goodbye, out: &mut Outbox) {
         if self.sessions.remove(&session).is_some() {
             let reason = match &goodbye {
                 Goodbye::Superseded => "superseded".to_owned(),
                 Goodbye::Stopping => "stopping".to_owned(),
                 Goodbye::Revoked => "revoked".to_owned(),
-                Goodbye::Refused(why) => why.clone(),
+                Goodbye::Refused(why) | Goodbye::Busy(why) => why.clone(),
             };
             out.push(Output::Message {
                 session,
@@ -421,10 +452,11 @@ impl Peers {
             .values()
             .filter(|s| s.proven.is_none())
             .map(|s| (s.since.plus_ms(PROVE_MS), "a session must prove its peer"));
+        let proving = self.proving();
         let dials = self.dials.iter().map(|(node, dial)| match dial.under_way {
             Some((since, _)) => (since.plus_ms(DIAL_LOST_MS), "a dial is lost"),
             // Its proof has a time of its own.
-            None if self.is_proving(*node) => (Moment(u64::MAX), "a session must prove its peer"),
+            None if proving.contains(node) => (Moment(u64::MAX), "a session must prove its peer"),
             None => (dial.next, "a peer is to be dialed"),
         });
         proofs
@@ -448,7 +480,7 @@ impl Peers {
                 .map(|s| s.key);
             self.drop_session(
                 session,
-                Goodbye::Refused("no proof of membership within 3 s".into()),
+                Goodbye::Busy("no proof of membership within 3 s".into()),
                 out,
             );
             if let Some(node) = dialed {
@@ -478,8 +510,8 @@ impl Peers {
             .filter(|(_, d)| d.under_way.is_none() && d.next <= now.moment)
             .map(|(node, _)| *node)
             .collect();
-        for node in due {
-            self.dial(node, directory, now, out);
+        if !due.is_empty() {
+            self.dial_all(due, directory, now, out);
         }
     }
 
@@ -494,18 +526,17 @@ impl Peers {
         }
     }
 
-    /// False if the peer says more than it may; the message is to be dropped.
-    pub(crate) fn may_speak(&mut self, session: SessionId, now: Moment) -> bool {
-        self.sessions
-            .get_mut(&session)
-            .is_some_and(|s| s.messages.take(now))
+    /// How many messages the peer may have in answer to what it asks.
+    pub(crate) fn may_ask(&mut self, session: SessionId, now: Moment) -> u64 {
+        let session = self.sessions.get_mut(&session);
+        session.map_or(0, |s| s.answers.left(now))
     }
 
-    /// False if the peer asks for more than it may.
-    pub(crate) fn may_ask(&mut self, session: SessionId, now: Moment) -> bool {
-        self.sessions
-            .get_mut(&session)
-            .is_some_and(|s| s.digests.take(now))
+    /// It was given so many; asking costs one also if there was nothing to tell.
+    pub(crate) fn asked(&mut self, session: SessionId, answers: usize) {
+        if let Some(s) = self.sessions.get_mut(&session) {
+            s.answers.spend(answers.max(1) as u64);
+        }
     }
 
     pub(crate) fn session_of(&self, node: NodeId) -> Option<SessionId> {

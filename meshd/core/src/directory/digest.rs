@@ -1,6 +1,6 @@
 //! What is known, in few bytes: one number for all of it, or a line a record; and what another lacks.
 
-use super::{CHUNKS_MAX, DIGEST_LINES, Directory, in_chunks};
+use super::{DIGEST_LINES, Directory, in_chunks};
 use crate::wire::control::Have;
 use crate::wire::record::{RecordKey, Signed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,9 +62,10 @@ impl Directory {
         })
     }
 
-    /// What the sender of a digest lacks, in the order in which it can take it, in messages of about 250 kB.
+    /// What the sender of a digest lacks, in the order in which it can take it, in messages of about 250 kB, at most `most`
+    /// of them; its next digest gets the rest.
     #[must_use]
-    pub fn newer_than(&self, from: u64, to: u64, have: &[Have]) -> Vec<Vec<Signed>> {
+    pub fn newer_than(&self, from: u64, to: u64, have: &[Have], most: u64) -> Vec<Vec<Signed>> {
         let theirs: BTreeMap<u64, (u64, u32)> =
             have.iter().map(|h| (h.key, (h.serial, h.tag))).collect();
         let newer = |ours: &Have| {
@@ -82,7 +83,7 @@ impl Directory {
                 .filter_map(|key| self.records.get(key))
                 .map(|entry| entry.signed.clone()),
         );
-        chunks.truncate(CHUNKS_MAX);
+        chunks.truncate(usize::try_from(most).unwrap_or(usize::MAX));
         chunks
     }
 }

@@ -383,7 +383,7 @@ fn one_node_cannot_fill_the_directory() {
 
 fn exchange(a: &Directory, b: &mut Directory, chunk: usize) {
     for (from, to, _) in a.digest_in_chunks(chunk) {
-        for records in a.newer_than(from, to, &b.digest_of(from, to)) {
+        for records in a.newer_than(from, to, &b.digest_of(from, to), u64::MAX) {
             for signed in records {
                 let _ = take(b, &signed);
             }

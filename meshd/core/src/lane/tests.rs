@@ -71,6 +71,39 @@ fn teach(lane: &mut Lane, frame: &Bytes, action: Action, mask: FlowMask, now: Mo
 }
 
 #[test]
+fn a_frame_does_not_overtake_those_of_its_flow_that_wait_though_a_wider_ruling_came_first() {
+    let mut lane = lane(LaneLimits::default());
+    let (one, two) = (frame(80, 0), frame(81, 1));
+    let first = upcall(lane.frame(vni(), one.clone(), EPOCH, at(0)));
+    let second = upcall(lane.frame(vni(), two.clone(), EPOCH, at(0)));
+    // Covers both flows.
+    let wide = FlowMask::default();
+    lane.ruling(first, ruling(to_b(), &one, wide), at(1));
+    let later = frame(81, 2);
+    assert_eq!(lane.frame(vni(), later.clone(), EPOCH, at(1)), Step::Parked);
+    let released = lane
+        .ruling(second, ruling(to_b(), &two, wide), at(2))
+        .unwrap();
+    assert_eq!(released.frames, [two, later]);
+    let step = lane.frame(vni(), frame(81, 3), EPOCH, at(2));
+    assert!(matches!(step, Step::Forward { .. }), "{step:?}");
+}
+
+#[test]
+fn a_frame_that_waits_holds_no_more_memory_than_its_length() {
+    let mut lane = lane(LaneLimits::default());
+    let chunk = Bytes::from([frame(80, 0).as_ref(), &[0; 200_000]].concat());
+    let read = chunk.slice(..frame(80, 0).len());
+    let id = upcall(lane.frame(vni(), read.clone(), EPOCH, at(0)));
+    let released = lane
+        .ruling(id, ruling(to_b(), &read, to_port()), at(1))
+        .unwrap();
+    drop((chunk, read));
+    let waited = released.frames.into_iter().next().unwrap();
+    assert!(waited.try_into_mut().is_ok(), "it shares a buffer");
+}
+
+#[test]
 fn one_upcall_is_sent_for_a_flow_and_its_frames_leave_in_the_order_in_which_they_came() {
     let mut lane = lane(LaneLimits::default());
     let frames: Vec<Bytes> = (0..5).map(|i| frame(80, i)).collect();

@@ -6,6 +6,7 @@ use crate::ident::{Moment, NodeId, Now};
 use crate::node::Output;
 use crate::outbox::Outbox;
 use rand::RngExt;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 pub(super) const BACKOFF_MS_MIN: u64 = 500;
@@ -122,31 +123,45 @@ impl Peers {
         self.postpone(node, BACKOFF_MS_MIN, &words(reason), now);
     }
 
-    pub(super) fn is_proving(&self, node: NodeId) -> bool {
+    /// Nodes that were dialed and have a session that is not proven yet.
+    pub(super) fn proving(&self) -> BTreeSet<NodeId> {
         self.sessions
             .values()
-            .any(|s| s.key == node && s.proven.is_none() && s.dialed)
+            .filter(|s| s.proven.is_none() && s.dialed)
+            .map(|s| s.key)
+            .collect()
     }
 
-    pub(super) fn dial(&mut self, node: NodeId, directory: &Directory, now: Now, out: &mut Outbox) {
-        let busy = self
-            .dials
-            .values()
-            .filter(|dial| dial.under_way.is_some())
-            .count()
-            >= DIALING_MAX;
-        let proving = self.is_proving(node);
+    pub(super) fn dial_all(
+        &mut self,
+        nodes: Vec<NodeId>,
+        directory: &Directory,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let proving = self.proving();
+        let under_way = |dial: &&Dial| dial.under_way.is_some();
+        let mut places = DIALING_MAX.saturating_sub(self.dials.values().filter(under_way).count());
+        for node in nodes {
+            if places == 0 || proving.contains(&node) {
+                if let Some(dial) = self.dials.get_mut(&node) {
+                    dial.next = now.moment.plus_ms(BACKOFF_MS_MIN);
+                }
+            } else if self.dial(node, directory, now, out) {
+                places -= 1;
+            }
+        }
+    }
+
+    /// True if a dial is under way now.
+    fn dial(&mut self, node: NodeId, directory: &Directory, now: Now, out: &mut Outbox) -> bool {
         let proven = self.proven.contains_key(&node);
         let Some(dial) = self.dials.get_mut(&node) else {
-            return;
+            return false;
         };
         if proven && !dial.beside {
             self.dials.remove(&node);
-            return;
-        }
-        if busy || proving {
-            dial.next = now.moment.plus_ms(BACKOFF_MS_MIN);
-            return;
+            return false;
         }
         let own_loopback = directory
             .advert(self.me)
@@ -164,10 +179,11 @@ impl Peers {
                 "none of the addresses that it advertises may be dialed",
                 now,
             );
-            return;
+            return false;
         }
         dial.under_way = Some((now.moment, now.wall.0));
         out.push(Output::Dial { node, addresses });
+        true
     }
 }
 

@@ -83,6 +83,8 @@ pub enum Goodbye {
     Revoked,
     /// The peer's statement does not hold; the text says why.
     Refused(String),
+    /// Not now: it may well be taken a moment later; the text says why.
+    Busy(String),
 }
 
 /// An invite, redeemed.
@@ -273,6 +275,7 @@ mod tests {
                 })
             ),
             any::<String>().prop_map(|why| Message::Goodbye(Goodbye::Refused(why))),
+            any::<String>().prop_map(|why| Message::Goodbye(Goodbye::Busy(why))),
             prop_oneof![
                 Just(Goodbye::Superseded),
                 Just(Goodbye::Stopping),
