@@ -8,6 +8,8 @@ use crate::wire::control::{Hello, JoinRefusal, JoinRequest, VERSION, Welcome};
 use crate::wire::record::{Membership, Role};
 use std::collections::{BTreeMap, VecDeque};
 
+mod distrust;
+
 const SECRET: [u8; 16] = [7; 16];
 
 /// A few nodes, each at the address of its number, and the sessions between them.
@@ -510,36 +512,6 @@ fn halves_that_were_apart_find_together_and_agree_on_the_older_claim() {
 }
 
 #[test]
-fn a_rogue_member_that_backdates_takes_nothing() {
-    let mut world = lab(3);
-    let now = world.now().wall.0;
-    world
-        .with(2, |m, now_, out| {
-            m.advertise_endpoints(vni(), vec![endpoint(9, now)], now_, out)
-        })
-        .unwrap();
-    world.run(5_000);
-    world
-        .with(3, |m, now_, out| {
-            m.advertise_endpoints(vni(), vec![endpoint(9, 1)], now_, out)
-        })
-        .unwrap();
-    world.run(5_000);
-    for n in 1..=2 {
-        assert_eq!(
-            world
-                .mesh(n)
-                .directory
-                .mac(vni(), endpoint(9, 0).mac)
-                .unwrap()
-                .0,
-            id(2),
-            "node {n}"
-        );
-    }
-}
-
-#[test]
 fn an_invite_makes_one_key_a_member_and_a_lost_answer_is_given_again() {
     let mut world = World::new();
     world.invite(SECRET, 60);
@@ -650,82 +622,6 @@ fn a_revoked_member_loses_its_sessions_everywhere_and_does_not_come_back() {
 }
 
 #[test]
-fn strangers_are_dropped_after_three_seconds_or_when_there_are_too_many() {
-    let mut world = World::new();
-    let connect = |world: &mut World, n: u64| {
-        let event = SessionEvent::Connected {
-            session: SessionId(1_000 + n),
-            key: NodeId([9; 32]),
-            remote: address(9),
-            dialed: false,
-        };
-        let (now, mut out) = (world.now(), Outbox::default());
-        world
-            .nodes
-            .get_mut(&1)
-            .unwrap()
-            .session(event, now, &mut out);
-        core::iter::from_fn(|| out.pop())
-            .filter(|o| matches!(o, Output::Hangup { .. }))
-            .count()
-    };
-    let hung_up: usize = (0..100).map(|n| connect(&mut world, n)).sum();
-    assert_eq!(hung_up, 100 - 64);
-    world.run(3_100);
-    assert_eq!(connect(&mut world, 200), 0);
-    assert!(
-        (0..100).all(|n| world.mesh(1).peers.standing(SessionId(1_000 + n)) == Standing::Unknown)
-    );
-}
-
-#[test]
-fn nothing_is_believed_before_a_statement_for_the_sessions_own_key() {
-    let mut world = lab(3);
-    let shown = statement(2, Role::Admin);
-    let hello = Hello {
-        version: VERSION,
-        mesh: keys(1).mesh(),
-        membership: shown.clone(),
-        dialed: 1,
-    };
-    let bad = [
-        // Somebody else's statement.
-        Message::Hello(hello.clone()),
-        Message::Hello(Hello {
-            version: 9,
-            ..hello.clone()
-        }),
-        Message::Hello(Hello {
-            mesh: FakeKeyring::root(2).mesh(),
-            ..hello
-        }),
-        Message::Summary(1),
-        Message::Records(vec![shown]),
-    ];
-    for (at, message) in bad.into_iter().enumerate() {
-        let session = SessionId(5_000 + at as u64);
-        let before = world.mesh(1).directory.summary();
-        let event = SessionEvent::Connected {
-            session,
-            key: NodeId([9; 32]),
-            remote: address(9),
-            dialed: false,
-        };
-        world.event(1, |m, now, out| m.session(event, now, out));
-        world.event(1, |m, now, out| drop(m.message(session, message, now, out)));
-        assert_eq!(world.mesh(1).peers.standing(session), Standing::Unknown);
-        assert_eq!(world.mesh(1).directory.summary(), before);
-        assert!(
-            world
-                .queue
-                .iter()
-                .any(|(_, o)| matches!(o, Output::Hangup { session: s, .. } if *s == session))
-        );
-        world.queue.clear();
-    }
-}
-
-#[test]
 fn two_that_dial_each_other_at_once_keep_one_and_the_same_session() {
     let mut world = lab(2);
     for dialer in [1, 2, 2, 1] {
@@ -780,39 +676,6 @@ fn a_changed_address_is_told_and_peers_that_dialed_it_are_dialed() {
         );
     }
     assert!(world.all_sessions());
-}
-
-#[test]
-fn swim_garbage_takes_nobody_away() {
-    let mut world = lab(3);
-    world.event(1, |m, now, out| {
-        let session = m.session_of(id(3)).unwrap();
-        drop(m.message(session, Message::Swim(vec![0xff; 300]), now, out));
-    });
-    world.settle();
-    assert!(world.mesh(1).directory.reachable(id(2)) && world.mesh(1).directory.reachable(id(3)));
-}
-
-#[test]
-fn a_member_that_calls_another_dead_takes_nothing_away_while_a_session_holds() {
-    let mut world = lab(3);
-    world
-        .with(2, |m, now, out| {
-            m.advertise_endpoints(vni(), vec![endpoint(2, 1)], now, out)
-        })
-        .unwrap();
-    let rumour = crate::swim::tests::rumour(world.mesh(3), world.mesh(1), id(2));
-    world.event(1, |m, now, out| {
-        let session = m.session_of(id(3)).unwrap();
-        drop(m.message(session, Message::Swim(rumour), now, out));
-    });
-    // It is believed for a moment, until node 2 hears of it.
-    assert!(!world.mesh(1).swim.alive(id(2)));
-    assert!(world.mesh(1).directory.reachable(id(2)));
-    assert_eq!(world.mesh(1).directory.endpoints(vni()).count(), 1);
-    world.settle();
-    world.run(2_000);
-    assert!(world.mesh(1).swim.alive(id(2)));
 }
 
 #[test]
