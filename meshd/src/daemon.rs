@@ -11,7 +11,7 @@ use crate::backend::Live;
 use crate::clock::Clock;
 use crate::datapath::Datapath;
 use crate::dns::{Forwarder, NamesHandle};
-use crate::driver::{self, DriverHandle, INPUTS_MAX, Parts};
+use crate::driver::{self, DriverHandle, HEARD_MAX, INPUTS_MAX, Parts};
 use crate::identity::Identity;
 use crate::join::Bootstrap;
 use crate::kernel::{Kernel, KernelConfig};
@@ -96,13 +96,14 @@ async fn serve(
     })?;
     let clock = Clock::start();
     let (inputs, from_all) = mpsc::channel(INPUTS_MAX);
+    let (heard, from_sessions) = mpsc::channel(HEARD_MAX);
     let (handle, mailbox) = driver::channel();
     let underlay = Underlay::start(
         UnderlayConfig {
             listen: config.underlay.listen,
         },
         identity.clone(),
-        inputs.clone(),
+        heard,
     )
     .await?;
     let kernel = Kernel::start(
@@ -175,6 +176,7 @@ async fn serve(
         datapath,
         names,
         inputs: from_all,
+        heard: from_sessions,
     };
     if let Some(bootstrap) = Bootstrap::load(&parts.store)? {
         parts.underlay.dial(bootstrap.inviter, bootstrap.addresses);

@@ -1,9 +1,10 @@
 //! The loop between the machine and the world: the only file that knows both.
 //!
 //! ```text
-//!    lanes, sessions, kernel, plugins --inputs (bounded)--> +--------+ --outputs--> datapath, underlay, wirer,
-//!    API --requests (bounded)-----------------------------> | driver |              plugins, store, events
-//!    clock ----------------------------------------------> +--------+
+//!    lanes, kernel, plugins --inputs (bounded)-------> +--------+ --outputs--> datapath, underlay, wirer,
+//!    sessions --heard (bounded, each session too)----> | driver |              plugins, store, events
+//!    API --requests (bounded)------------------------> |        |
+//!    clock ------------------------------------------> +--------+
 //! ```
 //!
 //! Owns the [`Node`] and the order of acts: what a drain wants kept is on disk before anything else of it is done. It
@@ -15,7 +16,7 @@ use crate::dns::NamesHandle;
 use crate::events::Events;
 use crate::rulings::Rulings;
 use crate::store::Store;
-use crate::underlay::Underlay;
+use crate::underlay::{Heard, Underlay};
 use crate::wirer::{Job, Wirer};
 use meshd_core::command::{Command, Refusal, RefusalCode, Reply};
 use meshd_core::ident::{CommandId, Now, PortId, Vni};
@@ -24,11 +25,17 @@ use meshd_core::notice::Notice;
 use meshd_core::view::Event;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_tun::Tun;
 
-/// Inputs that may wait for the node. Lanes drop upcalls beyond; sessions read no further.
+/// Inputs of this host that may wait for the node. Lanes drop upcalls beyond.
 pub(crate) const INPUTS_MAX: usize = 4096;
+/// What sessions tell and the node has not heard. A channel of its own, so that no peer keeps upcalls from the node;
+/// sessions read no further beyond.
+pub(crate) const HEARD_MAX: usize = 256;
+/// Time for what sessions tell before the others have their turn again.
+const HEARD_TURN: Duration = Duration::from_millis(2);
 /// Requests of the API that may wait.
 const REQUESTS_MAX: usize = 256;
 /// Inputs handled between two looks at the clock and at requests.
@@ -163,8 +170,10 @@ pub(crate) struct Parts {
     pub(crate) datapath: Datapath,
     /// Names, for the name services.
     pub(crate) names: NamesHandle,
-    /// What happens.
+    /// What happens on this host.
     pub(crate) inputs: mpsc::Receiver<Input>,
+    /// What sessions tell.
+    pub(crate) heard: mpsc::Receiver<Heard>,
 }
 
 struct Driver {
@@ -233,6 +242,15 @@ pub(crate) async fn run(
                 for _ in 1..BATCH_MAX {
                     let Ok(input) = driver.parts.inputs.try_recv() else { break };
                     driver.input(input);
+                }
+            }
+            heard = driver.parts.heard.recv() => {
+                let Some(heard) = heard else { return Ok(()) };
+                let start = Instant::now();
+                driver.input(heard.input);
+                while start.elapsed() < HEARD_TURN {
+                    let Ok(heard) = driver.parts.heard.try_recv() else { break };
+                    driver.input(heard.input);
                 }
             }
             request = driver.requests.recv() => match request {

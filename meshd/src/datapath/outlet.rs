@@ -3,6 +3,7 @@
 //! Owns the way out and its limits: a TAP that is full, or a session whose datagram buffer is, takes no more, and the lane
 //! counts the drop. Nothing waits here.
 
+use crate::underlay::QUEUE_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
 use meshd_core::ruling::DropReason;
@@ -11,6 +12,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use tokio_tun::Tun;
+
+/// Frames shorter than this do not keep their share of a read buffer when they wait behind many others.
+const SHARE_MIN: usize = 4096;
 
 /// All ways out, at one moment.
 #[derive(Clone, Default)]
@@ -112,6 +116,9 @@ impl PeerOutlet {
         if framed.len() <= max {
             return if space < framed.len() {
                 Err(DropReason::SessionQueueFull)
+            } else if space < QUEUE_BYTES - QUEUE_BYTES / 8 && framed.len() < SHARE_MIN {
+                // It may wait for long, and would hold the large buffer that it was read into.
+                self.transmit(Bytes::copy_from_slice(framed))
             } else {
                 self.transmit(framed.clone())
             };

@@ -25,7 +25,7 @@ pub(super) const IDLE_MS: u32 = 4000;
 const PAYLOAD_MIN: u16 = 1200;
 const PAYLOAD_MAX: u16 = 8952;
 /// Frames that wait to leave, in bytes: a few milliseconds at a gigabit. The oldest go first.
-const DATAGRAMS_OUT: usize = 1 << 20;
+pub(crate) const QUEUE_BYTES: usize = 1 << 20;
 /// Frames that wait to be read, in bytes.
 const DATAGRAMS_IN: usize = 4 << 20;
 /// Control bytes on the way from one who has not proven to be a member.
@@ -54,7 +54,7 @@ fn transport(side: Side, remote: SocketAddr) -> Arc<TransportConfig> {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .mtu_discovery_config(Some(search))
-        .datagram_send_buffer_size(DATAGRAMS_OUT)
+        .datagram_send_buffer_size(QUEUE_BYTES)
         .datagram_receive_buffer_size(Some(DATAGRAMS_IN))
         .congestion_controller_factory(Arc::new(BoundedCubic))
         // One control stream, opened by the dialer; nothing else.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!    dial()  -> dial.rs: addresses raced, key pinned -+                       +-> Input::Session(Connected | Closed | DialFailed)
-//!    network -> gate.rs: places for strangers --------+-> session.rs (a task) +-> Input::Message
+//!    network -> gate.rs: places for strangers --------+-> session.rs (a task) +-> Input::Message, at a pace
 //!    send(), hangup(), prove() -----------------------+                       +-> prove(): the connection, for frames
 //! ```
 //!
@@ -13,6 +13,7 @@ mod congestion;
 mod dial;
 mod endpoint;
 mod gate;
+mod pace;
 mod queue;
 mod session;
 mod socket;
@@ -23,12 +24,13 @@ mod tls;
 pub use dial::RaceError;
 pub(crate) use dial::race;
 pub use endpoint::DialError;
-pub(crate) use endpoint::{Endpoint, show_close};
+pub(crate) use endpoint::{Endpoint, QUEUE_BYTES, show_close};
+pub use session::Heard;
 
 use crate::identity::Identity;
 use gate::{Entry, Gate, Place};
 use meshd_core::ident::{NodeId, SessionId};
-use meshd_core::node::{Input, SessionEvent};
+use meshd_core::node::SessionEvent;
 use meshd_core::wire::control::{Goodbye, Message};
 use session::{PROVE_WITHIN, Session};
 use std::collections::BTreeMap;
@@ -119,7 +121,7 @@ struct State {
 struct Inner {
     endpoint: Endpoint,
     gate: Gate,
-    inputs: mpsc::Sender<Input>,
+    heard: mpsc::Sender<Heard>,
     state: Mutex<State>,
     port: u16,
 }
@@ -129,7 +131,7 @@ struct Inner {
 pub struct Underlay(Arc<Inner>);
 
 impl Underlay {
-    /// Listens, and takes connections from then on. What happens goes to `inputs`; while that is full, sessions read no
+    /// Listens, and takes connections from then on. What happens goes to `heard`; while that is full, sessions read no
     /// further.
     ///
     /// # Errors
@@ -137,7 +139,7 @@ impl Underlay {
     pub async fn start(
         config: UnderlayConfig,
         identity: Identity,
-        inputs: mpsc::Sender<Input>,
+        heard: mpsc::Sender<Heard>,
     ) -> Result<Self, UnderlayError> {
         let endpoint = Endpoint::bind(config.listen, identity.node_key(), true)?;
         let port = endpoint
@@ -151,7 +153,7 @@ impl Underlay {
         let underlay = Self(Arc::new(Inner {
             endpoint,
             gate: Gate::default(),
-            inputs,
+            heard,
             state: Mutex::default(),
             port,
         }));
@@ -195,7 +197,7 @@ impl Underlay {
                         node,
                         reason: error.to_string(),
                     };
-                    let _ = underlay.0.inputs.send(Input::Session(failed)).await;
+                    let _ = underlay.0.heard.send(failed.into()).await;
                 }
             }
         });
@@ -302,7 +304,7 @@ impl Underlay {
         drop(state);
         let underlay = self.clone();
         tokio::spawn(async move {
-            session.run(key, &underlay.0.inputs).await;
+            session.run(key, &underlay.0.heard).await;
             underlay.state().sessions.remove(&id);
         });
     }

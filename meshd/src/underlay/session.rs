@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!   send() -> queue (bounded) -> writer --control stream--> far end
-//!   inputs <------- reader <-----------control stream------ far end      a full `inputs` stops the reader, and QUIC's
-//!                                                                         windows stop the far end
-//!   until prove(): messages up to 4 KiB, 64 KiB in flight, frames dropped, 5 s
+//!   heard <-------- reader <-----------control stream------ far end      a megabyte that the node has not handled, or a
+//!                                                                         far end that says too much, stops the reader, and
+//!                                                                         QUIC's windows stop the far end
+//!   until prove(): two messages of up to 4 KiB, 64 KiB in flight, frames dropped, 5 s
 //! ```
 //!
-//! Owns the stream, the deadline and the reason for the end. Whatever the far end sends, the session ends with a reason and
+//! Owns the stream, the deadline, the pace and the reason for the end. Whatever the far end sends, the session ends with a reason and
 //! one `Closed`; nothing else of the node is touched.
 
 use super::endpoint::{PROVEN_WINDOW, show_close};
 use super::gate::Place;
+use super::pace::{self, Pace};
 use super::queue::Queue;
 use bytes::Bytes;
 use meshd_core::ident::{NodeId, SessionId};
@@ -19,10 +21,10 @@ use meshd_core::node::{Input, SessionEvent};
 use meshd_core::wire::control::{MESSAGE_MAX, Message, UNPROVEN_MESSAGE_MAX};
 use quinn::{Connection, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 /// In which a far end must have proven to be a member.
 pub(super) const PROVE_WITHIN: Duration = Duration::from_secs(5);
@@ -32,6 +34,29 @@ const FLUSH_WITHIN: Duration = Duration::from_millis(500);
 const REASON_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes of a reason that travel.
 const REASON_MAX: usize = 300;
+/// Bytes of messages that the node may have before it has handled them: one of the longest, or many short ones.
+const AHEAD_BYTES: usize = MESSAGE_MAX;
+/// What a message costs of that at least.
+const AHEAD_BYTES_MIN: usize = 1024;
+/// Messages of a far end that has not proven to be a member: who it is or what it wants, and why it goes.
+const UNPROVEN_MESSAGES: usize = 2;
+
+/// What a session tells, for the node. Hold it until the node has handled the input: it is what bounds how far ahead the
+/// session reads.
+pub struct Heard {
+    /// For [`Node::handle`](meshd_core::node::Node::handle).
+    pub input: Input,
+    _ahead: Option<OwnedSemaphorePermit>,
+}
+
+impl From<SessionEvent> for Heard {
+    fn from(event: SessionEvent) -> Self {
+        Self {
+            input: Input::Session(event),
+            _ahead: None,
+        }
+    }
+}
 
 /// The part of a session that others reach.
 pub(super) struct Session {
@@ -123,29 +148,28 @@ impl Session {
     }
 
     /// Runs the session to its end; returns after `Closed` was taken.
-    pub(super) async fn run(&self, key: NodeId, inputs: &mpsc::Sender<Input>) {
+    pub(super) async fn run(&self, key: NodeId, heard: &mpsc::Sender<Heard>) {
         let connected = SessionEvent::Connected {
             session: self.id,
             key,
             remote: self.remote,
             dialed: self.dialed,
         };
-        if inputs.send(Input::Session(connected)).await.is_ok() {
+        if heard.send(connected.into()).await.is_ok() {
             let reason = tokio::select! {
                 biased;
                 reason = self.deadline() => reason,
-                reason = self.talk(inputs) => reason,
+                reason = self.talk(heard) => reason,
             };
             // A reason of our own says more than how the connection then ended.
             let reason = self.queue.reason().unwrap_or(reason);
             self.abort(&reason);
             // Fails only if the node is gone, too.
-            let _ = inputs
-                .send(Input::Session(SessionEvent::Closed {
-                    session: self.id,
-                    reason,
-                }))
-                .await;
+            let closed = SessionEvent::Closed {
+                session: self.id,
+                reason,
+            };
+            let _ = heard.send(closed.into()).await;
         }
         self.abort("the node has stopped");
         self.leave();
@@ -168,7 +192,7 @@ impl Session {
         }
     }
 
-    async fn talk(&self, inputs: &mpsc::Sender<Input>) -> String {
+    async fn talk(&self, heard: &mpsc::Sender<Heard>) -> String {
         let streams = async {
             if self.dialed {
                 self.connection.open_bi().await
@@ -186,7 +210,7 @@ impl Session {
         tokio::select! {
             // A far end that says goodbye and closes: its last message must be read before the writer sees the closing.
             biased;
-            reason = self.read(receiver, inputs) => reason,
+            reason = self.read(receiver, heard) => reason,
             reason = self.write(sender) => reason,
             never = self.drop_frames() => match never {},
         }
@@ -207,29 +231,42 @@ impl Session {
         "hung up".to_owned()
     }
 
-    async fn read(&self, mut stream: RecvStream, inputs: &mpsc::Sender<Input>) -> String {
-        let mut first = true;
+    async fn read(&self, mut stream: RecvStream, heard: &mpsc::Sender<Heard>) -> String {
+        let (mut said, mut pace) = (0, Pace::new());
+        let ahead = Arc::new(Semaphore::new(AHEAD_BYTES));
         loop {
-            let message = match self.read_message(&mut stream, first).await {
-                Ok(message) => message,
+            if said == UNPROVEN_MESSAGES {
+                self.until_proven().await;
+            }
+            let (message, len) = match self.read_message(&mut stream, said == 0).await {
+                Ok(read) => read,
                 Err(End::Wrong(reason)) => return reason,
                 Err(End::Stream) => return self.last_words().await,
             };
-            first = false;
-            if inputs
-                .send(Input::Message {
+            said += 1;
+            let debt = pace.pay(pace::cost(&message, len), Instant::now());
+            sleep(debt).await;
+            let bytes = len.clamp(AHEAD_BYTES_MIN, AHEAD_BYTES);
+            let permit = Arc::clone(&ahead).acquire_many_owned(bytes as u32).await;
+            let read = Heard {
+                input: Input::Message {
                     session: self.id,
                     message,
-                })
-                .await
-                .is_err()
-            {
+                },
+                _ahead: permit.ok(),
+            };
+            if heard.send(read).await.is_err() {
                 return "the node has stopped".to_owned();
             }
         }
     }
 
-    async fn read_message(&self, stream: &mut RecvStream, first: bool) -> Result<Message, End> {
+    /// A message, and its length in bytes.
+    async fn read_message(
+        &self,
+        stream: &mut RecvStream,
+        first: bool,
+    ) -> Result<(Message, usize), End> {
         let mut prefix = [0; 4];
         read_exact(stream, &mut prefix).await?;
         let len = match Message::body_len(prefix, UNPROVEN_MESSAGE_MAX) {
@@ -246,7 +283,7 @@ impl Session {
         };
         let mut body = vec![0; len];
         read_exact(stream, &mut body).await?;
-        Ok(Message::decode(&body)?)
+        Ok((Message::decode(&body)?, len))
     }
 
     /// The far end has ended its stream, or the connection is over: why?

@@ -5,6 +5,7 @@ use super::*;
 use crate::identity::tests::fresh;
 use crate::store::Store;
 use bytes::Bytes;
+use meshd_core::node::Input;
 use meshd_core::wire::control::MESSAGE_MAX;
 use std::net::UdpSocket;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use std::time::Instant;
 /// A node of a test, with what its underlay told.
 struct Party {
     underlay: Underlay,
-    happened: mpsc::Receiver<Input>,
+    happened: mpsc::Receiver<Heard>,
     id: NodeId,
     address: SocketAddr,
     _state: (tempfile::TempDir, Store),
@@ -46,6 +47,7 @@ impl Party {
             .await
             .expect("something happens")
             .unwrap()
+            .input
     }
 
     async fn connected(&mut self) -> (SessionId, NodeId) {
@@ -219,7 +221,7 @@ async fn a_newer_dial_takes_the_place_of_an_older_one() {
     a.underlay.dial(b.id, vec![b.address]);
     a.connected().await;
     tokio::time::sleep(Duration::from_millis(4500)).await;
-    while let Ok(input) = a.happened.try_recv() {
+    while let Ok(Heard { input, .. }) = a.happened.try_recv() {
         assert!(
             !matches!(input, Input::Session(SessionEvent::DialFailed { .. })),
             "{input:?}"
@@ -229,7 +231,8 @@ async fn a_newer_dial_takes_the_place_of_an_older_one() {
 
 #[tokio::test]
 async fn what_was_sent_before_a_hangup_arrives_and_so_does_the_reason() {
-    let (a, mut b, at_a, _) = pair().await;
+    let (a, mut b, at_a, at_b) = pair().await;
+    let _frames = b.underlay.prove(at_b).unwrap();
     for n in 0..100u8 {
         a.underlay.send(at_a, Message::Swim(vec![n; 1000]));
     }
@@ -286,8 +289,8 @@ async fn strangers_take_a_bounded_number_of_places_and_not_for_long() {
     tokio::time::sleep(PROVE_WITHIN + Duration::from_secs(1)).await;
     assert_eq!((node.underlay.0.gate.taken(), node.sessions()), ((0, 0), 0));
     let (mut connected, mut closed) = (0, 0);
-    while let Ok(input) = node.happened.try_recv() {
-        match input {
+    while let Ok(heard) = node.happened.try_recv() {
+        match heard.input {
             Input::Session(SessionEvent::Connected { .. }) => connected += 1,
             Input::Session(SessionEvent::Closed { .. }) => closed += 1,
             other => panic!("{other:?}"),
@@ -416,6 +419,54 @@ async fn a_node_that_does_not_read_its_inputs_stops_the_reader_not_the_memory() 
     }
     let reason = fast.closed().await;
     assert!(reason.contains("too slowly"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_session_reads_a_megabyte_ahead_of_the_node_and_no_more() {
+    let (mut a, mut b, at_a, at_b) = pair().await;
+    let _ = (
+        a.underlay.prove(at_a).unwrap(),
+        b.underlay.prove(at_b).unwrap(),
+    );
+    // The dialer's first word opens the stream.
+    a.underlay.send(at_a, text("hello"));
+    b.message().await;
+    for _ in 0..60 {
+        b.underlay.send(at_b, Message::Swim(vec![0; 100_000]));
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut waiting = Vec::new();
+    while let Ok(heard) = a.happened.try_recv() {
+        waiting.push(heard);
+    }
+    assert_eq!(waiting.len(), 10, "of 60 messages of 100 kB");
+    drop(waiting);
+    assert_eq!(a.message().await, Message::Swim(vec![0; 100_000]));
+}
+
+#[tokio::test]
+async fn a_stranger_is_heard_twice_and_then_only_as_a_member() {
+    let mut node = party().await;
+    let stranger = stranger("127.0.0.1:0");
+    let connection = stranger
+        .endpoint
+        .connect(node.id, node.address, Duration::from_secs(4))
+        .await
+        .unwrap();
+    let (mut say, _hear) = connection.open_bi().await.unwrap();
+    let word = text("x").encode().unwrap();
+    for _ in 0..1000 {
+        say.write_all(&word).await.unwrap();
+    }
+    let (session, _) = node.connected().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut heard = 0;
+    while node.happened.try_recv().is_ok() {
+        heard += 1;
+    }
+    assert_eq!(heard, 2);
+    let _frames = node.underlay.prove(session).unwrap();
+    assert_eq!(node.message().await, text("x"));
 }
 
 #[tokio::test]
