@@ -100,6 +100,10 @@ pub enum Notice {
         what: String,
         reason: String,
     },
+    HeldBack {
+        what: String,
+        count: u64,
+    },
     Epoch {
         epoch: Epoch,
     },

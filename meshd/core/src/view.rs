@@ -628,6 +628,12 @@ pub fn sentence(notice: &Notice) -> String {
             esc(range)
         ),
         Notice::Refused { what, reason } => format!("{} was refused: {}", esc(what), esc(reason)),
+        Notice::HeldBack { what, count } => {
+            format!(
+                "{count} more events about {} were held back: too many at once",
+                esc(what)
+            )
+        }
         Notice::Epoch { epoch } => format!("epoch {epoch}: rulings are asked again"),
     }
 }
