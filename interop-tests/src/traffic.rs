@@ -13,6 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// How long a TCP connection may make no progress: at 30 % loss each way, a try fails as often as not, and the kernel doubles
+/// the time to the next one.
+const SILENCE: Duration = Duration::from_secs(120);
+
 /// Pings sent and answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pings {

@@ -31,6 +31,9 @@ use std::net::SocketAddr;
 const UNPROVEN_MAX: usize = 64;
 /// Time to prove to be a member.
 const PROVE_MS: u64 = 3_000;
+/// Of two sessions that one node dialed, the earlier one by its clock stays if it is so much earlier: no two proofs are so
+/// far apart, so its clock was set back.
+const CLOCK_SET_BACK_MS: u64 = 30_000;
 /// A dial without an answer from the shell counts as failed.
 const DIAL_LOST_MS: u64 = 30_000;
 /// Messages with records in answer to the digests of one peer: at once, and per second. Less than a session lets wait.
@@ -98,6 +101,7 @@ pub(crate) struct Peers {
     dials: BTreeMap<NodeId, Dial>,
     rng: SmallRng,
     started: Moment,
+    last_dialed: u64,
 }
 
 /// What became of a session's proof or end.
@@ -121,6 +125,7 @@ impl Peers {
             dials: BTreeMap::new(),
             rng: SmallRng::seed_from_u64(seed),
             started,
+            last_dialed: 0,
         }
     }
 
@@ -142,7 +147,11 @@ impl Peers {
             .filter(|_| dialed)
             .and_then(|dial| dial.under_way.take());
         let dialed_at = if dialed {
-            under_way.map_or(now.wall.0, |(_, wall)| wall)
+            // No two alike, so that both ends choose the same of two.
+            self.last_dialed = under_way
+                .map_or(now.wall.0, |(_, wall)| wall)
+                .max(self.last_dialed.saturating_add(1));
+            self.last_dialed
         } else {
             0
         };
@@ -254,11 +263,12 @@ impl Peers {
         if !dialed {
             self.say_hello(session, 0, directory, out);
         }
-        // One dialer does not dial again beside a session that it has and likes: its newest one counts, also if its clock
-        // was set back meanwhile.
+        let set_back = |old: &Session| {
+            old.dialed == dialed && old.dialed_at > mine.0.saturating_add(CLOCK_SET_BACK_MS)
+        };
         if before
             .and_then(|old| self.sessions.get(&old))
-            .is_some_and(|old| old.dialed != dialed && rank(old, self.me) > mine)
+            .is_some_and(|old| rank(old, self.me) > mine && !set_back(old))
         {
             self.drop_session(session, Goodbye::Superseded, out);
             self.dials.remove(&key);

@@ -639,6 +639,56 @@ fn two_that_dial_each_other_at_once_keep_one_and_the_same_session() {
 }
 
 #[test]
+fn of_two_dials_of_one_node_both_ends_keep_the_later_one_whichever_is_proven_first() {
+    for (here, dialed) in [(1, false), (2, true)] {
+        for later_first in [false, true] {
+            let mut world = lab(2);
+            let there = 3 - here;
+            let old = world.mesh(here).session_of(id(there)).unwrap();
+            world.hang_up(here, old, "cut");
+            world.queue.clear();
+            let sessions = [SessionId(7_001), SessionId(7_002)];
+            for session in sessions {
+                let connected = SessionEvent::Connected {
+                    session,
+                    key: id(there),
+                    remote: address(there),
+                    dialed,
+                };
+                world.event(here, |m, now, out| m.session(connected, now, out));
+            }
+            let mut order = [0, 1];
+            if later_first {
+                order.reverse();
+            }
+            let membership = world
+                .mesh(here)
+                .directory
+                .signed(&crate::wire::record::RecordKey::Membership(id(there)))
+                .unwrap()
+                .clone();
+            for at in order {
+                let hello = Message::Hello(Hello {
+                    version: VERSION,
+                    mesh: keys(1).mesh(),
+                    membership: membership.clone(),
+                    dialed: if dialed { 0 } else { 1_700_000_000_000 + at },
+                });
+                let session = sessions[at as usize];
+                world.event(here, |m, now, out| {
+                    drop(m.message(session, hello, now, out))
+                });
+            }
+            assert_eq!(
+                world.mesh(here).session_of(id(there)),
+                Some(sessions[1]),
+                "dialed here: {dialed}, later one first: {later_first}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_changed_address_is_told_and_peers_that_dialed_it_are_dialed() {
     let mut world = lab(3);
     let accepted: Vec<u64> = (2..=3)
