@@ -56,6 +56,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Host `index` does not hear what `what` matches (a rule of nft without its verdict).
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn deafen(&self, index: usize, what: &str) -> Result<()> {
+        nft(&self.hosts[index].netns, &format!("{what} counter drop"))
+    }
+
+    /// What host `index` hears is changed: `what` matches, `how` changes.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn corrupt(&self, index: usize, what: &str, how: &str) -> Result<()> {
+        nft(&self.hosts[index].netns, &format!("{what} counter {how}"))
+    }
+
     /// All impairments end.
     ///
     /// # Errors

@@ -30,6 +30,15 @@ pub struct LabSpec {
     pub v6: bool,
     /// MTU of the wire, bytes.
     pub mtu: u32,
+    /// Every node trusts the wire, so that frames may travel in kernel VXLAN.
+    pub trusted: bool,
+}
+
+/// What the config files of a trusted lab say; `fast_path` as TOML.
+fn trusting(fast_path: bool) -> String {
+    format!(
+        "[underlay]\ntrusted = [\"192.0.2.0/24\", \"2001:db8::/64\"]\n\n[kernel]\nfast_path = {fast_path}\n"
+    )
 }
 
 impl LabSpec {
@@ -42,6 +51,7 @@ impl LabSpec {
             v4: true,
             v6: true,
             mtu: 1500,
+            trusted: false,
         }
     }
 
@@ -49,6 +59,15 @@ impl LabSpec {
     #[must_use]
     pub fn containers(self, containers: u8) -> Self {
         Self { containers, ..self }
+    }
+
+    /// All trust the wire.
+    #[must_use]
+    pub fn trusted(self) -> Self {
+        Self {
+            trusted: true,
+            ..self
+        }
     }
 
     /// No IPv4 on the wire.
@@ -126,7 +145,21 @@ impl Lab {
             .iter()
             .map(|host| Node::new(host, &lab.dir))
             .collect::<Result<_>>()?;
+        if lab.spec.trusted {
+            for index in 0..lab.nodes.len() {
+                lab.set_fast_path(index, true)?;
+            }
+        }
         Ok(lab)
+    }
+
+    /// Writes the config file of a node that trusts the wire, with or without the kernel's fast path. A running daemon reads
+    /// it by itself.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_fast_path(&self, index: usize, on: bool) -> Result<()> {
+        std::fs::write(&self.nodes[index].config, trusting(on)).context("write a config file")
     }
 
     fn build(&mut self) -> Result<()> {

@@ -469,6 +469,46 @@ impl Node {
             .collect())
     }
 
+    /// The row of `meshd paths` of this kind to a peer on a network (QUIC has no network).
+    ///
+    /// # Errors
+    /// As [`Node::json`].
+    pub fn path(&self, peer: &str, kind: &str) -> Result<Option<Value>> {
+        let rows = self.list("paths")?;
+        Ok(rows
+            .into_iter()
+            .find(|row| row["node"]["name"] == peer && row["kind"] == kind))
+    }
+
+    /// Waits until the kernel path to `peer` is taken (or is not).
+    ///
+    /// # Errors
+    /// If that does not happen within `limit`; the message has the row.
+    pub fn waits_for_kernel_path(&self, peer: &str, up: bool, limit: Duration) -> Result<Duration> {
+        let mut last = None;
+        crate::wait(
+            &format!("the kernel path from {} to {peer} is up: {up}", self.name),
+            limit,
+            || {
+                last = self.path(peer, "kernel-vxlan")?;
+                Ok(last.as_ref().is_some_and(|row| row["active"] == up))
+            },
+        )
+        .with_context(|| format!("it was {last:?}"))
+    }
+
+    /// Rows of `meshd flows` that live where `lives` says.
+    ///
+    /// # Errors
+    /// As [`Node::json`].
+    pub fn flows(&self, lives: &str) -> Result<Vec<Value>> {
+        Ok(self
+            .list("flows")?
+            .into_iter()
+            .filter(|flow| flow["lives"] == lives)
+            .collect())
+    }
+
     /// The last lines of the log.
     #[must_use]
     pub fn log_tail(&self, lines: usize) -> String {

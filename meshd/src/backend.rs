@@ -122,6 +122,22 @@ impl Backend for Live {
         self.driver.view(|node, _, now| views::fdb(node, now)).await
     }
 
+    async fn flows(&self) -> Answer<Vec<view::Flow>> {
+        let asked = self.driver.view(|_, world, _| world.datapath.flows()).await?;
+        let mut lanes = Vec::with_capacity(asked.len());
+        for (origin, told) in asked {
+            // A lane that ended in the meantime has nothing cached.
+            if let Ok(flows) = told.await {
+                lanes.push((origin, flows));
+            }
+        }
+        self.driver
+            .view(move |node, world, now| {
+                views::flows(node, &lanes, &world.kernel.gate_counts(), now)
+            })
+            .await
+    }
+
     async fn drops(&self) -> Answer<Vec<view::Drops>> {
         self.driver.view(views::drops).await
     }

@@ -134,6 +134,8 @@ fn log(event: &Event) {
         | Notice::InviteRefused { .. }
         | Notice::PortFailed { .. }
         | Notice::HeldBack { .. }
+        | Notice::KernelTrouble { .. }
+        | Notice::KernelRepaired { .. }
         | Notice::Refused { .. } => {
             tracing::warn!(target: "meshd::events", "{text}");
         }

@@ -2,7 +2,7 @@
 //!
 //! Owns the putting together. Each function reads one instant between two inputs of the node.
 
-use crate::datapath::LaneReport;
+use crate::datapath::{LaneFlows, LaneReport};
 use crate::driver::World;
 use meshd_core::claims::{Claim, Conflict};
 use meshd_core::command::NetnsRef;
@@ -12,8 +12,10 @@ use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
 use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::ruling::DropReason;
+use meshd_core::offload::{GateMatch, Obstacle};
+use meshd_core::ruling::{Action, Output};
 use meshd_core::view::{
-    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Member,
+    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow, FlowTier, Member,
     MemberState, Network, NodeRef, Path, Peer, PeerState, Port, PortState, Status, Traffic,
 };
 use std::collections::BTreeMap;
@@ -359,6 +361,7 @@ pub(crate) fn show_origin(node: &Node, origin: Origin) -> String {
     match origin {
         Origin::Peer(id) => format!("peer {}", node_ref(node, id).show()),
         Origin::Port(port) => show_port(node, port),
+        Origin::Vxlan(vni) => format!("vxlan of {}", network_name(node, vni)),
     }
 }
 
@@ -376,6 +379,146 @@ pub(crate) fn show_port(node: &Node, port: PortId) -> String {
         || format!("port {port}"),
         |name| format!("port {port} ({name})"),
     )
+}
+
+/// `meshd flows`, most frames first. `counted`: frames and bytes of each entry of the kernel's gates.
+pub(crate) fn flows(
+    node: &Node,
+    lanes: &[(Origin, LaneFlows)],
+    counted: &BTreeMap<GateMatch, (u64, u64)>,
+    now: Now,
+) -> Vec<Flow> {
+    // By megaflow: what the kernel has of it.
+    #[derive(Default)]
+    struct InKernel {
+        entries: u32,
+        frames: u64,
+        bytes: u64,
+        since: Option<Moment>,
+    }
+    let mut kernel: BTreeMap<(Origin, FlowKey), InKernel> = BTreeMap::new();
+    for kept in node.switch().offloads().iter() {
+        let of = kernel.entry((kept.origin, kept.megaflow)).or_default();
+        let (frames, bytes) = counted
+            .get(&kept.flow.matches)
+            .copied()
+            .unwrap_or_default();
+        of.entries += 1;
+        of.frames += frames;
+        of.bytes += bytes;
+        of.since = Some(of.since.map_or(kept.since, |since| since.min(kept.since)));
+    }
+    let mut rows = Vec::new();
+    for (origin, lane) in lanes {
+        for cached in &lane.flows {
+            let key = &cached.flow.key;
+            let held = kernel.remove(&(*origin, *key));
+            let in_kernel = held.as_ref().is_some_and(|held| held.entries > 0);
+            let obstacle = if in_kernel { None } else { cached.obstacle };
+            let held = held.unwrap_or_default();
+            rows.push(Flow {
+                network: network_name(node, key.vni),
+                vni: key.vni,
+                origin: show_origin(node, *origin),
+                flow: meshd_core::flowtext::show_match(key, &cached.flow.mask),
+                action: show_action(node, &cached.action),
+                lives: if in_kernel {
+                    FlowTier::Kernel
+                } else {
+                    FlowTier::Datapath
+                },
+                since_at_ms: wall_at(now, held.since.unwrap_or(cached.since)),
+                frames: cached.frames + held.frames,
+                bytes: cached.bytes + held.bytes,
+                kernel_frames: held.frames,
+                kernel_entries: held.entries,
+                obstacle,
+                why: obstacle.map(|o| o.explain().to_owned()),
+            });
+        }
+        for (key, frames) in &lane.waiting {
+            rows.push(Flow {
+                network: network_name(node, key.vni),
+                vni: key.vni,
+                origin: show_origin(node, *origin),
+                flow: meshd_core::flowtext::show(key),
+                action: "waits for a ruling".to_owned(),
+                lives: FlowTier::Slow,
+                since_at_ms: now.wall.0,
+                frames: *frames as u64,
+                bytes: 0,
+                kernel_frames: 0,
+                kernel_entries: 0,
+                obstacle: Some(Obstacle::NotCached),
+                why: Some("it is being ruled on".to_owned()),
+            });
+        }
+    }
+    // What the daemon has not seen a frame of since its ruling was last made, or since its own start.
+    for ((origin, key), held) in kernel {
+        let mask = meshd_core::offload::shown_mask(&key);
+        let action = node
+            .switch()
+            .offloads()
+            .iter()
+            .find(|kept| (kept.origin, kept.megaflow) == (origin, key))
+            .map(|kept| match node.switch().plane(key.vni) {
+                Some(plane) if plane.here.contains_key(&kept.key.dst_mac) => plane
+                    .here
+                    .get(&kept.key.dst_mac)
+                    .map_or_else(String::new, |port| format!("to {}", show_port(node, *port))),
+                Some(plane) => plane
+                    .there
+                    .get(&kept.key.dst_mac)
+                    .map_or_else(String::new, |peer| {
+                        format!("to peer {}", node_ref(node, *peer).show())
+                    }),
+                None => String::new(),
+            })
+            .unwrap_or_default();
+        rows.push(Flow {
+            network: network_name(node, key.vni),
+            vni: key.vni,
+            origin: show_origin(node, origin),
+            flow: meshd_core::flowtext::show_match(&key, &mask),
+            action,
+            lives: FlowTier::Kernel,
+            since_at_ms: held.since.map_or(now.wall.0, |since| wall_at(now, since)),
+            frames: held.frames,
+            bytes: held.bytes,
+            kernel_frames: held.frames,
+            kernel_entries: held.entries,
+            obstacle: None,
+            why: None,
+        });
+    }
+    rows.sort_by(|a, b| (b.frames, &a.flow).cmp(&(a.frames, &b.flow)));
+    rows
+}
+
+fn show_action(node: &Node, action: &Action) -> String {
+    match action {
+        Action::Drop(reason) => format!("drop: {}", words(reason)),
+        Action::Consume => "answered here".to_owned(),
+        Action::Forward(to) => {
+            let shown: Vec<String> = to
+                .iter()
+                .map(|output| match output {
+                    Output::Port(port) => show_port(node, *port),
+                    Output::Peer(id) => format!("peer {}", node_ref(node, *id).show()),
+                })
+                .collect();
+            format!("to {}", shown.join(", "))
+        }
+    }
+}
+
+/// A reason as it is written in JSON.
+fn words(reason: &DropReason) -> String {
+    serde_json::to_value(reason)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 /// `meshd drops`.

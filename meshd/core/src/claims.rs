@@ -16,6 +16,8 @@
 //! | less than 2 s after the incumbent's: both claimed before they could hear     | the older        |
 //! | any of the above, and the holder becomes unreachable                         | the best reachable |
 //! | …and it comes back                                                           | as if never gone |
+//! | one was given to a port, the other only seen behind one                      | the given one    |
+//! | both were only seen (a virtual machine that moves)                           | the newer        |
 //!
 //! Honest nodes do not claim what they see taken, so in their histories "seen first" and "older" agree, and all nodes
 //! come to one winner. A member that backdates gains nothing over a claim that stands, because it was reachable when
@@ -75,6 +77,8 @@ struct Held {
     seen: u64,
     at: Moment,
     first_sync: bool,
+    /// Only seen behind a port, not given to it.
+    roams: bool,
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +152,7 @@ impl Claims {
         said: WallTime,
         floor: WallTime,
         at: Moment,
+        roams: bool,
     ) {
         let claims = &mut self
             .table
@@ -173,6 +178,7 @@ impl Claims {
             seen: self.events,
             at,
             first_sync: !self.settled,
+            roams,
         });
     }
 
@@ -235,6 +241,8 @@ impl Claims {
         let losers: BTreeSet<NodeId> = contest
             .claims
             .iter()
+            // What roams has left where it is not any more.
+            .filter(|held| !held.roams)
             .map(|held| held.node)
             .filter(|node| {
                 holder.is_some_and(|(h, _)| h != *node) && reach.get(node).is_some_and(Reach::now)
@@ -292,6 +300,14 @@ impl Claims {
 
 /// True if `challenger`, seen after `holder`, takes over: the table at the head of this file.
 fn beats(challenger: &Held, holder: &Held, reach: &BTreeMap<NodeId, Reach>) -> bool {
+    match (challenger.roams, holder.roams) {
+        (true, true) => {
+            return (challenger.since, challenger.node) > (holder.since, holder.node);
+        }
+        (true, false) => return false,
+        (false, true) => return true,
+        (false, false) => {}
+    }
     let was_reachable = reach
         .get(&challenger.node)
         .is_some_and(|spans| spans.at(holder.seen));
@@ -336,6 +352,7 @@ mod tests {
             WallTime(since),
             FLOOR,
             Moment::default().plus_ms(ms),
+            false,
         );
         claims.decide(vni(), &Claim::Mac(MAC));
         claims.holder(vni(), &Claim::Mac(MAC)).map(|(node, _)| node)
@@ -389,9 +406,26 @@ mod tests {
             WallTime(1),
             WallTime(6_000),
             Moment::default().plus_ms(60_000),
+            false,
         );
         claims.decide(vni(), &Claim::Mac(MAC));
         assert_eq!(claims.holder(vni(), &Claim::Mac(MAC)), Some((node(1), MAC)));
+    }
+
+    #[test]
+    fn what_was_only_seen_is_where_it_was_seen_last_and_never_where_another_was_given_it() {
+        let mut claims = settled(&[1, 2, 3]);
+        let mut say = |n: u8, since: u64, roams: bool| {
+            let (claim, at) = (Claim::Mac(MAC), Moment::default().plus_ms(since));
+            claims.set(node(n), vni(), &claim, MAC, WallTime(since), FLOOR, at, roams);
+            claims.decide(vni(), &claim);
+            claims.holder(vni(), &claim).map(|(node, _)| node)
+        };
+        assert_eq!(say(1, 5_000, true), Some(node(1)));
+        assert_eq!(say(2, 9_000, true), Some(node(2)));
+        assert_eq!(say(1, 12_000, true), Some(node(1)));
+        assert_eq!(say(3, 20_000, false), Some(node(3)));
+        assert_eq!(say(2, 30_000, true), Some(node(3)));
     }
 
     #[test]
@@ -406,6 +440,7 @@ mod tests {
             WallTime(9),
             FLOOR,
             Moment::default().plus_ms(9_000),
+            false,
         );
         assert_eq!(claims.decide(vni(), &Claim::Mac(MAC)).conflicts.len(), 1);
         assert_eq!(claims.decide(vni(), &Claim::Mac(MAC)).conflicts.len(), 0);

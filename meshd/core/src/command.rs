@@ -34,6 +34,27 @@ pub enum Command {
         /// The port's number, or `name` or `name.network` of its endpoint.
         port: String,
     },
+    /// Declares a foreign VTEP of a network on this node.
+    VtepAdd {
+        /// Name or VNI of the network.
+        network: String,
+        /// The VTEP.
+        vtep: ForeignVtep,
+    },
+    /// Takes the declaration back.
+    VtepRemove {
+        /// Name or VNI of the network.
+        network: String,
+        /// The VTEP's address.
+        ip: IpAddr,
+    },
+    /// What the config file says of the kernel's side.
+    KernelWishes {
+        /// `[underlay] trusted`.
+        trusted: Vec<ipnet::IpNet>,
+        /// `[kernel] fast_path`.
+        fast_path: bool,
+    },
     /// Sets the policy chain of a network on this node; the shell has loaded the plugins.
     PolicyChain {
         /// The network.
@@ -94,6 +115,17 @@ pub struct AttachSpec {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+}
+
+/// A VTEP that is no node: it speaks VXLAN (RFC 7348) and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignVtep {
+    /// Where it is.
+    pub ip: IpAddr,
+    /// MACs behind it; others are learned if it is the only foreign VTEP of the network here.
+    #[serde(default)]
+    pub macs: std::collections::BTreeSet<MacAddr>,
 }
 
 /// A network namespace.

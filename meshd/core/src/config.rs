@@ -19,12 +19,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 /// UDP port of the underlay, and of name servers.
 const UNDERLAY_PORT: u16 = 7650;
 const DNS_PORT: u16 = 53;
+/// RFC 7348 §4.
+const VXLAN_PORT: u16 = 4789;
 /// Largest file, in bytes.
 const TEXT_MAX: usize = 1 << 20;
 /// As in [`crate::wire::record`].
 const ADDRESSES_MAX: usize = 16;
 const NETWORKS_MAX: usize = 4096;
 const UPSTREAMS_MAX: usize = 8;
+/// As in [`crate::wire::record`].
+const TRUSTED_MAX: usize = 16;
 
 /// All settings of a node, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +38,8 @@ pub struct Config {
     pub underlay: UnderlayConfig,
     /// Name service.
     pub dns: DnsConfig,
+    /// What the kernel does by itself.
+    pub kernel: KernelSettings,
     /// How big things may grow.
     pub limits: Limits,
     /// Logs.
@@ -51,6 +57,11 @@ pub struct UnderlayConfig {
     pub listen: SocketAddr,
     /// Where others reach it, besides the addresses of this host's interfaces. At most 16.
     pub advertise: Vec<SocketAddr>,
+    /// Subnets of the underlay that may carry frames in the clear, as kernel VXLAN, between nodes that both trust them. At
+    /// most 16.
+    pub trusted: Vec<IpNet>,
+    /// UDP port of VXLAN, the same on all nodes.
+    pub vxlan_port: u16,
 }
 
 impl Default for UnderlayConfig {
@@ -58,7 +69,24 @@ impl Default for UnderlayConfig {
         Self {
             listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), UNDERLAY_PORT),
             advertise: Vec::new(),
+            trusted: Vec::new(),
+            vxlan_port: VXLAN_PORT,
         }
+    }
+}
+
+/// `[kernel]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KernelSettings {
+    /// Let the kernel forward what policy has let pass: between ports of this host, and by VXLAN where the underlay is
+    /// trusted.
+    pub fast_path: bool,
+}
+
+impl Default for KernelSettings {
+    fn default() -> Self {
+        Self { fast_path: true }
     }
 }
 
@@ -304,6 +332,16 @@ impl Config {
                 let message = |a| format!("advertise holds {a}, where nobody can reach this node; use an address and port of it");
                 unusable.map(|a| ("underlay", "advertise", message(a)))
             })
+            .or_else(|| most("underlay", "trusted", self.underlay.trusted.len(), TRUSTED_MAX))
+            .or_else(|| {
+                let port = self.underlay.vxlan_port;
+                (port == 0).then(|| ("underlay", "vxlan_port", "vxlan_port is 0; it must be 1 to 65535".to_owned()))
+            })
+            .or_else(|| {
+                let (listen, port) = (self.underlay.listen.port(), self.underlay.vxlan_port);
+                let message = format!("vxlan_port is {port}, which is the port of `listen` too; use another one");
+                (listen == port).then_some(("underlay", "vxlan_port", message))
+            })
             .or_else(|| most("dns", "upstream", self.dns.upstream.len(), UPSTREAMS_MAX))
             .or_else(|| most("network", "name", self.networks.len(), NETWORKS_MAX))
             .or_else(|| twice.map(|(_, name)| ("network", "name", format!("network {name} is there twice; leave one out"))))
@@ -416,6 +454,21 @@ impl ConfigDiff {
             running.underlay.advertise != new.underlay.advertise,
             false,
             "underlay.advertise",
+        );
+        note(
+            running.underlay.trusted != new.underlay.trusted,
+            true,
+            "underlay.trusted",
+        );
+        note(
+            running.underlay.vxlan_port != new.underlay.vxlan_port,
+            false,
+            "underlay.vxlan_port",
+        );
+        note(
+            running.kernel.fast_path != new.kernel.fast_path,
+            true,
+            "kernel.fast_path",
         );
         note(running.dns.enabled != new.dns.enabled, false, "dns.enabled");
         note(running.dns.domain != new.dns.domain, false, "dns.domain");

@@ -3,7 +3,8 @@
 //! ```text
 //!   attach ------> own      never ages, never moves
 //!   first frame -> learned  ages after 300 s without an upcall; moves between ports; at most 8 a port
-//!   directory ---> remote   as advertised, until withdrawn; gives way to `own`, displaces `learned`
+//!   directory ---> remote   as advertised, until withdrawn; gives way to `own`, displaces `learned`; if it was only learned
+//!                           there, it may be learned here next (a virtual machine that moves)
 //! ```
 //!
 //! Owns where a MAC is. Refuses sources that belong to somebody else. Knows no frame: the switch tells it what it saw.
@@ -80,6 +81,11 @@ pub enum Source {
         /// Where it was.
         from: PortId,
     },
+    /// Learned by another node, and not given to a port there.
+    Roamed {
+        /// Where it was.
+        from: NodeId,
+    },
 }
 
 /// Why a source may not send.
@@ -116,6 +122,8 @@ pub struct Fdb {
     /// Learned MACs by the time they were last seen.
     ages: BTreeSet<(Moment, MacAddr)>,
     remote: BTreeMap<MacAddr, NodeId>,
+    /// Those of them that may move, and since when they are where they are.
+    roaming: BTreeMap<MacAddr, Moment>,
     /// Counts changes of the learned MACs.
     changes: u64,
 }
@@ -136,6 +144,7 @@ impl Fdb {
             local: BTreeMap::new(),
             ages: BTreeSet::new(),
             remote: BTreeMap::new(),
+            roaming: BTreeMap::new(),
             changes: 0,
         }
     }
@@ -147,6 +156,12 @@ impl Fdb {
             .get(&mac)
             .map(|l| l.place)
             .or_else(|| self.remote.get(&mac).map(|&node| Place::Node(node)))
+    }
+
+    /// How `mac` is known here; `None` if it is not behind a port of this node.
+    #[must_use]
+    pub fn how(&self, mac: MacAddr) -> Option<How> {
+        self.local.get(&mac).map(|l| l.how)
     }
 
     /// All entries, by MAC; a MAC that two claim has two.
@@ -261,12 +276,21 @@ impl Fdb {
             }
             None => None,
         };
-        if let Some(node) = self.remote.get(&mac) {
-            return refused(
-                DropReason::SpoofedSource,
-                format!("{mac} belongs to an endpoint of node {}", node.short()),
-                None,
-            );
+        let mut roamed = None;
+        match (self.remote.get(&mac), self.roaming.get(&mac)) {
+            (Some(node), Some(since)) if since.plus_ms(HOLD_MS) > now => {
+                let why = format!("{mac} came to node {} less than {HOLD_MS} ms ago", node.short());
+                return refused(DropReason::SpoofedSource, why, Some(since.plus_ms(HOLD_MS)));
+            }
+            (Some(node), Some(_)) => roamed = Some(*node),
+            (Some(node), None) => {
+                return refused(
+                    DropReason::SpoofedSource,
+                    format!("{mac} belongs to an endpoint of node {}", node.short()),
+                    None,
+                );
+            }
+            (None, _) => {}
         }
         // Ports are few and hold few MACs, and this is asked only about MACs that are new to the port.
         let held = self
@@ -279,14 +303,17 @@ impl Fdb {
                 format!("port {port} sends from {held} MACs already; {mac} would be one more");
             return refused(DropReason::PortMacsFull, why, None);
         }
-        match moved {
-            Some(from) => Ok(Source::Moved { from }),
-            None if self.ages.len() >= self.limits.learned => refused(
+        match (moved, roamed) {
+            (Some(from), _) => Ok(Source::Moved { from }),
+            (None, Some(from)) if self.ages.len() < self.limits.learned => {
+                Ok(Source::Roamed { from })
+            }
+            (None, _) if self.ages.len() >= self.limits.learned => refused(
                 DropReason::FdbFull,
                 format!("{} MACs are learned on the network", self.ages.len()),
                 None,
             ),
-            None => Ok(Source::New),
+            (None, _) => Ok(Source::New),
         }
     }
 
@@ -351,6 +378,12 @@ impl Fdb {
         change.moved |= self.remote.keys().any(|mac| !remote.contains_key(mac));
         self.remote = remote;
         change
+    }
+
+    /// Which MACs of other nodes may move here, and since when they are there.
+    pub fn set_roaming(&mut self, roaming: BTreeMap<MacAddr, Moment>) {
+        self.roaming = roaming;
+        self.roaming.retain(|mac, _| self.remote.contains_key(mac));
     }
 
     /// Forgets learned MACs that were quiet for too long; true if there were any.

@@ -19,6 +19,8 @@ pub enum Origin {
     Port(PortId),
     /// Another node, over its session.
     Peer(NodeId),
+    /// The VXLAN device of a network: another node, known by the source MAC, whose frame no gate let pass.
+    Vxlan(Vni),
 }
 
 /// Parsed header fields of a frame, all of fixed size. An absent layer is all zeros; `ether_type`, `ip_kind`, `ip_proto`,
@@ -187,6 +189,11 @@ impl Fields {
 
     /// Every field there is.
     pub const ALL: Self = Self((1 << 14) - 1);
+
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
 
     #[must_use]
     pub const fn has(self, other: Self) -> bool {

@@ -95,6 +95,80 @@ pub fn show_masked(key: &FlowKey, mask: &FlowMask) -> String {
     parts.join(", ")
 }
 
+/// What of `key` a megaflow matches, short, for a table: `02:…:01 > 02:…:02 ipv4 tcp 10.0.0.1 > 10.0.0.2 port * > 22`, then
+/// what else it looks at, as [`show_masked`] has it.
+#[must_use]
+pub fn show_match(key: &FlowKey, mask: &FlowMask) -> String {
+    let mac = |mac: MacAddr, bits: u8| match bits {
+        0 => "*".to_owned(),
+        48 => mac.to_string(),
+        bits => format!("{mac}/{bits}"),
+    };
+    let kind = match key.ip_kind {
+        IpKind::V4 => "ipv4".to_owned(),
+        IpKind::V6 => "ipv6".to_owned(),
+        IpKind::ArpV4 => "arp".to_owned(),
+        IpKind::NdV6 => "nd".to_owned(),
+        IpKind::None => format!("{:#06x}", key.ether_type),
+    };
+    let mut out = format!(
+        "{} > {} {kind}",
+        mac(key.src_mac, mask.src_mac),
+        mac(key.dst_mac, mask.dst_mac)
+    );
+    if mask.fields.has(Fields::IP_PROTO) {
+        out += &match key.ip_proto {
+            1 | 58 => " icmp".to_owned(),
+            6 => " tcp".to_owned(),
+            17 => " udp".to_owned(),
+            132 => " sctp".to_owned(),
+            other => format!(" protocol {other}"),
+        };
+    }
+    let ip = |ip: u128, bits: u8| match bits {
+        0 => "*".to_owned(),
+        128 => address(key.ip_kind, ip).to_string(),
+        // An IPv4 address is the last 32 bits.
+        bits if key.ip_kind == IpKind::V4 => {
+            format!("{}/{}", address(key.ip_kind, ip), bits.saturating_sub(96))
+        }
+        bits => format!("{}/{bits}", address(key.ip_kind, ip)),
+    };
+    if mask.src_ip != 0 || mask.dst_ip != 0 {
+        out += &format!(" {} > {}", ip(key.src_ip, mask.src_ip), ip(key.dst_ip, mask.dst_ip));
+    }
+    let port = |port: u16, mask: u16| match mask {
+        0 => "*".to_owned(),
+        u16::MAX => port.to_string(),
+        mask => format!("{port}/{mask:#06x}"),
+    };
+    if mask.src_port != 0 || mask.dst_port != 0 {
+        out += &format!(
+            " port {} > {}",
+            port(key.src_port, mask.src_port),
+            port(key.dst_port, mask.dst_port)
+        );
+    }
+    let rest = FlowMask {
+        src_mac: 0,
+        dst_mac: 0,
+        src_ip: 0,
+        dst_ip: 0,
+        src_port: 0,
+        dst_port: 0,
+        fields: mask.fields.without(
+            Fields::ETHER_TYPE
+                .with(Fields::IP_KIND)
+                .with(Fields::IP_PROTO)
+                .with(Fields::L4_OK),
+        ),
+    };
+    if rest.fields != Fields::default() {
+        out += &show_masked(key, &rest).replacen(&format!("vni {}", key.vni), "", 1);
+    }
+    out
+}
+
 /// `key` on one line, without its VNI; MACs only where there is nothing better to know it by.
 #[must_use]
 pub fn show(key: &FlowKey) -> String {

@@ -21,6 +21,7 @@
 use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
+use crate::offload::Obstacle;
 use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, Ruling};
 use bytes::Bytes;
 use core::hash::BuildHasher;
@@ -136,12 +137,35 @@ pub struct LaneDrop {
     pub key: Option<FlowKey>,
 }
 
+/// A cached ruling, as an operator may want to see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneFlow {
+    /// What it speaks of.
+    pub flow: Megaflow,
+    /// What is done.
+    pub action: Action,
+    /// Why the kernel does not hold it; `None`: it does.
+    pub obstacle: Option<Obstacle>,
+    /// Since when it is cached here.
+    pub since: Moment,
+    /// Last frame.
+    pub used: Moment,
+    /// Frames that it decided in this lane, those that waited for it included.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 #[derive(Debug)]
 struct Flow {
     flow: Megaflow,
     action: Action,
     longest: u32,
+    obstacle: Option<Obstacle>,
+    since: Moment,
     used: Moment,
+    frames: u64,
+    bytes: u64,
 }
 
 /// A place for a flow; `turn` grows each time it is given away, so that the front notices.
@@ -248,6 +272,28 @@ impl Lane {
         (self.slots.len() - self.free.len(), self.parked)
     }
 
+    /// Rulings that are obeyed in `epoch`, as they lie in the cache.
+    pub fn flows(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = LaneFlow> + '_ {
+        let live = move |f: &&Flow| {
+            f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until)
+        };
+        let slots = self.slots.iter().filter_map(|slot| slot.flow.as_ref());
+        slots.filter(live).map(|f| LaneFlow {
+            flow: f.flow.clone(),
+            action: f.action.clone(),
+            obstacle: f.obstacle,
+            since: f.since,
+            used: f.used,
+            frames: f.frames,
+            bytes: f.bytes,
+        })
+    }
+
+    /// What waits for a ruling: the key, and how many frames.
+    pub fn waiting(&self) -> impl Iterator<Item = (FlowKey, usize)> + '_ {
+        self.waiting.values().map(|w| (w.key, w.frames.len()))
+    }
+
     /// A frame arrived on network `vni`; `epoch` is the current one.
     pub fn frame(&mut self, vni: Vni, frame: Bytes, epoch: Epoch, now: Moment) -> Step {
         self.counters.frames += 1;
@@ -272,6 +318,8 @@ impl Lane {
         };
         self.counters.hits += 1;
         flow.used = now;
+        flow.frames += 1;
+        flow.bytes += frame.len() as u64;
         if frame.len() > flow.longest as usize {
             return self.drop_frame(DropReason::TooLong, Some(key), now);
         }
@@ -294,7 +342,18 @@ impl Lane {
     pub fn ruling(&mut self, upcall: UpcallId, ruling: Ruling, now: Moment) -> Option<Released> {
         let waited = self.take_waiting(upcall);
         if let Some(flow) = ruling.cache {
-            self.install(flow, ruling.action.clone(), ruling.longest, now);
+            let waited = waited.as_ref().map_or(&[][..], |w| &w.frames);
+            let entry = Flow {
+                flow,
+                action: ruling.action.clone(),
+                longest: ruling.longest,
+                obstacle: ruling.obstacle,
+                since: now,
+                used: now,
+                frames: waited.len() as u64,
+                bytes: waited.iter().map(|frame| frame.len() as u64).sum(),
+            };
+            self.install(entry, now);
         }
         let Waiting {
             key, mut frames, ..
@@ -453,25 +512,25 @@ impl Lane {
         Some(found)
     }
 
-    fn install(&mut self, mut flow: Megaflow, action: Action, longest: u32, now: Moment) {
+    fn install(&mut self, mut entry: Flow, now: Moment) {
         if self.limits.flows == 0 {
             return;
         }
-        flow.key = flow.mask.apply(&flow.key);
-        let (key, mask) = (flow.key, flow.mask);
-        let entry = Some(Flow {
-            flow,
-            action,
-            longest,
-            used: now,
-        });
+        entry.flow.key = entry.flow.mask.apply(&entry.flow.key);
+        let (key, mask) = (entry.flow.key, entry.flow.mask);
         let old = self
             .tuples
             .iter()
             .find(|t| t.mask == mask)
             .and_then(|t| t.flows.get(&key));
         if let Some(slot) = old.and_then(|&slot| self.slots.get_mut(slot as usize)) {
-            slot.flow = entry;
+            if let Some(before) = &slot.flow {
+                // The same flow in a new epoch: it goes on.
+                entry.since = before.since;
+                entry.frames += before.frames;
+                entry.bytes += before.bytes;
+            }
+            slot.flow = Some(entry);
             return;
         }
         // Room first: to evict may remove tuples.
@@ -481,7 +540,7 @@ impl Lane {
             self.slots.get_mut(slot as usize),
             self.tuples.get_mut(tuple),
         ) {
-            place.flow = entry;
+            place.flow = Some(entry);
             tuple.flows.insert(key, slot);
         }
     }

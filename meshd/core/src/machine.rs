@@ -4,6 +4,7 @@
 //!    Mesh (directory, peers, SWIM, invites) --changes--> Switch (who has which MAC), Ports and Pools (networks), names
 //!    Ports --changes--> Switch (ports), Mesh (our endpoints, our networks)
 //!    Switch --learned MACs--> Mesh (our endpoints)
+//!    Mesh, Ports, Switch --what changed--> Planes (the kernel's side) --what it has--> Switch (gates)
 //! ```
 //!
 //! Owns the dispatch and the order of it. Every decision is in a part.
@@ -12,19 +13,22 @@ use crate::command::{Command, NetworkSpec, Refusal, Reply};
 use crate::directory::{Change, Directory};
 use crate::fdb::{How, Place};
 use crate::ident::{
-    CommandId, Label, MacAddr, MeshId, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
+    CommandId, Epoch, Label, MacAddr, MeshId, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
 };
 use crate::mesh::{Mesh, MeshConfig, PeerMessage};
 use crate::names::Names;
 use crate::networks::Added;
 use crate::node::{Input, KernelEvent, Output};
 use crate::notice::Notice;
+use crate::offload::GateMatch;
 use crate::outbox::Outbox;
+use crate::planes::{Around, Planes, PlanesConfig};
 use crate::pool::Pools;
 use crate::ports::{PortChange, Ports, PortsConfig};
 use crate::state::StateKey;
 use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits};
 use crate::view::PortState;
+use crate::vteps::Vteps;
 use crate::wire::control::Message;
 use crate::wire::record::{Endpoint, Keyring, NetworkDef, RecordError, Signed};
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +60,14 @@ pub struct NodeConfig {
     pub dns: bool,
     /// Plugins in the policy chain of each network.
     pub chains: BTreeMap<Vni, u32>,
+    /// The kernel's side.
+    pub planes: PlanesConfig,
+    /// What the kernel's gates hold of an earlier run: their epoch, and their entries.
+    pub gates: (Epoch, Vec<GateMatch>),
 }
+
+/// How long the gates of an earlier run are gone by at most, in ms.
+const ADOPT_MS: u64 = 10_000;
 
 /// See the module, and [`crate::node`] for its alphabet.
 pub struct Node {
@@ -66,6 +77,8 @@ pub struct Node {
     ports: Ports,
     pools: Pools,
     switch: Switch,
+    planes: Planes,
+    vteps: Vteps,
     chains: BTreeMap<Vni, u32>,
     out: Outbox,
     /// Peers that can be asked for addresses.
@@ -110,7 +123,9 @@ impl Node {
         let mut node = Self {
             ports: Ports::new(me, ports_config, seed.rotate_left(17)),
             pools: Pools::new(me),
-            switch: Switch::new(limits),
+            switch: Switch::new(limits, Epoch(config.gates.0.0 + 1)),
+            planes: Planes::new(me, config.planes.clone(), seed.rotate_left(29)),
+            vteps: Vteps::default(),
             chains: config.chains.clone(),
             config,
             mesh,
@@ -121,6 +136,8 @@ impl Node {
             names_changed: true,
             started: now,
         };
+        let entries = std::mem::take(&mut node.config.gates.1);
+        node.switch.adopt(entries, now.moment.plus_ms(ADOPT_MS));
         for (key, value) in &state {
             node.restore(key, value);
         }
@@ -138,7 +155,8 @@ impl Node {
     fn restore(&mut self, key: &[u8], value: &[u8]) {
         let restored = StateKey::decode(key).and_then(|key| {
             self.ports.restore(&key, value)?;
-            self.pools.restore(&key, value)
+            self.pools.restore(&key, value)?;
+            self.vteps.restore(&key, value)
         });
         if let Err(error) = restored {
             let what = "an entry of the state".to_owned();
@@ -172,6 +190,7 @@ impl Node {
                 self.sessions_changed(now);
             }
             Input::Message { session, message } => self.message(session, message, now),
+            Input::Probe { vni, frame } => self.planes.probe(vni, &frame, now.moment),
             Input::Kernel(event) => self.kernel(event, now),
             Input::Command { id, command } => self.command(id, command, now),
         }
@@ -184,6 +203,7 @@ impl Node {
         self.switch.handle_timeout(now.moment, out);
         self.mesh.handle_timeout(now, out);
         self.pools.handle_timeout(now, out);
+        self.planes.handle_timeout(now.moment);
         self.ports
             .handle_timeout(&self.mesh.directory, &mut self.pools, now, out);
         self.sessions_changed(now);
@@ -202,8 +222,14 @@ impl Node {
             .switch
             .poll_timeout()
             .map(|moment| (moment, "switch: ageing and policy"));
+        let gates = self
+            .switch
+            .gates_timeout()
+            .map(|moment| (moment, "gates: an earlier run's entries are given up"));
         [
             switch,
+            gates,
+            self.planes.poll_timeout(),
             self.mesh.poll_timeout(),
             self.pools.poll_timeout(),
             self.ports.poll_timeout(),
@@ -248,6 +274,9 @@ impl Node {
                 self.pools
                     .on_request(from, session, &request, &taken, &mut self.out);
             }
+            Some((from, PeerMessage::Paths(reports))) => {
+                self.planes.reports(from, &reports, now.moment);
+            }
             Some((from, PeerMessage::PoolGrant(grant))) => {
                 self.pools.on_grant(from, &grant, now, &mut self.out);
                 self.ports
@@ -270,7 +299,21 @@ impl Node {
                 self.ports.unwired(port, errors, around, pools, now, out)
             }
             KernelEvent::PortGone { port } => self.ports.port_gone(port, pools, out),
+            KernelEvent::Planned {
+                vni,
+                plan,
+                problems,
+            } => {
+                let name = around
+                    .network_by_vni(vni)
+                    .map_or_else(|| vni.to_string(), |def| def.name.to_string());
+                self.planes
+                    .planned(vni, &name, plan, problems, now.moment, out);
+            }
+            KernelEvent::Traffic(counted) => self.planes.traffic(&counted, now.moment),
+            KernelEvent::GatesIdle(idle) => self.switch.gates_idle(&idle, out),
             KernelEvent::Addresses(found) => {
+                self.planes.set_underlay(&found);
                 let mut addresses = self.config.advertise.clone();
                 addresses.extend(
                     found
@@ -278,6 +321,7 @@ impl Node {
                         .filter(|a| !self.config.advertise.contains(a)),
                 );
                 self.mesh.addresses(addresses, now, out);
+                self.trust_changed(now);
             }
         }
     }
@@ -309,6 +353,31 @@ impl Node {
                     &mut self.pools,
                     &mut self.out,
                 );
+            }
+            Command::VtepAdd { network, vtep } => {
+                let members = self.mesh.directory.members().filter_map(|m| {
+                    self.mesh.directory.advert(m.node)?.vtep.map(|vtep| vtep.ip)
+                });
+                let members = members.collect();
+                self.vteps.add(
+                    &network,
+                    vtep,
+                    self.planes.trusted(),
+                    &members,
+                    &self.mesh.directory,
+                    &mut self.ports,
+                    now,
+                    &mut self.out,
+                )
+            }
+            Command::VtepRemove { network, ip } => {
+                self.vteps
+                    .remove(&network, ip, &self.mesh.directory, &mut self.out)
+            }
+            Command::KernelWishes { trusted, fast_path } => {
+                self.planes.set_wishes(trusted, fast_path);
+                self.trust_changed(now);
+                Ok(Reply::Done)
             }
             Command::PolicyChain { vni, plugins } => {
                 self.chains.insert(vni, plugins);
@@ -351,6 +420,7 @@ impl Node {
         }
         if current != self.proven {
             self.proven = current;
+            self.planes.touch_all(None, now.moment);
             self.ports
                 .addresses_changed(&self.mesh.directory, &mut self.pools, now, &mut self.out);
         }
@@ -363,23 +433,80 @@ impl Node {
             let port_changes = self.ports.take_changes();
             for (vni, _) in self.switch.take_learned() {
                 self.tell.insert(vni);
+                self.planes.touch(vni, now.moment);
             }
-            if changes.is_empty() && port_changes.is_empty() && self.tell.is_empty() {
-                return;
+            let vteps = self.vteps.take_changes();
+            if changes.is_empty()
+                && port_changes.is_empty()
+                && vteps.is_empty()
+                && self.tell.is_empty()
+            {
+                return self.settle_kernel(now);
             }
             for change in changes {
                 self.mesh_changed(change, now);
             }
-            if !port_changes.is_empty() {
+            if !port_changes.is_empty() || !vteps.is_empty() {
                 self.tell_networks(now);
             }
             for change in port_changes {
                 self.port_changed(change, now);
             }
+            for (vni, port) in vteps {
+                self.vteps_changed(vni, port, now);
+            }
             for vni in std::mem::take(&mut self.tell) {
                 self.tell_endpoints(vni, now);
             }
         }
+    }
+
+    /// What the kernel is to have and what its gates hold, after all else has settled.
+    fn settle_kernel(&mut self, now: Now) {
+        let around = Around {
+            mesh: &self.mesh,
+            ports: &self.ports,
+            switch: &self.switch,
+            vteps: &self.vteps,
+        };
+        for vni in self.planes.settle(around, now, &mut self.out) {
+            let plane = self.planes.plane(vni, &self.mesh.directory, &self.vteps);
+            self.switch.set_plane(vni, plane, &mut self.out);
+        }
+        let ready = self.switch.is_adopting()
+            && self.planes.is_settled()
+            && self
+                .ports
+                .iter()
+                .all(|(_, state, _)| state != PortState::Wiring);
+        self.switch.settle_gates(ready, now.moment, &mut self.out);
+    }
+
+    /// The port that stands for a network's foreign VTEPs, as they are now.
+    fn vteps_changed(&mut self, vni: Vni, port: PortId, now: Now) {
+        self.planes.touch(vni, now.moment);
+        self.tell.insert(vni);
+        let Some(gateway) = self.vteps.of(vni) else {
+            return self.switch.remove_port(port, now.moment, &mut self.out);
+        };
+        let face = PortFace {
+            port,
+            vni,
+            mac: MacAddr::default(),
+            ips: Vec::new(),
+            service: false,
+            foreign: Some(gateway.macs()),
+            since: now.moment,
+        };
+        // If the network is not known (yet), it is said again once it is.
+        let _ = self.switch.add_port(face, now.moment, &mut self.out);
+    }
+
+    /// Other nodes are told where this one takes VXLAN, and plans are made anew.
+    fn trust_changed(&mut self, now: Now) {
+        let (vtep, trusted) = (self.planes.vtep(), self.planes.trusted().to_vec());
+        self.mesh.advertise_vtep(vtep, trusted, now, &mut self.out);
+        self.planes.touch_all(self.ports.networks(), now.moment);
     }
 
     fn mesh_changed(&mut self, change: Change, now: Now) {
@@ -398,14 +525,19 @@ impl Node {
                     self.mesh.directory.networks().map(|def| def.vni).collect();
                 for vni in networks {
                     self.members_changed(vni);
+                    self.planes.touch(vni, now.moment);
                 }
             }
-            Change::Endpoints(vni) => self.endpoints_changed(vni),
+            Change::Endpoints(vni) => {
+                self.endpoints_changed(vni, now);
+                self.planes.touch(vni, now.moment);
+            }
         }
     }
 
     fn network_changed(&mut self, vni: Vni, now: Now) {
         self.names_changed = true;
+        self.planes.touch(vni, now.moment);
         let Some(def) = self.mesh.directory.network_by_vni(vni) else {
             return self.switch.remove_network(vni, now.moment, &mut self.out);
         };
@@ -416,8 +548,11 @@ impl Node {
             self.switch
                 .set_policy(vni, plugins, now.moment, &mut self.out);
         }
+        if let Some(gateway) = self.vteps.of(vni) {
+            self.vteps_changed(vni, gateway.port, now);
+        }
         self.members_changed(vni);
-        self.endpoints_changed(vni);
+        self.endpoints_changed(vni, now);
     }
 
     fn members_changed(&mut self, vni: Vni) {
@@ -425,7 +560,7 @@ impl Node {
         self.switch.set_members(vni, members, &mut self.out);
     }
 
-    fn endpoints_changed(&mut self, vni: Vni) {
+    fn endpoints_changed(&mut self, vni: Vni, now: Now) {
         self.names_changed = true;
         let me = self.me;
         let remote: Vec<RemoteEndpoint> = self
@@ -437,6 +572,10 @@ impl Node {
                 node,
                 mac: endpoint.mac,
                 ips: endpoint.ips.clone(),
+                roams: endpoint.roams.then(|| {
+                    let age = now.wall.0.saturating_sub(endpoint.since.0);
+                    Moment(now.moment.0.saturating_sub(age.saturating_mul(1_000_000)))
+                }),
             })
             .collect();
         self.switch.set_remote(vni, &remote, &mut self.out);
@@ -454,6 +593,8 @@ impl Node {
                     mac: record.mac,
                     ips,
                     service: false,
+                    foreign: None,
+                    since: now.moment,
                 }
             }
             PortChange::ServiceUp(wiring) => {
@@ -464,10 +605,13 @@ impl Node {
                     mac: wiring.mac,
                     ips,
                     service: true,
+                    foreign: None,
+                    since: now.moment,
                 }
             }
             PortChange::PortDown(record) => {
                 self.tell.insert(record.vni);
+                self.planes.touch(record.vni, now.moment);
                 return self
                     .switch
                     .remove_port(record.id, now.moment, &mut self.out);
@@ -477,6 +621,7 @@ impl Node {
             }
         };
         let (port, vni) = (face.port, face.vni);
+        self.planes.touch(vni, now.moment);
         if let Err(error) = self.switch.add_port(face, now.moment, &mut self.out) {
             self.out.push(Output::Notice(Notice::PortFailed {
                 port,
@@ -485,7 +630,7 @@ impl Node {
         }
         // The network may have come before its first port: say what is on it.
         self.members_changed(vni);
-        self.endpoints_changed(vni);
+        self.endpoints_changed(vni, now);
     }
 
     /// Our endpoints and our networks, as the ports and their learned MACs are now.
@@ -500,6 +645,7 @@ impl Node {
                     name: record.name.clone(),
                     labels: record.labels.clone(),
                     since: WallTime(record.since),
+                    roams: false,
                 };
                 list.insert(record.mac, endpoint);
             }
@@ -513,6 +659,19 @@ impl Node {
                     name: None,
                     labels: BTreeMap::new(),
                     since: WallTime(now.wall.0.saturating_sub(age)),
+                    roams: true,
+                });
+            }
+        }
+        if let Some(gateway) = self.vteps.of(vni) {
+            for mac in gateway.macs() {
+                list.entry(mac).or_insert_with(|| Endpoint {
+                    mac,
+                    ips: Vec::new(),
+                    name: None,
+                    labels: BTreeMap::new(),
+                    since: self.started.wall,
+                    roams: false,
                 });
             }
         }
@@ -528,7 +687,9 @@ impl Node {
 
     /// On which networks this node is.
     fn tell_networks(&mut self, now: Now) {
-        let networks = self.ports.networks().into_iter().collect();
+        let mut networks = self.ports.networks();
+        networks.extend(self.vteps.iter().map(|(vni, _)| vni));
+        let networks = networks.into_iter().collect();
         self.mesh.advertise_networks(networks, now, &mut self.out);
     }
 
@@ -556,6 +717,18 @@ impl Node {
     #[must_use]
     pub fn pools(&self) -> &Pools {
         &self.pools
+    }
+
+    /// Foreign VTEPs that were declared here.
+    #[must_use]
+    pub fn vteps(&self) -> &Vteps {
+        &self.vteps
+    }
+
+    /// The kernel's side: plans, paths, problems.
+    #[must_use]
+    pub fn planes(&self) -> &Planes {
+        &self.planes
     }
 
     /// FDB, drops and traces.

@@ -12,7 +12,8 @@
 //! Owns the interplay and nothing else; what an operator asks stands in `wishes.rs`. **The rule of reachability** is [`Mesh::reaches`]: a node can be reached if there
 //! is a proven session with it, or SWIM says it is alive (its session is about to come back). So what a rogue says by SWIM
 //! takes nobody's endpoints away while a session holds, and a killed node is gone once both its session (idle for 4 s) and
-//! SWIM (4 s) have let it go.
+//! SWIM (4 s) have let it go. Two more reasons to believe in a node: its kernel still answers on VXLAN, so what the kernels
+//! carry between us goes on without its daemon; and this node has just started and has not had the time to ask.
 
 mod wishes;
 
@@ -22,12 +23,13 @@ use crate::invites::Invites;
 use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
+use crate::path::PathReport;
 use crate::peers::{Peers, Standing, Turn, send_records};
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
     ADDRESSES_MAX, Endpoint, Endpoints, Keyring, NETWORKS_MAX, NodeAdvert, Record, RecordError,
-    Signed, VERSION_TEXT_MAX,
+    Signed, TRUSTED_MAX, VERSION_TEXT_MAX, Vtep,
 };
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -43,6 +45,8 @@ const FIRST_SYNC_MS: u64 = 3_000;
 const RELAYS: usize = 3;
 /// … if they are not more records than this: a whole sync is no news to others.
 const RELAYED_MAX: usize = 64;
+/// For so long after the start, in ms, a node that was known before counts as reachable: what the kernel carries goes on.
+const START_MS: u64 = 10_000;
 /// Most records looked at in one message.
 const RECORDS_MAX: usize = 4_096;
 
@@ -71,6 +75,8 @@ pub enum PeerMessage {
     PoolRequest(PoolRequest),
     /// Gives them.
     PoolGrant(PoolGrant),
+    /// Tells what it heard on VXLAN.
+    Paths(Vec<PathReport>),
 }
 
 /// One other member and how it stands, for `status` and `peers`.
@@ -104,6 +110,10 @@ pub struct Mesh {
     changes: BTreeSet<Change>,
     next_tick: Moment,
     next_summary: Moment,
+    /// Nodes whose kernel answers.
+    in_kernel: BTreeSet<NodeId>,
+    /// Nodes that are believed in since this one has just started, and until when.
+    given: (BTreeSet<NodeId>, Moment),
     /// When the first sync counts as over; not before there was a peer.
     settles: Option<Moment>,
     settled: bool,
@@ -147,6 +157,9 @@ impl Mesh {
             .as_ref()
             .map_or(1, |a| a.boot.saturating_add(1))
             .max(now.wall.0 / 1000);
+        let (old_vtep, trusted) = old
+            .as_ref()
+            .map_or((None, Vec::new()), |a| (a.vtep, a.trusted.clone()));
         let advert = NodeAdvert {
             node: me,
             serial: 0,
@@ -157,6 +170,9 @@ impl Mesh {
                 .unwrap_or_default(),
             networks: old.map(|a| a.networks).unwrap_or_default(),
             version: version.chars().take(VERSION_TEXT_MAX / 4).collect(),
+            // As it was: what goes by the kernel goes on over a restart. Said anew once the host's addresses are known.
+            vtep: old_vtep,
+            trusted,
         };
         directory.publish(Record::Node(advert), now, out)?;
         let mut this = Self {
@@ -167,11 +183,20 @@ impl Mesh {
             directory,
             keyring,
             changes: BTreeSet::new(),
+            in_kernel: BTreeSet::new(),
+            given: (BTreeSet::new(), now.moment.plus_ms(START_MS)),
             next_tick: now.moment.plus_ms(TICK_MS),
             next_summary: now.moment.plus_ms(SUMMARY_MS),
             settles: None,
             settled: false,
         };
+        let others: Vec<NodeId> = this.directory.members().map(|m| m.node).collect();
+        for node in others.into_iter().filter(|node| *node != me) {
+            if this.directory.advert(node).is_some_and(|advert| advert.vtep.is_some()) {
+                this.given.0.insert(node);
+                this.directory.set_reachable(node, true, out);
+            }
+        }
         this.follow_up(now, out);
         Ok(this)
     }
@@ -349,6 +374,7 @@ impl Mesh {
                 return Some((node, PeerMessage::PoolRequest(request)));
             }
             Message::PoolGrant(grant) => return Some((node, PeerMessage::PoolGrant(grant))),
+            Message::Paths(reports) => return Some((node, PeerMessage::Paths(reports))),
             // Once is enough; and a member needs no invite.
             Message::Hello(_) | Message::Join(_) | Message::Joined(_) => {}
         }
@@ -399,7 +425,23 @@ impl Mesh {
     #[must_use]
     pub fn reaches(&self, node: NodeId) -> bool {
         !self.directory.is_revoked(node)
-            && (self.peers.session_of(node).is_some() || self.swim.alive(node))
+            && (self.peers.session_of(node).is_some()
+                || self.swim.alive(node)
+                || self.in_kernel.contains(&node)
+                || self.given.0.contains(&node))
+    }
+
+    /// Whether the node's kernel answers on VXLAN.
+    pub fn set_in_kernel(&mut self, node: NodeId, answers: bool, now: Now, out: &mut Outbox) {
+        let changed = if answers {
+            self.in_kernel.insert(node)
+        } else {
+            self.in_kernel.remove(&node)
+        };
+        if changed {
+            self.refresh(node, out);
+            self.follow_up(now, out);
+        }
     }
 
     #[cfg(test)]
@@ -518,6 +560,29 @@ impl Mesh {
         self.follow_up(now, out);
     }
 
+    /// Where this node takes VXLAN, and from which underlay it does. The same again does nothing.
+    pub fn advertise_vtep(
+        &mut self,
+        vtep: Option<Vtep>,
+        mut trusted: Vec<ipnet::IpNet>,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        trusted.truncate(TRUSTED_MAX);
+        if let Some(advert) = self.own_advert().cloned() {
+            let _ = self.directory.publish(
+                Record::Node(NodeAdvert {
+                    vtep,
+                    trusted,
+                    ..advert
+                }),
+                now,
+                out,
+            );
+        }
+        self.follow_up(now, out);
+    }
+
     fn own_advert(&self) -> Option<&NodeAdvert> {
         self.directory.advert(self.directory.me())
     }
@@ -631,6 +696,11 @@ impl Mesh {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now, out: &mut Outbox) {
+        if self.given.1 <= now.moment {
+            for node in std::mem::take(&mut self.given.0) {
+                self.refresh(node, out);
+            }
+        }
         if self.next_tick <= now.moment {
             self.next_tick = now.moment.plus_ms(TICK_MS);
             self.tick(now, out);

@@ -22,12 +22,16 @@ use crate::ident::{
     CommandId, Epoch, IfName, MacAddr, NodeId, PortId, QueryId, SessionId, UpcallId, Vni,
 };
 use crate::notice::Notice;
+use crate::offload::{GateMatch, GateOp, PathSlot};
+use crate::plan::NetworkPlan;
 use crate::policy::Answer;
 use crate::ruling::Ruling;
+use crate::wire::probe::ProbeFrame;
 use crate::wire::control::{JoinRefusal, Message, Welcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// What happens to a node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -60,6 +64,13 @@ pub enum Input {
         epoch: Epoch,
         /// The chain's answer, or that it failed.
         answer: Answer,
+    },
+    /// A probe came in by a network's VXLAN device.
+    Probe {
+        /// The network.
+        vni: Vni,
+        /// From the destination MAC on.
+        frame: Bytes,
     },
     /// Something about this host.
     Kernel(KernelEvent),
@@ -137,6 +148,30 @@ pub enum KernelEvent {
     },
     /// The underlay addresses of this host, with the port of the endpoint, most likely first.
     Addresses(Vec<SocketAddr>),
+    /// What the kernel now has for a network; the answer to [`Output::Plan`], and told again when it became another.
+    Planned {
+        /// The network.
+        vni: Vni,
+        /// As a plan; `None`: nothing.
+        plan: Option<Arc<NetworkPlan>>,
+        /// What could not be done, and why, in words for the operator.
+        problems: Vec<String>,
+    },
+    /// Frames that gates counted on open paths since they were made, where that changed.
+    Traffic(Vec<PathTraffic>),
+    /// Entries of gates that no frame met for long.
+    GatesIdle(Vec<GateMatch>),
+}
+
+/// Frames on a path, as the kernel's gates counted them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathTraffic {
+    /// The path.
+    pub slot: PathSlot,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames that came in.
+    pub heard: u64,
 }
 
 /// What a node wants done.
@@ -167,6 +202,8 @@ pub enum Output {
     },
     /// From now on only rulings of this epoch count.
     Epoch(Epoch),
+    /// Let the kernel hold a ruling, or no longer.
+    Gate(GateOp),
     /// Ask the plugin chain of the network.
     Ask {
         /// To be named in the answer.
@@ -210,6 +247,20 @@ pub enum Output {
     Unwire(PortRecord),
     /// Make or adopt the node's own presence on a network.
     Serve(ServiceWiring),
+    /// Make the kernel's side of a network so; `None`: nothing is to be left. `Planned` will follow.
+    Plan {
+        /// The network.
+        vni: Vni,
+        /// All of it.
+        plan: Option<Arc<NetworkPlan>>,
+    },
+    /// Send a probe through the network's VXLAN device.
+    Probe {
+        /// The network.
+        vni: Vni,
+        /// The frame, and how the kernel is to segment it.
+        probe: ProbeFrame,
+    },
     /// Undo it.
     Unserve {
         /// The network.

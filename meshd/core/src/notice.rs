@@ -107,4 +107,26 @@ pub enum Notice {
     Epoch {
         epoch: Epoch,
     },
+    /// The way that frames of a network take to a peer changed, or did not where it could have.
+    Path {
+        vni: Vni,
+        node: NodeId,
+        name: String,
+        from: String,
+        to: String,
+        reason: String,
+        evidence: String,
+    },
+    /// The kernel's side of a network is not as it is to be.
+    KernelTrouble {
+        vni: Vni,
+        network: String,
+        reason: String,
+    },
+    /// Somebody else changed something of ours, and it was put right.
+    KernelRepaired {
+        vni: Vni,
+        network: String,
+        what: String,
+    },
 }

@@ -22,6 +22,7 @@ use crate::node::{Direction, DstClass, Question};
 use crate::policy::{Answer, Verdict};
 use crate::ruling::{Action, DropReason, Output};
 use crate::switch::PortFace;
+use crate::too_big::{self, Speaker};
 use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +46,26 @@ pub(crate) struct Network {
     pub(crate) neighbors: Neighbors,
     pub(crate) ports: BTreeMap<PortId, PortFace>,
     pub(crate) members: BTreeSet<NodeId>,
+}
+
+impl Network {
+    /// The port of foreign VTEPs, if there is one.
+    pub(crate) fn foreign_port(&self) -> Option<PortId> {
+        let face = self.ports.values().find(|face| face.foreign.is_some());
+        face.map(|face| face.port)
+    }
+}
+
+/// The node that a frame comes from; `None`: from here, or from nobody knows whom.
+pub(crate) fn sender(network: Option<&Network>, origin: Origin, src: MacAddr) -> Option<NodeId> {
+    match origin {
+        Origin::Port(_) => None,
+        Origin::Peer(node) => Some(node),
+        Origin::Vxlan(_) => match network?.fdb.lookup(src)? {
+            Place::Node(node) => Some(node),
+            Place::Port(_) | Place::Service(_) => None,
+        },
+    }
 }
 
 /// Who answers questions: `None` if the answer is not there yet.
@@ -82,6 +103,8 @@ pub(crate) struct Walk<'a> {
     network: Option<&'a Network>,
     chain: bool,
     origin: Origin,
+    /// The node that it comes from, if it comes from one.
+    sender: Option<NodeId>,
     frame: Frame<'a>,
     key: FlowKey,
     now: Moment,
@@ -115,6 +138,7 @@ impl<'a> Walk<'a> {
             network,
             chain,
             origin,
+            sender: sender(network, origin, key.src_mac),
             frame,
             key,
             now,
@@ -145,7 +169,10 @@ impl<'a> Walk<'a> {
                 self.step("drop", || {
                     why.clone().unwrap_or_else(|| reason.explain().to_owned())
                 });
-                (Action::Drop(reason), why, None)
+                let told = (reason == DropReason::TooLong)
+                    .then(|| self.too_big())
+                    .flatten();
+                (Action::Drop(reason), why, told)
             }
             Err(Stop::Ask(question)) => return Err(question),
         };
@@ -158,6 +185,22 @@ impl<'a> Walk<'a> {
             unknown: self.unknown,
             reply,
         })
+    }
+
+    /// What a router would tell who sent a frame that is too long.
+    fn too_big(&self) -> Option<(PortId, Bytes)> {
+        let (Origin::Port(port), network) = (self.origin, self.network?) else {
+            return None;
+        };
+        let service = network.ports.values().find(|face| face.service);
+        let speaker = Speaker {
+            mac: service.map_or(self.key.dst_mac, |face| face.mac),
+            ips: service.map_or(&[], |face| &face.ips),
+        };
+        Some((
+            port,
+            too_big::reply(self.frame.bytes(), network.mtu, speaker)?,
+        ))
     }
 
     /// Where the frame comes from, if it may come from there, and what the FDB says of its source.
@@ -217,6 +260,35 @@ impl<'a> Walk<'a> {
                     node.short()
                 ),
             ),
+            Origin::Vxlan(_) => match (network.fdb.lookup(src), network.foreign_port()) {
+                // A foreign VTEP's, or one that is not known yet and can only be a foreign VTEP's.
+                (Some(Place::Port(port)), Some(foreign)) if port == foreign => Ok((
+                    Place::Port(port),
+                    Some(network.fdb.check_source(src, port, now)?),
+                )),
+                (None, Some(foreign)) => Ok((
+                    Place::Port(foreign),
+                    Some(network.fdb.check_source(src, foreign, now)?),
+                )),
+                (Some(Place::Node(owner)), _) if network.members.contains(&owner) => {
+                    Ok((Place::Node(owner), None))
+                }
+                (Some(Place::Node(owner)), _) => refused(
+                    DropReason::NotOnNetwork,
+                    format!(
+                        "node {} has not said that it is on the network",
+                        owner.short()
+                    ),
+                ),
+                (Some(Place::Port(port) | Place::Service(port)), _) => refused(
+                    DropReason::SpoofedSource,
+                    format!("{src} is behind port {port} of this node"),
+                ),
+                (None, None) => refused(
+                    DropReason::SpoofedSource,
+                    format!("nobody on the network has {src}"),
+                ),
+            },
             Origin::Peer(node) => match network.fdb.lookup(src) {
                 Some(Place::Port(port) | Place::Service(port)) => refused(
                     DropReason::SpoofedSource,
@@ -246,11 +318,19 @@ impl<'a> Walk<'a> {
                     Some(Source::Moved { from }) => {
                         format!("{src} would move here from port {from}")
                     }
+                    Some(Source::Roamed { from }) => {
+                        format!("{src} would move here from node {}", from.short())
+                    }
                     None => format!("{src} may come from there"),
                 });
                 if matches!(
                     source,
-                    Some(Source::Known | Source::New | Source::Moved { .. })
+                    Some(
+                        Source::Known
+                            | Source::New
+                            | Source::Moved { .. }
+                            | Source::Roamed { .. }
+                    )
                 ) {
                     // The cache hides frames from the FDB: come back in time to keep the entry young.
                     self.hold(self.now.plus_ms(AGE_MS / 2));
@@ -430,10 +510,7 @@ impl<'a> Walk<'a> {
         if !self.chain {
             return Ok(());
         }
-        let peer = match self.origin {
-            Origin::Peer(node) => Some(node),
-            Origin::Port(_) => None,
-        };
+        let peer = self.sender;
         let question = Question {
             vni: self.key.vni,
             direction,

@@ -5,6 +5,7 @@
 
 use crate::flow::{FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId};
+use crate::offload::Obstacle;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub struct Ruling {
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at
     /// it; a longer frame is [`DropReason::TooLong`].
     pub longest: u32,
+    /// Why the kernel's gates do not hold it; `None`: they do.
+    pub obstacle: Option<Obstacle>,
 }
 
 /// A flow key with a mask, and how long the ruling on it holds.

@@ -32,6 +32,8 @@ pub enum StateKey {
     Invite([u8; 32]),
     /// The last serial this node signed: of its own records of this kind. Value: `u64`.
     Serial(RecordKind, Option<Vni>),
+    /// Foreign VTEPs of a network. Value: [`Gateway`](crate::vteps::Gateway).
+    Vteps(Vni),
 }
 
 /// What is counted.

@@ -10,7 +10,7 @@
 //! Owns segments, their ports, FDBs and neighbours, the upcalls that wait for policy, and the epoch. Refuses to see frames
 //! that a lane can decide. The epoch grows only when a ruling made before may be wrong now: a port, a peer of a network or a
 //! chain came, went or changed; a MAC moved, aged or was withdrawn. A new MAC is no such thing, unless some ruling was made
-//! on its absence.
+//! on its absence. What of the rulings the kernel holds is in `switch/gates.rs`.
 
 use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
 use crate::flow::{FlowKey, FlowMask, Origin};
@@ -21,11 +21,15 @@ use crate::node::{Direction, Output as Out, Question};
 use crate::outbox::Outbox;
 use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
+use crate::offload::{GateOp, Obstacle};
 use crate::ruling::{Action, DropReason, Megaflow, Ruling};
 use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// ICMP errors of one node in a second, at most.
+const COMPLAINTS_PER_S: u32 = 100;
 
 /// How big the switch may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,10 @@ pub struct PortFace {
     pub ips: Vec<IpAddr>,
     /// The node's own presence on the network.
     pub service: bool,
+    /// The port of foreign VTEPs: its frames come and go by the VXLAN device. These MACs are behind it, besides `mac`.
+    pub foreign: Option<BTreeSet<MacAddr>>,
+    /// When it came up.
+    pub since: Moment,
 }
 
 /// An endpoint of another node, as the directory has it; of those that claim the same, the one that holds it.
@@ -75,6 +83,8 @@ pub struct RemoteEndpoint {
     pub mac: MacAddr,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// Since when it is there, if it may move to another node.
+    pub roams: Option<Moment>,
 }
 
 /// Why the switch does not take a port.
@@ -155,7 +165,8 @@ pub struct TraceOutcome {
 #[derive(Debug)]
 struct Pending {
     origin: Origin,
-    upcall: UpcallId,
+    /// `None`: no lane waits; an entry of the gates is looked at.
+    upcall: Option<UpcallId>,
     vni: Vni,
     frame: Bytes,
     since: Moment,
@@ -179,15 +190,18 @@ pub struct Switch {
     drops: BTreeMap<DropReason, DropSeen>,
     /// State of each FDB's learned MACs when they were last taken.
     taken: BTreeMap<Vni, u64>,
+    gates: Gates,
+    /// ICMP errors sent since when.
+    complained: (Moment, u32),
 }
 
 impl Switch {
-    /// A switch without networks, in epoch 0.
+    /// A switch without networks. Rulings of an earlier run that the kernel still holds are of an epoch before `epoch`.
     #[must_use]
-    pub fn new(limits: SwitchLimits) -> Self {
+    pub fn new(limits: SwitchLimits, epoch: Epoch) -> Self {
         Self {
             limits,
-            epoch: Epoch(0),
+            epoch,
             networks: BTreeMap::new(),
             policy: Policy::new(limits.policy),
             pending: BTreeMap::new(),
@@ -196,6 +210,8 @@ impl Switch {
             unknown_overflow: false,
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
+            gates: Gates::default(),
+            complained: (Moment(0), 0),
         }
     }
 
@@ -294,13 +310,17 @@ impl Switch {
         let Some(network) = self.networks.get(&vni) else {
             return Err(AddPortError::UnknownVni { port, vni });
         };
-        if network.ports.get(&port) == Some(&face) {
+        let same = |there: &PortFace| PortFace {
+            since: face.since,
+            ..there.clone()
+        } == face;
+        if network.ports.get(&port).is_some_and(same) {
             return Ok(());
         }
         if let Some(holder) = network
             .ports
             .values()
-            .find(|p| p.mac == mac && p.port != port)
+            .find(|p| p.mac == mac && p.port != port && mac.is_source())
         {
             return Err(AddPortError::MacTaken {
                 port,
@@ -315,8 +335,11 @@ impl Switch {
             } else {
                 Place::Port(port)
             };
-            // Nobody holds the MAC, as was looked up above.
-            let _ = network.fdb.add_own(mac, place);
+            // Nobody holds the MAC, as was looked up above. The port of foreign VTEPs may have none of its own.
+            let more = face.foreign.iter().flatten().copied();
+            for mac in more.chain((mac.is_source()).then_some(mac)) {
+                let _ = network.fdb.add_own(mac, place);
+            }
             network.neighbors.add_local(&face.ips, Owner { mac, place });
             network.ports.insert(port, face);
         }
@@ -363,6 +386,8 @@ impl Switch {
             macs.entry(entry.mac).or_insert(entry.node);
         }
         let change = network.fdb.set_remote(macs.clone());
+        let roaming = entries.iter().filter_map(|e| Some((e.mac, e.roams?)));
+        network.fdb.set_roaming(roaming.collect());
         let ips = entries
             .iter()
             .flat_map(|e| e.ips.iter().map(|&ip| (ip, e.mac, e.node)));
@@ -396,13 +421,18 @@ impl Switch {
         now: Moment,
         out: &mut Outbox,
     ) {
-        if let (Origin::Port(port), Ok(parsed)) = (origin, Frame::parse(frame)) {
-            self.learn(port, vni, &parsed, now, out);
+        let port = match origin {
+            Origin::Port(port) => Some(port),
+            Origin::Vxlan(_) => self.networks.get(&vni).and_then(Network::foreign_port),
+            Origin::Peer(_) => None,
+        };
+        if let (Some(port), Ok(parsed)) = (port, Frame::parse(frame)) {
+            self.learn(origin, port, vni, &parsed, now, out);
         }
         self.proceed(
             Pending {
                 origin,
-                upcall,
+                upcall: Some(upcall),
                 vni,
                 frame: frame.clone(),
                 since: now,
@@ -480,6 +510,7 @@ impl Switch {
                 action: Action::Drop(DropReason::Malformed),
                 cache: None,
                 longest: u32::MAX,
+                obstacle: Some(Obstacle::NotForwarded),
             };
             return TraceOutcome {
                 steps,
@@ -498,11 +529,22 @@ impl Switch {
             now,
             &mut oracle,
         );
-        let end = match walk.with_steps(&mut steps).decide() {
-            Ok(decision) => TraceEnd::Ruled {
-                ruling: self.ruling(&decision, &key),
-                why: decision.why,
-            },
+        let decided = walk.with_steps(&mut steps).decide();
+        let end = match decided {
+            Ok(decision) => {
+                let gate = self.consider(origin, &key, &decision, now);
+                steps.push(TraceStep {
+                    what: "kernel".to_owned(),
+                    detail: match gate {
+                        Ok(_) => "its gate lets such frames pass without the daemon".to_owned(),
+                        Err(obstacle) => format!("stays with the daemon: {}", obstacle.explain()),
+                    },
+                });
+                TraceEnd::Ruled {
+                    ruling: self.ruling(&decision, &key, gate.err()),
+                    why: decision.why,
+                }
+            }
             Err(question) => TraceEnd::Ask(question),
         };
         TraceOutcome { steps, end }
@@ -510,11 +552,19 @@ impl Switch {
 
     // Behind the curtain.
 
-    fn learn(&mut self, port: PortId, vni: Vni, frame: &Frame<'_>, now: Moment, out: &mut Outbox) {
+    fn learn(
+        &mut self,
+        origin: Origin,
+        port: PortId,
+        vni: Vni,
+        frame: &Frame<'_>,
+        now: Moment,
+        out: &mut Outbox,
+    ) {
         let Some(network) = self.networks.get_mut(&vni) else {
             return;
         };
-        let Ok((_, Some(source))) = Walk::admit(network, Origin::Port(port), frame, now) else {
+        let Ok((_, Some(source))) = Walk::admit(network, origin, frame, now) else {
             return;
         };
         if source == Source::Own || frame.is_malformed() || frame.dst().is_link_local_control() {
@@ -522,7 +572,7 @@ impl Switch {
         }
         network.fdb.learn(frame.src(), port, now);
         let changed = match source {
-            Source::Moved { .. } => true,
+            Source::Moved { .. } | Source::Roamed { .. } => true,
             Source::New => self.was_unknown(vni, frame.src(), None),
             Source::Known | Source::Own => false,
         };
@@ -618,7 +668,7 @@ impl Switch {
         &mut self,
         pending: &Pending,
         key: Option<FlowKey>,
-        decision: Decision,
+        mut decision: Decision,
         now: Moment,
         out: &mut Outbox,
     ) {
@@ -628,6 +678,9 @@ impl Switch {
             vni,
             ..
         } = *pending;
+        let Some(upcall) = upcall else {
+            return self.reconsidered(pending, key, &decision, now, out);
+        };
         if let (Some(mac), Some(_)) = (decision.unknown, decision.mask) {
             let user = match origin {
                 Origin::Peer(node) if key.is_some_and(|k| k.src_mac == mac) => Some(node),
@@ -643,12 +696,16 @@ impl Switch {
                 None => self.unknown_overflow = true,
             }
         }
+        let gate = key.map_or(Err(Obstacle::NotForwarded), |key| {
+            self.offload(origin, &key, &mut decision, now)
+        });
         let ruling = match &key {
-            Some(key) => self.ruling(&decision, key),
+            Some(key) => self.ruling(&decision, key, gate.err()),
             None => Ruling {
                 action: decision.action.clone(),
                 cache: None,
                 longest: decision.longest,
+                obstacle: Some(Obstacle::NotForwarded),
             },
         };
         if let Action::Drop(reason) = decision.action {
@@ -663,7 +720,9 @@ impl Switch {
                 },
             );
         }
-        if let Some((port, frame)) = decision.reply {
+        if let Some((port, frame)) = decision.reply
+            && (decision.action == Action::Consume || self.may_complain(now))
+        {
             out.push(Out::Inject { port, frame });
         }
         out.push(Out::Ruling {
@@ -671,9 +730,13 @@ impl Switch {
             upcall,
             ruling,
         });
+        // After the frames that wait: those that follow are not to overtake them.
+        if let Ok(flow) = gate {
+            out.push(Out::Gate(GateOp::Open(flow)));
+        }
     }
 
-    fn ruling(&self, decision: &Decision, key: &FlowKey) -> Ruling {
+    fn ruling(&self, decision: &Decision, key: &FlowKey, obstacle: Option<Obstacle>) -> Ruling {
         let cache = decision.mask.map(|mask| Megaflow {
             key: mask.apply(key),
             mask,
@@ -684,7 +747,17 @@ impl Switch {
             action: decision.action.clone(),
             cache,
             longest: decision.longest,
+            obstacle,
         }
+    }
+
+    /// ICMP errors have a rate (RFC 1812 §4.3.2.8).
+    fn may_complain(&mut self, now: Moment) -> bool {
+        if now.ms_since(self.complained.0) >= 1000 {
+            self.complained = (now, 0);
+        }
+        self.complained.1 += 1;
+        self.complained.1 <= COMPLAINTS_PER_S
     }
 
     fn ask_again(&mut self, waiting: Vec<u64>, now: Moment, out: &mut Outbox) {
@@ -706,9 +779,14 @@ impl Switch {
         self.epoch = Epoch(self.epoch.0 + 1);
         self.unknown.clear();
         self.unknown_overflow = false;
+        self.gates.stale = true;
         out.push(Out::Epoch(self.epoch));
     }
 }
+
+mod gates;
+
+pub use gates::Gates;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@
 
 use crate::ident::{Epoch, Label, MacAddr, MeshId, NodeId, PortId, Vni, escape};
 use crate::notice::Notice;
+use crate::offload::Obstacle;
 use crate::ruling::DropReason;
 use crate::wire::record::Role;
 use serde::{Deserialize, Serialize};
@@ -364,6 +365,49 @@ pub enum FdbKind {
     Service,
 }
 
+/// One line of `meshd flows`: a ruling that holds for many frames, or a question on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// The network's name.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// `port 3 (web.demo)`, `peer berlin` or `vxlan`.
+    pub origin: String,
+    /// What it speaks of, as [`flowtext`](crate::flowtext) writes it; `*` where anything fits.
+    pub flow: String,
+    /// `to port 3`, `to peer berlin`, `drop: policy`.
+    pub action: String,
+    /// Where its frames are seen to.
+    pub lives: FlowTier,
+    /// Since when.
+    pub since_at_ms: u64,
+    /// Frames on all tiers, those in the kernel as units of what the network cards would see.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Those of them that the kernel saw to by itself.
+    pub kernel_frames: u64,
+    /// Entries that the kernel's gates have for it.
+    pub kernel_entries: u32,
+    /// The first thing that keeps it out of the kernel.
+    pub obstacle: Option<Obstacle>,
+    /// The same as a sentence.
+    pub why: Option<String>,
+}
+
+/// Where frames are seen to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowTier {
+    /// In the kernel: the daemon sees none of them.
+    Kernel,
+    /// By a cached ruling.
+    Datapath,
+    /// By a question of its own.
+    Slow,
+}
+
 /// One line of `meshd drops`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
@@ -635,6 +679,34 @@ pub fn sentence(notice: &Notice) -> String {
             )
         }
         Notice::Epoch { epoch } => format!("epoch {epoch}: rulings are asked again"),
+        Notice::Path {
+            vni,
+            node,
+            name,
+            from,
+            to,
+            reason,
+            evidence,
+        } => format!(
+            "path to {} on VNI {vni}: {} to {}, {}: {}",
+            who(node, name),
+            esc(from),
+            esc(to),
+            esc(reason),
+            esc(evidence)
+        ),
+        Notice::KernelTrouble {
+            network, reason, ..
+        } => format!(
+            "network {} in the kernel is not as it is to be: {}",
+            esc(network),
+            esc(reason)
+        ),
+        Notice::KernelRepaired { network, what, .. } => format!(
+            "network {} in the kernel was changed by somebody else, and put right: {}",
+            esc(network),
+            esc(what)
+        ),
     }
 }
 

@@ -30,6 +30,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn ports(&self) -> impl Future<Output = Answer<Vec<view::Port>>> + Send;
     /// `meshd fdb`, all networks.
     fn fdb(&self) -> impl Future<Output = Answer<Vec<view::FdbEntry>>> + Send;
+    /// `meshd flows`, all networks.
+    fn flows(&self) -> impl Future<Output = Answer<Vec<view::Flow>>> + Send;
     /// `meshd drops`; reasons with a count of zero may be left out.
     fn drops(&self) -> impl Future<Output = Answer<Vec<view::Drops>>> + Send;
     /// What only the running daemon knows for `meshd doctor`: underlay, sessions, MTU.

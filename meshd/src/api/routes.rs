@@ -85,6 +85,7 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
         .route("/v1/ports", get(ports::<B>).post(attach::<B>))
         .route("/v1/ports/{port}", delete(detach::<B>))
         .route("/v1/fdb", get(fdb::<B>))
+        .route("/v1/flows", get(flows::<B>))
         .route("/v1/drops", get(drops::<B>))
         .route("/v1/events", get(events::<B>))
         .route("/v1/trace", post(trace_packet::<B>))
@@ -140,13 +141,25 @@ views! {
 }
 
 #[derive(Deserialize)]
-struct FdbQuery {
+struct NetworkQuery {
     network: Option<String>,
+}
+
+async fn flows<B: Backend>(
+    State(backend): State<B>,
+    Query(query): Query<NetworkQuery>,
+) -> Answer<Vec<view::Flow>> {
+    let mut flows = backend.flows().await?;
+    if let Some(wanted) = query.network {
+        let vni = trace::network(&backend.networks().await?, &wanted)?.vni;
+        flows.retain(|flow| flow.vni == vni);
+    }
+    Ok(Json(flows))
 }
 
 async fn fdb<B: Backend>(
     State(backend): State<B>,
-    Query(query): Query<FdbQuery>,
+    Query(query): Query<NetworkQuery>,
 ) -> Answer<Vec<view::FdbEntry>> {
     let mut entries = backend.fdb().await?;
     if let Some(wanted) = query.network {

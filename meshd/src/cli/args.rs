@@ -176,6 +176,17 @@ pub(super) enum Command {
         #[arg(long, value_name = "NETWORK")]
         network: Option<String>,
     },
+    /// List the rulings that hold for many frames: where each lives, and what keeps it out of the kernel.
+    #[command(
+        after_help = "Examples:\n  meshd flows\n  meshd flows --network demo --json | jq '.[] | select(.lives != \"kernel\")'\n\n\
+        A flow lives in the kernel (the daemon sees none of its frames), in the datapath (by a cached ruling), or is slow (each\n\
+        frame is a question). Its counts are of all three together."
+    )]
+    Flows {
+        /// Only this network (name or VNI).
+        #[arg(long, value_name = "NETWORK")]
+        network: Option<String>,
+    },
     /// List why frames were dropped, how many, and the last of each.
     Drops,
     /// List what happened lately, or what happens.

@@ -31,6 +31,12 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
                 .unwrap_or_default();
             ask.rows(&format!("/v1/fdb{query}"), show::fdb).await
         }
+        Command::Flows { network } => {
+            let query = network
+                .map(|network| format!("?network={}", segment(&network)))
+                .unwrap_or_default();
+            ask.rows(&format!("/v1/flows{query}"), show::flows).await
+        }
         Command::Events {
             follow: true,
             after,

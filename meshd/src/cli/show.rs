@@ -4,7 +4,7 @@
 
 use comfy_table::{ContentArrangement, Table};
 use meshd_core::view::{
-    ByteText, CheckState, Doctor, Drops, Event, FdbEntry, FdbKind, Member, MemberState, Network,
+    ByteText, CheckState, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier, Member, MemberState, Network,
     NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status, TraceReport, Traffic,
 };
 use meshd_core::wire::record::Role;
@@ -462,6 +462,33 @@ pub(super) fn fdb(entries: &[FdbEntry]) -> String {
         ],
         rows,
         "no MACs are known",
+    )
+}
+
+pub(super) fn flows(flows: &[Flow]) -> String {
+    let rows = flows.iter().map(|f| {
+        let lives = match f.lives {
+            FlowTier::Kernel => "kernel",
+            FlowTier::Datapath => "datapath",
+            FlowTier::Slow => "slow",
+        };
+        vec![
+            f.network.clone(),
+            f.origin.clone(),
+            f.flow.clone(),
+            f.action.clone(),
+            lives.to_owned(),
+            f.frames.to_string(),
+            amount(f.bytes),
+            f.why.clone().unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    table(
+        &[
+            "NETWORK", "FROM", "FLOW", "ACTION", "LIVES", "FRAMES", "BYTES", "NOT IN KERNEL",
+        ],
+        rows,
+        "no flows: no frame was ruled on lately",
     )
 }
 

@@ -6,25 +6,50 @@ use super::{LaneReport, Shared};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
-use meshd_core::lane::{Lane, Step};
+use meshd_core::flow::FlowKey;
+use meshd_core::lane::{Lane, LaneFlow, Step};
 use meshd_core::node::Input;
 use meshd_core::ruling::{DropReason, Output, Ruling};
 use meshd_core::wire::datagram;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+
+/// What the driver has for a lane.
+pub(super) enum ToLane {
+    /// The node ruled on an upcall.
+    Ruling(UpcallId, Ruling),
+    /// Somebody wants to see what it has cached.
+    Show(oneshot::Sender<LaneFlows>),
+}
+
+/// What a lane has cached, and what waits in it.
+#[derive(Debug, Default)]
+pub(crate) struct LaneFlows {
+    /// Cached rulings.
+    pub(crate) flows: Vec<LaneFlow>,
+    /// Keys without a ruling, and how many frames of each wait.
+    pub(crate) waiting: Vec<(FlowKey, usize)>,
+}
 
 /// Where a lane's rulings come from.
-pub(super) type Rulings = mpsc::Receiver<(UpcallId, Ruling)>;
+pub(super) type FromDriver = mpsc::Receiver<ToLane>;
 
 /// What a lane's task is started with.
 pub(super) struct Start {
     pub(super) origin: Origin,
     pub(super) shared: Arc<Shared>,
-    pub(super) rulings: Rulings,
+    pub(super) from_driver: FromDriver,
     pub(super) report: Arc<Mutex<LaneReport>>,
     /// Differs each time; see [`Lane::new`].
     pub(super) seed: u64,
+}
+
+impl Start {
+    /// Where the driver takes inputs.
+    pub(super) fn inputs(&self) -> mpsc::Sender<Input> {
+        self.shared.inputs.clone()
+    }
 }
 
 /// A lane at work.
@@ -41,7 +66,7 @@ const REPORT_MS: u64 = 20;
 
 impl LaneTask {
     /// The lane, and where its rulings come from.
-    pub(super) fn new(start: Start) -> (Self, Rulings) {
+    pub(super) fn new(start: Start) -> (Self, FromDriver) {
         let lane = Lane::new(start.origin, start.shared.limits, start.seed);
         let this = Self {
             lane,
@@ -49,7 +74,7 @@ impl LaneTask {
             report: start.report,
             show_at: None,
         };
-        (this, start.rulings)
+        (this, start.from_driver)
     }
 
     /// One frame: `framed` is the overlay header of a whole frame with the frame right behind it.
@@ -85,8 +110,25 @@ impl LaneTask {
         self.lane.count_drop(reason, frames, None, now);
     }
 
+    /// The driver has something for this lane.
+    pub(super) fn told(&mut self, told: ToLane) {
+        match told {
+            ToLane::Ruling(upcall, ruling) => self.ruling(upcall, ruling),
+            ToLane::Show(tell) => {
+                let epoch = Epoch(self.shared.epoch.load(Ordering::Acquire));
+                let now = self.shared.clock.moment();
+                let shown = LaneFlows {
+                    flows: self.lane.flows(epoch, now).collect(),
+                    waiting: self.lane.waiting().collect(),
+                };
+                // Who asked may have gone.
+                let _ = tell.send(shown);
+            }
+        }
+    }
+
     /// The node has ruled; what waited goes its way, in order.
-    pub(super) fn ruling(&mut self, upcall: UpcallId, ruling: Ruling) {
+    fn ruling(&mut self, upcall: UpcallId, ruling: Ruling) {
         let now = self.shared.clock.moment();
         let Some(released) = self.lane.ruling(upcall, ruling, now) else {
             return;
@@ -100,10 +142,10 @@ impl LaneTask {
         }
     }
 
-    /// Rulings that came while a batch was read.
-    pub(super) fn pending_rulings(&mut self, rulings: &mut Rulings) {
-        while let Ok((upcall, ruling)) = rulings.try_recv() {
-            self.ruling(upcall, ruling);
+    /// What came while a batch was read.
+    pub(super) fn catch_up(&mut self, from_driver: &mut FromDriver) {
+        while let Ok(told) = from_driver.try_recv() {
+            self.told(told);
         }
     }
 

@@ -6,6 +6,7 @@
 //!                               | miss: park, upcall              ^
 //!                               v                                 | ruling: release what was parked
 //!                             driver (Node) ---------------------+
+//!   TAP of a VXLAN device ---> lane task, as that of a peer; probes go on to the driver
 //! ```
 //!
 //! Owns the lane tasks, the outlets and the counters that all tiers of `meshd drops` add up. It decides nothing: a frame
@@ -15,8 +16,13 @@ mod lane_task;
 mod outlet;
 mod peer;
 mod port;
+mod vxlan;
 
+pub(crate) use lane_task::LaneFlows;
 pub(crate) use outlet::{Outlets, PeerOutlet, PortOutlet};
+
+use crate::kernel::VTap;
+use lane_task::ToLane;
 
 use crate::clock::Clock;
 use arc_swap::ArcSwap;
@@ -29,7 +35,8 @@ use meshd_core::ruling::{DropCounts, Ruling};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::mpsc;
+use meshd_core::wire::probe::ProbeFrame;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_tun::Tun;
 
@@ -56,7 +63,7 @@ pub(crate) struct Shared {
 }
 
 struct LaneHandle {
-    rulings: mpsc::Sender<(UpcallId, Ruling)>,
+    to_lane: mpsc::Sender<ToLane>,
     report: Arc<Mutex<LaneReport>>,
     task: JoinHandle<()>,
     session: Option<SessionId>,
@@ -69,6 +76,7 @@ pub(crate) struct Datapath {
     /// What lanes that ended had dropped.
     ended: DropCounts,
     seed: u64,
+    vtaps: BTreeMap<Vni, Arc<VTap>>,
 }
 
 impl Datapath {
@@ -91,6 +99,7 @@ impl Datapath {
             lanes: BTreeMap::new(),
             ended: DropCounts::default(),
             seed,
+            vtaps: BTreeMap::new(),
         }
     }
 
@@ -118,6 +127,39 @@ impl Datapath {
             outlets.ports.remove(&port);
         });
         self.stop(Origin::Port(port));
+    }
+
+    /// A network has a VXLAN device now: what its gate does not let pass is read here, and probes are sent here.
+    pub(crate) fn add_vxlan(&mut self, vni: Vni, mtu: u16, tap: VTap) {
+        let tap = Arc::new(tap);
+        self.vtaps.insert(vni, Arc::clone(&tap));
+        self.start(Origin::Vxlan(vni), None, |start| {
+            tokio::spawn(vxlan::run(start, vni, mtu, tap))
+        });
+    }
+
+    /// A network has none any more.
+    pub(crate) fn remove_vxlan(&mut self, vni: Vni) {
+        self.vtaps.remove(&vni);
+        self.stop(Origin::Vxlan(vni));
+    }
+
+    /// Sends a probe through a network's VXLAN device. One that cannot be sent is one that is lost.
+    pub(crate) fn probe(&self, vni: Vni, probe: &ProbeFrame) {
+        if let Some(tap) = self.vtaps.get(&vni) {
+            vxlan::send(tap, probe);
+        }
+    }
+
+    /// Asks each lane what it has cached; lanes answer beside the driver.
+    pub(crate) fn flows(&self) -> Vec<(Origin, oneshot::Receiver<LaneFlows>)> {
+        let ask = |(origin, lane): (&Origin, &LaneHandle)| {
+            let (tell, told) = oneshot::channel();
+            // A lane too busy to take the question has no answer.
+            lane.to_lane.try_send(ToLane::Show(tell)).ok()?;
+            Some((*origin, told))
+        };
+        self.lanes.iter().filter_map(ask).collect()
     }
 
     /// A proven session with a peer carries frames both ways; it takes the place of an older one.
@@ -157,7 +199,7 @@ impl Datapath {
     pub(crate) fn ruling(&mut self, origin: Origin, upcall: UpcallId, ruling: Ruling) {
         if let Some(lane) = self.lanes.get(&origin) {
             // A ruling that does not fit is lost; the lane's own time-out gives the parked frames up, and counts them.
-            let _ = lane.rulings.try_send((upcall, ruling));
+            let _ = lane.to_lane.try_send(ToLane::Ruling(upcall, ruling));
         }
     }
 
@@ -183,6 +225,7 @@ impl Datapath {
         match origin {
             Origin::Port(port) => outlets.ports.get(&port).map_or((0, 0), PortOutlet::sent),
             Origin::Peer(node) => outlets.peers.get(&node).map_or((0, 0), PeerOutlet::sent),
+            Origin::Vxlan(_) => (0, 0),
         }
     }
 
@@ -202,7 +245,7 @@ impl Datapath {
         spawn: impl FnOnce(lane_task::Start) -> JoinHandle<()>,
     ) {
         self.stop(origin);
-        let (rulings, from_driver) = mpsc::channel(RULINGS_MAX);
+        let (to_lane, from_driver) = mpsc::channel(RULINGS_MAX);
         let report = Arc::new(Mutex::new(LaneReport::default()));
         self.seed = self
             .seed
@@ -211,7 +254,7 @@ impl Datapath {
         let start = lane_task::Start {
             origin,
             shared: Arc::clone(&self.shared),
-            rulings: from_driver,
+            from_driver,
             report: Arc::clone(&report),
             seed: self.seed,
         };
@@ -219,7 +262,7 @@ impl Datapath {
         self.lanes.insert(
             origin,
             LaneHandle {
-                rulings,
+                to_lane,
                 report,
                 task,
                 session,

@@ -9,13 +9,13 @@ use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
 /// Reads until the session is over; the driver hears of that by itself.
 pub(super) async fn run(start: Start, connection: quinn::Connection) {
     let clock = start.shared.clock;
-    let (mut task, mut rulings) = LaneTask::new(start);
+    let (mut task, mut from_driver) = LaneTask::new(start);
     let mut reassembly = Reassembly::new();
     loop {
         tokio::select! {
             biased;
-            ruling = rulings.recv() => match ruling {
-                Some((upcall, ruling)) => task.ruling(upcall, ruling),
+            told = from_driver.recv() => match told {
+                Some(told) => task.told(told),
                 None => return,
             },
             datagram = connection.read_datagram() => match datagram {
@@ -30,7 +30,7 @@ pub(super) async fn run(start: Start, connection: quinn::Connection) {
         let (full, expired) = reassembly.take_lost();
         task.drop(DropReason::ReassemblyFull, full);
         task.drop(DropReason::PieceMissing, expired);
-        task.pending_rulings(&mut rulings);
+        task.catch_up(&mut from_driver);
         task.batch_done();
     }
 }

@@ -16,15 +16,15 @@ const CHUNK: usize = 256 * 1024;
 
 /// Reads until the TAP is gone.
 pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Tun>) {
-    let (mut task, mut rulings) = LaneTask::new(start);
+    let (mut task, mut from_driver) = LaneTask::new(start);
     // One byte more than allowed: a longer frame is seen to be longer, and dropped by the switch under its name.
     let room = datagram::WHOLE_LEN + usize::from(mtu) + L2_MAX + 1;
     let mut buffer = BytesMut::zeroed(CHUNK);
     loop {
         tokio::select! {
             biased;
-            ruling = rulings.recv() => match ruling {
-                Some((upcall, ruling)) => task.ruling(upcall, ruling),
+            told = from_driver.recv() => match told {
+                Some(told) => task.told(told),
                 None => return,
             },
             read = tap.recv(space(&mut buffer, room)) => match read {
@@ -42,7 +42,7 @@ pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Tun>) {
                 Err(_) => break,
             }
         }
-        task.pending_rulings(&mut rulings);
+        task.catch_up(&mut from_driver);
         task.batch_done();
         // A flood on one port must not keep the others from the runtime's few threads.
         tokio::task::consume_budget().await;

@@ -45,6 +45,7 @@ impl Directory {
                 endpoint.since,
                 floor,
                 now.moment,
+                endpoint.roams,
             );
             touched.insert(claim);
         }

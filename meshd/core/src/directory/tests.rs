@@ -63,6 +63,7 @@ fn endpoint(n: u8) -> Endpoint {
         name: Some(format!("c{n}").parse().unwrap()),
         labels: BTreeMap::new(),
         since: WallTime(5),
+        roams: false,
     }
 }
 
@@ -286,6 +287,8 @@ fn a_node_that_lost_its_state_goes_on_above_its_old_records() {
             addresses: vec![],
             networks,
             version: String::new(),
+            vtep: None,
+            trusted: vec![],
         })
     };
     for n in 1..=5 {
@@ -358,6 +361,7 @@ fn one_node_cannot_fill_the_directory() {
                     name: None,
                     labels: BTreeMap::new(),
                     since: WallTime(1),
+                    roams: false,
                 }
             })
             .collect()

@@ -46,6 +46,7 @@ fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
             until: None,
         }),
         longest: 1500,
+        obstacle: None,
     }
 }
 
@@ -215,6 +216,7 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
         action: to_b(),
         cache: None,
         longest: 1500,
+        obstacle: None,
     };
     assert_eq!(
         lane.ruling(second, uncached.clone(), at(0))
@@ -391,7 +393,7 @@ proptest! {
                 open.push(upcall);
             }
             if answer && let Some(upcall) = open.pop() {
-                lane.ruling(upcall, Ruling { action: to_b(), cache: None, longest: 1500 }, at(0));
+                lane.ruling(upcall, Ruling { action: to_b(), cache: None, longest: 1500, obstacle: None }, at(0));
             }
             let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
             prop_assert_eq!(held, lane.parked_bytes);

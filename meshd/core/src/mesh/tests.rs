@@ -357,6 +357,7 @@ fn endpoint(mac: u8, since: u64) -> Endpoint {
         name: None,
         labels: BTreeMap::new(),
         since: WallTime(since),
+        roams: false,
     }
 }
 

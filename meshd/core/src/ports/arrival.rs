@@ -188,7 +188,7 @@ impl Ports {
         Ok(())
     }
 
-    pub(super) fn allocate(&mut self, out: &mut Outbox) -> Result<PortId, Refusal> {
+    pub(crate) fn allocate(&mut self, out: &mut Outbox) -> Result<PortId, Refusal> {
         let id = PortId(self.next_id);
         self.next_id = self.next_id.checked_add(1).ok_or_else(|| {
             refusal(

@@ -47,6 +47,7 @@ fn remote(node: NodeId, mac: MacAddr, last: u8) -> RemoteEndpoint {
         node,
         mac,
         ips: vec![IpAddr::from([10, 0, 0, last])],
+        roams: None,
     }
 }
 
@@ -56,7 +57,7 @@ impl Bench {
     }
 
     fn with(limits: SwitchLimits) -> Self {
-        let (mut switch, mut out) = (Switch::new(limits), Outbox::default());
+        let (mut switch, mut out) = (Switch::new(limits, Epoch(0)), Outbox::default());
         switch.set_network(vni(), 1450, &mut out);
         for (port, mac, last, service) in [
             (PA, A, 11, false),
@@ -269,6 +270,8 @@ fn networks_do_not_mix() {
         mac: X,
         ips: vec![],
         service: false,
+        foreign: None,
+            since: Moment(0),
     };
     bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
     assert!(
@@ -803,6 +806,8 @@ fn two_ports_cannot_have_one_mac() {
         mac: A,
         ips: vec![],
         service: false,
+        foreign: None,
+            since: Moment(0),
     };
     let error = bench
         .switch

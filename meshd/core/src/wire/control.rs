@@ -3,6 +3,7 @@
 //! Owns the alphabet, the version and the bounds. The stream itself is the shell's.
 
 use crate::ident::{Label, MeshId, NodeId, Vni};
+use crate::path::PathReport;
 use crate::wire::record::Signed;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,8 @@ pub enum Message {
     PoolRequest(PoolRequest),
     /// The answer; durable at the giver before it is sent.
     PoolGrant(PoolGrant),
+    /// What the sender heard of the receiver's probes and data on VXLAN, by network.
+    Paths(Vec<PathReport>),
 }
 
 /// One line of a digest.

@@ -3,4 +3,5 @@
 
 pub mod control;
 pub mod datagram;
+pub mod probe;
 pub mod record;

@@ -50,6 +50,8 @@ pub const LABEL_BYTES_MAX: usize = 128;
 pub const MEMBER_LABELS_BYTES_MAX: usize = 2048;
 /// Most subnets of a network.
 pub const SUBNETS_MAX: usize = 8;
+/// Most trusted subnets of a node.
+pub const TRUSTED_MAX: usize = 16;
 /// Most revoked keys in the list.
 pub const REVOKED_MAX: usize = 7000;
 /// Longest version text, in bytes.
@@ -163,6 +165,19 @@ pub struct NodeAdvert {
     pub networks: Vec<Vni>,
     /// Version of the program, for people.
     pub version: String,
+    /// Where it takes VXLAN, if it does.
+    pub vtep: Option<Vtep>,
+    /// Underlay that it trusts with frames in the clear, at most 16.
+    pub trusted: Vec<ipnet::IpNet>,
+}
+
+/// A VXLAN tunnel end point (RFC 7348 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Vtep {
+    /// Where it takes frames, and from where it sends them.
+    pub ip: IpAddr,
+    /// UDP port.
+    pub port: u16,
 }
 
 /// All endpoints of one node on one network.
@@ -191,6 +206,8 @@ pub struct Endpoint {
     pub labels: BTreeMap<String, String>,
     /// When it was first claimed by this node: of two claims the older holds.
     pub since: WallTime,
+    /// Its MAC was not given to a port but seen behind one: it may move to another node, and the newest place counts.
+    pub roams: bool,
 }
 
 /// Which fact a record states: of two records with one key the higher serial counts. In the order in which a node that
@@ -322,6 +339,9 @@ impl Record {
             }
             Self::Node(a) if a.version.len() > VERSION_TEXT_MAX => {
                 Some("version is longer than 64 bytes")
+            }
+            Self::Node(a) if a.trusted.len() > TRUSTED_MAX => {
+                Some("trusted subnets are more than 16")
             }
             Self::Node(_) => None,
             Self::Endpoints(e) if e.list.len() > ENDPOINTS_MAX => {
@@ -473,6 +493,8 @@ mod tests {
             addresses: vec![],
             networks: vec![],
             version: "1".into(),
+            vtep: None,
+            trusted: vec![],
         })
     }
 
@@ -530,6 +552,7 @@ mod tests {
             name: None,
             labels: BTreeMap::new(),
             since: WallTime(0),
+            roams: false,
         };
         let record = |list| {
             Record::Endpoints(Endpoints {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod checkers;
+mod kernel;
 mod link;
 mod scenarios;
 mod world;

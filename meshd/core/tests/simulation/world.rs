@@ -8,6 +8,7 @@
 //! while, forgets all but the disk when a host is killed. It decides nothing, and owns the only randomness beside the nodes'.
 
 use crate::checkers::{Checkers, FrameId, Sent};
+use crate::kernel::{Fate, Kernel};
 use crate::link::{Parting, Weather};
 use bytes::Bytes;
 use meshd_core::command::{
@@ -19,6 +20,8 @@ use meshd_core::ident::{
 };
 use meshd_core::lane::{Lane, LaneLimits, Step};
 use meshd_core::node::{Input, KernelEvent, Node, NodeConfig, Output, SessionEvent};
+use meshd_core::offload::GateOp;
+use meshd_core::planes::PlanesConfig;
 use meshd_core::notice::Notice;
 use meshd_core::policy::{Answer, Verdict};
 use meshd_core::ruling;
@@ -53,6 +56,7 @@ pub struct Host {
     wake_at: Option<u64>,
     /// TCP port that the host's plugin refuses; the same on all hosts.
     pub deny_port: Option<u16>,
+    pub kernel: Kernel,
 }
 
 struct Session {
@@ -86,6 +90,14 @@ enum Event {
         node: NodeId,
         to: usize,
     },
+    Vxlan {
+        from: usize,
+        to: usize,
+        vni: Vni,
+        frame: Bytes,
+    },
+    /// The host's shell looks at what the gates counted.
+    Gauge(usize, u64),
 }
 
 pub struct World {
@@ -95,6 +107,12 @@ pub struct World {
     pub weather: Weather,
     pub parting: Parting,
     pub checkers: Checkers,
+    /// Do all hosts trust the underlay, and have kernels with VXLAN?
+    pub trusted: bool,
+    /// VXLAN from the one does not get to the other.
+    pub vxlan_cut: BTreeSet<(usize, usize)>,
+    /// Frames of containers that kernels delivered.
+    pub by_kernel: u64,
     events: BTreeMap<(u64, u64), Event>,
     next_event: u64,
     sessions: BTreeMap<SessionId, Session>,
@@ -118,6 +136,15 @@ fn address(host: usize) -> SocketAddr {
 impl World {
     /// One host that made the mesh; more come by [`World::join`].
     pub fn new(seed: u64, weather: Weather) -> Self {
+        Self::over(seed, weather, false)
+    }
+
+    /// The same, with kernels that have VXLAN, on an underlay that all trust.
+    pub fn trusted(seed: u64, weather: Weather) -> Self {
+        Self::over(seed, weather, true)
+    }
+
+    fn over(seed: u64, weather: Weather, trusted: bool) -> Self {
         let mut world = Self {
             now: 0,
             rng: SmallRng::seed_from_u64(seed),
@@ -130,6 +157,9 @@ impl World {
             sessions: BTreeMap::new(),
             next_id: 1,
             history: 0,
+            trusted,
+            vxlan_cut: BTreeSet::new(),
+            by_kernel: 0,
         };
         let root = FakeKeyring::root(MESH);
         let membership = Membership {
@@ -172,6 +202,7 @@ impl World {
             life: 0,
             wake_at: None,
             deny_port: None,
+            kernel: Kernel::default(),
         });
         self.hosts.len() - 1
     }
@@ -203,6 +234,14 @@ impl World {
             ports_max: 100,
             dns: false,
             chains: host.deny_port.map(|_| (vni(1), 1)).into_iter().collect(),
+            planes: PlanesConfig {
+                bridge: self.trusted,
+                vxlan: Ok(()),
+                fast_path: self.trusted,
+                trusted: vec!["10.255.0.0/16".parse().unwrap()],
+                port: 4789,
+            },
+            gates: host.kernel.found(),
         };
         let state = host.disk.clone().into_iter().collect();
         let keyring: Arc<dyn Keyring> = Arc::new(host.keyring.clone());
@@ -216,6 +255,9 @@ impl World {
                 Input::Kernel(KernelEvent::Addresses(vec![address(at)])),
             ),
         );
+        if self.trusted {
+            self.later(50 * MS, Event::Gauge(at, life));
+        }
         self.act(at);
     }
 
@@ -332,7 +374,7 @@ impl World {
                 vni: record.vni,
             },
         );
-        self.lane_frame(at, Origin::Port(port), record.vni, frame);
+        self.from_container(at, port, record.vni, frame);
         id
     }
 
@@ -416,6 +458,21 @@ impl World {
                 node,
                 to,
             } => self.connected(from, life, node, to),
+            Event::Vxlan {
+                from,
+                to,
+                vni,
+                frame,
+            } => self.vxlan(from, to, vni, frame),
+            Event::Gauge(at, life) => {
+                if self.hosts[at].life == life {
+                    let news = self.hosts[at].kernel.traffic();
+                    if !news.is_empty() {
+                        self.input(at, life, Input::Kernel(KernelEvent::Traffic(news)));
+                    }
+                    self.later(50 * MS, Event::Gauge(at, life));
+                }
+            }
         }
     }
 
@@ -520,6 +577,27 @@ impl World {
         let life = self.hosts[at].life;
         match output {
             Output::Persist { .. } | Output::Serve(_) | Output::Unserve { .. } => {}
+            Output::Gate(op) => self.gate(at, op),
+            Output::Plan { vni, plan } => {
+                let kernel = &mut self.hosts[at].kernel;
+                match &plan {
+                    Some(plan) => kernel.plans.insert(vni, Arc::clone(plan)),
+                    None => kernel.plans.remove(&vni),
+                };
+                if plan.as_ref().is_some_and(|plan| plan.vxlan.is_some()) {
+                    let origin = Origin::Vxlan(vni);
+                    if !self.hosts[at].lanes.contains_key(&origin) {
+                        self.new_lane(at, origin);
+                    }
+                }
+                let event = KernelEvent::Planned {
+                    vni,
+                    plan,
+                    problems: Vec::new(),
+                };
+                self.later(3 * MS, Event::Input(at, life, Input::Kernel(event)));
+            }
+            Output::Probe { vni, probe } => self.transmit(at, vni, probe.bytes),
             Output::Ruling {
                 origin,
                 upcall,
@@ -854,6 +932,66 @@ impl World {
         // The shell reads frames only from the session that is in use.
         if self.hosts[to].sessions.get(&from) == Some(&session) {
             self.lane_frame(to, Origin::Peer(from), vni, frame);
+        }
+    }
+
+    fn gate(&mut self, at: usize, op: GateOp) {
+        self.hosts[at].kernel.act(op);
+    }
+
+    fn from_container(&mut self, at: usize, port: PortId, vni: Vni, frame: Bytes) {
+        let now = self.clock().moment;
+        match self.hosts[at].kernel.from_port(port, vni, &frame, now) {
+            Fate::Up => self.lane_frame(at, Origin::Port(port), vni, frame),
+            Fate::Port(to) => {
+                self.by_kernel += 1;
+                self.deliver(at, to, &frame);
+            }
+            Fate::Vtep(_) => self.transmit(at, vni, frame),
+            Fate::Lost => panic!("a gate let pass what the bridge does not know"),
+        }
+    }
+
+    /// Out of a network's VXLAN device.
+    fn transmit(&mut self, at: usize, vni: Vni, frame: Bytes) {
+        let Some(vtep) = frame
+            .first_chunk::<6>()
+            .and_then(|dst| self.hosts[at].kernel.vtep(vni, MacAddr(*dst)))
+        else {
+            return;
+        };
+        let Some(to) = (0..self.hosts.len()).find(|&to| address(to).ip() == vtep) else {
+            return;
+        };
+        let lost = self.parting.parted(at, to) || self.vxlan_cut.contains(&(at, to));
+        if let Some(delay) = self.weather.datagram_ns(&mut self.rng).filter(|_| !lost) {
+            let event = Event::Vxlan {
+                from: at,
+                to,
+                vni,
+                frame,
+            };
+            self.later(delay, event);
+        }
+    }
+
+    fn vxlan(&mut self, from: usize, to: usize, vni: Vni, frame: Bytes) {
+        let now = self.clock().moment;
+        self.note(3);
+        let ip = address(from).ip();
+        match self.hosts[to].kernel.from_vxlan(ip, vni, &frame, now) {
+            // The fence, or no such network.
+            None => {}
+            Some(Fate::Port(port)) => {
+                self.by_kernel += 1;
+                self.deliver(to, port, &frame);
+            }
+            Some(Fate::Up) if meshd_core::wire::probe::is_probe(&frame) => {
+                let life = self.hosts[to].life;
+                self.input(to, life, Input::Probe { vni, frame });
+            }
+            Some(Fate::Up) => self.lane_frame(to, Origin::Vxlan(vni), vni, frame),
+            Some(Fate::Vtep(_) | Fate::Lost) => panic!("VXLAN goes on to a VTEP, or nowhere"),
         }
     }
 

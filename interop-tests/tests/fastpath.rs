@@ -1,0 +1,321 @@
+//! The kernel's fast path: what it carries, what it must not, and that policy is the same there.
+
+use anyhow::{Context, Result, ensure};
+use interop_tests::frames::{self, Tap};
+use interop_tests::lab::{Lab, LabSpec, meshd_binary, scene};
+use interop_tests::netns;
+use interop_tests::node::Node;
+use interop_tests::segment::{Station, ping_pairs};
+use interop_tests::traffic::{Probe, ping, ping_until, tcp_opens, transfer};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+const BOTH: [&str; 4] = ["--subnet", "10.10.0.0/24", "--subnet", "fd10::/64"];
+const SOON: Duration = Duration::from_secs(10);
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Frames that the daemon saw of a port.
+fn seen(node: &Node, port: u64) -> Result<u64> {
+    let ports = node.list("ports")?;
+    let row = ports.iter().find(|row| row["id"] == port).context("no such port")?;
+    row["traffic"]["rx_frames"].as_u64().context("no rx_frames")
+}
+
+/// Pings until the flow from `from` lives in the kernel on its host, and in that of the far host.
+fn until_in_kernel(lab: &Lab, from: &Station, to: &Station) -> Result<()> {
+    interop_tests::wait("the flow lives in the kernel", SOON, || {
+        ping(&from.netns, to.port.v4()?, 1, 56)?;
+        let lives = |host: usize, src: &str| -> Result<bool> {
+            Ok(lab
+                .node(host)
+                .flows("kernel")?
+                .iter()
+                .any(|flow| flow["flow"].as_str().is_some_and(|text| text.starts_with(src))))
+        };
+        Ok(lives(from.host, &from.port.mac)? && lives(to.host, &to.port.mac)?)
+    })?;
+    Ok(())
+}
+
+#[test]
+fn what_trusted_hosts_say_to_each_other_no_daemon_sees() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (here, far) = (&stations[0], &stations[1]);
+        let took = lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        lab.node(1).waits_for_kernel_path("a", true, SOON)?;
+        say(&format!("kernel path up after {} ms", took.as_millis()));
+        until_in_kernel(lab, here, far)?;
+        ensure!(ping_pairs(&stations, true)? == 2, "IPv6 too");
+
+        let before = (seen(lab.node(0), here.port.id)?, seen(lab.node(1), far.port.id)?);
+        let probe = Probe::start(&here.netns, &far.netns, far.port.v4()?, 5000, 1000)?;
+        std::thread::sleep(Duration::from_secs(3));
+        let told = probe.finish();
+        let after = (seen(lab.node(0), here.port.id)?, seen(lab.node(1), far.port.id)?);
+        ensure!(told.sent > 2000 && told.lost() == 0, "lost: {told:?}");
+        ensure!(told.duplicated == 0, "came twice: {told:?}");
+        // ARP and the like may come by.
+        ensure!(
+            after.0 - before.0 < 50 && after.1 - before.1 < 50,
+            "the daemons saw {before:?}, then {after:?}"
+        );
+        let flows = lab.node(0).flows("kernel")?;
+        let counted: u64 = flows.iter().filter_map(|flow| flow["kernel_frames"].as_u64()).sum();
+        ensure!(counted >= told.sent, "the kernel counted {counted} of {}", told.sent);
+        transfer(&here.netns, &far.netns, far.port.v4()?, 5001, 64 << 20)?;
+        transfer(&far.netns, &here.netns, here.port.v6()?, 5001, 64 << 20)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_underlay_without_ipv4_carries_vxlan_too() {
+    scene(LabSpec::hosts(2).v6_only().trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        lab.node(1).waits_for_kernel_path("a", true, SOON)?;
+        until_in_kernel(lab, &stations[0], &stations[1])?;
+        transfer(&stations[0].netns, &stations[1].netns, stations[1].port.v4()?, 5001, 16 << 20)?;
+        Ok(())
+    });
+}
+
+#[test]
+fn an_underlay_that_only_one_side_trusts_carries_quic_and_says_why() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        std::fs::remove_file(&lab.node(1).config)?;
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        ping_pairs(&stations, false)?;
+        for (node, peer, why) in [
+            (lab.node(0), "b", "not-trusted-there"),
+            (lab.node(1), "a", "not-trusted-here"),
+        ] {
+            let row = node.path(peer, "kernel-vxlan")?.context("the path is listed")?;
+            ensure!(row["active"] == false, "{row}");
+            ensure!(row["reason_code"] == why, "{row}");
+            ensure!(row["remedy"].as_str().is_some_and(|text| !text.is_empty()), "{row}");
+            let quic = node.path(peer, "quic-direct")?.context("QUIC is listed")?;
+            ensure!(quic["active"] == true, "{quic}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn containers_of_one_host_are_joined_by_the_kernel() {
+    scene(LabSpec::hosts(1).containers(2), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (one, two) = (&stations[0], &stations[1]);
+        until_in_kernel(lab, one, two)?;
+        let before = seen(lab.node(0), one.port.id)?;
+        let probe = Probe::start(&one.netns, &two.netns, two.port.v4()?, 5000, 1000)?;
+        std::thread::sleep(Duration::from_secs(2));
+        let told = probe.finish();
+        ensure!(told.sent > 1000 && told.lost() == 0, "{told:?}");
+        ensure!(seen(lab.node(0), one.port.id)? - before < 50, "the daemon saw it");
+        transfer(&one.netns, &two.netns, two.port.v6()?, 5001, 64 << 20)?;
+        Ok(())
+    });
+}
+
+/// What a run of the suite came to; the same over both paths.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    pings4: usize,
+    pings6: usize,
+    open: Vec<(u16, bool)>,
+    spoofed: bool,
+    control: bool,
+    reasons: Vec<&'static str>,
+}
+
+fn acl() -> Result<String> {
+    let folder = std::env::var_os("MESHD_PLUGINS").map_or_else(
+        || -> Result<std::path::PathBuf> {
+            let binary = meshd_binary()?;
+            Ok(binary.ancestors().nth(2).context("no target folder")?.join("plugins"))
+        },
+        |folder| Ok(folder.into()),
+    )?;
+    let file = folder.join("acl.wasm");
+    ensure!(file.is_file(), "{} is missing: run `cargo xtask plugins`", file.display());
+    Ok(file.to_string_lossy().into_owned())
+}
+
+fn suite(lab: &Lab, stations: &[Station]) -> Result<Outcome> {
+    let (here, far) = (&stations[0], &stations[2]);
+    let reasons = ["policy", "spoofed-source", "link-local-control"];
+    let before: Vec<u64> = reasons.iter().map(|r| lab.node(0).drops(r)).collect::<Result<_>>()?;
+    let open = [22, 80, 443]
+        .into_iter()
+        .map(|port| {
+            let opens = tcp_opens(&here.netns, &far.netns, far.port.v4()?, port, Duration::from_secs(1))?;
+            Ok((port, opens))
+        })
+        .collect::<Result<_>>()?;
+    let (pings4, pings6) = (ping_pairs(stations, false)?, ping_pairs(stations, true)?);
+    transfer(&here.netns, &far.netns, far.port.v4()?, 5001, 4 << 20)?;
+    transfer(&stations[1].netns, &here.netns, here.port.v6()?, 5001, 4 << 20)?;
+    // From another's MAC, and what must stay on its link: nobody hears either.
+    let (sender, hearer) = (Tap::open(&here.netns, "eth0")?, Tap::open(&far.netns, "eth0")?);
+    let heard = |frame: &[u8]| -> Result<bool> {
+        sender.send(frame)?;
+        Ok(hearer
+            .hear(Duration::from_millis(700), |seen| seen.len() >= 60 && seen[14..30] == frame[14..30])?
+            .is_some())
+    };
+    let (own, theirs) = (frames::mac(&here.port.mac)?, frames::mac(&stations[1].port.mac)?);
+    let far_mac = frames::mac(&far.port.mac)?;
+    let mark = *b"meshd-suite-0123";
+    let payload = [&mark[..], &[0; 46]].concat();
+    let spoofed = heard(&frames::frame(far_mac, theirs, 0x88b6, &payload))?;
+    let control = heard(&frames::frame([0x01, 0x80, 0xc2, 0, 0, 0], own, 0x88b6, &payload))?;
+    let after: Vec<u64> = reasons.iter().map(|r| lab.node(0).drops(r)).collect::<Result<_>>()?;
+    let grown = reasons.iter().zip(before.iter().zip(&after)).filter(|(_, (b, a))| a > b);
+    Ok(Outcome {
+        pings4,
+        pings6,
+        open,
+        spoofed,
+        control,
+        reasons: grown.map(|(reason, _)| *reason).collect(),
+    })
+}
+
+#[test]
+fn the_same_traffic_fares_the_same_over_both_paths() {
+    scene(LabSpec::hosts(2).containers(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        for node in &lab.nodes {
+            node.ok(&["plugin", "install", "acl", &acl()?])?;
+            let deny = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
+            node.ok(&["plugin", "attach", "acl", "lan", "--config", deny])?;
+        }
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        lab.node(1).waits_for_kernel_path("a", true, SOON)?;
+        until_in_kernel(lab, &stations[0], &stations[2])?;
+        let fast = suite(lab, &stations)?;
+        ensure!(!lab.node(0).flows("kernel")?.is_empty(), "something was in the kernel");
+        for index in 0..2 {
+            lab.set_fast_path(index, false)?;
+        }
+        interop_tests::wait("the kernel holds nothing any more", SOON, || {
+            Ok(lab.node(0).flows("kernel")?.is_empty()
+                && netns::run(&lab.hosts[0].netns, "ip", &["-o", "link", "show", "type", "bridge"])?.is_empty())
+        })?;
+        let slow = suite(lab, &stations)?;
+        ensure!(fast == slow, "fast: {fast:?}\nslow: {slow:?}");
+        ensure!(slow.open == [(22, false), (80, true), (443, true)], "{slow:?}");
+        ensure!(!slow.spoofed && !slow.control, "{slow:?}");
+        ensure!(slow.reasons.len() == 3, "{slow:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_policy_that_changes_is_obeyed_at_once_by_flows_in_the_kernel() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (here, far, node) = (&stations[0], &stations[1], lab.node(0));
+        node.ok(&["plugin", "install", "acl", &acl()?])?;
+        node.ok(&["plugin", "attach", "acl", "lan", "--config", r#"{"deny":[{"proto":"udp","port":9}]}"#])?;
+        node.waits_for_kernel_path("b", true, SOON)?;
+        let probe = Probe::start(&here.netns, &far.netns, far.port.v4()?, 5000, 500)?;
+        interop_tests::wait("the probe lives in the kernel", SOON, || {
+            Ok(node.flows("kernel")?.iter().any(|flow| {
+                flow["flow"].as_str().is_some_and(|text| text.contains("udp"))
+                    && flow["kernel_frames"].as_u64().unwrap_or(0) > 100
+            }))
+        })?;
+        node.ok(&["plugin", "attach", "acl", "lan", "--config", r#"{"deny":[{"proto":"udp","port":5000}]}"#])?;
+        // From when the command has returned.
+        let came = probe.received();
+        std::thread::sleep(Duration::from_secs(1));
+        let more = probe.received() - came;
+        // What was on its way.
+        ensure!(more <= 5, "{more} datagrams passed after the refusal");
+        ensure!(node.drops("policy")? > 100, "and the drops are counted");
+        node.ok(&["plugin", "detach", "acl", "lan"])?;
+        let start = Instant::now();
+        interop_tests::wait("it flows again", SOON, || Ok(probe.received() > came + more + 50))?;
+        say(&format!("policy lifted: flows again after {} ms", start.elapsed().as_millis()));
+        let _ = probe.finish();
+        Ok(())
+    });
+}
+
+#[test]
+fn what_the_kernel_carries_goes_on_without_the_daemon_and_is_adopted() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (here, far) = (&stations[0], &stations[1]);
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        lab.node(1).waits_for_kernel_path("a", true, SOON)?;
+        until_in_kernel(lab, here, far)?;
+        let links = |host: usize| netns::run(&lab.hosts[host].netns, "ip", &["-br", "link"]);
+        let before = links(1)?;
+        let (forth, back) = (
+            Probe::start(&here.netns, &far.netns, far.port.v4()?, 5000, 1000)?,
+            Probe::start(&far.netns, &here.netns, here.port.v4()?, 5000, 1000)?,
+        );
+        std::thread::sleep(Duration::from_secs(1));
+        lab.node(1).kill();
+        // Longer than the mesh takes to declare a node dead.
+        std::thread::sleep(Duration::from_secs(8));
+        lab.node(1).run()?;
+        lab.converged(SOON)?;
+        std::thread::sleep(Duration::from_secs(3));
+        lab.node(0).stop()?;
+        std::thread::sleep(Duration::from_secs(2));
+        lab.node(0).run()?;
+        lab.converged(SOON)?;
+        std::thread::sleep(Duration::from_secs(3));
+        ensure!(!lab.node(1).flows("kernel")?.is_empty(), "adopted on b");
+        ensure!(!lab.node(0).flows("kernel")?.is_empty(), "adopted on a");
+        let (forth, back) = (forth.finish(), back.finish());
+        say(&format!(
+            "kill -9 of one daemon, restart of the other: {} and {} of {} lost, longest gaps {} and {} ms",
+            forth.lost(),
+            back.lost(),
+            forth.sent,
+            forth.gap.as_millis(),
+            back.gap.as_millis()
+        ));
+        ensure!(before == links(1)?, "devices: {before}\nthen: {}", links(1)?);
+        ensure!(forth.lost() == 0 && back.lost() == 0, "{forth:?} {back:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_interface_with_too_large_an_mtu_is_told_so() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (here, far) = (&stations[0], &stations[1]);
+        ping_until(&here.netns, far.port.v4()?, SOON)?;
+        netns::run(&here.netns, "ip", &["link", "set", "eth0", "mtu", "9000"])?;
+        for to in [far.port.v4()?, far.port.v6()?] {
+            let text = to.to_string();
+            let _ = netns::command(&here.netns, "ping")?
+                .args(["-M", "do", "-s", "3000", "-c", "2", "-W", "1", &text])
+                .output()?;
+            // The kernel has learned: what is larger than the network's MTU is refused before it is sent, or sent in pieces.
+            let route = netns::run(&here.netns, "ip", &["route", "get", &text])?;
+            ensure!(route.contains("mtu 1450"), "{route}");
+        }
+        transfer(&here.netns, &far.netns, far.port.v4()?, 5001, 4 << 20)?;
+        Ok(())
+    });
+}

@@ -1,0 +1,491 @@
+//! The kernel's side of all networks: what each is to have there, what it has, and which peers are reached by it.
+//!
+//! ```text
+//!   directory, ports, FDB --touch--> dirty --20 ms--> derive --differs--> Output::Plan ... KernelEvent::Planned
+//!                                                        |                                     |
+//!   adverts, trust, sessions --> path candidates <-------'                                     v
+//!   probes, reports, counters --> Paths (path.rs) --Open, Close--> slots ----------------> Plane, for the switch
+//! ```
+//!
+//! Owns the derivation of plans, the numbers of paths and what the kernel was last heard to have. Refuses to decide what passes
+//! a gate (`offload.rs`) and which path is good (`path.rs`): it feeds both.
+
+use crate::directory::Directory;
+use crate::fdb::{How, Place};
+use crate::ident::{MacAddr, Moment, NodeId, Now, PortId, Vni};
+use crate::mesh::Mesh;
+use crate::node::{Output, PathTraffic};
+use crate::notice::Notice;
+use crate::offload::{GateOp, PathSlot, Plane, SLOTS_MAX};
+use crate::outbox::Outbox;
+use crate::path::{Candidate, PathOutput, PathReport, PathView, Paths, Side};
+use crate::plan::{NetworkPlan, VxlanPlan};
+use crate::ports::Ports;
+use crate::switch::Switch;
+use crate::view::PortState;
+use crate::vteps::Vteps;
+use crate::wire::control::Message;
+use crate::wire::probe::probe_mac;
+use crate::wire::record::Vtep;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Changes that come within this time are one change of the plan, in ms.
+const GATHER_MS: u64 = 10;
+
+/// What the kernel can do, and what the operator wants of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlanesConfig {
+    /// It has bridges and gates.
+    pub bridge: bool,
+    /// It has VXLAN and the fence; if not: why, in words.
+    pub vxlan: Result<(), String>,
+    /// `[kernel] fast_path`.
+    pub fast_path: bool,
+    /// `[underlay] trusted`.
+    pub trusted: Vec<IpNet>,
+    /// `[underlay] vxlan_port`.
+    pub port: u16,
+}
+
+/// What the kernel was last heard to have of a network.
+#[derive(Clone, Debug, Default)]
+struct Held {
+    plan: Option<Arc<NetworkPlan>>,
+    problems: Vec<String>,
+}
+
+/// See the module.
+pub struct Planes {
+    me: NodeId,
+    config: PlanesConfig,
+    underlay: Vec<IpAddr>,
+    dirty: BTreeSet<Vni>,
+    due: Option<Moment>,
+    /// As last asked for.
+    asked: BTreeMap<Vni, Arc<NetworkPlan>>,
+    held: BTreeMap<Vni, Held>,
+    paths: Paths,
+    /// Paths there are, so that those that cease are taken back.
+    candidates: BTreeMap<Vni, BTreeSet<NodeId>>,
+    slots: BTreeMap<(Vni, NodeId), PathSlot>,
+    free: Vec<PathSlot>,
+    next_slot: u32,
+    open: BTreeSet<(Vni, NodeId)>,
+}
+
+/// What a plan is derived from.
+#[derive(Clone, Copy)]
+pub(crate) struct Around<'a> {
+    pub(crate) mesh: &'a Mesh,
+    pub(crate) ports: &'a Ports,
+    pub(crate) switch: &'a Switch,
+    pub(crate) vteps: &'a Vteps,
+}
+
+impl Planes {
+    /// Nothing is known of the kernel yet. `seed`: of tokens.
+    #[must_use]
+    pub fn new(me: NodeId, config: PlanesConfig, seed: u64) -> Self {
+        Self {
+            me,
+            config,
+            underlay: Vec::new(),
+            dirty: BTreeSet::new(),
+            due: None,
+            asked: BTreeMap::new(),
+            held: BTreeMap::new(),
+            paths: Paths::new(me, seed),
+            candidates: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            free: Vec::new(),
+            next_slot: 1,
+            open: BTreeSet::new(),
+        }
+    }
+
+    /// The addresses of this host.
+    pub fn set_underlay(&mut self, addresses: &[SocketAddr]) {
+        self.underlay = addresses.iter().map(SocketAddr::ip).collect();
+    }
+
+    /// Another `[underlay] trusted` and `[kernel] fast_path`.
+    pub fn set_wishes(&mut self, trusted: Vec<IpNet>, fast_path: bool) {
+        (self.config.trusted, self.config.fast_path) = (trusted, fast_path);
+    }
+
+    /// Where this node takes VXLAN: at its first address that it trusts.
+    #[must_use]
+    pub fn vtep(&self) -> Option<Vtep> {
+        let trusted = |ip: &&IpAddr| self.config.trusted.iter().any(|net| net.contains(*ip));
+        let able = self.config.fast_path && self.config.bridge && self.config.vxlan.is_ok();
+        let ip = self.underlay.iter().find(trusted).filter(|_| able)?;
+        Some(Vtep {
+            ip: *ip,
+            port: self.config.port,
+        })
+    }
+
+    /// What this node trusts, as others are told.
+    #[must_use]
+    pub fn trusted(&self) -> &[IpNet] {
+        &self.config.trusted
+    }
+
+    /// Something of the network changed: its plan is looked at again in a moment.
+    pub fn touch(&mut self, vni: Vni, now: Moment) {
+        self.dirty.insert(vni);
+        self.due.get_or_insert(now.plus_ms(GATHER_MS));
+    }
+
+    /// As [`Self::touch`], for all networks that have or had something in the kernel, and those given.
+    pub fn touch_all(&mut self, networks: impl IntoIterator<Item = Vni>, now: Moment) {
+        let known: Vec<Vni> = self.asked.keys().chain(self.held.keys()).copied().collect();
+        for vni in known.into_iter().chain(networks) {
+            self.touch(vni, now);
+        }
+    }
+
+    /// The peer's VTEP, if frames of both ways may travel in the clear.
+    fn vtep_of(&self, directory: &Directory, node: NodeId) -> Option<IpAddr> {
+        let (ours, advert) = (self.vtep()?, directory.advert(node)?);
+        let theirs = advert.vtep?;
+        let here = self.config.trusted.iter().any(|net| net.contains(&theirs.ip));
+        let there = advert.trusted.iter().any(|net| net.contains(&ours.ip));
+        (here && there && theirs.port == ours.port && theirs.ip.is_ipv4() == ours.ip.is_ipv4() && theirs.ip != ours.ip)
+            .then_some(theirs.ip)
+    }
+
+    /// What the kernel is to have of a network; `None`: nothing.
+    fn derive(&self, vni: Vni, around: Around<'_>) -> Option<NetworkPlan> {
+        let directory = &around.mesh.directory;
+        let def = directory.network_by_vni(vni)?;
+        if !self.config.bridge || !self.config.fast_path {
+            return None;
+        }
+        let mut ports: BTreeMap<PortId, BTreeSet<MacAddr>> = around
+            .ports
+            .iter()
+            .filter(|(record, state, _)| record.vni == vni && *state == PortState::Ready)
+            .map(|(record, ..)| (record.id, BTreeSet::from([record.mac])))
+            .collect();
+        let gateway = around.vteps.of(vni);
+        if ports.is_empty() && gateway.is_none() {
+            return None;
+        }
+        let mut foreign: BTreeMap<MacAddr, IpAddr> = BTreeMap::new();
+        for row in around.switch.fdb(vni) {
+            if let (Some(gateway), Place::Port(port)) = (gateway, row.place)
+                && port == gateway.port
+                && let Some(vtep) = gateway.vtep_of(row.mac)
+            {
+                foreign.insert(row.mac, vtep);
+            }
+        }
+        for row in around.switch.fdb(vni) {
+            if let (How::Learned { .. }, Place::Port(port)) = (row.how, row.place)
+                && let Some(macs) = ports.get_mut(&port)
+            {
+                macs.insert(row.mac);
+            }
+        }
+        let here: BTreeSet<MacAddr> = ports.values().flatten().copied().collect();
+        let vxlan = self.vtep().map(|vtep| {
+            let members: BTreeMap<NodeId, IpAddr> = directory
+                .members_with_network(vni)
+                .filter_map(|node| Some((node, self.vtep_of(directory, node)?)))
+                .collect();
+            VxlanPlan {
+                local: vtep.ip,
+                port: vtep.port,
+                endpoints: directory
+                    .endpoints(vni)
+                    .filter(|(node, endpoint)| *node != self.me && !here.contains(&endpoint.mac))
+                    .filter_map(|(node, endpoint)| Some((endpoint.mac, *members.get(&node)?)))
+                    .chain(foreign)
+                    .collect(),
+                probes: members
+                    .iter()
+                    .map(|(node, vtep)| (probe_mac(node), *vtep))
+                    .collect(),
+                floods: gateway.iter().flat_map(|g| g.list.keys()).copied().collect(),
+                fence: members
+                    .values()
+                    .chain(gateway.iter().flat_map(|g| g.list.keys()))
+                    .copied()
+                    .collect(),
+            }
+        });
+        Some(NetworkPlan {
+            mtu: def.mtu,
+            ports,
+            vxlan,
+        })
+    }
+
+    fn side(&self, vtep: Option<Vtep>, trusted: &[IpNet]) -> Side {
+        Side {
+            vtep,
+            trusted: trusted.to_vec(),
+        }
+    }
+
+    /// Tells the path machine who could be reached by VXLAN on this network.
+    fn refresh_candidates(&mut self, vni: Vni, around: Around<'_>, now: Moment) {
+        let directory = &around.mesh.directory;
+        let device = self.held.get(&vni).and_then(|held| held.plan.as_ref()).is_some_and(|plan| plan.vxlan.is_some());
+        let mut members: BTreeSet<NodeId> = BTreeSet::new();
+        if let Some(def) = directory.network_by_vni(vni).filter(|_| around.ports.networks().contains(&vni)) {
+            members.extend(directory.members_with_network(vni));
+            for &node in &members {
+                let advert = directory.advert(node);
+                let candidate = Candidate {
+                    here: self.side(self.vtep(), &self.config.trusted),
+                    there: advert.map_or_else(Side::default, |a| self.side(a.vtep, &a.trusted)),
+                    kernel: self.config.vxlan.clone(),
+                    fast_path: self.config.fast_path,
+                    device,
+                    session: around.mesh.session_of(node).is_some(),
+                    mtu: def.mtu,
+                };
+                self.paths.set(node, vni, candidate, now);
+            }
+        }
+        let before = self.candidates.insert(vni, members.clone()).unwrap_or_default();
+        for &node in before.difference(&members) {
+            self.paths.remove(node, vni, now);
+        }
+    }
+
+    /// Does what is due. `true` for networks whose plane the switch has to be told anew.
+    pub(crate) fn settle(&mut self, around: Around<'_>, now: Now, out: &mut Outbox) -> BTreeSet<Vni> {
+        let mut changed = BTreeSet::new();
+        if self.due.is_some_and(|due| due <= now.moment) {
+            self.due = None;
+            for vni in std::mem::take(&mut self.dirty) {
+                let plan = self.derive(vni, around);
+                if plan.as_ref() != self.asked.get(&vni).map(|asked| &**asked) {
+                    let plan = plan.map(Arc::new);
+                    match &plan {
+                        Some(plan) => self.asked.insert(vni, Arc::clone(plan)),
+                        None => self.asked.remove(&vni),
+                    };
+                    out.push(Output::Plan { vni, plan });
+                }
+                self.refresh_candidates(vni, around, now.moment);
+                changed.insert(vni);
+            }
+        }
+        changed.extend(self.follow_paths(around, now, out));
+        changed
+    }
+
+    /// The kernel has this now.
+    pub fn planned(
+        &mut self,
+        vni: Vni,
+        network: &str,
+        plan: Option<Arc<NetworkPlan>>,
+        problems: Vec<String>,
+        now: Moment,
+        out: &mut Outbox,
+    ) {
+        let before = self.held.remove(&vni).unwrap_or_default();
+        for reason in problems.iter().filter(|p| !before.problems.contains(p)) {
+            out.push(Output::Notice(Notice::KernelTrouble {
+                vni,
+                network: network.to_owned(),
+                reason: reason.clone(),
+            }));
+        }
+        if plan.is_some() || !problems.is_empty() {
+            self.held.insert(vni, Held { plan, problems });
+        }
+        self.touch(vni, now);
+    }
+
+    /// What the switch is to believe of a network.
+    #[must_use]
+    pub(crate) fn plane(&self, vni: Vni, directory: &Directory, vteps: &Vteps) -> Option<Plane> {
+        let plan = self.held.get(&vni)?.plan.as_ref()?;
+        let here = plan
+            .ports
+            .iter()
+            .flat_map(|(&port, macs)| macs.iter().map(move |&mac| (mac, port)))
+            .collect();
+        let there = plan.vxlan.iter().flat_map(|vxlan| &vxlan.endpoints);
+        let there = there
+            .filter_map(|(&mac, &vtep)| {
+                let (node, _) = directory.mac(vni, mac)?;
+                // The directory may be ahead of the kernel.
+                (self.vtep_of(directory, node) == Some(vtep)).then_some((mac, node))
+            })
+            .collect();
+        let foreign = vteps.of(vni).map_or_else(BTreeMap::new, |gateway| {
+            let known = plan.vxlan.iter().flat_map(|vxlan| &vxlan.endpoints);
+            let behind = known.filter(|(mac, vtep)| gateway.vtep_of(**mac) == Some(**vtep) && directory.mac(vni, **mac).is_none_or(|(node, _)| node == self.me));
+            behind.map(|(&mac, _)| (mac, gateway.port)).collect()
+        });
+        let of = |(&(of, node), &slot): (&(Vni, NodeId), &PathSlot)| (of == vni).then_some((node, slot));
+        let slots: BTreeMap<NodeId, PathSlot> = self
+            .slots
+            .range((vni, NodeId([0; 32]))..=(vni, NodeId([0xff; 32])))
+            .filter_map(of)
+            .collect();
+        Some(Plane {
+            here,
+            foreign,
+            there,
+            open: slots
+                .iter()
+                .filter(|(node, _)| self.open.contains(&(vni, **node)))
+                .map(|(&node, &slot)| (node, slot))
+                .collect(),
+            slots,
+            vxlan: plan.vxlan.is_some(),
+        })
+    }
+
+    /// The number of a path, a new one if it has none yet; `None`: there are as many as may be.
+    fn slot(&mut self, vni: Vni, node: NodeId) -> Option<PathSlot> {
+        if let Some(slot) = self.slots.get(&(vni, node)) {
+            return Some(*slot);
+        }
+        let slot = self.free.pop().or_else(|| {
+            let slot = PathSlot(self.next_slot);
+            (slot.0 < SLOTS_MAX).then(|| {
+                self.next_slot += 1;
+                slot
+            })
+        })?;
+        self.slots.insert((vni, node), slot);
+        Some(slot)
+    }
+
+    /// Does what the path machine wants.
+    fn follow_paths(&mut self, around: Around<'_>, now: Now, out: &mut Outbox) -> BTreeSet<Vni> {
+        let mut changed = BTreeSet::new();
+        let directory = &around.mesh.directory;
+        while let Some(output) = self.paths.poll_output() {
+            match output {
+                PathOutput::Probe { vni, probe, .. } => out.push(Output::Probe { vni, probe }),
+                PathOutput::Report { peer, reports } => {
+                    if let Some(session) = around.mesh.session_of(peer) {
+                        out.push(Output::Message {
+                            session,
+                            message: Message::Paths(reports),
+                        });
+                    }
+                }
+                PathOutput::Open { peer, vni } => {
+                    if let Some(slot) = self.slot(vni, peer) {
+                        self.open.insert((vni, peer));
+                        out.push(Output::Gate(GateOp::Path { slot, open: true }));
+                        changed.insert(vni);
+                    }
+                }
+                PathOutput::Close { peer, vni } => {
+                    self.open.remove(&(vni, peer));
+                    if let Some(&slot) = self.slots.get(&(vni, peer)) {
+                        out.push(Output::Gate(GateOp::Path { slot, open: false }));
+                        changed.insert(vni);
+                    }
+                }
+                PathOutput::Gone { peer, vni } => {
+                    self.open.remove(&(vni, peer));
+                    if let Some(slot) = self.slots.remove(&(vni, peer)) {
+                        out.push(Output::Gate(GateOp::Path { slot, open: false }));
+                        self.free.push(slot);
+                        changed.insert(vni);
+                    }
+                }
+                PathOutput::Moved {
+                    peer,
+                    vni,
+                    transition,
+                } => {
+                    let name = directory
+                        .member(peer)
+                        .map(|m| m.name.to_string())
+                        .unwrap_or_default();
+                    out.push(Output::Notice(Notice::Path {
+                        vni,
+                        node: peer,
+                        name,
+                        from: transition.from.to_string(),
+                        to: transition.to.to_string(),
+                        reason: transition.reason.to_string(),
+                        evidence: transition.evidence,
+                    }));
+                }
+            }
+        }
+        changed
+    }
+
+    // What comes in.
+
+    /// A probe came in by the VXLAN device of `vni`.
+    pub fn probe(&mut self, vni: Vni, frame: &[u8], now: Moment) {
+        self.paths.frame(vni, frame, now);
+    }
+
+    /// A peer tells what it heard of us.
+    pub fn reports(&mut self, peer: NodeId, reports: &[PathReport], now: Moment) {
+        for report in reports {
+            self.paths.report(peer, report, now);
+        }
+    }
+
+    /// The gates' counters moved.
+    pub fn traffic(&mut self, counted: &[PathTraffic], now: Moment) {
+        let by_slot: BTreeMap<PathSlot, (Vni, NodeId)> =
+            self.slots.iter().map(|(&at, &slot)| (slot, at)).collect();
+        for traffic in counted {
+            if let Some(&(vni, node)) = by_slot.get(&traffic.slot) {
+                self.paths.traffic(node, vni, traffic.sent, traffic.heard, now);
+            }
+        }
+    }
+
+    /// Time passed.
+    pub fn handle_timeout(&mut self, now: Moment) {
+        self.paths.handle_timeout(now);
+    }
+
+    /// When something is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(Moment, &'static str)> {
+        let plan = self.due.map(|due| (due, "planes: a plan is derived"));
+        let paths = self.paths.poll_timeout();
+        plan.into_iter().chain(paths).min()
+    }
+
+    /// Nothing is about to change any more of what an earlier run left: plans are done and paths are decided.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let done = |(vni, plan): (&Vni, &Arc<NetworkPlan>)| {
+            self.held
+                .get(vni)
+                .is_some_and(|held| held.plan.as_ref() == Some(plan) || !held.problems.is_empty())
+        };
+        self.due.is_none() && self.asked.iter().all(done) && !self.paths.is_proving()
+    }
+
+    // What others may read.
+
+    /// How the paths are.
+    #[must_use]
+    pub fn paths(&self, now: Moment) -> Vec<PathView> {
+        self.paths.views(now)
+    }
+
+    /// What is not as it is to be, by network.
+    pub fn problems(&self) -> impl Iterator<Item = (Vni, &str)> {
+        self.held
+            .iter()
+            .flat_map(|(&vni, held)| held.problems.iter().map(move |p| (vni, p.as_str())))
+    }
+}
