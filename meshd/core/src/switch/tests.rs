@@ -70,6 +70,8 @@ impl Bench {
                 mac,
                 ips: vec![IpAddr::from([10, 0, 0, last])],
                 service,
+                foreign: None,
+                since: Moment(0),
             };
             switch.add_port(face, at(0), &mut out).unwrap();
         }
