@@ -55,6 +55,12 @@ fn advice(step: &str, error: Errno) -> &'static str {
             ": an IPv6 address needs an MTU of 1280 or more there"
         }
         Errno::EINVAL if step.contains("veth") => ": the kernel refuses the name, MAC or MTU",
+        Errno::EADDRINUSE => ": another program has the UDP port",
+        Errno::EOPNOTSUPP if step.contains("bridge") => {
+            ": the kernel has no bridge (CONFIG_BRIDGE)"
+        }
+        Errno::EOPNOTSUPP if step.contains("VXLAN") => ": the kernel has no VXLAN (CONFIG_VXLAN)",
+        Errno::EAFNOSUPPORT if step.contains("VXLAN") => ": the kernel has no IPv6",
         Errno::EBUSY => ": another process has it open; is a second meshd running?",
         _ => "",
     }

@@ -2,12 +2,17 @@
 //!
 //! Owns the trials. Refuses to read version numbers or module lists: a kernel may lack what its version has.
 
+use super::fence::{Fence, FenceError, FenceState};
 use super::netns::Netlink;
-use super::{netlink, patch, tap};
+use super::vxlan::VxlanSpec;
+use super::{bridge, device, netlink, patch, tap, vtap};
+use meshd_core::ident::Vni;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use std::io;
+use std::net::IpAddr;
 
 /// Something of the kernel that meshd uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,17 +87,14 @@ async fn try_here() -> io::Result<Vec<Feature>> {
         true,
         patched,
     );
+    say("bridge", "CONFIG_BRIDGE", false, bridge(&netlink).await);
+    say("vxlan", "CONFIG_VXLAN", false, vxlan(&netlink).await);
+    let vtap = vtap::open("trial5").map(drop);
     say(
-        "bridge",
-        "CONFIG_BRIDGE",
+        "tap with virtio-net header",
+        "CONFIG_TUN",
         false,
-        make(&netlink, "trial2", InfoKind::Bridge).await,
-    );
-    say(
-        "vxlan",
-        "CONFIG_VXLAN",
-        false,
-        make(&netlink, "trial3", InfoKind::Vxlan).await,
+        vtap.map_err(|(step, error)| format!("{step}: {}", error.desc())),
     );
     say(
         "macvlan",
@@ -102,23 +104,16 @@ async fn try_here() -> io::Result<Vec<Feature>> {
     );
     say(
         "nftables",
-        "CONFIG_NF_TABLES",
+        "CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET",
         false,
-        nftables().map_err(|error| error.to_string()),
+        fence().await.map_err(|error| error.to_string()),
     );
     Ok(features)
 }
 
 async fn make(netlink: &Netlink, name: &str, kind: InfoKind) -> Result<(), String> {
-    use netlink_packet_route::link::{InfoData, InfoVxlan};
     let mut message = LinkMessage::default();
-    let mut info = vec![LinkInfo::Kind(kind.clone())];
-    if kind == InfoKind::Vxlan {
-        info.push(LinkInfo::Data(InfoData::Vxlan(vec![
-            InfoVxlan::Id(1),
-            InfoVxlan::Port(4789),
-        ])));
-    }
+    let info = vec![LinkInfo::Kind(kind.clone())];
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::LinkInfo(info),
@@ -141,25 +136,99 @@ async fn make(netlink: &Netlink, name: &str, kind: InfoKind) -> Result<(), Strin
         .map_err(|error| netlink::errno(&error).desc().to_owned())
 }
 
-/// Asks nf_tables for its generation, which changes nothing.
-fn nftables() -> io::Result<()> {
-    const NFNL_SUBSYS_NFTABLES: u16 = 10;
-    const NFT_MSG_GETGEN: u16 = 16;
-    const NLMSG_ERROR: u16 = 2;
-    let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER)?;
-    let body = netlink::Body::new(0, 4).bytes();
-    let mut message = netlink::request(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, false, body);
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send_to(&bytes, &netlink_sys::SocketAddr::new(0, 0), 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let error = netlink::messages(&answer).find(|(kind, _)| *kind == NLMSG_ERROR);
-    match error.and_then(|(_, body)| {
-        body.first_chunk::<4>()
-            .map(|code| i32::from_ne_bytes(*code))
-    }) {
-        Some(code) if code != 0 => Err(Errno::from_raw(code.wrapping_neg()).into()),
-        _ => Ok(()),
+/// A bridge with our settings, and a port in it with our flags.
+async fn bridge(netlink: &Netlink) -> Result<(), String> {
+    let refused = |error: Errno| error.desc().to_owned();
+    let body = device::creation(
+        "trial2",
+        &[2, 0, 0, 0, 0, 2],
+        1450,
+        "bridge",
+        bridge::wanted(),
+    );
+    netlink
+        .change(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+        .await
+        .map_err(refused)?;
+    let find = async |name: &[u8]| netlink.link_by_name(name).await.map_err(refused);
+    let (Some(port), Some(bridge)) = (find(b"trial1").await?, find(b"trial2").await?) else {
+        return Err("not tried, since tap is missing".to_owned());
+    };
+    for request in bridge::join_requests(port.index, bridge.index) {
+        let set = netlink.change(request.kind, request.flags, request.body);
+        set.await
+            .map_err(|error| format!("a port without learning and flooding: {}", error.desc()))?;
+    }
+    match find(b"trial1").await? {
+        Some(port) if bridge::port_flags(&port.port_data).is_empty() => Ok(()),
+        _ => Err("a port without learning and flooding: it is set, and reads otherwise".to_owned()),
+    }
+}
+
+/// A VXLAN device with our settings.
+async fn vxlan(netlink: &Netlink) -> Result<(), String> {
+    let spec = VxlanSpec {
+        vni: Vni::new(1).map_err(|error| error.to_string())?,
+        local: IpAddr::from([192, 0, 2, 1]),
+        port: 4789,
+        mtu: 1450,
+        checksum: true,
+    };
+    let body = device::creation(
+        "trial3",
+        &[2, 0, 0, 0, 0, 3],
+        spec.mtu,
+        "vxlan",
+        spec.data(),
+    );
+    netlink
+        .change(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+        .await
+        .map_err(|error| error.desc().to_owned())?;
+    let made = netlink.link_by_name(b"trial3").await;
+    match made.map_err(|error| error.desc().to_owned())? {
+        Some(link) if VxlanSpec::read(&link) == Some(spec) => Ok(()),
+        _ => Err("nolearning, tos inherit, df set: it is set, and reads otherwise".to_owned()),
+    }
+}
+
+/// The fence, whole: table, sets, chains, rules.
+async fn fence() -> Result<(), FenceError> {
+    let fence = Fence::open("trial", "trial".to_owned());
+    let wanted = FenceState {
+        port: 4789,
+        vnis: Vni::new(1).into_iter().collect(),
+        members: Vni::new(1)
+            .map(|vni| (IpAddr::from([192, 0, 2, 2]), vni))
+            .into_iter()
+            .collect(),
+        dropped: 0,
+    };
+    fence.write(&wanted).await?;
+    fence.read_whole().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_this_kernel_can_do_is_told_by_doing_it() {
+        let Ok(features) = try_features().await else {
+            eprintln!("SKIPPED, NOT TESTED: needs root for network namespaces");
+            return;
+        };
+        for feature in &features {
+            println!("{} ({}): {:?}", feature.name, feature.option, feature.tried);
+        }
+        let is_there = |name| {
+            features
+                .iter()
+                .any(|feature| feature.name == name && feature.tried.is_ok())
+        };
+        assert!(
+            is_there("bridge") && is_there("vxlan") && is_there("macvlan") && is_there("nftables")
+        );
+        assert!(is_there("tap with virtio-net header"));
     }
 }

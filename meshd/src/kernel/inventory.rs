@@ -1,8 +1,11 @@
 //! Which devices are ours, by port and by index.
 //!
 //! Owns the one table that the wiring and the monitor share. It is read from the kernel at the start, and kept by what we
-//! do and hear after that.
+//! do and hear after that. The same for what networks have is beside it: [`Holdings`], [`Entries`], [`Disturbances`].
 
+use super::disturbance::Disturbances;
+use super::entries::Entries;
+use super::holdings::Holdings;
 use super::marks::{Marks, Role};
 use super::netlink::Link;
 use meshd_core::ident::PortId;
@@ -35,7 +38,15 @@ struct Tables {
 
 /// The table; all methods are short.
 #[derive(Debug, Default)]
-pub(super) struct Inventory(Mutex<Tables>);
+pub(super) struct Inventory {
+    ports: Mutex<Tables>,
+    /// The devices of networks.
+    pub(super) networks: Holdings,
+    /// Their FDB entries.
+    pub(super) entries: Entries,
+    /// What others did to them.
+    pub(super) disturbances: Disturbances,
+}
 
 impl Inventory {
     /// Takes in what of `links` bears a mark of ours.
@@ -45,11 +56,12 @@ impl Inventory {
                 self.add(port, role, link.index);
             }
         }
+        self.networks.read(marks, links);
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // The table is whole between any two statements that change it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn of(&self, port: PortId) -> Devices {
@@ -61,11 +73,13 @@ impl Inventory {
     }
 
     pub(super) fn devices(&self) -> BTreeSet<u32> {
-        self.tables().indices.keys().copied().collect()
+        let mut devices = self.networks.devices();
+        devices.extend(self.tables().indices.keys());
+        devices
     }
 
     pub(super) fn holds(&self, index: u32) -> bool {
-        self.tables().indices.contains_key(&index)
+        self.tables().indices.contains_key(&index) || self.networks.holds(index)
     }
 
     pub(super) fn add(&self, port: PortId, role: Role, index: u32) {
@@ -95,6 +109,8 @@ impl Inventory {
         let devices = tables.ports.remove(&port).unwrap_or_default();
         for index in [devices.veth, devices.tap].into_iter().flatten() {
             tables.indices.remove(&index);
+            self.networks.leave(index);
+            self.entries.forget_port(index);
         }
         devices
     }
@@ -147,6 +163,7 @@ impl Inventory {
     /// Devices that the table has and the kernel has not.
     pub(super) fn missing_from(&self, links: &[Link]) -> Vec<u32> {
         let there: BTreeSet<u32> = links.iter().map(|link| link.index).collect();
-        self.devices().difference(&there).copied().collect()
+        let ours: BTreeSet<u32> = self.tables().indices.keys().copied().collect();
+        ours.difference(&there).copied().collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What the Linux kernel holds for this node: the ports' devices, and the host's own addresses.
+//! What the Linux kernel holds for this node: the devices of ports and networks, the fence, and the host's own addresses.
 //!
 //! ```text
 //!    container netns            the daemon's netns                         the daemon
@@ -11,21 +11,47 @@
 //! The daemon's own namespace is never left: work inside another one is done by sockets that were opened there.
 
 mod addresses;
+mod batch;
+mod bridge;
+mod device;
+mod disturbance;
+mod entries;
 mod failure;
+mod fdb;
+mod fdb_monitor;
 mod features;
+mod fence;
+mod fence_rules;
 mod hint;
+mod holdings;
 mod inventory;
 mod marks;
 mod monitor;
 mod netlink;
 mod netns;
+mod network;
+#[cfg(test)]
+mod network_tests;
+mod nft;
 mod patch;
 mod port;
 mod tap;
 #[cfg(test)]
 mod tests;
+mod vtap;
+mod vxlan;
 
+pub use disturbance::{Disturbance, Part, What};
+pub use fdb::{FdbChange, FdbEntry, FdbFailure, FdbTable, FdbTarget};
 pub use features::{Feature, try_features};
+pub use fence::{Fence, FenceError, FenceReading, FenceState, FenceWatch};
+pub use marks::NetworkRole;
+pub use network::{NetworkDevice, NetworkError, Observed};
+pub use vtap::{Gso, VnetHeader, Vtap};
+pub use vxlan::VxlanSpec;
+
+use batch::Batch;
+use fdb_monitor::FdbMonitor;
 use inventory::Inventory;
 use marks::Marks;
 use netns::{Netlink, Netns};
@@ -129,12 +155,17 @@ struct Inner {
     marks: Marks,
     inventory: Arc<Inventory>,
     lanes: [Mutex<()>; LANES],
+    network_lanes: [Mutex<()>; LANES],
+    batch: Batch,
+    fence: Fence,
     monitor: AbortHandle,
+    fdb_monitor: AbortHandle,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.monitor.abort();
+        self.fdb_monitor.abort();
     }
 }
 
@@ -163,19 +194,28 @@ impl Kernel {
         let inventory = Arc::new(Inventory::default());
         let monitor = Monitor::open(own.clone(), Arc::clone(&inventory), config.underlay, events)
             .map_err(failed("subscribe to kernel events"))?;
+        let fdb_monitor = FdbMonitor::open(own.clone(), Arc::clone(&inventory))
+            .map_err(failed("subscribe to FDB changes"))?;
+        let batch = Batch::open().map_err(failed("open a netlink socket"))?;
+        let fence = Fence::open(&config.node.short(), marks.of_thing("fence"));
         let links = own.links().await.map_err(|error| KernelError {
             step: "read the network devices",
             reason: error.to_string(),
         })?;
         inventory.read(&marks, &links);
         let monitor = tokio::spawn(monitor.run()).abort_handle();
+        let fdb_monitor = tokio::spawn(fdb_monitor.run()).abort_handle();
         Ok(Self(Arc::new(Inner {
             own,
             own_netns,
             marks,
             inventory,
             lanes: Default::default(),
+            network_lanes: Default::default(),
+            batch,
+            fence,
             monitor,
+            fdb_monitor,
         })))
     }
 
@@ -185,6 +225,7 @@ impl Kernel {
             own_netns,
             marks,
             inventory,
+            batch,
             ..
         } = &*self.0;
         Workbench {
@@ -192,6 +233,7 @@ impl Kernel {
             own_netns,
             marks,
             inventory,
+            batch,
         }
     }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!    multicast groups link, ifaddr, route, tc --> RTM_DELLINK of a port's device --------> PortGone at once
 //!                             +-> a port's device is down, or its filter is gone: look -> WireFailed, it is wired again
+//!                             +-> a network's device or bridge port differs: look --> Disturbance, told once
 //!                             +-> anything that may change addresses ------------------> 300 ms later: read, tell if they differ
 //!    ENOBUFS: some were lost ---------------------------------------------------------> read all of it again
 //! ```
@@ -11,6 +12,7 @@
 //! its overrun is an event like the others. Refuses to read addresses more than once a second.
 
 use super::addresses::{self, Host};
+use super::disturbance::{Disturbance, What};
 use super::inventory::Inventory;
 use super::marks::Role;
 use super::netlink::{self, Link};
@@ -131,15 +133,26 @@ impl Monitor {
                     let Some(link) = Link::parse(body).filter(|_| body.first() == Some(&0)) else {
                         continue;
                     };
+                    self.network_device_gone(link.index);
                     match self.inventory.forget_device(link.index) {
                         Some((port, role, live)) => self.lost(port, role, live).await?,
                         None => disturbed = true,
                     }
                 }
                 netlink::RTM_NEWLINK => {
-                    let Some(link) = Link::parse(body).filter(|_| body.first() == Some(&0)) else {
+                    let Some(link) = Link::parse(body) else {
                         continue;
                     };
+                    // Of the bridge family it tells of a port's flags, and leaves out the rest.
+                    if body.first() != Some(&0) {
+                        if self.inventory.networks.is_watched(link.index) {
+                            self.look_at(link.index).await;
+                        }
+                        continue;
+                    }
+                    if self.inventory.networks.differs(&link).is_some() {
+                        self.look_at(link.index).await;
+                    }
                     match self.inventory.moved_away(&link) {
                         Some(port) => self.tell(KernelEvent::PortGone { port }).await?,
                         None if !self.inventory.holds(link.index) => disturbed = true,
@@ -149,6 +162,7 @@ impl Monitor {
                 }
                 netlink::RTM_DELQDISC | netlink::RTM_DELTFILTER => {
                     if let Some(index) = netlink::tc_device(body) {
+                        self.look_at_filter(index).await;
                         self.inspect(index).await?;
                     }
                 }
@@ -156,6 +170,46 @@ impl Monitor {
             }
         }
         Ok(disturbed)
+    }
+
+    /// A device of a network, or a port in its bridge, may be otherwise than it should be. What was heard may be old, and
+    /// of our own making, so this looks; it is told once.
+    async fn look_at(&self, index: u32) {
+        // If it is gone that is told by itself.
+        if let Ok(Some(link)) = self.netlink.link_by_index(index).await {
+            self.compare(&link);
+        }
+    }
+
+    fn compare(&self, link: &Link) {
+        let networks = &self.inventory.networks;
+        if let Some((vni, part, what)) = networks.differs(link) {
+            networks.unwatch(link.index);
+            let disturbance = Disturbance { vni, part, what };
+            self.inventory.disturbances.tell(disturbance);
+        }
+    }
+
+    async fn look_at_filter(&self, index: u32) {
+        let networks = &self.inventory.networks;
+        if !networks.has_filter(index) || patch::is_in_place(&self.netlink, index).await {
+            return;
+        }
+        networks.expect_filter(index, false);
+        if let Some((vni, part)) = networks.part(index) {
+            let what = What::LostFilter;
+            let disturbance = Disturbance { vni, part, what };
+            self.inventory.disturbances.tell(disturbance);
+        }
+    }
+
+    fn network_device_gone(&self, index: u32) {
+        self.inventory.entries.forget(index);
+        if let Some((vni, part)) = self.inventory.networks.forget(index) {
+            let what = What::Gone;
+            let disturbance = Disturbance { vni, part, what };
+            self.inventory.disturbances.tell(disturbance);
+        }
     }
 
     async fn lost(&self, port: PortId, role: Role, live: bool) -> Result<(), Closed> {
@@ -224,6 +278,13 @@ impl Monitor {
             if let Some((port, role, live)) = self.inventory.forget_device(index) {
                 self.lost(port, role, live).await?;
             }
+        }
+        for index in self.inventory.networks.missing_from(&links) {
+            self.network_device_gone(index);
+        }
+        for link in &links {
+            self.compare(link);
+            self.look_at_filter(link.index).await;
         }
         for port in links
             .iter()

@@ -5,8 +5,8 @@
 
 use meshd_core::ident::MacAddr;
 use netlink_packet_core::{
-    DecodeError, NLA_TYPE_MASK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+    DecodeError, NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use nix::errno::Errno;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -83,13 +83,27 @@ impl Body {
         self
     }
 
+    /// One more attribute, whose value is attributes.
+    pub(super) fn nested(self, kind: u16, inner: Self) -> Self {
+        self.attribute(kind | NLA_F_NESTED, &inner.0)
+    }
+
+    /// Attributes only.
+    pub(super) fn attributes() -> Self {
+        Self(Vec::new())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn bytes(self) -> Vec<u8> {
         self.0
     }
 }
 
 /// The attributes of a body after its header; what is cut off ends the list.
-fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = body.get(header..).unwrap_or_default();
     std::iter::from_fn(move || {
         // struct nlattr: length 2 (with these 4 bytes), type 2 (its upper two bits are flags).
@@ -101,13 +115,19 @@ fn attributes(body: &[u8], header: usize) -> impl Iterator<Item = (u16, &[u8])> 
     })
 }
 
-fn word(value: &[u8]) -> Option<u32> {
+pub(super) fn word(value: &[u8]) -> Option<u32> {
     value
         .first_chunk::<4>()
         .map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
-fn text(value: &[u8]) -> Vec<u8> {
+pub(super) fn half(value: &[u8]) -> Option<u16> {
+    value
+        .first_chunk::<2>()
+        .map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+pub(super) fn text(value: &[u8]) -> Vec<u8> {
     value
         .split(|&byte| byte == 0)
         .next()
@@ -129,6 +149,12 @@ pub(super) struct Link {
     pub(super) peer: Option<u32>,
     /// The namespace that `peer` is in, as this namespace numbers it; `None`: this one.
     pub(super) peer_netns: Option<i32>,
+    /// Index of the bridge (or other device) that it is a port of.
+    pub(super) master: Option<u32>,
+    /// What its kind says of it (`IFLA_INFO_DATA`), attributes.
+    pub(super) data: Vec<u8>,
+    /// What its master says of it as a port (`IFLA_INFO_SLAVE_DATA`), attributes.
+    pub(super) port_data: Vec<u8>,
 }
 
 impl Link {
@@ -148,11 +174,16 @@ impl Link {
                 libc::IFLA_MTU => link.mtu = word(value)?,
                 libc::IFLA_LINK => link.peer = word(value),
                 libc::IFLA_LINK_NETNSID => link.peer_netns = word(value).map(u32::cast_signed),
+                libc::IFLA_MASTER => link.master = word(value).filter(|index| *index != 0),
                 libc::IFLA_LINKINFO => {
-                    link.kind = attributes(value, 0)
-                        .find(|(kind, _)| *kind == libc::IFLA_INFO_KIND)
-                        .map(|(_, v)| text(v))
-                        .unwrap_or_default();
+                    for (kind, value) in attributes(value, 0) {
+                        match kind {
+                            libc::IFLA_INFO_KIND => link.kind = text(value),
+                            libc::IFLA_INFO_DATA => link.data = value.to_vec(),
+                            libc::IFLA_INFO_SLAVE_DATA => link.port_data = value.to_vec(),
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -202,7 +233,7 @@ impl Address {
     }
 }
 
-fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
+pub(super) fn ip(family: u8, value: &[u8]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => value
             .first_chunk::<4>()
@@ -245,30 +276,79 @@ pub(super) fn netns_number(body: &[u8]) -> Option<i32> {
 }
 
 /// Messages of one datagram of a multicast socket; what is cut off ends the list.
-pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    parts(datagram).map(|part| (part.kind, part.body))
+}
+
+/// One message of a datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part<'a> {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    /// That of the request it answers.
+    pub(super) sequence: u32,
+    /// The netlink port of who asked, or whose doing it tells of; 0: the kernel.
+    pub(super) port: u32,
+    pub(super) body: &'a [u8],
+}
+
+impl Part<'_> {
+    /// What a message of type NLMSG_ERROR says; `Ok`: done.
+    pub(super) fn answer(&self) -> Option<Result<(), Errno>> {
+        const NLMSG_ERROR: u16 = 2;
+        let code = word(self.body).filter(|_| self.kind == NLMSG_ERROR)?;
+        Some(match code.cast_signed() {
+            0 => Ok(()),
+            code => Err(Errno::from_raw(code.wrapping_neg())),
+        })
+    }
+}
+
+/// Messages of one datagram with their heads; what is cut off ends the list.
+pub(super) fn parts(mut datagram: &[u8]) -> impl Iterator<Item = Part<'_>> {
     // struct nlmsghdr: length 4, type 2, flags 2, sequence 4, port 4.
     std::iter::from_fn(move || {
         let length = usize::try_from(word(datagram)?).ok()?;
-        let kind = datagram
-            .get(4..6)?
-            .first_chunk::<2>()
-            .map(|bytes| u16::from_ne_bytes(*bytes))?;
         let body = datagram.get(16..length)?;
+        let part = Part {
+            kind: half(datagram.get(4..)?)?,
+            flags: half(datagram.get(6..)?)?,
+            sequence: word(datagram.get(8..)?)?,
+            port: word(datagram.get(12..)?)?,
+            body,
+        };
         datagram = datagram
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
-        Some((kind, body))
+        Some(part)
     })
+}
+
+/// A message as it is on the wire, appended to `datagram`.
+pub(super) fn append(datagram: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &[u8]) {
+    let length = u32::try_from(body.len() + 16).unwrap_or(u32::MAX);
+    datagram.extend_from_slice(&length.to_ne_bytes());
+    datagram.extend_from_slice(&kind.to_ne_bytes());
+    datagram.extend_from_slice(&flags.to_ne_bytes());
+    datagram.extend_from_slice(&sequence.to_ne_bytes());
+    datagram.extend_from_slice(&[0; 4]);
+    datagram.extend_from_slice(body);
+    datagram.resize(datagram.len().next_multiple_of(4), 0);
 }
 
 /// The request for a message with `body`.
 pub(super) fn request(kind: u16, dump: bool, body: Vec<u8>) -> NetlinkMessage<Raw> {
+    flagged(kind, if dump { NLM_F_DUMP } else { 0 }, body)
+}
+
+/// The request to change something: answered by an acknowledgement.
+pub(super) fn command(kind: u16, flags: u16, body: Vec<u8>) -> NetlinkMessage<Raw> {
+    flagged(kind, NLM_F_ACK | flags, body)
+}
+
+fn flagged(kind: u16, flags: u16, body: Vec<u8>) -> NetlinkMessage<Raw> {
     let mut header = NetlinkHeader::default();
-    header.flags = if dump {
-        NLM_F_REQUEST | NLM_F_DUMP
-    } else {
-        NLM_F_REQUEST
-    };
+    header.flags = NLM_F_REQUEST | flags;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(Raw { kind, body }));
     message.finalize();
     message

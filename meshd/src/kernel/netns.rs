@@ -227,6 +227,22 @@ impl Netlink {
         Err(Errno::EAGAIN)
     }
 
+    /// Changes something; `flags` besides those of any request.
+    pub(super) async fn change(&self, kind: u16, flags: u16, body: Vec<u8>) -> Result<(), Errno> {
+        let mut answers = self
+            .raw
+            .request(netlink::command(kind, flags, body), SocketAddr::new(0, 0))
+            .map_err(|_| Errno::ENOTCONN)?;
+        while let Some(message) = answers.next().await {
+            if let NetlinkPayload::Error(error) = message.payload
+                && error.code.is_some()
+            {
+                return Err(Errno::from_raw(error.raw_code().wrapping_neg()));
+            }
+        }
+        Ok(())
+    }
+
     /// All devices.
     pub(super) async fn links(&self) -> Result<Vec<Link>, Errno> {
         const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;

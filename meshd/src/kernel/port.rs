@@ -9,6 +9,7 @@
 //! Each step looks first and changes only what differs, so that the same walk makes a port, repairs one, and adopts one
 //! after a restart without touching its traffic. A step that fails undoes all.
 
+use super::batch::Batch;
 use super::failure::{Failure, failure, refused, refused_rt};
 use super::inventory::Inventory;
 use super::marks::{Marks, Role};
@@ -42,6 +43,7 @@ pub(super) struct Workbench<'a> {
     pub(super) own_netns: &'a Netns,
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
+    pub(super) batch: &'a Batch,
 }
 
 fn change(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {

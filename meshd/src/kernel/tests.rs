@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use tokio_tun::Tun;
 
 /// Runs a test on a thread in a new network namespace, which stands for a host.
-fn on_a_host<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) {
+pub(in crate::kernel) fn on_a_host<T: Send + 'static>(
+    test: impl AsyncFnOnce() -> T + Send + 'static,
+) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!(
             "SKIPPED, NOT TESTED: needs root for network namespaces: {}",
@@ -36,13 +38,13 @@ fn on_a_host<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) 
 }
 
 /// A network namespace that a thread keeps; it ends with this value, as that of a container does.
-struct Container {
+pub(in crate::kernel) struct Container {
     path: Vec<u8>,
     keeper: Option<(std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>)>,
 }
 
 impl Container {
-    fn start() -> Self {
+    pub(in crate::kernel) fn start() -> Self {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -61,12 +63,19 @@ impl Container {
         }
     }
 
-    fn netns(&self) -> NetnsRef {
+    pub(in crate::kernel) fn netns_path(&self) -> Vec<u8> {
+        self.path.clone()
+    }
+
+    pub(super) fn netns(&self) -> NetnsRef {
         NetnsRef::Path(self.path.clone())
     }
 
     /// Runs `job` inside; the answer comes when it is done.
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(in crate::kernel) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         inside(&self.netns(), job).await
     }
 }
@@ -89,7 +98,7 @@ async fn inside<T: Send + 'static>(
 
 const UNDERLAY: &str = "[::]:7650";
 
-async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
+pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
     let (events, received) = mpsc::channel(64);
     let config = KernelConfig {
         mesh: MeshId([1; 32]),
@@ -99,7 +108,7 @@ async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
     (Kernel::start(config, events).await.unwrap(), received)
 }
 
-fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {
+pub(super) fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {
     let ifname = IfName::new(ifname).unwrap();
     let [_, _, a, b] = id.to_be_bytes();
     PortWiring {
@@ -124,7 +133,7 @@ fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {
 }
 
 /// The names of the devices of the namespace that this thread is in.
-async fn devices() -> Vec<String> {
+pub(super) async fn devices() -> Vec<String> {
     let links = Netlink::here().unwrap().links().await.unwrap();
     links
         .iter()
