@@ -3,7 +3,7 @@
 //! Owns the trials. Refuses to read version numbers or module lists: a kernel may lack what its version has.
 
 use super::netns::Netlink;
-use super::{netlink, patch, tap};
+use super::{gate, netlink, tap};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
@@ -71,7 +71,7 @@ async fn try_here() -> io::Result<Vec<Feature>> {
         tun.as_ref().map(|_| ()).map_err(Clone::clone),
     );
     let patched = match (netlink.link_by_name(b"trial0").await, &tun) {
-        (Ok(Some(veth)), Ok((_, tap))) => patch::redirect(&netlink, veth.index, *tap)
+        (Ok(Some(veth)), Ok((_, tap))) => gate::redirect(&netlink, veth.index, *tap)
             .await
             .map_err(|(step, error)| format!("{step} a device: {}", error.desc())),
         _ => Err("not tried, since veth or tap is missing".to_owned()),

@@ -13,13 +13,13 @@
 mod addresses;
 mod failure;
 mod features;
+pub mod gate;
 mod hint;
 mod inventory;
 mod marks;
 mod monitor;
 mod netlink;
 mod netns;
-mod patch;
 mod port;
 mod tap;
 #[cfg(test)]
@@ -28,7 +28,8 @@ mod tests;
 pub use features::{Feature, try_features};
 use inventory::Inventory;
 use marks::Marks;
-use netns::{Netlink, Netns};
+pub use netns::Netlink;
+use netns::Netns;
 use port::Workbench;
 
 use meshd_core::command::{PortRecord, PortWiring};

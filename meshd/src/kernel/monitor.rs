@@ -11,11 +11,11 @@
 //! its overrun is an event like the others. Refuses to read addresses more than once a second.
 
 use super::addresses::{self, Host};
+use super::gate;
 use super::inventory::Inventory;
 use super::marks::Role;
 use super::netlink::{self, Link};
 use super::netns::Netlink;
-use super::patch;
 use meshd_core::ident::PortId;
 use meshd_core::node::{Input, KernelEvent};
 use netlink_proto::sys::{
@@ -184,7 +184,7 @@ impl Monitor {
             // If it is gone that is told by itself.
             Err(_) | Ok(None) => return Ok(()),
             Ok(Some(link)) if !link.is_up() => "was set down",
-            Ok(Some(_)) if !patch::is_in_place(&self.netlink, index).await => {
+            Ok(Some(_)) if !matches!(gate::attached(&self.netlink, index).await, Ok(Some(_))) => {
                 "lost its filter (clsact, cls_bpf)"
             }
             Ok(Some(_)) => return Ok(()),

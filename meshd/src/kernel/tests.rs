@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio_tun::Tun;
 
 /// Runs a test on a thread in a new network namespace, which stands for a host.
-fn on_a_host<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) {
+pub(super) fn on_a_host<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
         eprintln!(
             "SKIPPED, NOT TESTED: needs root for network namespaces: {}",
@@ -36,13 +36,13 @@ fn on_a_host<T: Send + 'static>(test: impl AsyncFnOnce() -> T + Send + 'static) 
 }
 
 /// A network namespace that a thread keeps; it ends with this value, as that of a container does.
-struct Container {
+pub(super) struct Container {
     path: Vec<u8>,
     keeper: Option<(std::sync::mpsc::Sender<()>, std::thread::JoinHandle<()>)>,
 }
 
 impl Container {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
         let (tell, told) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -61,12 +61,15 @@ impl Container {
         }
     }
 
-    fn netns(&self) -> NetnsRef {
+    pub(super) fn netns(&self) -> NetnsRef {
         NetnsRef::Path(self.path.clone())
     }
 
     /// Runs `job` inside; the answer comes when it is done.
-    async fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         inside(&self.netns(), job).await
     }
 }
@@ -89,7 +92,7 @@ async fn inside<T: Send + 'static>(
 
 const UNDERLAY: &str = "[::]:7650";
 
-async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
+pub(super) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
     let (events, received) = mpsc::channel(64);
     let config = KernelConfig {
         mesh: MeshId([1; 32]),
@@ -99,7 +102,7 @@ async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
     (Kernel::start(config, events).await.unwrap(), received)
 }
 
-fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {
+pub(super) fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {
     let ifname = IfName::new(ifname).unwrap();
     let [_, _, a, b] = id.to_be_bytes();
     PortWiring {
@@ -165,7 +168,12 @@ fn switch(one: Tun, other: Tun) {
 }
 
 /// Sends `bytes` bytes of a pattern from one container to the other and checks each; answers the rate in Mbit/s.
-async fn transfer(from: &Container, to: &Container, address: IpAddr, bytes: usize) -> f64 {
+pub(super) async fn transfer(
+    from: &Container,
+    to: &Container,
+    address: IpAddr,
+    bytes: usize,
+) -> f64 {
     let listener = to
         .run(move || TcpListener::bind((address, 9000)).unwrap())
         .await;
