@@ -5,7 +5,7 @@
 use super::fence::{Fence, FenceError, FenceState};
 use super::netns::Netlink;
 use super::vxlan::VxlanSpec;
-use super::{bridge, device, netlink, patch, tap, vtap};
+use super::{bridge, device, gate, netlink, tap, vtap};
 use meshd_core::ident::Vni;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -76,7 +76,7 @@ async fn try_here() -> io::Result<Vec<Feature>> {
         tun.as_ref().map(|_| ()).map_err(Clone::clone),
     );
     let patched = match (netlink.link_by_name(b"trial0").await, &tun) {
-        (Ok(Some(veth)), Ok((_, tap))) => patch::redirect(&netlink, veth.index, *tap)
+        (Ok(Some(veth)), Ok((_, tap))) => gate::redirect(&netlink, veth.index, *tap)
             .await
             .map_err(|(step, error)| format!("{step} a device: {}", error.desc())),
         _ => Err("not tried, since veth or tap is missing".to_owned()),

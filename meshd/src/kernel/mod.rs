@@ -22,6 +22,7 @@ mod fdb_monitor;
 mod features;
 mod fence;
 mod fence_rules;
+pub mod gate;
 mod hint;
 mod holdings;
 mod inventory;
@@ -33,7 +34,6 @@ mod network;
 #[cfg(test)]
 mod network_tests;
 mod nft;
-mod patch;
 mod port;
 mod tap;
 #[cfg(test)]
@@ -54,7 +54,8 @@ use batch::Batch;
 use fdb_monitor::FdbMonitor;
 use inventory::Inventory;
 use marks::Marks;
-use netns::{Netlink, Netns};
+pub use netns::Netlink;
+use netns::Netns;
 use port::Workbench;
 
 use meshd_core::command::{PortRecord, PortWiring};

@@ -13,11 +13,11 @@
 
 use super::addresses::{self, Host};
 use super::disturbance::{Disturbance, What};
+use super::gate;
 use super::inventory::Inventory;
 use super::marks::Role;
 use super::netlink::{self, Link};
 use super::netns::Netlink;
-use super::patch;
 use meshd_core::ident::PortId;
 use meshd_core::node::{Input, KernelEvent};
 use netlink_proto::sys::{
@@ -192,7 +192,7 @@ impl Monitor {
 
     async fn look_at_filter(&self, index: u32) {
         let networks = &self.inventory.networks;
-        if !networks.has_filter(index) || patch::is_in_place(&self.netlink, index).await {
+        if !networks.has_filter(index) || matches!(gate::attached(&self.netlink, index).await, Ok(Some(_))) {
             return;
         }
         networks.expect_filter(index, false);
@@ -238,7 +238,7 @@ impl Monitor {
             // If it is gone that is told by itself.
             Err(_) | Ok(None) => return Ok(()),
             Ok(Some(link)) if !link.is_up() => "was set down",
-            Ok(Some(_)) if !patch::is_in_place(&self.netlink, index).await => {
+            Ok(Some(_)) if !matches!(gate::attached(&self.netlink, index).await, Ok(Some(_))) => {
                 "lost its filter (clsact, cls_bpf)"
             }
             Ok(Some(_)) => return Ok(()),

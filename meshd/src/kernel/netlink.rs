@@ -250,9 +250,32 @@ pub(super) fn tc_device(body: &[u8]) -> Option<u32> {
     word(body.get(4..)?)
 }
 
-/// Is this the body of a filter of kind bpf (`TCA_KIND`)?
-pub(super) fn is_bpf(body: &[u8]) -> bool {
-    attributes(body, 20).any(|(kind, value)| kind == libc::TCA_KIND && text(value) == b"bpf")
+/// A filter of kind bpf.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct BpfFilter {
+    /// As it was named when it was attached.
+    pub(super) name: Vec<u8>,
+    /// The kernel's number of its program.
+    pub(super) program: u32,
+}
+
+/// From the body of RTM_NEWTFILTER (`struct tcmsg` of 20 bytes, attributes of linux/rtnetlink.h and linux/pkt_cls.h).
+pub(super) fn bpf_filter(body: &[u8]) -> Option<BpfFilter> {
+    const TCA_BPF_NAME: u16 = 7;
+    const TCA_BPF_ID: u16 = 11;
+    let find = |wanted| attributes(body, 20).find(|(kind, _)| *kind == wanted);
+    find(libc::TCA_KIND).filter(|(_, kind)| text(kind) == b"bpf")?;
+    let (mut filter, mut program) = (BpfFilter::default(), None);
+    for (kind, value) in attributes(find(libc::TCA_OPTIONS)?.1, 0) {
+        match kind {
+            TCA_BPF_NAME => filter.name = text(value),
+            TCA_BPF_ID => program = word(value),
+            _ => {}
+        }
+    }
+    // What stands for the whole priority has no program.
+    filter.program = program?;
+    Some(filter)
 }
 
 /// The source address of a routing lookup's answer (RTM_NEWROUTE).
@@ -373,7 +396,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (Link::parse(&bytes), Address::parse(&bytes), preferred_source(&bytes), netns_number(&bytes));
+            let _ = (Link::parse(&bytes), Address::parse(&bytes), preferred_source(&bytes), netns_number(&bytes), bpf_filter(&bytes));
             prop_assert!(messages(&bytes).count() <= bytes.len());
         }
     }

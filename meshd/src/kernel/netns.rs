@@ -156,7 +156,7 @@ impl Netns {
 
 /// Netlink in one namespace. Clones are the same sockets.
 #[derive(Clone)]
-pub(super) struct Netlink {
+pub struct Netlink {
     /// For writing.
     pub(super) rt: rtnetlink::Handle,
     /// For reading.
@@ -170,8 +170,11 @@ fn socket() -> io::Result<TokioSocket> {
 }
 
 impl Netlink {
-    /// In the caller's namespace.
-    pub(super) fn here() -> io::Result<Self> {
+    /// In the caller's namespace. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// If the sockets cannot be opened.
+    pub fn here() -> io::Result<Self> {
         Ok(Self::over(socket()?, socket()?))
     }
 

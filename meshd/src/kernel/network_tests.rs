@@ -332,7 +332,7 @@ fn a_lost_filter_of_a_networks_device_is_told() {
         let (one, _events) = kernel(1).await;
         let (_, vxlan, port) = scene(&one, 7).await;
         let netlink = Netlink::here().unwrap();
-        patch::redirect(&netlink, vxlan, port).await.unwrap();
+        gate::redirect(&netlink, vxlan, port).await.unwrap();
         one.expect_filter(vxlan, true);
         run("tc filter del dev mx7 ingress");
         let wanted = What::LostFilter;

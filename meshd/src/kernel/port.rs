@@ -15,7 +15,7 @@ use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
-use super::{QUEUE_LEN, WireError, Wired, hint, patch, tap};
+use super::{QUEUE_LEN, WireError, Wired, gate, hint, tap};
 use meshd_core::command::{PortRecord, PortWiring};
 use meshd_core::ident::{IfName, MacAddr, PortId, escape};
 use netlink_packet_core::DefaultNla;
@@ -140,7 +140,7 @@ impl Workbench<'_> {
         let (tap, tap_index) = self.open_tap(wiring).await?;
         for (from, to) in [(veth.index, tap_index), (tap_index, veth.index)] {
             let device = format!("the devices of port {}", port.id);
-            patch::redirect(self.own, from, to)
+            gate::redirect(self.own, from, to)
                 .await
                 .map_err(|(step, error)| refused(step, &device, self.own_netns)(error))?;
         }

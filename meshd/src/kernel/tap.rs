@@ -19,7 +19,7 @@ nix::ioctl_write_int!(
 );
 
 /// A step of the opening, and the kernel's answer to it.
-pub(super) type StepError = (&'static str, Errno);
+pub type StepError = (&'static str, Errno);
 
 /// Opens the TAP `name`, making it if there is none, and gives it the alias. The caller has checked whose it is.
 ///

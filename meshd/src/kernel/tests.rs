@@ -174,7 +174,12 @@ fn switch(one: Tun, other: Tun) {
 }
 
 /// Sends `bytes` bytes of a pattern from one container to the other and checks each; answers the rate in Mbit/s.
-async fn transfer(from: &Container, to: &Container, address: IpAddr, bytes: usize) -> f64 {
+pub(super) async fn transfer(
+    from: &Container,
+    to: &Container,
+    address: IpAddr,
+    bytes: usize,
+) -> f64 {
     let listener = to
         .run(move || TcpListener::bind((address, 9000)).unwrap())
         .await;

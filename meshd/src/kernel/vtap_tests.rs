@@ -8,7 +8,7 @@
 use super::*;
 use crate::kernel::network_tests::{run, spec, vni};
 use crate::kernel::tests::{kernel, on_a_host};
-use crate::kernel::{FdbChange, FdbEntry, FdbTarget, netns::Netlink, patch};
+use crate::kernel::{FdbChange, FdbEntry, FdbTarget, gate, netns::Netlink};
 use meshd_core::ident::MacAddr;
 use std::time::Duration;
 
@@ -99,7 +99,7 @@ fn a_superframe_leaves_by_vxlan_in_segments_with_right_checksums_and_a_frame_com
         one.set_up(vni(7), NetworkRole::Vxlan, true).await.unwrap();
         let netlink = Netlink::here().unwrap();
         for (from, to) in [(vtap.index(), vxlan.index), (vxlan.index, vtap.index())] {
-            patch::redirect(&netlink, from, to).await.unwrap();
+            gate::redirect(&netlink, from, to).await.unwrap();
         }
         let entry = FdbEntry {
             device: vxlan.index,
