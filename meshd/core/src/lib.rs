@@ -24,6 +24,7 @@ pub mod networks;
 pub mod node;
 pub mod notice;
 pub mod outbox;
+pub mod path;
 mod peers;
 pub mod pipeline;
 pub mod policy;

@@ -14,6 +14,8 @@
 
 mod superframe;
 
+#[cfg(test)]
+pub(crate) use superframe::tests as testing;
 pub use superframe::{
     SUPERFRAME_MS_MAX, SUPERFRAMES_MAX, Segment, SuperCheck, SuperResult, superframe,
 };
