@@ -25,6 +25,7 @@ pub mod node;
 pub mod notice;
 pub mod offload;
 pub mod outbox;
+pub mod path;
 mod peers;
 pub mod pipeline;
 pub mod path;

@@ -1,5 +1,6 @@
-//! What travels between nodes, byte by byte: `datagram` carries frames, `control` carries messages, `record` is what the
-//! directory spreads. Encode and decode only; no state. `docs/PROTOCOL.md` says the same in prose.
+//! What travels between nodes, byte by byte: `datagram` carries frames, `control` carries messages, `probe` proves a network's
+//! VXLAN device, `record` is what the directory spreads. Encode and decode only; no state. `docs/PROTOCOL.md` says the same
+//! in prose.
 
 pub mod control;
 pub mod datagram;

@@ -1,0 +1,630 @@
+//! One path, from what is known of it to its end.
+//!
+//! ```text
+//!   Ineligible <--> Proving --proof--> Up --verdict--> Held --time--> Proving
+//!        ^                             |
+//!        +------- an obstacle ---------+
+//! ```
+//!
+//! Owns the states and the timing. What counts as proof and as death is in `judge`. Times are of the path's own clock,
+//! except those that an operator sees (see [`super`]).
+
+use super::candidate::Candidate;
+use super::ear::Ear;
+use super::voice::{Kind, Voice};
+use super::{
+    IDLE_MS, MS, Output, PathReport, PathState, PathView, REPORT_MS, Reason, SESSION_GRACE_MS,
+    Transition, ms,
+};
+use crate::frame::ETHERNET_LEN;
+use crate::ident::{MacAddr, Moment, NodeId, Vni};
+use crate::wire::probe::{Fault, PROBE_MIN, Plain, Segment, probe_mac, superframe};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+/// Between full-size probes of a path that is up: active, for some seconds after, and idle.
+const ACTIVE_PROBE_MS: u64 = 50;
+const RECENT_PROBE_MS: u64 = 1000;
+const IDLE_PROBE_MS: u64 = 5000;
+/// How long after it was active a path counts as recent.
+const RECENT_MS: u64 = 8000;
+/// Between rounds of proving, and how long the first two rhythms last.
+const PROVE_MS: [u64; 3] = [100, 1000, 10_000];
+const PROVE_FAST_MS: u64 = 10_000;
+const PROVE_SLOW_MS: u64 = 120_000;
+/// The fast rhythm again, once a full-size probe was heard.
+const PROVE_HOPE_MS: u64 = 3000;
+/// Between superframes: proving, active, idle.
+const SUPER_MS: [u64; 3] = [400, 1000, 30_000];
+/// Between diagnoses of a path that is being proved.
+const DIAGNOSE_MS: u64 = 1000;
+/// Hold-down after the first failure, and at most; forgiven after so long a time up.
+const HOLD_MS: u64 = 2000;
+const HOLD_MS_MAX: u64 = 60_000;
+const FORGIVE_MS: u64 = 300_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    Ineligible,
+    Proving { since: Moment },
+    Up { since: Moment },
+    Held { until: Moment },
+}
+
+impl State {
+    fn name(self) -> PathState {
+        match self {
+            Self::Ineligible => PathState::Ineligible,
+            Self::Proving { .. } => PathState::Proving,
+            Self::Up { .. } => PathState::Up,
+            Self::Held { .. } => PathState::Held,
+        }
+    }
+}
+
+/// What a path may use while it handles something.
+pub(super) struct Context<'a> {
+    pub(super) mac: MacAddr,
+    /// In own time.
+    pub(super) own: Moment,
+    pub(super) real: Moment,
+    /// Nobody is judged before: this host was late, and what came meanwhile is not read yet.
+    pub(super) judge_from: Moment,
+    /// By how much intervals are longer than wished, in a thousand; at least 1000.
+    pub(super) stretch: u64,
+    pub(super) history_max: usize,
+    pub(super) rng: &'a mut SmallRng,
+    pub(super) out: &'a mut VecDeque<Output>,
+}
+
+pub(super) struct Life {
+    peer: NodeId,
+    vni: Vni,
+    pub(super) mac: MacAddr,
+    mtu: u16,
+    ends: (Option<IpAddr>, Option<IpAddr>),
+    /// Any but the session and the device.
+    obstacle: Option<(Reason, String)>,
+    device: bool,
+    pub(super) session: bool,
+    /// When it came or went.
+    pub(super) session_at: Moment,
+    pub(super) state: State,
+    pub(super) reason: Reason,
+    pub(super) evidence: String,
+    since: Moment,
+    pub(super) voice: Voice,
+    pub(super) ear: Ear,
+    pub(super) failures: u32,
+    held_until: Moment,
+    active_until: Moment,
+    fast_until: Moment,
+    /// The kernel's counters: sent, heard.
+    counted: Option<(u64, u64)>,
+    stretch: u64,
+    next_probe: Moment,
+    next_super: Moment,
+    next_diagnosis: Moment,
+    /// When the last report went out, in this session.
+    told_at: Option<Moment>,
+    /// A report is wanted: by the peer, or to ask the peer for one.
+    answer: bool,
+    ask: bool,
+    /// Highest probe that was asked about.
+    asked: u32,
+    history: VecDeque<Transition>,
+    /// Under which time it stands in the table of timers.
+    pub(super) due: Moment,
+    /// What it adds to the sum of rates, in probes per 1000 s.
+    pub(super) rate: u64,
+}
+
+fn full_size(mtu: u16) -> u16 {
+    let header = u16::try_from(ETHERNET_LEN).unwrap_or_default();
+    mtu.saturating_add(header).max(PROBE_MIN + 1)
+}
+
+impl Life {
+    pub(super) fn new(peer: NodeId, vni: Vni, token: u64, now: (Moment, Moment)) -> Self {
+        let (own, real) = now;
+        Self {
+            peer,
+            vni,
+            mac: probe_mac(&peer),
+            mtu: 0,
+            ends: (None, None),
+            obstacle: None,
+            device: true,
+            session: false,
+            session_at: own,
+            state: State::Ineligible,
+            reason: Reason::NoSession,
+            evidence: String::new(),
+            since: real,
+            voice: Voice::new(),
+            ear: Ear::new(token, own),
+            failures: 0,
+            held_until: own,
+            active_until: Moment(0),
+            fast_until: own,
+            counted: None,
+            stretch: 1000,
+            next_probe: own,
+            next_super: own,
+            next_diagnosis: own,
+            told_at: None,
+            answer: false,
+            ask: false,
+            asked: 0,
+            history: VecDeque::new(),
+            due: own,
+            rate: 0,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.state, State::Up { .. } | State::Proving { .. })
+    }
+
+    pub(super) fn is_active(&self, own: Moment) -> bool {
+        own < self.active_until
+    }
+
+    // What happens to it.
+
+    pub(super) fn set(&mut self, candidate: &Candidate, device: bool, context: &mut Context<'_>) {
+        let ends = (candidate.here.vtep, candidate.there.vtep);
+        let moved = self.ends != ends || self.mtu < candidate.mtu;
+        let shrunk = self.mtu > candidate.mtu;
+        (self.ends, self.mtu) = (ends, candidate.mtu);
+        self.obstacle = candidate.obstacle();
+        self.device = device;
+        if self.session != candidate.session {
+            self.session = candidate.session;
+            self.session_at = context.own;
+            (self.told_at, self.answer, self.ask) = (None, false, false);
+            self.voice.wait_anew();
+        }
+        let ran = self.is_running();
+        self.reconsider(context);
+        let running = ran && self.is_running();
+        if running && moved {
+            if self.is_up() {
+                self.close(context);
+            }
+            let evidence = match self.ends {
+                (Some(here), Some(there)) => format!("{here} to {there}, MTU {}", self.mtu),
+                _ => String::new(),
+            };
+            self.prove(Reason::Changed, evidence, context);
+        } else if running && shrunk {
+            self.voice.shrink(full_size(self.mtu));
+        }
+    }
+
+    pub(super) fn set_device(&mut self, device: bool, context: &mut Context<'_>) {
+        self.device = device;
+        self.reconsider(context);
+    }
+
+    /// The kernel forwards on it already: a daemon before this one left it open.
+    pub(super) fn adopt(&mut self, context: &mut Context<'_>) -> bool {
+        let possible = self.obstacle.is_none() && self.device && !self.is_up();
+        if possible {
+            self.session_at = context.own;
+            self.voice.begin(full_size(self.mtu));
+            self.enter_up(Reason::Adopted, String::new(), context);
+        }
+        possible
+    }
+
+    /// A probe of the peer's that came as it was sent.
+    pub(super) fn plain(&mut self, plain: &Plain, context: &mut Context<'_>) {
+        if self.state != State::Ineligible {
+            self.ear.plain(plain.seq, context.own);
+            self.echo(&plain.heard, context);
+        }
+    }
+
+    pub(super) fn segment(&mut self, segment: &Segment, own: Moment) {
+        if self.state != State::Ineligible {
+            self.ear.segment(segment, own);
+        }
+    }
+
+    pub(super) fn altered(&mut self, superframe: Option<u16>, fault: Fault) {
+        if self.state != State::Ineligible {
+            self.ear.altered(superframe, fault);
+        }
+    }
+
+    pub(super) fn report(&mut self, report: &PathReport, context: &mut Context<'_>) {
+        if !self.session {
+            return;
+        }
+        if !self.voice.set_token(report.token) {
+            // The peer began anew, and so do its numbers. What it heard, it heard in another life.
+            self.ear.forget(context.own);
+            self.next_probe = self.next_probe.min(context.own);
+        }
+        self.answer |= report.ask;
+        self.echo(&report.heard, context);
+    }
+
+    fn echo(&mut self, heard: &crate::wire::probe::Heard, context: &Context<'_>) {
+        let full_heard = self.voice.echo(heard, context.own);
+        if full_heard && matches!(self.state, State::Proving { .. }) {
+            self.fast_until = self.fast_until.max(ms(context.own, PROVE_HOPE_MS));
+            let soon = context.own.0.saturating_add(self.interval(context.own));
+            self.next_probe = self.next_probe.min(Moment(soon));
+        }
+        if self.voice.supers.altered > 0 {
+            // A second opinion, at once.
+            self.next_super = self.next_super.min(context.own);
+        }
+    }
+
+    /// The kernel's counters of data on the path, since it was made.
+    pub(super) fn traffic(&mut self, sent: u64, heard: u64, context: &Context<'_>) {
+        let own = context.own;
+        let (sent_before, heard_before) = self.counted.replace((sent, heard)).unwrap_or_default();
+        let came = heard.saturating_sub(heard_before);
+        if came > 0 {
+            self.ear.data(came, own);
+        }
+        if came > 0 || sent > sent_before {
+            if !self.is_active(own) {
+                self.voice.wait_anew();
+                self.next_probe = self.next_probe.min(own);
+                self.next_super = self.next_super.min(own);
+            }
+            self.active_until = ms(own, IDLE_MS);
+        }
+    }
+
+    /// This host stood still for `lost` nanoseconds.
+    pub(super) fn stalled(&mut self, lost: u64, context: &mut Context<'_>) {
+        self.voice.wait_anew();
+        if self.is_up() && self.is_active(context.own) {
+            let evidence = format!("this host was {} ms late", lost / MS);
+            self.record(self.state, Reason::HostBusy, evidence, context);
+        }
+    }
+
+    pub(super) fn removed(&mut self, context: &mut Context<'_>) {
+        if self.is_up() {
+            self.close(context);
+        }
+    }
+
+    // States.
+
+    fn close(&self, context: &mut Context<'_>) {
+        let (peer, vni) = (self.peer, self.vni);
+        context.out.push_back(Output::Close { peer, vni });
+    }
+
+    fn record(&mut self, from: State, reason: Reason, evidence: String, context: &mut Context<'_>) {
+        let transition = Transition {
+            at: context.real,
+            from: from.name(),
+            to: self.state.name(),
+            reason,
+            evidence,
+        };
+        while self.history.len() >= context.history_max {
+            self.history.pop_front();
+        }
+        self.history.push_back(transition.clone());
+        context.out.push_back(Output::Changed {
+            peer: self.peer,
+            vni: self.vni,
+            transition,
+        });
+    }
+
+    fn enter(&mut self, to: State, reason: Reason, evidence: String, context: &mut Context<'_>) {
+        let from = std::mem::replace(&mut self.state, to);
+        self.since = context.real;
+        self.reason = reason;
+        self.evidence.clone_from(&evidence);
+        self.record(from, reason, evidence, context);
+    }
+
+    fn reconsider(&mut self, context: &mut Context<'_>) {
+        let gone = (!self.device).then(|| {
+            let evidence = "the kernel has no VXLAN device for the network".to_owned();
+            (Reason::DeviceGone, evidence)
+        });
+        let obstacle = self.obstacle.clone().or(gone).or_else(|| {
+            // One that is up keeps going for a while: the peer's daemon may be starting anew.
+            let needed = !self.session && !self.is_up();
+            needed.then(|| (Reason::NoSession, String::new()))
+        });
+        match (obstacle, self.state) {
+            (Some((reason, evidence)), State::Ineligible) => {
+                if self.reason != reason || self.history.is_empty() {
+                    self.enter(State::Ineligible, reason, evidence, context);
+                } else {
+                    self.evidence = evidence;
+                }
+            }
+            (Some((reason, evidence)), from) => {
+                if matches!(from, State::Up { .. }) {
+                    self.close(context);
+                }
+                self.enter(State::Ineligible, reason, evidence, context);
+            }
+            (None, State::Ineligible) if self.held_until > context.own => {
+                let until = self.held_until;
+                let evidence = format!("{} failures lately", self.failures);
+                self.enter(State::Held { until }, Reason::Held, evidence, context);
+            }
+            (None, State::Ineligible) => {
+                self.prove(Reason::Proving, String::new(), context);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn prove(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
+        let own = context.own;
+        self.voice.begin(full_size(self.mtu));
+        self.fast_until = ms(own, PROVE_FAST_MS);
+        self.next_diagnosis = ms(own, DIAGNOSE_MS);
+        self.next_super = own;
+        self.enter(State::Proving { since: own }, reason, evidence, context);
+        self.stretch = context.stretch;
+        let spread = if context.stretch > 1000 {
+            // Many paths do not begin in one instant.
+            context.rng.random_range(0..self.interval(own))
+        } else {
+            0
+        };
+        self.next_probe = Moment(own.0.saturating_add(spread));
+    }
+
+    fn enter_up(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
+        let own = context.own;
+        self.enter(State::Up { since: own }, reason, evidence, context);
+        // Data will move here in a moment.
+        self.active_until = self.active_until.max(ms(own, IDLE_MS));
+        self.next_probe = own;
+        self.next_super = ms(own, SUPER_MS[1]);
+        let (peer, vni) = (self.peer, self.vni);
+        context.out.push_back(Output::Open { peer, vni });
+    }
+
+    fn fail(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
+        let own = context.own;
+        if let State::Up { since } = self.state
+            && own.ms_since(since) >= FORGIVE_MS
+        {
+            self.failures = 0;
+        }
+        let hold = HOLD_MS.checked_shl(self.failures).unwrap_or(HOLD_MS_MAX);
+        self.failures = (self.failures + 1).min(16);
+        let until = ms(own, hold.min(HOLD_MS_MAX));
+        self.held_until = until;
+        self.close(context);
+        self.enter(State::Held { until }, reason, evidence, context);
+        if !self.session {
+            self.reconsider(context);
+        }
+    }
+
+    // Time.
+
+    /// Decides what is to be decided and sends what is to be sent.
+    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
+        let own = context.own;
+        self.stretch = context.stretch;
+        self.ear.handle_timeout(own);
+        match self.state {
+            State::Held { until } if until <= own => {
+                self.prove(Reason::Proving, String::new(), context);
+            }
+            State::Proving { .. } => {
+                if let Some(evidence) = self.proof() {
+                    self.enter_up(Reason::Proved, evidence, context);
+                } else if own >= self.next_diagnosis {
+                    self.diagnose(context);
+                }
+            }
+            State::Up { .. } if !self.session && own >= ms(self.session_at, SESSION_GRACE_MS) => {
+                self.close(context);
+                let evidence = format!("down for {} ms", own.ms_since(self.session_at));
+                self.enter(State::Ineligible, Reason::SessionDown, evidence, context);
+            }
+            State::Up { .. } if own >= context.judge_from => {
+                if let Some((reason, evidence)) = self.verdict(own) {
+                    self.fail(reason, evidence, context);
+                }
+            }
+            _ => {}
+        }
+        self.speak(context);
+        let overdue = self.voice.ask_at().is_some_and(|at| at <= own);
+        if self.is_running() && overdue && self.asked < self.voice.seq {
+            self.asked = self.voice.seq;
+            self.ask = true;
+        }
+    }
+
+    fn diagnose(&mut self, context: &mut Context<'_>) {
+        self.next_diagnosis = ms(context.own, DIAGNOSE_MS);
+        let (reason, evidence) = self.diagnosis(context.own);
+        if reason != self.reason {
+            self.enter(self.state, reason, evidence, context);
+        } else {
+            self.evidence = evidence;
+        }
+    }
+
+    /// Nanoseconds between rounds of probes.
+    pub(super) fn interval(&self, own: Moment) -> u64 {
+        (self.wished_ms(own) * MS / 1000).saturating_mul(self.stretch)
+    }
+
+    fn wished_ms(&self, own: Moment) -> u64 {
+        let [fast, slow, rare] = PROVE_MS;
+        match self.state {
+            State::Proving { .. } if own < self.fast_until => fast,
+            State::Proving { since } if own < ms(since, PROVE_SLOW_MS) => slow,
+            State::Proving { .. } => rare,
+            _ if self.is_active(own) => ACTIVE_PROBE_MS,
+            _ if own < ms(self.active_until, RECENT_MS) => RECENT_PROBE_MS,
+            _ => IDLE_PROBE_MS,
+        }
+    }
+
+    /// What it would send, were it alone, in probes per 1000 s.
+    pub(super) fn wished_rate(&self, own: Moment) -> u64 {
+        let each = match self.state {
+            _ if self.voice.token.is_none() => 0,
+            State::Proving { .. } => 2,
+            State::Up { .. } => 1,
+            State::Ineligible | State::Held { .. } => 0,
+        };
+        each * 1_000_000 / self.wished_ms(own).max(1)
+    }
+
+    fn speak(&mut self, context: &mut Context<'_>) {
+        let own = context.own;
+        let proving = match self.state {
+            State::Proving { .. } => true,
+            State::Up { .. } => false,
+            State::Ineligible | State::Held { .. } => return,
+        };
+        if own < self.next_probe {
+            return;
+        }
+        self.next_probe = Moment(own.0.saturating_add(self.interval(own)));
+        let Some(token) = self.voice.token else {
+            self.ask = true;
+            return;
+        };
+        let doubtful = self.voice.ask_at().is_some_and(|at| at <= own);
+        self.send(Kind::Full, token, context);
+        let tally = self.voice.tally(0);
+        if proving && tally.small_heard > 0 && self.voice.may_search(own) {
+            self.send(Kind::Search, token, context);
+        } else if doubtful || proving && tally.small_heard == 0 {
+            self.send(Kind::Small, token, context);
+        }
+        let [first, active, idle] = SUPER_MS;
+        if own >= self.next_super && (!proving || tally.full_heard > 0) {
+            let wait = match proving {
+                true => first,
+                false if self.is_active(own) => active,
+                false => idle,
+            };
+            let wait = (wait * MS / 1000).saturating_mul(context.stretch);
+            self.next_super = Moment(own.0.saturating_add(wait));
+            let number = self.voice.supers.send();
+            let probe = superframe(self.mac, context.mac, token, number, self.mtu);
+            let (peer, vni) = (self.peer, self.vni);
+            context.out.push_back(Output::Probe { peer, vni, probe });
+        }
+    }
+
+    fn send(&mut self, kind: Kind, token: u64, context: &mut Context<'_>) {
+        let (seq, size) = self.voice.send(kind, context.own);
+        let plain = Plain {
+            dst: self.mac,
+            src: context.mac,
+            token,
+            seq,
+            size,
+            heard: self.ear.heard(context.own),
+        };
+        context.out.push_back(Output::Probe {
+            peer: self.peer,
+            vni: self.vni,
+            probe: plain.encode(),
+        });
+    }
+
+    /// When the next report is due.
+    pub(super) fn report_at(&self, own: Moment) -> Option<Moment> {
+        let Some(told_at) = self.told_at else {
+            return self.session.then_some(own);
+        };
+        let wait = (REPORT_MS * MS / 1000).saturating_mul(self.stretch);
+        let at = Moment(told_at.0.saturating_add(wait)).max(own);
+        (self.session && (self.answer || self.ask)).then_some(at)
+    }
+
+    pub(super) fn make_report(&mut self, own: Moment) -> PathReport {
+        let ask = self.ask || self.voice.token.is_none() && self.told_at.is_none();
+        self.told_at = Some(own);
+        (self.answer, self.ask) = (false, false);
+        PathReport {
+            vni: self.vni,
+            token: self.ear.token,
+            heard: self.ear.heard(own),
+            ask,
+        }
+    }
+
+    /// When [`Self::settle`] has something to do.
+    pub(super) fn poll_timeout(&self, own: Moment, judge_from: Moment) -> Option<Moment> {
+        let session_end = (!self.session).then(|| ms(self.session_at, SESSION_GRACE_MS));
+        let ask_at = self
+            .voice
+            .ask_at()
+            .filter(|&at| at > own && self.asked < self.voice.seq);
+        let of_state = match self.state {
+            State::Ineligible => [None; 4],
+            State::Held { until } => [Some(until), None, None, None],
+            State::Proving { .. } => [
+                Some(self.next_probe),
+                Some(self.next_diagnosis),
+                ask_at,
+                None,
+            ],
+            State::Up { .. } => {
+                let judged = self.judged_at(own).map(|at| at.max(judge_from));
+                [Some(self.next_probe), session_end, ask_at, judged]
+            }
+        };
+        of_state
+            .into_iter()
+            .chain([self.report_at(own), self.ear.poll_timeout()])
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn view(&self, own: Moment, real: impl Fn(Moment) -> Moment) -> PathView {
+        let (lost, all) = self.voice.loss(u32::MAX);
+        let ppm = u64::from(lost) * 1_000_000 / u64::from(all.max(1));
+        let held_until = match self.state {
+            State::Held { until } => Some(real(until)),
+            _ => None,
+        };
+        PathView {
+            peer: self.peer,
+            vni: self.vni,
+            state: self.state.name(),
+            reason: self.reason,
+            evidence: self.evidence.clone(),
+            since: self.since,
+            active: self.is_active(own),
+            rtt_us: self.voice.rtt.smoothed_us(),
+            path_mtu: if self.is_up() {
+                Some(self.mtu)
+            } else {
+                self.voice.search.found()
+            },
+            loss_ppm: (all > 0).then(|| u32::try_from(ppm).unwrap_or(u32::MAX)),
+            held_until,
+            history: self.history.iter().cloned().collect(),
+        }
+    }
+}
