@@ -535,7 +535,7 @@ mod tests {
         // Commented settings are indented, so that prose is not mistaken for them.
         let open: String = EXAMPLE
             .lines()
-            .filter(|line| !["advertise = []", "upstream = []"].contains(line))
+            .filter(|line| !["advertise = []", "upstream = []", "trusted = []"].contains(line))
             .map(|line| line.strip_prefix("#   ").unwrap_or(line).to_owned() + "\n")
             .collect();
         let config = Config::parse(&open).unwrap();

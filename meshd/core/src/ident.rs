@@ -142,6 +142,11 @@ key_ident!(MeshId, "mesh id (52 characters of base32)");
 pub struct Vni(u32);
 
 impl Vni {
+    /// The lowest.
+    pub const MIN: Self = Self(1);
+    /// The highest.
+    pub const MAX: Self = Self((1 << 24) - 1);
+
     /// # Errors
     /// If `number` is 0 or wider than 24 bits.
     pub fn new(number: u32) -> Result<Self, ParseIdentError> {

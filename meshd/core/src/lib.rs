@@ -28,7 +28,6 @@ pub mod outbox;
 pub mod path;
 mod peers;
 pub mod pipeline;
-pub mod path;
 pub mod plan;
 pub mod planes;
 pub mod policy;

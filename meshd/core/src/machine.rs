@@ -206,6 +206,7 @@ impl Node {
         self.planes.handle_timeout(now.moment);
         self.ports
             .handle_timeout(&self.mesh.directory, &mut self.pools, now, out);
+        self.mesh.set_in_kernel(self.planes.heard(now.moment), now, &mut self.out);
         self.sessions_changed(now);
         self.settle(now);
     }

@@ -431,17 +431,17 @@ impl Mesh {
                 || self.given.0.contains(&node))
     }
 
-    /// Whether the node's kernel answers on VXLAN.
-    pub fn set_in_kernel(&mut self, node: NodeId, answers: bool, now: Now, out: &mut Outbox) {
-        let changed = if answers {
-            self.in_kernel.insert(node)
-        } else {
-            self.in_kernel.remove(&node)
-        };
-        if changed {
-            self.refresh(node, out);
-            self.follow_up(now, out);
+    /// The nodes whose kernels forward to us.
+    pub fn set_in_kernel(&mut self, nodes: BTreeSet<NodeId>, now: Now, out: &mut Outbox) {
+        if nodes == self.in_kernel {
+            return;
         }
+        let before = std::mem::replace(&mut self.in_kernel, nodes);
+        let changed: Vec<NodeId> = before.symmetric_difference(&self.in_kernel).copied().collect();
+        for node in changed {
+            self.refresh(node, out);
+        }
+        self.follow_up(now, out);
     }
 
     #[cfg(test)]

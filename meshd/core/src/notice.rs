@@ -1,6 +1,7 @@
 //! Notices: what an operator may want to know, as data. `meshd events`, the log and `status` render them.
 
 use crate::ident::{Epoch, MacAddr, NodeId, PortId, Vni};
+use crate::path::{PathState, Reason};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -112,9 +113,9 @@ pub enum Notice {
         vni: Vni,
         node: NodeId,
         name: String,
-        from: String,
-        to: String,
-        reason: String,
+        from: PathState,
+        to: PathState,
+        reason: Reason,
         evidence: String,
     },
     /// The kernel's side of a network is not as it is to be.

@@ -341,6 +341,19 @@ impl Paths {
         self.strange
     }
 
+    /// Has anything of the peer come in by a path that is up, data or probes, in the last `within` milliseconds? Its kernel
+    /// forwards then, whatever its daemon does.
+    #[must_use]
+    pub fn hears(&self, peer: NodeId, within: u64, now: Moment) -> bool {
+        let own = Moment(now.0.saturating_sub(self.lost));
+        let of_peer = (peer, Vni::MIN)..=(peer, Vni::MAX);
+        let mut lives = self.paths.range(of_peer).map(|(_, life)| life);
+        lives.any(|life| {
+            let last = life.ear.last;
+            life.is_up() && last.is_some_and(|last| own.ms_since(last) < within)
+        })
+    }
+
     /// One path, for people.
     #[must_use]
     pub fn view(&self, peer: NodeId, vni: Vni, now: Moment) -> Option<PathView> {

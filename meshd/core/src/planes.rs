@@ -18,7 +18,7 @@ use crate::node::{Output, PathTraffic};
 use crate::notice::Notice;
 use crate::offload::{GateOp, PathSlot, Plane, SLOTS_MAX};
 use crate::outbox::Outbox;
-use crate::path::{Candidate, PathOutput, PathReport, PathView, Paths, Side};
+use crate::path::{self, Candidate, PathReport, PathState, PathView, Paths, Side};
 use crate::plan::{NetworkPlan, VxlanPlan};
 use crate::ports::Ports;
 use crate::switch::Switch;
@@ -34,6 +34,8 @@ use std::sync::Arc;
 
 /// Changes that come within this time are one change of the plan, in ms.
 const GATHER_MS: u64 = 10;
+/// A peer of which nothing came in by the kernel for so long is not there, in ms.
+const HEARD_MS: u64 = 4_000;
 
 /// What the kernel can do, and what the operator wants of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ pub struct PlanesConfig {
     pub trusted: Vec<IpNet>,
     /// `[underlay] vxlan_port`.
     pub port: u16,
+    /// Paths of an earlier run have lower numbers. With any: what the kernel carries now goes on until probes say otherwise.
+    pub first_slot: u32,
 }
 
 /// What the kernel was last heard to have of a network.
@@ -73,7 +77,12 @@ pub struct Planes {
     slots: BTreeMap<(Vni, NodeId), PathSlot>,
     free: Vec<PathSlot>,
     next_slot: u32,
+    /// The kernel may carry something of an earlier run.
+    adopts: bool,
     open: BTreeSet<(Vni, NodeId)>,
+    adopted: BTreeSet<(Vni, NodeId)>,
+    /// Paths that are no more, and whose numbers are free once what they wanted is done.
+    removed: BTreeSet<(Vni, NodeId)>,
 }
 
 /// What a plan is derived from.
@@ -89,6 +98,7 @@ impl Planes {
     /// Nothing is known of the kernel yet. `seed`: of tokens.
     #[must_use]
     pub fn new(me: NodeId, config: PlanesConfig, seed: u64) -> Self {
+        let first_slot = config.first_slot;
         Self {
             me,
             config,
@@ -101,8 +111,11 @@ impl Planes {
             candidates: BTreeMap::new(),
             slots: BTreeMap::new(),
             free: Vec::new(),
-            next_slot: 1,
+            next_slot: if first_slot < SLOTS_MAX / 2 { first_slot.max(1) } else { 1 },
+            adopts: first_slot > 1,
             open: BTreeSet::new(),
+            adopted: BTreeSet::new(),
+            removed: BTreeSet::new(),
         }
     }
 
@@ -225,37 +238,48 @@ impl Planes {
         })
     }
 
-    fn side(&self, vtep: Option<Vtep>, trusted: &[IpNet]) -> Side {
-        Side {
-            vtep,
-            trusted: trusted.to_vec(),
-        }
-    }
 
     /// Tells the path machine who could be reached by VXLAN on this network.
     fn refresh_candidates(&mut self, vni: Vni, around: Around<'_>, now: Moment) {
         let directory = &around.mesh.directory;
-        let device = self.held.get(&vni).and_then(|held| held.plan.as_ref()).is_some_and(|plan| plan.vxlan.is_some());
+        let has = self.held.get(&vni).and_then(|held| held.plan.as_ref());
+        let device = has.is_some_and(|plan| plan.vxlan.is_some());
+        // Before the kernel's first answer it may well be there, from an earlier run.
+        let unknown = !self.held.contains_key(&vni) && self.adopts;
+        self.paths.device(vni, device || unknown, now);
+        let here = Side {
+            vxlan: self.config.vxlan.is_ok() && self.config.bridge && self.config.fast_path,
+            vtep: self.vtep().map(|vtep| vtep.ip),
+            trusted: self.config.trusted.clone(),
+        };
         let mut members: BTreeSet<NodeId> = BTreeSet::new();
         if let Some(def) = directory.network_by_vni(vni).filter(|_| around.ports.networks().contains(&vni)) {
             members.extend(directory.members_with_network(vni));
             for &node in &members {
-                let advert = directory.advert(node);
+                let there = directory.advert(node).map_or_else(Side::default, |advert| Side {
+                    vxlan: advert.vtep.is_some(),
+                    vtep: advert.vtep.map(|vtep| vtep.ip),
+                    trusted: advert.trusted.clone(),
+                });
                 let candidate = Candidate {
-                    here: self.side(self.vtep(), &self.config.trusted),
-                    there: advert.map_or_else(Side::default, |a| self.side(a.vtep, &a.trusted)),
-                    kernel: self.config.vxlan.clone(),
-                    fast_path: self.config.fast_path,
-                    device,
+                    here: here.clone(),
+                    there,
                     session: around.mesh.session_of(node).is_some(),
                     mtu: def.mtu,
                 };
-                self.paths.set(node, vni, candidate, now);
+                self.paths.set(node, vni, &candidate, now);
+                if self.adopts && around.switch.is_adopting() && !self.adopted.contains(&(vni, node)) {
+                    // Once; what it comes to after that is its own.
+                    if self.paths.adopt(node, vni, now) {
+                        self.adopted.insert((vni, node));
+                    }
+                }
             }
         }
         let before = self.candidates.insert(vni, members.clone()).unwrap_or_default();
         for &node in before.difference(&members) {
             self.paths.remove(node, vni, now);
+            self.removed.insert((vni, node));
         }
     }
 
@@ -278,7 +302,7 @@ impl Planes {
                 changed.insert(vni);
             }
         }
-        changed.extend(self.follow_paths(around, now, out));
+        changed.extend(self.follow_paths(around, out));
         changed
     }
 
@@ -365,13 +389,13 @@ impl Planes {
     }
 
     /// Does what the path machine wants.
-    fn follow_paths(&mut self, around: Around<'_>, now: Now, out: &mut Outbox) -> BTreeSet<Vni> {
+    fn follow_paths(&mut self, around: Around<'_>, out: &mut Outbox) -> BTreeSet<Vni> {
         let mut changed = BTreeSet::new();
         let directory = &around.mesh.directory;
         while let Some(output) = self.paths.poll_output() {
             match output {
-                PathOutput::Probe { vni, probe, .. } => out.push(Output::Probe { vni, probe }),
-                PathOutput::Report { peer, reports } => {
+                path::Output::Probe { vni, probe, .. } => out.push(Output::Probe { vni, probe }),
+                path::Output::Report { peer, reports } => {
                     if let Some(session) = around.mesh.session_of(peer) {
                         out.push(Output::Message {
                             session,
@@ -379,29 +403,21 @@ impl Planes {
                         });
                     }
                 }
-                PathOutput::Open { peer, vni } => {
+                path::Output::Open { peer, vni } => {
                     if let Some(slot) = self.slot(vni, peer) {
                         self.open.insert((vni, peer));
                         out.push(Output::Gate(GateOp::Path { slot, open: true }));
                         changed.insert(vni);
                     }
                 }
-                PathOutput::Close { peer, vni } => {
+                path::Output::Close { peer, vni } => {
                     self.open.remove(&(vni, peer));
                     if let Some(&slot) = self.slots.get(&(vni, peer)) {
                         out.push(Output::Gate(GateOp::Path { slot, open: false }));
                         changed.insert(vni);
                     }
                 }
-                PathOutput::Gone { peer, vni } => {
-                    self.open.remove(&(vni, peer));
-                    if let Some(slot) = self.slots.remove(&(vni, peer)) {
-                        out.push(Output::Gate(GateOp::Path { slot, open: false }));
-                        self.free.push(slot);
-                        changed.insert(vni);
-                    }
-                }
-                PathOutput::Moved {
+                path::Output::Changed {
                     peer,
                     vni,
                     transition,
@@ -414,12 +430,20 @@ impl Planes {
                         vni,
                         node: peer,
                         name,
-                        from: transition.from.to_string(),
-                        to: transition.to.to_string(),
-                        reason: transition.reason.to_string(),
+                        from: transition.from,
+                        to: transition.to,
+                        reason: transition.reason,
                         evidence: transition.evidence,
                     }));
                 }
+            }
+        }
+        for (vni, node) in std::mem::take(&mut self.removed) {
+            let back = self.candidates.get(&vni).is_some_and(|all| all.contains(&node));
+            if let Some(slot) = self.slots.remove(&(vni, node)).filter(|_| !back) {
+                out.push(Output::Gate(GateOp::Path { slot, open: false }));
+                self.free.push(slot);
+                changed.insert(vni);
             }
         }
         changed
@@ -459,7 +483,10 @@ impl Planes {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(Moment, &'static str)> {
         let plan = self.due.map(|due| (due, "planes: a plan is derived"));
-        let paths = self.paths.poll_timeout();
+        let paths = self
+            .paths
+            .poll_timeout()
+            .map(|due| (due, "paths: probes and verdicts"));
         plan.into_iter().chain(paths).min()
     }
 
@@ -471,14 +498,21 @@ impl Planes {
                 .get(vni)
                 .is_some_and(|held| held.plan.as_ref() == Some(plan) || !held.problems.is_empty())
         };
-        self.due.is_none() && self.asked.iter().all(done) && !self.paths.is_proving()
+        self.due.is_none() && self.asked.iter().all(done) && self.paths.views(Moment(0)).all(|path| path.state != PathState::Proving)
+    }
+
+    /// Peers whose kernel forwards to us, as far as was seen in the last seconds.
+    pub(crate) fn heard(&self, now: Moment) -> BTreeSet<NodeId> {
+        let peers: BTreeSet<NodeId> = self.open.iter().map(|(_, node)| *node).collect();
+        let heard = |node: &NodeId| self.paths.hears(*node, HEARD_MS, now);
+        peers.into_iter().filter(heard).collect()
     }
 
     // What others may read.
 
     /// How the paths are.
     #[must_use]
-    pub fn paths(&self, now: Moment) -> Vec<PathView> {
+    pub fn paths(&self, now: Moment) -> impl Iterator<Item = PathView> + '_ {
         self.paths.views(now)
     }
 

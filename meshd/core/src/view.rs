@@ -569,6 +569,19 @@ pub struct PluginAttachment {
     pub busy_us: u64,
 }
 
+/// A word of an enum as JSON has it: `MtuHole` is `mtu-hole`.
+#[must_use]
+pub fn word(value: &impl std::fmt::Debug) -> String {
+    let mut out = String::new();
+    for c in format!("{value:?}").chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
 /// What happened, for people. What others chose in it is escaped.
 #[must_use]
 pub fn sentence(notice: &Notice) -> String {
@@ -690,9 +703,9 @@ pub fn sentence(notice: &Notice) -> String {
         } => format!(
             "path to {} on VNI {vni}: {} to {}, {}: {}",
             who(node, name),
-            esc(from),
-            esc(to),
-            esc(reason),
+            word(from),
+            word(to),
+            word(reason),
             esc(evidence)
         ),
         Notice::KernelTrouble {

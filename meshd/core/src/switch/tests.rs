@@ -849,7 +849,7 @@ fn a_trace_says_what_a_frame_would_meet_and_changes_nothing() {
             .iter()
             .map(|s| s.what.as_str())
             .collect::<Vec<_>>(),
-        ["source check", "network", "lookup", "flood"]
+        ["source check", "network", "lookup", "flood", "kernel"]
     );
     bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
     let TraceEnd::Ask(first) = bench.switch.trace(FROM_A, vni(), &ip(B, A), &[], at(0)).end else {

@@ -283,6 +283,12 @@ impl Plain {
     }
 }
 
+/// Is it a probe, good or bad, and not the network's traffic?
+#[must_use]
+pub fn is_probe(frame: &[u8]) -> bool {
+    parse(frame).is_some()
+}
+
 /// Reads a frame: `None` if it is no probe at all. What is returned as a probe is as it was sent, to the last byte.
 #[must_use]
 pub fn parse(frame: &[u8]) -> Option<Result<Probe, ProbeError>> {

@@ -56,6 +56,11 @@ impl Kernel {
         }
     }
 
+    /// Above all paths that any entry names.
+    pub fn first_slot(&self) -> u32 {
+        self.gates.values().map(|flow| flow.slot.0 + 1).max().unwrap_or(1)
+    }
+
     /// For a node that starts.
     pub fn found(&self) -> (Epoch, Vec<GateMatch>) {
         let live = self.gates.values().filter(|flow| flow.epoch >= self.epoch);

@@ -408,3 +408,94 @@ fn a_swarm_of_storms_ends_in_agreement() {
         with_seed(seed, storm);
     }
 }
+
+/// As [`mesh`], with kernels that have VXLAN on a trusted underlay; all pairs have talked and all paths are up.
+fn kernel_mesh(seed: u64, hosts: usize) -> Mesh {
+    let mut world = World::trusted(seed, Weather::fair());
+    let vni = world.add_network(1, &["10.1.0.0/16"]);
+    for _ in 1..hosts {
+        world.join();
+    }
+    assert!(agree(&mut world, 60_000));
+    let mut ports = Vec::new();
+    for at in 0..hosts {
+        let port = world.attach(at, vni, &format!("c{at}")).unwrap();
+        ports.push((at, port.id, port.mac));
+    }
+    assert!(agree(&mut world, 60_000));
+    let mut mesh = Mesh { world, vni, ports };
+    mesh.world.run(3_000);
+    mesh
+}
+
+/// One frame each way between hosts 0 and 1 each millisecond, for `ms`; how many were lost.
+fn stream(mesh: &mut Mesh, ms: u64, mut each: impl FnMut(&mut World, u64)) -> usize {
+    let (a, b) = (mesh.ports[0], mesh.ports[1]);
+    let mut sent = Vec::new();
+    for at in 0..ms {
+        for (from, to) in [(a, b), (b, a)] {
+            if mesh.world.hosts[from.0].ports.contains_key(&from.1) {
+                sent.push((mesh.world.send(from.0, from.1, to.2), to.0, to.1));
+            }
+        }
+        each(&mut mesh.world, at);
+        mesh.world.run(1);
+    }
+    mesh.world.run(3_500);
+    sent.iter()
+        .filter(|(id, to, port)| !mesh.world.checkers.was_delivered(*id, *to, *port))
+        .count()
+}
+
+#[test]
+fn trusted_kernels_carry_what_was_ruled_on_once_and_the_daemons_see_no_more_of_it() {
+    with_seed(seed(), |seed| {
+        let mut mesh = kernel_mesh(seed, 4);
+        assert_eq!(all_pairs(&mut mesh), (12, 12));
+        let before = mesh.world.by_kernel;
+        assert_eq!(all_pairs(&mut mesh), (12, 12));
+        assert_eq!(mesh.world.by_kernel - before, 12, "all of the second round");
+    });
+}
+
+#[test]
+fn a_direction_that_dies_under_traffic_costs_some_frames_and_the_other_one_none() {
+    with_seed(seed(), |seed| {
+        let mut mesh = kernel_mesh(seed, 2);
+        assert_eq!(stream(&mut mesh, 1_000, |_, _| ()), 0);
+        let lost = stream(&mut mesh, 3_000, |world, at| {
+            if at == 500 {
+                world.vxlan_cut.insert((0, 1));
+            }
+        });
+        assert!(lost > 0 && lost < 400, "lost {lost} frames");
+        // Back, without loss.
+        let lost = stream(&mut mesh, 10_000, |world, at| {
+            if at == 500 {
+                world.vxlan_cut.clear();
+            }
+        });
+        assert_eq!(lost, 0, "promotion lost frames");
+        assert!(mesh.world.hosts[0].kernel.held() > 0);
+    });
+}
+
+#[test]
+fn a_node_that_starts_anew_finds_its_flows_in_the_kernel_and_nothing_is_lost() {
+    with_seed(seed(), |seed| {
+        let mut mesh = kernel_mesh(seed, 3);
+        assert_eq!(stream(&mut mesh, 1_000, |_, _| ()), 0);
+        let kept = mesh.world.hosts[1].ports.clone();
+        let lost = stream(&mut mesh, 12_000, |world, at| match at {
+            500 => {
+                world.kill(1);
+                // The devices stay, and the containers with them.
+                world.hosts[1].ports = kept.clone();
+            }
+            4_500 => world.start(1),
+            _ => {}
+        });
+        assert_eq!(lost, 0);
+        assert!(mesh.world.hosts[1].kernel.held() > 0, "adopted");
+    });
+}

@@ -240,6 +240,7 @@ impl World {
                 fast_path: self.trusted,
                 trusted: vec!["10.255.0.0/16".parse().unwrap()],
                 port: 4789,
+                first_slot: host.kernel.first_slot(),
             },
             gates: host.kernel.found(),
         };
