@@ -133,7 +133,7 @@ impl Backend for Live {
         }
         self.driver
             .view(move |node, world, now| {
-                views::flows(node, &lanes, &world.kernel.gate_counts(), now)
+                views::flows(node, &lanes, &world.kernel.ledger().counts(), now)
             })
             .await
     }

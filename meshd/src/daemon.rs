@@ -12,9 +12,10 @@ use crate::clock::Clock;
 use crate::datapath::Datapath;
 use crate::dns::{Forwarder, NamesHandle};
 use crate::driver::{self, DriverHandle, HEARD_MAX, INPUTS_MAX, Parts};
+use crate::executor::{self, Executor};
 use crate::identity::Identity;
 use crate::join::Bootstrap;
-use crate::kernel::{Kernel, KernelConfig};
+use crate::kernel::{Kernel, KernelConfig, try_features};
 use crate::rulings::Rulings;
 use crate::store::Store;
 use crate::underlay::{Underlay, UnderlayConfig};
@@ -26,6 +27,7 @@ use meshd_core::config::Config;
 use meshd_core::lane::LaneLimits;
 use meshd_core::names::Names;
 use meshd_core::node::{Node, NodeConfig};
+use meshd_core::planes::PlanesConfig;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +114,7 @@ async fn serve(
             node: identity.node_id(),
             underlay: SocketAddr::new(config.underlay.listen.ip(), underlay.local_port()),
         },
+        clock.moment(),
         inputs.clone(),
     )
     .await?;
@@ -136,6 +139,8 @@ async fn serve(
         macs_per_port: usize::from(config.limits.macs_per_port),
         dns: config.dns.enabled,
         chains: rulings.chains(),
+        planes: planes(&config, &kernel).await,
+        gates: kernel.ledger().found(),
     };
     let node = Node::new(
         node_config,
@@ -153,6 +158,14 @@ async fn serve(
     for complaint in kernel.sweep(&node.port_ids()).await {
         tracing::warn!("{complaint}");
     }
+    let mut networks: std::collections::BTreeSet<_> = node.ports().networks();
+    networks.extend(node.vteps().iter().map(|(vni, _)| vni));
+    if !config.kernel.fast_path {
+        networks.clear();
+    }
+    for complaint in kernel.sweep_networks(&networks).await {
+        tracing::warn!("{complaint}");
+    }
     let upstream: Vec<SocketAddr> = config.dns.upstream.iter().map(|server| server.0).collect();
     let names: NamesHandle = Arc::new(ArcSwap::from_pointee(Names::default()));
     let lane_limits = LaneLimits {
@@ -160,8 +173,15 @@ async fn serve(
         ..LaneLimits::default()
     };
     let datapath = Datapath::new(inputs.clone(), clock, lane_limits, seed);
+    let executor = Executor::start(executor::Tools {
+        kernel: kernel.clone(),
+        driver: handle.clone(),
+        inputs: inputs.clone(),
+        port: config.underlay.vxlan_port,
+    });
+    let gauge = tokio::spawn(kernel.clone().gauge(inputs.clone()));
     let wirer = Wirer::start(Tools {
-        kernel,
+        kernel: kernel.clone(),
         names: names.clone(),
         forward: Forwarder::new(&upstream),
         driver: handle.clone(),
@@ -174,6 +194,7 @@ async fn serve(
         underlay,
         rulings: rulings.clone(),
         datapath,
+        kernel,
         names,
         inputs: from_all,
         heard: from_sessions,
@@ -181,7 +202,7 @@ async fn serve(
     if let Some(bootstrap) = Bootstrap::load(&parts.store)? {
         parts.underlay.dial(bootstrap.inviter, bootstrap.addresses);
     }
-    let mut driving = tokio::spawn(driver::run(parts, wirer, mailbox));
+    let mut driving = tokio::spawn(driver::run(parts, wirer, executor, mailbox));
     let live = Live {
         driver: handle.clone(),
         identity: identity.clone(),
@@ -199,6 +220,7 @@ async fn serve(
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     watching.abort();
+    gauge.abort();
     api.abort();
     match ended {
         None => {
@@ -208,6 +230,34 @@ async fn serve(
         }
         Some(Ok(result)) => result.context("the state can no longer be kept"),
         Some(Err(panic)) => Err(anyhow::anyhow!("the driver broke: {panic}")),
+    }
+}
+
+/// What this kernel can do for the fast path, found out by trying, and what the operator wants of it.
+async fn planes(config: &Config, kernel: &Kernel) -> PlanesConfig {
+    let features = try_features().await.unwrap_or_default();
+    let lacks = |names: &[&str]| {
+        let failed = features
+            .iter()
+            .filter(|feature| names.contains(&feature.name))
+            .find_map(|feature| Some((feature, feature.tried.as_ref().err()?)));
+        failed.map(|(feature, why)| format!("{} ({}): {why}", feature.name, feature.option))
+    };
+    let bridge = lacks(&["bridge"]);
+    if let Some(what) = &bridge {
+        tracing::warn!("no fast path on this host: the kernel lacks {what}");
+    }
+    let vxlan = lacks(&["vxlan", "tap with virtio-net header", "nftables"]);
+    if let Some(what) = vxlan.as_ref().filter(|_| !config.underlay.trusted.is_empty()) {
+        tracing::warn!("no VXLAN on this host: the kernel lacks {what}");
+    }
+    PlanesConfig {
+        bridge: bridge.is_none() && !features.is_empty(),
+        vxlan: vxlan.map_or(Ok(()), Err),
+        fast_path: config.kernel.fast_path,
+        trusted: config.underlay.trusted.clone(),
+        port: config.underlay.vxlan_port,
+        first_slot: kernel.ledger().first_slot(),
     }
 }
 

@@ -14,6 +14,8 @@ use crate::clock::Clock;
 use crate::datapath::Datapath;
 use crate::dns::NamesHandle;
 use crate::events::Events;
+use crate::executor::Executor;
+use crate::kernel::{Kernel, Vtap};
 use crate::rulings::Rulings;
 use crate::store::Store;
 use crate::underlay::{Heard, Underlay};
@@ -47,6 +49,8 @@ pub(crate) struct World<'a> {
     pub(crate) datapath: &'a Datapath,
     /// Sessions.
     pub(crate) underlay: &'a Underlay,
+    /// Tier 0.
+    pub(crate) kernel: &'a Kernel,
 }
 
 type View = Box<dyn FnOnce(&Node, &World<'_>, Now) + Send>;
@@ -73,6 +77,17 @@ pub(crate) enum Carry {
     },
     /// The port's TAP is about to go.
     Gone(PortId),
+    /// What a network's VXLAN device does not let pass comes from this TAP, and probes go to it.
+    Vxlan {
+        /// The network.
+        vni: Vni,
+        /// Of the network.
+        mtu: u16,
+        /// The TAP.
+        tap: Vtap,
+    },
+    /// The network's TAP is about to go.
+    VxlanGone(Vni),
 }
 
 /// How everything else talks to the driver.
@@ -168,6 +183,8 @@ pub(crate) struct Parts {
     pub(crate) rulings: Rulings,
     /// Tier 1.
     pub(crate) datapath: Datapath,
+    /// Tier 0.
+    pub(crate) kernel: Kernel,
     /// Names, for the name services.
     pub(crate) names: NamesHandle,
     /// What happens on this host.
@@ -179,6 +196,7 @@ pub(crate) struct Parts {
 struct Driver {
     parts: Parts,
     wirer: Wirer,
+    executor: Executor,
     requests: mpsc::Receiver<Request>,
     events: Arc<Events>,
     waiting: BTreeMap<CommandId, oneshot::Sender<Result<Reply, Refusal>>>,
@@ -214,11 +232,13 @@ pub(crate) struct Mailbox {
 pub(crate) async fn run(
     parts: Parts,
     wirer: Wirer,
+    executor: Executor,
     mailbox: Mailbox,
 ) -> Result<(), crate::store::StoreError> {
     let mut driver = Driver {
         parts,
         wirer,
+        executor,
         requests: mailbox.requests,
         events: mailbox.events,
         waiting: BTreeMap::new(),
@@ -310,6 +330,7 @@ impl Driver {
                 let world = World {
                     datapath: &self.parts.datapath,
                     underlay: &self.parts.underlay,
+                    kernel: &self.parts.kernel,
                 };
                 view(&self.parts.node, &world, now);
             }
@@ -322,6 +343,10 @@ impl Driver {
                         tap,
                     } => self.parts.datapath.add_port(port, vni, mtu, tap),
                     Carry::Gone(port) => self.parts.datapath.remove_port(port),
+                    Carry::Vxlan { vni, mtu, tap } => {
+                        self.parts.datapath.add_vxlan(vni, mtu, tap);
+                    }
+                    Carry::VxlanGone(vni) => self.parts.datapath.remove_vxlan(vni),
                 }
                 let _ = done.send(());
             }
@@ -365,6 +390,9 @@ impl Driver {
                 upcall,
                 ruling,
             } => parts.datapath.ruling(origin, upcall, ruling),
+            Output::Gate(op) => parts.kernel.ledger().act(op),
+            Output::Plan { vni, plan } => self.executor.wish(vni, plan),
+            Output::Probe { vni, probe } => parts.datapath.probe(vni, &probe),
             Output::Inject { port, frame } => parts.datapath.inject(port, &frame),
             Output::Epoch(epoch) => parts.datapath.set_epoch(epoch),
             Output::Ask {

@@ -10,6 +10,7 @@ mod dns;
 pub mod doctor;
 mod driver;
 mod events;
+mod executor;
 pub mod identity;
 pub mod join;
 pub mod kernel;

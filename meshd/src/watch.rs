@@ -2,6 +2,7 @@
 
 use crate::daemon::{apply_networks, read_config};
 use crate::driver::DriverHandle;
+use meshd_core::command::Command;
 use meshd_core::config::{Config, ConfigDiff};
 use meshd_core::notice::Notice;
 use notify::{RecursiveMode, Watcher};
@@ -66,6 +67,16 @@ pub(crate) async fn follow(path: Option<PathBuf>, mut current: Config, handle: D
                     );
                 }
                 crate::logging::set_level(&new.log);
+                if (&current.underlay.trusted, current.kernel)
+                    != (&new.underlay.trusted, new.kernel)
+                {
+                    let wishes = Command::KernelWishes {
+                        trusted: new.underlay.trusted.clone(),
+                        fast_path: new.kernel.fast_path,
+                    };
+                    // Refused only when the daemon stops.
+                    let _ = handle.command(wishes).await;
+                }
                 apply_networks(&handle, &new).await;
                 tracing::info!(file = %path.display(), "config file read again");
                 current = new;

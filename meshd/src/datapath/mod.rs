@@ -21,7 +21,7 @@ mod vxlan;
 pub(crate) use lane_task::LaneFlows;
 pub(crate) use outlet::{Outlets, PeerOutlet, PortOutlet};
 
-use crate::kernel::VTap;
+use crate::kernel::Vtap;
 use lane_task::ToLane;
 
 use crate::clock::Clock;
@@ -76,7 +76,7 @@ pub(crate) struct Datapath {
     /// What lanes that ended had dropped.
     ended: DropCounts,
     seed: u64,
-    vtaps: BTreeMap<Vni, Arc<VTap>>,
+    vtaps: BTreeMap<Vni, Arc<Vtap>>,
 }
 
 impl Datapath {
@@ -130,7 +130,7 @@ impl Datapath {
     }
 
     /// A network has a VXLAN device now: what its gate does not let pass is read here, and probes are sent here.
-    pub(crate) fn add_vxlan(&mut self, vni: Vni, mtu: u16, tap: VTap) {
+    pub(crate) fn add_vxlan(&mut self, vni: Vni, mtu: u16, tap: Vtap) {
         let tap = Arc::new(tap);
         self.vtaps.insert(vni, Arc::clone(&tap));
         self.start(Origin::Vxlan(vni), None, |start| {

@@ -4,7 +4,7 @@
 //! that only members send. Probes are the node's.
 
 use super::lane_task::{LaneTask, Start};
-use crate::kernel::{VTap, VnetHeader};
+use crate::kernel::{Gso, VnetHeader, Vtap};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::Vni;
 use meshd_core::node::Input;
@@ -18,7 +18,7 @@ const BATCH_MAX: usize = 64;
 const L2_MAX: usize = 14 + 8;
 
 /// Reads until the TAP is gone.
-pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<VTap>) {
+pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Vtap>) {
     let inputs = start.inputs();
     let (mut task, mut from_driver) = LaneTask::new(start);
     // One byte more than allowed: a longer frame is seen to be longer, and dropped by the switch under its name.
@@ -64,14 +64,15 @@ pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<VTap>) {
 }
 
 /// Sends a probe; one that the kernel does not take is one that is lost.
-pub(super) fn send(tap: &VTap, probe: &ProbeFrame) {
-    let header = probe.offload.map_or_else(VnetHeader::default, |offload| {
-        VnetHeader::tcp4(
-            offload.segment,
-            offload.header,
-            offload.checksum_start,
-            offload.checksum_offset,
-        )
+pub(super) fn send(tap: &Vtap, probe: &ProbeFrame) {
+    let header = probe.segmentation.map_or_else(VnetHeader::default, |cut| VnetHeader {
+        needs_checksum: true,
+        gso: Gso::Tcp4,
+        header_len: cut.header_len,
+        gso_size: cut.gso_size,
+        csum_start: cut.csum_start,
+        csum_offset: cut.csum_offset,
+        ..VnetHeader::default()
     });
     if let Err(error) = tap.try_write(&header, &probe.bytes) {
         tracing::debug!(%error, "a probe was not sent");

@@ -68,6 +68,14 @@ impl Inventory {
         self.tables().ports.get(&port).copied().unwrap_or_default()
     }
 
+    /// The port whose veth this is.
+    pub(super) fn port_of_veth(&self, index: u32) -> Option<PortId> {
+        match self.tables().indices.get(&index) {
+            Some(&(port, Role::Veth)) => Some(port),
+            _ => None,
+        }
+    }
+
     pub(super) fn ports(&self) -> Vec<PortId> {
         self.tables().ports.keys().copied().collect()
     }

@@ -8,9 +8,9 @@
 //! their entries nobody meets any more. Decides nothing.
 
 use super::gate::{Entry, Gate, Key, L4, StepError};
-use super::holdings::Holdings;
 use super::inventory::Inventory;
-use super::marks::{NetworkRole, Part};
+use super::disturbance::Part;
+use super::marks::NetworkRole;
 use meshd_core::ident::{Epoch, Moment, Vni};
 use meshd_core::node::PathTraffic;
 use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, PathSlot};
@@ -32,7 +32,6 @@ struct Seen {
 pub struct Ledger {
     gate: Gate,
     inventory: Arc<Inventory>,
-    holdings: Arc<Holdings>,
     /// What CLOCK_MONOTONIC shows at moment 0.
     zero: u64,
     seen: Mutex<BTreeMap<GateMatch, Seen>>,
@@ -46,14 +45,11 @@ impl Ledger {
     pub(super) fn new(
         gate: Gate,
         inventory: Arc<Inventory>,
-        holdings: Arc<Holdings>,
-        now: Moment,
+            now: Moment,
     ) -> Self {
-        // Slots of an earlier run are counted from there on.
         Self {
             gate,
             inventory,
-            holdings,
             zero: Gate::now().saturating_sub(now.0),
             seen: Mutex::default(),
             told: Mutex::default(),
@@ -68,7 +64,7 @@ impl Ledger {
     fn device(&self, entrance: Entrance) -> Option<u32> {
         match entrance {
             Entrance::Port(port) => self.inventory.of(port).veth,
-            Entrance::Vxlan(vni) => self.holdings.of(vni, NetworkRole::Vxlan),
+            Entrance::Vxlan(vni) => self.inventory.networks.of(vni, NetworkRole::Vxlan),
         }
     }
 
@@ -89,7 +85,7 @@ impl Ledger {
     }
 
     fn matches(&self, key: &Key) -> Option<GateMatch> {
-        let entrance = match self.holdings.part(key.device) {
+        let entrance = match self.inventory.networks.part(key.device) {
             Some((vni, Part::Device(NetworkRole::Vxlan))) => Entrance::Vxlan(vni),
             _ => Entrance::Port(self.inventory.port_of_veth(key.device)?),
         };
@@ -143,6 +139,14 @@ impl Ledger {
             ..Entry::new(flow.epoch.0, flow.slot.0)
         };
         self.gate.open(&key, &entry)
+    }
+
+    /// Above all paths that any entry of an earlier run names.
+    #[must_use]
+    pub fn first_slot(&self) -> u32 {
+        let entries = self.gate.entries().unwrap_or_default();
+        let slots = entries.iter().map(|(_, entry)| entry.path.saturating_add(1));
+        slots.max().unwrap_or(1)
     }
 
     /// The gates' epoch, and all that they hold.
@@ -219,14 +223,5 @@ impl Ledger {
             }
         }
         changed
-    }
-
-    /// The network whose VXLAN device this is.
-    #[must_use]
-    pub fn network_of(&self, device: u32) -> Option<Vni> {
-        match self.holdings.part(device)? {
-            (vni, Part::Device(NetworkRole::Vxlan)) => Some(vni),
-            _ => None,
-        }
     }
 }

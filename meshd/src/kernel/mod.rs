@@ -24,6 +24,7 @@ mod fence;
 mod fence_rules;
 pub mod gate;
 mod hint;
+mod ledger;
 mod holdings;
 mod inventory;
 mod marks;
@@ -47,6 +48,7 @@ pub use features::{Feature, try_features};
 pub use fence::{Fence, FenceError, FenceReading, FenceState, FenceWatch};
 pub use marks::NetworkRole;
 pub use network::{NetworkDevice, NetworkError, Observed};
+pub use ledger::Ledger;
 pub use vtap::{Gso, VnetHeader, Vtap};
 pub use vxlan::VxlanSpec;
 
@@ -59,8 +61,8 @@ use netns::Netns;
 use port::Workbench;
 
 use meshd_core::command::{PortRecord, PortWiring};
-use meshd_core::ident::{IfName, MacAddr, MeshId, NodeId, PortId};
-use meshd_core::node::Input;
+use meshd_core::ident::{IfName, MacAddr, MeshId, Moment, NodeId, PortId};
+use meshd_core::node::{Input, KernelEvent};
 use monitor::Monitor;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -143,6 +145,11 @@ pub async fn underlay_addresses(underlay: SocketAddr) -> std::io::Result<Vec<Und
 /// Frames that a device queues; the kernel's own choice for Ethernet.
 const QUEUE_LEN: u32 = 1000;
 
+/// How often the counters of paths are read: a death of a path under traffic is to be found in some 200 ms.
+const GAUGE: std::time::Duration = std::time::Duration::from_millis(50);
+/// All entries are looked through each so many times.
+const LOOK_EVERY: u64 = 40;
+
 /// Ports that are worked on at the same time, at most; the same port never twice.
 const LANES: usize = 16;
 
@@ -159,6 +166,7 @@ struct Inner {
     network_lanes: [Mutex<()>; LANES],
     batch: Batch,
     fence: Fence,
+    ledger: Ledger,
     monitor: AbortHandle,
     fdb_monitor: AbortHandle,
 }
@@ -172,12 +180,13 @@ impl Drop for Inner {
 
 impl Kernel {
     /// Opens netlink in the caller's namespace, reads which devices bear this node's mark, and watches: sends
-    /// `KernelEvent::PortGone`, and `KernelEvent::Addresses` at once and on each change.
+    /// `KernelEvent::PortGone`, and `KernelEvent::Addresses` at once and on each change. `now`: what the daemon's clock shows.
     ///
     /// # Errors
     /// If netlink cannot be opened or read.
     pub async fn start(
         config: KernelConfig,
+        now: Moment,
         events: mpsc::Sender<Input>,
     ) -> Result<Self, KernelError> {
         let failed = |step| {
@@ -204,6 +213,16 @@ impl Kernel {
             reason: error.to_string(),
         })?;
         inventory.read(&marks, &links);
+        let gates = gate::Gate::find(&own, inventory.devices()).await;
+        let gate = match gates {
+            Ok(Some(gate)) => gate,
+            // None, or none that this release can go on with: then all frames come to the daemon first.
+            Ok(None) | Err(_) => gate::Gate::make().map_err(|(step, error)| KernelError {
+                step: "make the gates",
+                reason: format!("{step} the gates: {}; see `meshd doctor`", error.desc()),
+            })?,
+        };
+        let ledger = Ledger::new(gate, Arc::clone(&inventory), now);
         let monitor = tokio::spawn(monitor.run()).abort_handle();
         let fdb_monitor = tokio::spawn(fdb_monitor.run()).abort_handle();
         Ok(Self(Arc::new(Inner {
@@ -215,6 +234,7 @@ impl Kernel {
             network_lanes: Default::default(),
             batch,
             fence,
+            ledger,
             monitor,
             fdb_monitor,
         })))
@@ -227,6 +247,7 @@ impl Kernel {
             marks,
             inventory,
             batch,
+            ledger,
             ..
         } = &*self.0;
         Workbench {
@@ -235,6 +256,38 @@ impl Kernel {
             marks,
             inventory,
             batch,
+            gate: ledger.gate(),
+        }
+    }
+
+    /// The gates, in the core's words.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.0.ledger
+    }
+
+    /// Watches what the gates count, as long as the receiver of the events is there.
+    pub async fn gauge(self, events: mpsc::Sender<Input>) {
+        let mut tick = tokio::time::interval(GAUGE);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for at in 0u64.. {
+            tick.tick().await;
+            let traffic = self.0.ledger.traffic();
+            let mut news = Vec::new();
+            if !traffic.is_empty() {
+                news.push(KernelEvent::Traffic(traffic));
+            }
+            if at % LOOK_EVERY == 0 {
+                let idle = self.0.ledger.look();
+                if !idle.is_empty() {
+                    news.push(KernelEvent::GatesIdle(idle));
+                }
+            }
+            for event in news {
+                if events.send(Input::Kernel(event)).await.is_err() {
+                    return;
+                }
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use super::marks::NetworkRole;
 use super::netlink::Link;
 use super::vtap::Vtap;
 use super::vxlan::VxlanSpec;
-use super::{Kernel, LANES, bridge};
+use super::{Kernel, LANES, bridge, gate};
 use meshd_core::ident::{PortId, Vni, escape};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::MutexGuard;
@@ -160,6 +160,51 @@ impl Kernel {
     #[must_use]
     pub fn port_device(&self, port: PortId) -> Option<u32> {
         self.0.inventory.of(port).veth
+    }
+
+    /// The port whose host's end this device is.
+    #[must_use]
+    pub fn port_of(&self, device: u32) -> Option<PortId> {
+        self.0.inventory.port_of_veth(device)
+    }
+
+    /// The index of a network's device.
+    #[must_use]
+    pub fn network_device(&self, vni: Vni, role: NetworkRole) -> Option<u32> {
+        self.0.inventory.networks.of(vni, role)
+    }
+
+    /// Stands our filter at the device, as far as was heard?
+    #[must_use]
+    pub fn filter_stands(&self, device: u32) -> bool {
+        self.0.inventory.networks.has_filter(device)
+    }
+
+    /// Puts the gate at a VXLAN device: what does not pass, and probes, leave by its TAP; what is written to the TAP leaves by
+    /// the VXLAN device. The loss of either filter is told from then on.
+    ///
+    /// # Errors
+    /// The step that the kernel refused, in words.
+    pub async fn gate_vxlan(
+        &self,
+        vni: Vni,
+        vxlan: u32,
+        vtap: u32,
+        mtu: u16,
+    ) -> Result<(), String> {
+        let _lane = self.network_lane(vni).await;
+        let own = &self.0.own;
+        let gated = async {
+            gate::redirect(own, vtap, vxlan).await?;
+            let program = self.0.ledger.gate().vxlan_program(vtap, mtu)?;
+            gate::attach(own, vxlan, &program, "vxlan").await
+        };
+        gated.await.map_err(|(step, error): gate::StepError| {
+            format!("{step} the VXLAN device of VNI {vni}: {}", error.desc())
+        })?;
+        self.expect_filter(vxlan, true);
+        self.expect_filter(vtap, true);
+        Ok(())
     }
 
     /// Networks that have a device of ours.

@@ -33,6 +33,8 @@ use tokio_tun::Tun;
 
 /// Names tried for a device before giving up: more daemons than this do not share one namespace.
 const NAMES_MAX: u32 = 16;
+/// The largest MTU that a veth takes (ETH_MAX_MTU).
+const HOST_MTU: u32 = 65_535;
 /// A TAP that is in use is tried so often, this far apart, before it counts as somebody else's.
 const TAP_TRIES: u32 = 10;
 const TAP_WAIT: Duration = Duration::from_millis(20);
@@ -44,6 +46,7 @@ pub(super) struct Workbench<'a> {
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
     pub(super) batch: &'a Batch,
+    pub(super) gate: &'a gate::Gate,
 }
 
 fn change(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
@@ -138,18 +141,24 @@ impl Workbench<'_> {
             None => self.make_veth(wiring, &netns, &far).await?,
         };
         let (tap, tap_index) = self.open_tap(wiring).await?;
-        for (from, to) in [(veth.index, tap_index), (tap_index, veth.index)] {
-            let device = format!("the devices of port {}", port.id);
-            gate::redirect(self.own, from, to)
-                .await
-                .map_err(|(step, error)| refused(step, &device, self.own_netns)(error))?;
-        }
-        self.raise_host_end(&veth, wiring).await?;
+        let device = format!("the devices of port {}", port.id);
+        let patched = async {
+            gate::redirect(self.own, tap_index, veth.index).await?;
+            let program = self.gate.port_program(tap_index, wiring.mtu)?;
+            gate::attach(self.own, veth.index, &program, "port").await
+        };
+        patched
+            .await
+            .map_err(|(step, error)| refused(step, &device, self.own_netns)(error))?;
+        // What the container sends is to get here whatever MTU it has: a veth drops in silence what is longer than the far
+        // end's, and the switch tells who sent it.
+        self.raise_host_end(&veth, wiring, HOST_MTU).await?;
         let tap_link = self
             .find(port.id, Role::Tap)
             .await?
             .ok_or_else(|| failure("its TAP was deleted by somebody else"))?;
-        self.raise_host_end(&tap_link, wiring).await?;
+        self.raise_host_end(&tap_link, wiring, wiring.mtu.into())
+            .await?;
         let inside = self.raise_far_end(&veth, wiring, &netns, &far).await?;
         if let Some(dns) = &wiring.dns {
             // Names are a comfort: a port without them works.
@@ -358,10 +367,15 @@ impl Workbench<'_> {
     }
 
     /// Our mark, the MTU, no chatter of the host's own on it, up.
-    async fn raise_host_end(&self, link: &Link, wiring: &PortWiring) -> Result<(), Failure> {
+    async fn raise_host_end(
+        &self,
+        link: &Link,
+        wiring: &PortWiring,
+        mtu: u32,
+    ) -> Result<(), Failure> {
         let name = escape(&link.name);
         let refused = |step| refused_rt(step, &name, self.own_netns);
-        let (alias, mtu) = (self.marks.of(wiring.port.id), u32::from(wiring.mtu));
+        let alias = self.marks.of(wiring.port.id);
         let mut attributes = Vec::new();
         if link.alias != alias.as_bytes() {
             attributes.push(LinkAttribute::IfAlias(alias));

@@ -168,6 +168,31 @@ impl Vtap {
         }
     }
 
+    /// As [`Self::read`], if there is a frame at once.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; `WouldBlock` if there is none.
+    pub fn try_read(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+        let mut head = [0; VnetHeader::LEN];
+        let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(frame)];
+        let read = self.file.get_ref().read_vectored(&mut parts)?;
+        let len = read
+            .checked_sub(VnetHeader::LEN)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let header = VnetHeader::from_bytes(head).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((header, len))
+    }
+
+    /// As [`Self::write`], if the kernel takes it at once.
+    ///
+    /// # Errors
+    /// As [`Self::write`]; `WouldBlock` if it does not.
+    pub fn try_write(&self, header: &VnetHeader, frame: &[u8]) -> io::Result<()> {
+        let head = header.to_bytes();
+        let parts = [IoSlice::new(&head), IoSlice::new(frame)];
+        self.file.get_ref().write_vectored(&parts).map(drop)
+    }
+
     /// Writes one frame: it enters the kernel by this device.
     ///
     /// # Errors
