@@ -38,6 +38,8 @@ const PROVE_SLOW_MS: u64 = 120_000;
 const PROVE_HOPE_MS: u64 = 3000;
 /// Between superframes: proving, active, idle.
 const SUPER_MS: [u64; 3] = [400, 1000, 30_000];
+/// How long small probes go with those that are not answered, to tell a hole from a block.
+const DOUBT_MS: u64 = 1000;
 /// Between diagnoses of a path that is being proved.
 const DIAGNOSE_MS: u64 = 1000;
 /// Hold-down after the first failure, and at most; forgiven after so long a time up.
@@ -188,8 +190,9 @@ impl Life {
         if self.session != candidate.session {
             self.session = candidate.session;
             self.session_at = context.own;
-            (self.told_at, self.answer, self.ask) = (None, false, false);
-            self.voice.wait_anew();
+            // The first report asks, so that both have the other's token whoever is ready first.
+            (self.told_at, self.answer, self.ask) = (None, false, true);
+            self.voice.forget_unanswered();
         }
         let ran = self.is_running();
         self.reconsider(context);
@@ -432,6 +435,7 @@ impl Life {
             }
             State::Proving { .. } => {
                 if let Some(evidence) = self.proof() {
+                    self.voice.proved();
                     self.enter_up(Reason::Proved, evidence, context);
                 } else if own >= self.next_diagnosis {
                     self.diagnose(context);
@@ -450,7 +454,7 @@ impl Life {
             _ => {}
         }
         self.speak(context);
-        let overdue = self.voice.ask_at().is_some_and(|at| at <= own);
+        let overdue = self.ask_at(own).is_some_and(|at| at <= own);
         if self.is_running() && overdue && self.asked < self.voice.seq {
             self.asked = self.voice.seq;
             self.ask = true;
@@ -465,6 +469,11 @@ impl Life {
         } else {
             self.evidence = evidence;
         }
+    }
+
+    fn ask_at(&self, own: Moment) -> Option<Moment> {
+        let proving = matches!(self.state, State::Proving { .. });
+        self.voice.ask_at(proving && own >= self.fast_until)
     }
 
     /// Nanoseconds between rounds of probes.
@@ -510,7 +519,9 @@ impl Life {
             self.ask = true;
             return;
         };
-        let doubtful = self.voice.ask_at().is_some_and(|at| at <= own);
+        let overdue = self.ask_at(own).is_some_and(|at| at <= own);
+        let since = self.voice.waiting().map_or(own, |waiting| waiting.at);
+        let doubtful = overdue && (proving || own.ms_since(since) < DOUBT_MS);
         self.send(Kind::Full, token, context);
         let tally = self.voice.tally(0);
         if proving && tally.small_heard > 0 && self.voice.may_search(own) {
@@ -562,7 +573,7 @@ impl Life {
     }
 
     pub(super) fn make_report(&mut self, own: Moment) -> PathReport {
-        let ask = self.ask || self.voice.token.is_none() && self.told_at.is_none();
+        let ask = self.ask;
         self.told_at = Some(own);
         (self.answer, self.ask) = (false, false);
         PathReport {
@@ -577,8 +588,7 @@ impl Life {
     pub(super) fn poll_timeout(&self, own: Moment, judge_from: Moment) -> Option<Moment> {
         let session_end = (!self.session).then(|| ms(self.session_at, SESSION_GRACE_MS));
         let ask_at = self
-            .voice
-            .ask_at()
+            .ask_at(own)
             .filter(|&at| at > own && self.asked < self.voice.seq);
         let of_state = match self.state {
             State::Ineligible => [None; 4],

@@ -32,7 +32,7 @@ fn a_healthy_path_is_taken_within_a_second_and_kept() {
         assert_eq!(world.eaten, 0);
         let view = world.view(0);
         let rtt = view.rtt_us.unwrap();
-        assert!((300..500).contains(&rtt), "{rtt}");
+        assert!((300..650).contains(&rtt), "{rtt}");
         assert_eq!((view.path_mtu, view.loss_ppm), (Some(1450), Some(0)));
     }
 }
@@ -206,8 +206,9 @@ fn a_busy_host_declares_nobody_dead_and_nobody_declares_it() {
     for seed in 0..20 {
         let mut world = World::busy(seed);
         for i in 0..100 {
-            world.run(37 + i * 11 % 400);
-            world.stop(0, 25 + (seed + i) * 53 % 900);
+            let stopped = 25 + (seed + i) * 53 % 900;
+            world.stop(0, stopped);
+            world.run(stopped + 1 + i * 11 % 400);
         }
         for host in 0..2 {
             let closed = world.closed(host);
