@@ -25,6 +25,7 @@ mod ear;
 mod judge;
 mod life;
 mod reason;
+mod rhythm;
 mod search;
 mod supers;
 #[cfg(test)]

@@ -274,6 +274,21 @@ fn hold_down_grows_and_forgives() {
 }
 
 #[test]
+fn who_failed_lately_waits_even_if_the_device_came_back() {
+    let mut world = World::busy(1);
+    world.links[0] = BLOCKED;
+    world.run(500);
+    world.paths(0, |paths, now| paths.device(world::vni(1), false, now));
+    assert_eq!(world.view(0).state, PathState::Ineligible);
+    world.paths(0, |paths, now| paths.device(world::vni(1), true, now));
+    let view = world.view(0);
+    assert_eq!((view.state, view.reason), (PathState::Held, Reason::Held));
+    world.links[0] = FAIR;
+    world.run(5000);
+    assert!(world.is_open(0), "{:?}", world.said);
+}
+
+#[test]
 fn a_daemon_that_starts_anew_loses_no_frame() {
     for seed in 0..20 {
         let mut world = World::busy(seed);
@@ -436,9 +451,9 @@ fn after_any_troubles_a_healthy_path_is_taken_again_and_one_seed_replays() {
         assert!(world.is_open(1), "seed {seed}: {:?}", world.view(1));
         (world.said, world.probes, world.reports, world.eaten)
     };
-    for seed in 0..30 {
+    for seed in 0..12 {
         let once = play(seed);
-        if seed < 3 {
+        if seed < 2 {
             assert_eq!(once, play(seed));
         }
     }
