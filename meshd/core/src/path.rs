@@ -25,6 +25,7 @@ mod ear;
 mod judge;
 mod life;
 mod reason;
+mod rhythm;
 mod search;
 mod supers;
 #[cfg(test)]
@@ -60,8 +61,6 @@ pub const HISTORY_MAX: usize = 32;
 const REPORTS_MAX: usize = 256;
 /// A report that is due so soon goes with one that is due now.
 const REPORT_LEAD_MS: u64 = 30;
-/// When an answer is overdue so that it is asked for: this, and a round trip, after sending.
-const ASK_MS: u64 = 75;
 /// Lateness that counts as standing still: all waits begin anew.
 const STALL_MS: u64 = 1000;
 /// Probes of all paths together, in 1000 s.

@@ -5,9 +5,10 @@
 use bytes::Bytes;
 use meshd_core::flow::FlowMask;
 use meshd_core::frame::Frame;
-use meshd_core::ident::{Label, Moment, NodeId, Vni};
+use meshd_core::ident::{Label, MacAddr, Moment, NodeId, Vni};
 use meshd_core::wire::control::{JoinRequest, Message, PoolGrant, PoolRequest};
 use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
+use meshd_core::wire::probe::{self, Fault, Heard, Plain, Probe};
 use meshd_core::wire::record::{Signature, Signed};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -80,6 +81,17 @@ fn a_message_that_decodes_encodes_to_what_decodes_to_it(input: &[u8]) {
     assert_eq!(Message::decode(&again[4..]).unwrap(), message);
 }
 
+fn a_probe_that_counts_is_as_it_was_sent(input: &[u8]) {
+    match probe::parse(input) {
+        Some(Ok(Probe::Plain(plain))) => assert_eq!(plain.encode().bytes, input),
+        Some(Ok(Probe::Segment(segment))) => {
+            assert!(segment.len > 0 && segment.offset + segment.len <= segment.total);
+            assert_eq!(input.len(), 66 + usize::from(segment.len));
+        }
+        Some(Err(_)) | None => {}
+    }
+}
+
 /// Reads the input as datagrams behind 2-byte lengths.
 fn reassembly_stays_within_its_bounds(input: &[u8]) {
     let (mut reassembly, mut rest, mut now) = (Reassembly::new(), input, Moment(0));
@@ -125,6 +137,7 @@ target!(
     "control",
     a_message_that_decodes_encodes_to_what_decodes_to_it
 );
+target!(probes, "probe", a_probe_that_counts_is_as_it_was_sent);
 target!(pieces, "reassembly", reassembly_stays_within_its_bounds);
 
 #[test]
@@ -214,6 +227,47 @@ fn write_the_corpus() {
     }
     put("datagram", "whole", &[1, 0, 0, 7, 1, 2, 3]);
     put("reassembly", "backwards", &stream);
+
+    let (dst, src) = (MacAddr([2; 6]), MacAddr([6; 6]));
+    for (name, size) in [("plain-small", 64), ("plain-longer", 200)] {
+        let heard = Heard {
+            seq_max: 70,
+            window: 0xf7,
+            delay_us: 1234,
+            data: 99,
+            altered: 1,
+            super_ok: 4,
+            super_bad: 3,
+            super_fault: Some(Fault::TcpChecksum),
+        };
+        let plain = Plain {
+            dst,
+            src,
+            token: 0x0102_0304_0506_0708,
+            seq: 77,
+            size,
+            heard,
+        };
+        put("probe", name, &plain.encode().bytes);
+    }
+    // The last segment, as the kernel cuts it.
+    let whole = probe::superframe(dst, src, 0x0102_0304_0506_0708, 5, 576);
+    let cut = whole.segmentation.unwrap();
+    let (headers, payload) = whole.bytes.split_at(usize::from(cut.hdr_len));
+    let offset = 3 * usize::from(cut.gso_size);
+    let (mut ip, _) = etherparse::Ipv4Header::from_slice(&headers[14..]).unwrap();
+    let (mut tcp, _) = etherparse::TcpHeader::from_slice(&headers[34..]).unwrap();
+    ip.set_payload_len(32 + payload[offset..].len()).unwrap();
+    ip.header_checksum = ip.calc_header_checksum();
+    tcp.sequence_number = offset as u32;
+    tcp.checksum = tcp.calc_checksum_ipv4(&ip, &payload[offset..]).unwrap();
+    out.clear();
+    out.extend_from_slice(&headers[..14]);
+    ip.write(&mut out).unwrap();
+    tcp.write(&mut out).unwrap();
+    out.extend_from_slice(&payload[offset..]);
+    assert!(matches!(probe::parse(&out), Some(Ok(Probe::Segment(_)))));
+    put("probe", "segment", &out);
 
     let signed = Signed {
         body: vec![1, 2, 3],

@@ -46,7 +46,8 @@ impl Life {
             && self.voice.tally(0).small_heard > 0
             && self.voice.supers.whole
             && loss.1 >= enough
-            && !(loss.1 >= FATES_MIN && more_than(LOSS_TAKE, loss));
+            // What was lost before a long run of good ones is over.
+            && (loss.1 < FATES_MIN || run >= FATES_MIN || !more_than(LOSS_TAKE, loss));
         proved.then(|| {
             let rtt = self.voice.rtt.smoothed_us().unwrap_or_default();
             format!(

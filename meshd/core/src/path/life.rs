@@ -6,40 +6,22 @@
 //!        +------- an obstacle ---------+
 //! ```
 //!
-//! Owns the states and the timing. What counts as proof and as death is in `judge`. Times are of the path's own clock,
-//! except those that an operator sees (see [`super`]).
+//! Owns the states and what happens to them. What counts as proof and as death is in `judge`, what becomes due is in
+//! `rhythm`. Times are of the path's own clock, except those that an operator sees (see [`super`]).
 
 use super::candidate::Candidate;
 use super::ear::Ear;
-use super::voice::{Kind, Voice};
-use super::{
-    IDLE_MS, MS, Output, PathReport, PathState, PathView, REPORT_MS, Reason, SESSION_GRACE_MS,
-    Transition, ms,
-};
+use super::rhythm::{DIAGNOSE_MS, PROVE_FAST_MS, PROVE_HOPE_MS, SUPER_MS};
+use super::voice::Voice;
+use super::{IDLE_MS, MS, Output, PathReport, PathState, PathView, Reason, Transition, ms};
 use crate::frame::ETHERNET_LEN;
 use crate::ident::{MacAddr, Moment, NodeId, Vni};
-use crate::wire::probe::{Fault, PROBE_MIN, Plain, Segment, probe_mac, superframe};
+use crate::wire::probe::{Fault, Heard, PROBE_MIN, Plain, Segment, probe_mac};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-/// Between full-size probes of a path that is up: active, for some seconds after, and idle.
-const ACTIVE_PROBE_MS: u64 = 50;
-const RECENT_PROBE_MS: u64 = 1000;
-const IDLE_PROBE_MS: u64 = 5000;
-/// How long after it was active a path counts as recent.
-const RECENT_MS: u64 = 8000;
-/// Between rounds of proving, and how long the first two rhythms last.
-const PROVE_MS: [u64; 3] = [100, 1000, 10_000];
-const PROVE_FAST_MS: u64 = 10_000;
-const PROVE_SLOW_MS: u64 = 120_000;
-/// The fast rhythm again, once a full-size probe was heard.
-const PROVE_HOPE_MS: u64 = 3000;
-/// Between superframes: proving, active, idle.
-const SUPER_MS: [u64; 3] = [400, 1000, 30_000];
-/// Between diagnoses of a path that is being proved.
-const DIAGNOSE_MS: u64 = 1000;
 /// Hold-down after the first failure, and at most; forgiven after so long a time up.
 const HOLD_MS: u64 = 2000;
 const HOLD_MS_MAX: u64 = 60_000;
@@ -80,41 +62,41 @@ pub(super) struct Context<'a> {
 }
 
 pub(super) struct Life {
-    peer: NodeId,
-    vni: Vni,
+    pub(super) peer: NodeId,
+    pub(super) vni: Vni,
     pub(super) mac: MacAddr,
-    mtu: u16,
-    ends: (Option<IpAddr>, Option<IpAddr>),
+    pub(super) mtu: u16,
+    pub(super) ends: (Option<IpAddr>, Option<IpAddr>),
     /// Any but the session and the device.
-    obstacle: Option<(Reason, String)>,
-    device: bool,
+    pub(super) obstacle: Option<(Reason, String)>,
+    pub(super) device: bool,
     pub(super) session: bool,
     /// When it came or went.
     pub(super) session_at: Moment,
     pub(super) state: State,
     pub(super) reason: Reason,
     pub(super) evidence: String,
-    since: Moment,
+    pub(super) since: Moment,
     pub(super) voice: Voice,
     pub(super) ear: Ear,
     pub(super) failures: u32,
-    held_until: Moment,
-    active_until: Moment,
-    fast_until: Moment,
+    pub(super) held_until: Moment,
+    pub(super) active_until: Moment,
+    pub(super) fast_until: Moment,
     /// The kernel's counters: sent, heard.
-    counted: Option<(u64, u64)>,
-    stretch: u64,
-    next_probe: Moment,
-    next_super: Moment,
-    next_diagnosis: Moment,
+    pub(super) counted: Option<(u64, u64)>,
+    pub(super) stretch: u64,
+    pub(super) next_probe: Moment,
+    pub(super) next_super: Moment,
+    pub(super) next_diagnosis: Moment,
     /// When the last report went out, in this session.
-    told_at: Option<Moment>,
+    pub(super) told_at: Option<Moment>,
     /// A report is wanted: by the peer, or to ask the peer for one.
-    answer: bool,
-    ask: bool,
+    pub(super) answer: bool,
+    pub(super) ask: bool,
     /// Highest probe that was asked about.
-    asked: u32,
-    history: VecDeque<Transition>,
+    pub(super) asked: u32,
+    pub(super) history: VecDeque<Transition>,
     /// Under which time it stands in the table of timers.
     pub(super) due: Moment,
     /// What it adds to the sum of rates, in probes per 1000 s.
@@ -168,7 +150,7 @@ impl Life {
         matches!(self.state, State::Up { .. })
     }
 
-    fn is_running(&self) -> bool {
+    pub(super) fn is_running(&self) -> bool {
         matches!(self.state, State::Up { .. } | State::Proving { .. })
     }
 
@@ -188,8 +170,9 @@ impl Life {
         if self.session != candidate.session {
             self.session = candidate.session;
             self.session_at = context.own;
-            (self.told_at, self.answer, self.ask) = (None, false, false);
-            self.voice.wait_anew();
+            // The first report asks, so that both have the other's token whoever is ready first.
+            (self.told_at, self.answer, self.ask) = (None, false, true);
+            self.voice.forget_unanswered();
         }
         let ran = self.is_running();
         self.reconsider(context);
@@ -257,7 +240,7 @@ impl Life {
         self.echo(&report.heard, context);
     }
 
-    fn echo(&mut self, heard: &crate::wire::probe::Heard, context: &Context<'_>) {
+    fn echo(&mut self, heard: &Heard, context: &Context<'_>) {
         let full_heard = self.voice.echo(heard, context.own);
         if full_heard && matches!(self.state, State::Proving { .. }) {
             self.fast_until = self.fast_until.max(ms(context.own, PROVE_HOPE_MS));
@@ -305,7 +288,7 @@ impl Life {
 
     // States.
 
-    fn close(&self, context: &mut Context<'_>) {
+    pub(super) fn close(&self, context: &mut Context<'_>) {
         let (peer, vni) = (self.peer, self.vni);
         context.out.push_back(Output::Close { peer, vni });
     }
@@ -329,7 +312,13 @@ impl Life {
         });
     }
 
-    fn enter(&mut self, to: State, reason: Reason, evidence: String, context: &mut Context<'_>) {
+    pub(super) fn enter(
+        &mut self,
+        to: State,
+        reason: Reason,
+        evidence: String,
+        context: &mut Context<'_>,
+    ) {
         let from = std::mem::replace(&mut self.state, to);
         self.since = context.real;
         self.reason = reason;
@@ -373,7 +362,7 @@ impl Life {
         }
     }
 
-    fn prove(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
+    pub(super) fn prove(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
         let own = context.own;
         self.voice.begin(full_size(self.mtu));
         self.fast_until = ms(own, PROVE_FAST_MS);
@@ -390,7 +379,7 @@ impl Life {
         self.next_probe = Moment(own.0.saturating_add(spread));
     }
 
-    fn enter_up(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
+    pub(super) fn enter_up(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
         let own = context.own;
         self.enter(State::Up { since: own }, reason, evidence, context);
         // Data will move here in a moment.
@@ -401,7 +390,7 @@ impl Life {
         context.out.push_back(Output::Open { peer, vni });
     }
 
-    fn fail(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
+    pub(super) fn fail(&mut self, reason: Reason, evidence: String, context: &mut Context<'_>) {
         let own = context.own;
         if let State::Up { since } = self.state
             && own.ms_since(since) >= FORGIVE_MS
@@ -417,188 +406,6 @@ impl Life {
         if !self.session {
             self.reconsider(context);
         }
-    }
-
-    // Time.
-
-    /// Decides what is to be decided and sends what is to be sent.
-    pub(super) fn settle(&mut self, context: &mut Context<'_>) {
-        let own = context.own;
-        self.stretch = context.stretch;
-        self.ear.handle_timeout(own);
-        match self.state {
-            State::Held { until } if until <= own => {
-                self.prove(Reason::Proving, String::new(), context);
-            }
-            State::Proving { .. } => {
-                if let Some(evidence) = self.proof() {
-                    self.enter_up(Reason::Proved, evidence, context);
-                } else if own >= self.next_diagnosis {
-                    self.diagnose(context);
-                }
-            }
-            State::Up { .. } if !self.session && own >= ms(self.session_at, SESSION_GRACE_MS) => {
-                self.close(context);
-                let evidence = format!("down for {} ms", own.ms_since(self.session_at));
-                self.enter(State::Ineligible, Reason::SessionDown, evidence, context);
-            }
-            State::Up { .. } if own >= context.judge_from => {
-                if let Some((reason, evidence)) = self.verdict(own) {
-                    self.fail(reason, evidence, context);
-                }
-            }
-            _ => {}
-        }
-        self.speak(context);
-        let overdue = self.voice.ask_at().is_some_and(|at| at <= own);
-        if self.is_running() && overdue && self.asked < self.voice.seq {
-            self.asked = self.voice.seq;
-            self.ask = true;
-        }
-    }
-
-    fn diagnose(&mut self, context: &mut Context<'_>) {
-        self.next_diagnosis = ms(context.own, DIAGNOSE_MS);
-        let (reason, evidence) = self.diagnosis(context.own);
-        if reason != self.reason {
-            self.enter(self.state, reason, evidence, context);
-        } else {
-            self.evidence = evidence;
-        }
-    }
-
-    /// Nanoseconds between rounds of probes.
-    pub(super) fn interval(&self, own: Moment) -> u64 {
-        (self.wished_ms(own) * MS / 1000).saturating_mul(self.stretch)
-    }
-
-    fn wished_ms(&self, own: Moment) -> u64 {
-        let [fast, slow, rare] = PROVE_MS;
-        match self.state {
-            State::Proving { .. } if own < self.fast_until => fast,
-            State::Proving { since } if own < ms(since, PROVE_SLOW_MS) => slow,
-            State::Proving { .. } => rare,
-            _ if self.is_active(own) => ACTIVE_PROBE_MS,
-            _ if own < ms(self.active_until, RECENT_MS) => RECENT_PROBE_MS,
-            _ => IDLE_PROBE_MS,
-        }
-    }
-
-    /// What it would send, were it alone, in probes per 1000 s.
-    pub(super) fn wished_rate(&self, own: Moment) -> u64 {
-        let each = match self.state {
-            _ if self.voice.token.is_none() => 0,
-            State::Proving { .. } => 2,
-            State::Up { .. } => 1,
-            State::Ineligible | State::Held { .. } => 0,
-        };
-        each * 1_000_000 / self.wished_ms(own).max(1)
-    }
-
-    fn speak(&mut self, context: &mut Context<'_>) {
-        let own = context.own;
-        let proving = match self.state {
-            State::Proving { .. } => true,
-            State::Up { .. } => false,
-            State::Ineligible | State::Held { .. } => return,
-        };
-        if own < self.next_probe {
-            return;
-        }
-        self.next_probe = Moment(own.0.saturating_add(self.interval(own)));
-        let Some(token) = self.voice.token else {
-            self.ask = true;
-            return;
-        };
-        let doubtful = self.voice.ask_at().is_some_and(|at| at <= own);
-        self.send(Kind::Full, token, context);
-        let tally = self.voice.tally(0);
-        if proving && tally.small_heard > 0 && self.voice.may_search(own) {
-            self.send(Kind::Search, token, context);
-        } else if doubtful || proving && tally.small_heard == 0 {
-            self.send(Kind::Small, token, context);
-        }
-        let [first, active, idle] = SUPER_MS;
-        if own >= self.next_super && (!proving || tally.full_heard > 0) {
-            let wait = match proving {
-                true => first,
-                false if self.is_active(own) => active,
-                false => idle,
-            };
-            let wait = (wait * MS / 1000).saturating_mul(context.stretch);
-            self.next_super = Moment(own.0.saturating_add(wait));
-            let number = self.voice.supers.send();
-            let probe = superframe(self.mac, context.mac, token, number, self.mtu);
-            let (peer, vni) = (self.peer, self.vni);
-            context.out.push_back(Output::Probe { peer, vni, probe });
-        }
-    }
-
-    fn send(&mut self, kind: Kind, token: u64, context: &mut Context<'_>) {
-        let (seq, size) = self.voice.send(kind, context.own);
-        let plain = Plain {
-            dst: self.mac,
-            src: context.mac,
-            token,
-            seq,
-            size,
-            heard: self.ear.heard(context.own),
-        };
-        context.out.push_back(Output::Probe {
-            peer: self.peer,
-            vni: self.vni,
-            probe: plain.encode(),
-        });
-    }
-
-    /// When the next report is due.
-    pub(super) fn report_at(&self, own: Moment) -> Option<Moment> {
-        let Some(told_at) = self.told_at else {
-            return self.session.then_some(own);
-        };
-        let wait = (REPORT_MS * MS / 1000).saturating_mul(self.stretch);
-        let at = Moment(told_at.0.saturating_add(wait)).max(own);
-        (self.session && (self.answer || self.ask)).then_some(at)
-    }
-
-    pub(super) fn make_report(&mut self, own: Moment) -> PathReport {
-        let ask = self.ask || self.voice.token.is_none() && self.told_at.is_none();
-        self.told_at = Some(own);
-        (self.answer, self.ask) = (false, false);
-        PathReport {
-            vni: self.vni,
-            token: self.ear.token,
-            heard: self.ear.heard(own),
-            ask,
-        }
-    }
-
-    /// When [`Self::settle`] has something to do.
-    pub(super) fn poll_timeout(&self, own: Moment, judge_from: Moment) -> Option<Moment> {
-        let session_end = (!self.session).then(|| ms(self.session_at, SESSION_GRACE_MS));
-        let ask_at = self
-            .voice
-            .ask_at()
-            .filter(|&at| at > own && self.asked < self.voice.seq);
-        let of_state = match self.state {
-            State::Ineligible => [None; 4],
-            State::Held { until } => [Some(until), None, None, None],
-            State::Proving { .. } => [
-                Some(self.next_probe),
-                Some(self.next_diagnosis),
-                ask_at,
-                None,
-            ],
-            State::Up { .. } => {
-                let judged = self.judged_at(own).map(|at| at.max(judge_from));
-                [Some(self.next_probe), session_end, ask_at, judged]
-            }
-        };
-        of_state
-            .into_iter()
-            .chain([self.report_at(own), self.ear.poll_timeout()])
-            .flatten()
-            .min()
     }
 
     pub(super) fn view(&self, own: Moment, real: impl Fn(Moment) -> Moment) -> PathView {

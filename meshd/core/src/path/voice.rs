@@ -28,6 +28,9 @@ const JITTER_MS: u64 = 60;
 const NONE_HEARD_MS: u64 = 500;
 /// Round trip that is assumed before one was measured.
 const RTT_UNKNOWN_MS: u64 = 100;
+/// How long after sending, besides a round trip, an answer is overdue: after the second probe, or after each.
+const ASK_MS: u64 = 25;
+const ASK_SELDOM_MS: u64 = 75;
 /// Longest round trip that is allowed for.
 const RTT_MS_MAX: u64 = 1000;
 
@@ -64,6 +67,8 @@ pub(super) struct Waiting {
     pub(super) seq: u32,
     /// When it was sent.
     pub(super) at: Moment,
+    /// When the one after it was sent.
+    second: Option<Moment>,
     /// When the newest was sent.
     pub(super) last: Moment,
     /// How many after the oldest.
@@ -177,6 +182,12 @@ impl Voice {
         self.altered_grown = 0;
     }
 
+    /// The far end may be another now: nobody will say what became of probes to the old one.
+    pub(super) fn forget_unanswered(&mut self) {
+        self.wait_anew();
+        self.sent.retain(|sent| sent.fate != Fate::Unknown);
+    }
+
     /// The network's MTU became smaller.
     pub(super) fn shrink(&mut self, full: u16) {
         self.full = full;
@@ -191,7 +202,7 @@ impl Voice {
         self.token = Some(token);
         self.data = None;
         self.altered = 0;
-        self.wait_anew();
+        self.forget_unanswered();
         false
     }
 
@@ -316,12 +327,14 @@ impl Voice {
         let mut out = Waiting {
             seq: first.seq,
             at: first.at,
+            second: None,
             last: first.at,
             later: 0,
             told: first.fate == Fate::Lost,
         };
         for sent in waiting {
             out.later += 1;
+            out.second = out.second.or(Some(sent.at));
             out.last = sent.at;
         }
         Some(out)
@@ -387,10 +400,28 @@ impl Voice {
         tally
     }
 
-    /// When the path should have had an answer, if it waits for one: the time to ask.
-    pub(super) fn ask_at(&self) -> Option<Moment> {
+    /// When an answer is overdue, so that it is to be asked for. `seldom`: probes are so few that each of them is worth it;
+    /// else two of them are waited for, since the peer's own probes bring most answers.
+    pub(super) fn ask_at(&self, seldom: bool) -> Option<Moment> {
         let waiting = self.waiting()?;
-        Some(ms(waiting.at, super::ASK_MS).plus_ns(self.rtt.allowance()))
+        let (from, after) = if seldom {
+            (waiting.last, ASK_SELDOM_MS)
+        } else {
+            (waiting.second?, ASK_MS)
+        };
+        Some(ms(from, after).plus_ns(self.rtt.allowance()))
+    }
+
+    /// From now on loss is counted from the run of full-size probes on that proved the path.
+    pub(super) fn proved(&mut self) {
+        let heard = self
+            .fulls()
+            .rev()
+            .skip_while(|sent| sent.fate == Fate::Unknown)
+            .take_while(|sent| sent.fate == Fate::Heard);
+        if let Some(first) = heard.last() {
+            self.begun = self.begun.max(first.seq.saturating_sub(1));
+        }
     }
 }
 

@@ -11,11 +11,11 @@ fn an_idle_path_costs_at_most_one_packet_in_two_seconds_each_way() {
     let mut world = World::busy(1);
     world.data = [false; 2];
     world.run(20_000);
-    let before = [world.probes, world.reports];
+    let (probes, reports) = (world.probes, world.reports);
     world.run(100_000);
-    for host in 0..2 {
-        let probes = world.probes[host] - before[0][host];
-        let reports = world.reports[host] - before[1][host];
+    for host in [0, 1] {
+        let probes = world.probes[host] - probes[host];
+        let reports = world.reports[host] - reports[host];
         assert!(probes <= 25 && reports <= 25, "{probes} {reports}");
     }
 }
@@ -50,7 +50,7 @@ fn many_active_paths_share_a_budget_and_none_dies_of_it() {
     world.said.clear();
     let before = world.probes;
     world.run(10_000);
-    for host in 0..2 {
+    for host in [0, 1] {
         let each_second = (world.probes[host] - before[host]) / 10;
         // Superframes have their own, slower rhythm.
         assert!((1000..1450).contains(&each_second), "{each_second}");

@@ -224,6 +224,11 @@ impl World {
     fn drain(&mut self, host: usize) {
         while let Some(output) = self.hosts[host].paths.poll_output() {
             let (vni, what) = match output {
+                Output::Probe { peer, .. } | Output::Report { peer, .. }
+                    if peer != NODES[1 - host] =>
+                {
+                    continue;
+                }
                 Output::Probe { vni, probe, .. } => {
                     self.probes[host] += 1;
                     self.transmit(host, vni, &probe);
