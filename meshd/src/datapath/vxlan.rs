@@ -68,7 +68,7 @@ pub(super) fn send(tap: &Vtap, probe: &ProbeFrame) {
     let header = probe.segmentation.map_or_else(VnetHeader::default, |cut| VnetHeader {
         needs_checksum: true,
         gso: Gso::Tcp4,
-        header_len: cut.header_len,
+        header_len: cut.hdr_len,
         gso_size: cut.gso_size,
         csum_start: cut.csum_start,
         csum_offset: cut.csum_offset,

@@ -13,12 +13,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// Address, and UDP port if not the device's own.
+type Vtep = (IpAddr, Option<u16>);
+
 #[derive(Debug, Default)]
 struct Tables {
     /// By bridge and MAC: the port. A bridge has one entry for a MAC.
     ports: BTreeMap<(u32, MacAddr), u32>,
     /// By VXLAN device and MAC: the VTEPs.
-    vteps: BTreeMap<(u32, MacAddr), BTreeSet<(IpAddr, Option<u16>)>>,
+    vteps: BTreeMap<(u32, MacAddr), BTreeSet<Vtep>>,
     /// Bridges and VXLAN devices whose trouble is told already.
     told: BTreeSet<u32>,
 }

@@ -182,6 +182,79 @@ fn a_members_vxlan_gets_in_and_a_strangers_or_another_networks_does_not() {
     });
 }
 
+/// IPv6 fragments of a VXLAN packet from the outside's second address: the first ends `cut` bytes into what follows the
+/// fragment header, which is a UDP header, behind an empty header of destination options if `hidden`.
+fn fragments(number: u32, cut: usize, hidden: bool) -> [Vec<u8>; 2] {
+    use crate::kernel::vtap::kernel_tests::sum;
+    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let (from, to) = (address(V6[2]), address(V6[0]));
+    let payload = packet(number, 100);
+    let len = u16::try_from(payload.len() + 8).unwrap().to_be_bytes();
+    let mut udp = [
+        &[0x30, 0x39, 0x12, 0xb5, len[0], len[1], 0, 0][..],
+        &payload,
+    ]
+    .concat();
+    let pseudo = [&from[..], &to, &[0, 0], &len, &[0, 0, 0, 17]].concat();
+    let check = !sum(&[&pseudo, &udp]);
+    udp[6..8].copy_from_slice(&check.to_be_bytes());
+    let whole = if hidden {
+        [&[17, 0, 1, 4, 0, 0, 0, 0][..], &udp].concat()
+    } else {
+        udp
+    };
+    let (one, other) = whole.split_at(cut);
+    let fragment = |at: usize, more: u16, part: &[u8]| {
+        let len = u16::try_from(part.len() + 8).unwrap().to_be_bytes();
+        let offset = (u16::try_from(at).unwrap() | more).to_be_bytes();
+        let next = if hidden { 60 } else { 17 };
+        let head = [0x60, 0, 0, 0, len[0], len[1], 44, 64];
+        let id = [0, 0, u8::try_from(cut).unwrap(), u8::from(hidden)];
+        let extension = [&[next, 0, offset[0], offset[1]][..], &id].concat();
+        [&head[..], &from, &to, &extension, part].concat()
+    };
+    [fragment(0, 1, one), fragment(cut, 0, other)]
+}
+
+#[test]
+fn ipv6_fragments_that_hide_the_vni_do_not_get_in() {
+    on_a_host(async || {
+        let outside = outside().await;
+        let (one, _events) = kernel(1).await;
+        one.make_vxlan(&spec(7, V6[0])).await.unwrap();
+        one.set_up(vni(7), NetworkRole::Vxlan, true).await.unwrap();
+        let send = async |cut, hidden| {
+            let to: SocketAddr = format!("[{}]:0", V6[0]).parse().unwrap();
+            let sender = outside.run(move || {
+                use socket2::{Domain, Protocol, Socket, Type};
+                let raw = Type::RAW;
+                // IPPROTO_RAW: whole packets, with their headers.
+                let socket = Socket::new(Domain::IPV6, raw, Some(Protocol::from(255))).unwrap();
+                for fragment in fragments(7, cut, hidden) {
+                    socket.send_to(&fragment, &to.into()).unwrap();
+                }
+            });
+            sender.await;
+            // Put together and delivered at once.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        send(8, false).await;
+        assert_eq!(received("mx7"), 1, "without a fence they do");
+        one.fence()
+            .write(&state(&[(V6[1], 7)], &[7]))
+            .await
+            .unwrap();
+        for (cut, hidden) in [(8, false), (16, false), (24, false), (8, true), (16, true)] {
+            send(cut, hidden).await;
+            println!(
+                "cut {cut}, hidden {hidden}: {} dropped",
+                dropped(&one).await
+            );
+            assert_eq!(received("mx7"), 1, "cut {cut}, hidden {hidden}");
+        }
+    });
+}
+
 #[test]
 fn a_table_of_our_name_without_our_mark_is_left_alone() {
     on_a_host(async || {

@@ -47,8 +47,8 @@ pub use fdb::{FdbChange, FdbEntry, FdbFailure, FdbTable, FdbTarget};
 pub use features::{Feature, try_features};
 pub use fence::{Fence, FenceError, FenceReading, FenceState, FenceWatch};
 pub use marks::NetworkRole;
-pub use network::{NetworkDevice, NetworkError, Observed};
 pub use ledger::Ledger;
+pub use network::{NetworkDevice, NetworkError, Observed, bridges_are_filtered};
 pub use vtap::{Gso, VnetHeader, Vtap};
 pub use vxlan::VxlanSpec;
 

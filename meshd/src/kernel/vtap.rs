@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 nix::ioctl_write_int!(
@@ -153,7 +154,9 @@ impl Vtap {
     /// The kernel's; EBADFD or EIO once the device is deleted. `InvalidData`: a header that we do not know.
     pub async fn read(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
         loop {
-            let mut ready = self.file.readable().await?;
+            // That the device is deleted is told as an error only.
+            let interest = Interest::READABLE | Interest::ERROR;
+            let mut ready = self.file.ready(interest).await?;
             let mut head = [0; VnetHeader::LEN];
             let read = ready.try_io(|file| {
                 let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(frame)];
@@ -308,8 +311,9 @@ impl Workbench<'_> {
         self.mark_device(&link, vni, role, mtu).await?;
         keep(&file).map_err(|(step, error)| refused(step)(error))?;
         self.set_device_up(vni, role, true).await?;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
         // SAFETY: the file owns its descriptor, which stays open and the same as long as the file lives.
-        let file = unsafe { AsyncFd::register(file) }
+        let file = unsafe { AsyncFd::register_with_interest(file, interest) }
             .map_err(|error| failure(format!("wait for {}: {error}", escape(name.as_bytes()))))?;
         Ok(Vtap {
             file,
@@ -320,7 +324,7 @@ impl Workbench<'_> {
 
 #[cfg(test)]
 #[path = "vtap_tests.rs"]
-mod kernel_tests;
+pub(super) mod kernel_tests;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -13,7 +13,7 @@ use meshd_core::ident::MacAddr;
 use std::time::Duration;
 
 /// The sum of RFC 1071, not complemented.
-fn sum(parts: &[&[u8]]) -> u16 {
+pub(in crate::kernel) fn sum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
         for pair in part.chunks(2) {
@@ -185,8 +185,16 @@ fn a_tap_outlives_its_daemon_is_adopted_and_is_opened_once() {
         let device = one.observe(vni(7)).await.unwrap().devices[&NetworkRole::Vtap].clone();
         assert!(device.is_up && device.mtu == 1400 && device.name == "mu7");
         // Deleted under the daemon's feet: reading ends.
+        let mut frame = [0; 2048];
+        let until = Duration::from_secs(1);
+        let mut reading = std::pin::pin!(vtap.read(&mut frame));
+        if let Ok(read) = tokio::time::timeout(Duration::from_millis(20), &mut reading).await {
+            panic!("a TAP that nobody speaks on: {read:?}");
+        }
         run("ip link del mu7");
-        assert!(vtap.read(&mut [0; 2048]).await.is_err());
+        let ended = tokio::time::timeout(until, reading).await;
+        println!("{:?}", ended.as_ref().unwrap());
+        assert!(ended.unwrap().is_err());
         assert!(vtap.write(&VnetHeader::default(), &[0; 60]).await.is_err());
     });
 }
