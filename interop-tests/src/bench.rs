@@ -9,6 +9,8 @@
 //! Each measure is taken in turns, one system after the other, several times; the median is told. Two cores carry both
 //! hosts, both daemons and the load, so only ratios within one run mean something.
 
+pub mod gate;
+
 use crate::lab::Lab;
 use crate::netns::{self, ip};
 use crate::report::Table;
@@ -43,6 +45,8 @@ pub struct Iperf {
     pub pps: f64,
     /// Share of datagrams lost, percent.
     pub lost_percent: f64,
+    /// Processor time of both ends, percent of one core.
+    pub cpu_percent: f64,
 }
 
 /// Runs iperf3 from client to server for `seconds` with extra words; TCP is cubic, which is checked.
@@ -104,6 +108,8 @@ pub fn iperf(way: &Way, port: u16, seconds: u32, extra: &[&str]) -> Result<Iperf
     Ok(Iperf {
         gbps: number(&sum["bits_per_second"]) / 1e9,
         bytes: number(&sum["bytes"]),
+        cpu_percent: number(&end["cpu_utilization_percent"]["host_total"])
+            + number(&end["cpu_utilization_percent"]["remote_total"]),
         ..Iperf::default()
     })
 }

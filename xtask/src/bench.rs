@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: figures of the two-host lab, beside a plain veth and kernel VXLAN in the same run.
+//! `cargo xtask bench`: figures of the two-host lab, beside a plain veth and kernel VXLAN in the same run; and of the gate alone.
 
 use crate::setup;
 use crate::shell::{cargo, run, target};
@@ -18,12 +18,36 @@ pub(crate) fn bench(quick: bool) -> Result<()> {
         lab.post_mortem();
     }
     let table = result?;
+    println!(
+        "\nmedians of {rounds} rounds of {seconds} s; {}\n\n{}",
+        machine("both hosts, both daemons and the load"),
+        table.markdown()
+    );
+    Ok(())
+}
+
+/// Measures what a gate costs by nftables and by tc-bpf, and how fast it changes.
+pub(crate) fn gate(quick: bool) -> Result<()> {
+    use interop_tests::bench::gate::{cost, rate};
+    ensure!(is_root(), "the lab needs root");
+    setup::setup()?;
+    // Not the release: the kernel does the work.
+    run(&mut cargo("build -p meshd --example gate"))?;
+    let program = target()?.join("debug/examples/gate");
+    let (rounds, seconds) = if quick { (1, 1) } else { (9, 1) };
+    let lab = Lab::start(LabSpec::hosts(1).containers(2))?;
+    let costs = cost(&lab, &program, rounds, seconds, |line| println!("{line}"))?;
+    println!(
+        "\nmedians of {rounds} pairs of runs without and with the gate, {seconds} s each, on one core; {}\n\n{}\n{}",
+        machine("all that runs here"),
+        costs.markdown(),
+        rate(&lab, &program)?.markdown()
+    );
+    Ok(())
+}
+
+fn machine(whom: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!(
-        "\nmedians of {rounds} rounds of {seconds} s; {cores} cores for both hosts, both daemons and the load; Linux {}\n",
-        kernel.trim()
-    );
-    println!("{}", table.markdown());
-    Ok(())
+    format!("{cores} cores for {whom}; Linux {}", kernel.trim())
 }

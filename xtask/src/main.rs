@@ -26,6 +26,7 @@ cargo xtask TASK
   docs              checks that the links of the documentation lead somewhere
   lab [FILTER]      the tests on the real kernel alone (root)
   bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
+  bench gate [--quick]  what a gate costs, by nftables and by tc-bpf (root)
   fmt               formats every workspace of the repository
 ";
 
@@ -67,7 +68,11 @@ fn task(words: &[String]) -> Result<()> {
         "walls" => walls::walls().or_else(walls::explain),
         "docs" => docs::links(),
         "lab" => gate::lab(rest),
-        "bench" => bench::bench(flag("--quick")?),
+        "bench" => match rest {
+            [what] if what == "gate" => bench::gate(false),
+            [what, quick] if what == "gate" && quick == "--quick" => bench::gate(true),
+            _ => bench::bench(flag("--quick")?),
+        },
         "fmt" => gate::fmt(),
         other => bail!("no task {other:?}\n\n{HELP}"),
     }

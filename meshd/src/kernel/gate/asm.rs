@@ -172,7 +172,7 @@ impl Assembler {
     }
 
     /// Turns the lower 16 bits from network order; the others become zero.
-    pub(super) fn from_network(&mut self, register: Reg) {
+    pub(super) fn host_order(&mut self, register: Reg) {
         self.put(0xdc, register, R0, 0, 16);
     }
 

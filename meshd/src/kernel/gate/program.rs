@@ -195,7 +195,7 @@ impl Writer {
         self.copy(Size::Half, stack::ETHERNET + 12, stack::KEY_ETHER_TYPE);
 
         let kind = R1;
-        self.asm.from_network(kind);
+        self.asm.host_order(kind);
         self.asm.jump_if(If::Less, kind, 0x0600, miss);
         for refused in [0x0806, 0x8100, 0x88a8] {
             self.asm.jump_if(If::Equal, kind, refused, miss);
@@ -246,7 +246,7 @@ impl Writer {
         let lengths_hold = asm.label();
         asm.jump_if(If::NotEqual, R8, 0, lengths_hold);
         asm.load(Size::Half, total, R10, stack::IP + 2);
-        asm.from_network(total);
+        asm.host_order(total);
         asm.jump_by(If::Less, total, header, miss);
         asm.compute(Op::Add, total, ETHERNET_LEN);
         asm.jump_by(If::Greater, total, R9, miss);
@@ -259,7 +259,7 @@ impl Writer {
         // Of a fragment, and of ICMPv6 in IPv4, layer 4 is not looked at.
         let (nothing, whole) = (asm.label(), asm.label());
         asm.load(Size::Half, R1, R10, stack::IP + 6);
-        asm.from_network(R1);
+        asm.host_order(R1);
         asm.compute(Op::And, R1, 0x3fff);
         asm.jump_if(If::NotEqual, R1, 0, nothing);
         asm.jump_if(If::NotEqual, R3, 58, whole);
@@ -282,7 +282,7 @@ impl Writer {
         let lengths_hold = asm.label();
         asm.jump_if(If::NotEqual, R8, 0, lengths_hold);
         asm.load(Size::Half, R2, R10, stack::IP + 4);
-        asm.from_network(R2);
+        asm.host_order(R2);
         asm.compute(Op::Add, R2, ETHERNET_LEN + 40);
         asm.jump_by(If::Greater, R2, R9, miss);
         asm.copy(R9, R2);

@@ -411,7 +411,7 @@ impl Shared {
     pub(super) fn of(map: &Map) -> Result<Self, Errno> {
         let bytes = u64::from(map.spec.value_len) * u64::from(map.spec.capacity);
         let bytes = usize::try_from(bytes).map_err(|_| Errno::EOVERFLOW)?;
-        if map.spec.value_len % 8 != 0 {
+        if !map.spec.value_len.is_multiple_of(8) {
             return Err(Errno::EINVAL);
         }
         // SAFETY: a new mapping, wherever the kernel puts it; it refuses more than the array has.
@@ -527,9 +527,15 @@ pub(super) fn monotonic() -> u64 {
         .saturating_add(u64::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Runs a program for traffic control on one frame, with fields of its `struct __sk_buff` set; answers its verdict.
+/// Runs a program for traffic control on one frame so often, with fields of its `struct __sk_buff` set; answers its last verdict
+/// and how many nanoseconds each took.
 #[cfg(test)]
-pub(super) fn run(program: &OwnedFd, frame: &[u8], context: &[u8]) -> Result<i32, Errno> {
+pub(super) fn run(
+    program: &OwnedFd,
+    frame: &[u8],
+    context: &[u8],
+    repeat: u32,
+) -> Result<(i32, u32), Errno> {
     #[repr(C)]
     #[derive(Default)]
     struct TestRun {
@@ -552,6 +558,7 @@ pub(super) fn run(program: &OwnedFd, frame: &[u8], context: &[u8]) -> Result<i32
         data_size_in: len(frame)?,
         data_in: address(frame),
         ctx_size_in: len(context)?,
+        repeat,
         // No context is no address.
         ctx_in: if context.is_empty() {
             0
@@ -562,5 +569,5 @@ pub(super) fn run(program: &OwnedFd, frame: &[u8], context: &[u8]) -> Result<i32
     };
     // SAFETY: frame and context live over the call, have the sizes that are given, and are only read.
     unsafe { bpf(command::PROG_TEST_RUN, &mut attributes) }?;
-    Ok(attributes.retval.cast_signed())
+    Ok((attributes.retval.cast_signed(), attributes.duration))
 }
