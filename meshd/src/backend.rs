@@ -6,6 +6,7 @@ use crate::api::backend::{Answer, Backend};
 use crate::api::requests::{Invite, InviteWish};
 use crate::driver::DriverHandle;
 use crate::identity::Identity;
+use crate::kernel::{FenceReading, Kernel};
 use crate::rulings::Rulings;
 use crate::token::Token;
 use crate::views;
@@ -31,6 +32,8 @@ pub(crate) struct Live {
     pub(crate) identity: Identity,
     /// For traces and the plugins' own calls.
     pub(crate) rulings: Rulings,
+    /// For what the fence counted.
+    pub(crate) kernel: Kernel,
 }
 
 fn failed(message: impl Into<String>) -> Refusal {
@@ -87,9 +90,13 @@ impl Backend for Live {
 
     async fn status(&self) -> Answer<view::Status> {
         let problems = self.problems();
+        let fenced_off = match self.kernel.fence().read().await {
+            Ok(FenceReading::Whole(state)) => state.dropped,
+            _ => 0,
+        };
         let status = self
             .driver
-            .view(move |node, world, now| views::status(node, world, now, problems))
+            .view(move |node, world, now| views::status(node, world, now, problems, fenced_off))
             .await?;
         status.ok_or_else(|| failed("this node is no member of the mesh any more: it was revoked, or its membership expired"))
     }
@@ -104,8 +111,12 @@ impl Backend for Live {
 
     async fn paths(&self) -> Answer<Vec<view::Path>> {
         self.driver
-            .view(|node, world, _| views::paths(node, world))
+            .view(views::paths)
             .await
+    }
+
+    async fn vteps(&self) -> Answer<Vec<view::VtepRow>> {
+        self.driver.view(|node, _, _| views::vteps(node)).await
     }
 
     async fn networks(&self) -> Answer<Vec<view::Network>> {

@@ -187,6 +187,7 @@ async fn serve(
         driver: handle.clone(),
         inputs: inputs.clone(),
     });
+    let live_kernel = kernel.clone();
     let parts = Parts {
         node,
         clock,
@@ -207,6 +208,7 @@ async fn serve(
         driver: handle.clone(),
         identity: identity.clone(),
         rulings,
+        kernel: live_kernel,
     };
     let api = tokio::spawn(crate::api::serve(socket, live));
     apply_networks(&handle, &config).await;

@@ -391,7 +391,12 @@ impl Driver {
                 ruling,
             } => parts.datapath.ruling(origin, upcall, ruling),
             Output::Gate(op) => parts.kernel.ledger().act(op),
-            Output::Plan { vni, plan } => self.executor.wish(vni, plan),
+            Output::Plan { vni, plan } => {
+                let vxlan = plan.as_ref().and_then(|plan| plan.vxlan.as_ref());
+                let gateway = vxlan.and_then(|vxlan| vxlan.gateway);
+                parts.datapath.set_gateway(vni, gateway);
+                self.executor.wish(vni, plan);
+            }
             Output::Probe { vni, probe } => parts.datapath.probe(vni, &probe),
             Output::Inject { port, frame } => parts.datapath.inject(port, &frame),
             Output::Epoch(epoch) => parts.datapath.set_epoch(epoch),

@@ -514,6 +514,7 @@ fn held(scene: &NetworkScene, plan: Option<&NetworkPlan>) -> Option<NetworkPlan>
                     .collect(),
                 probes: probes.map(|(mac, vtep)| (*mac, *vtep)).collect(),
                 floods: vxlan.floods.clone(),
+                gateway: wanted.and_then(|wanted| wanted.gateway),
                 fence: fence.clone(),
             }
         }),

@@ -13,12 +13,16 @@ use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::ruling::DropReason;
 use meshd_core::offload::{GateMatch, Obstacle};
+use meshd_core::path::{PathState, Transition};
 use meshd_core::ruling::{Action, Output};
 use meshd_core::view::{
     self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow, FlowTier, Member,
-    MemberState, Network, NodeRef, Path, Peer, PeerState, Port, PortState, Status, Traffic,
+    MemberState, Network, NodeRef, Path, PathStep, Peer, PeerState, Port, PortState, Status,
+    Traffic, VtepRow,
 };
+use meshd_core::vteps::Gateway;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 fn node_ref(node: &Node, id: NodeId) -> NodeRef {
     NodeRef {
@@ -46,7 +50,8 @@ pub(crate) fn status(
     node: &Node,
     world: &World<'_>,
     now: Now,
-    problems: Vec<String>,
+    mut problems: Vec<String>,
+    fenced_off: u64,
 ) -> Option<Status> {
     let directory = node.directory();
     let me = directory.member(node.id())?;
@@ -57,6 +62,9 @@ pub(crate) fn status(
         ready += u32::from(state == PortState::Ready);
     }
     let drops = world.datapath.drops();
+    problems.extend(node.planes().problems().map(|(vni, reason)| {
+        format!("network {} in the kernel: {reason}", network_name(node, vni))
+    }));
     Some(Status {
         version: node.config().version.clone(),
         mesh: me.mesh,
@@ -91,6 +99,7 @@ pub(crate) fn status(
             .iter()
             .map(|&reason| drops.get(reason))
             .sum(),
+        fenced_off,
         conflicts: directory
             .conflicts()
             .map(|conflict| show_conflict(node, &conflict))
@@ -225,32 +234,95 @@ fn traffic(world: &World<'_>, reports: &BTreeMap<Origin, LaneReport>, origin: Or
     }
 }
 
-/// `meshd paths`.
-pub(crate) fn paths(node: &Node, world: &World<'_>) -> Vec<Path> {
-    let path = |peer: PeerView| {
-        let stats = peer
-            .session
-            .and_then(|session| world.underlay.stats(session));
-        let ppm = |lost: u64, sent: u64| {
-            u32::try_from(lost.saturating_mul(1_000_000) / sent.max(1)).unwrap_or(u32::MAX)
+/// `meshd paths`: to each peer QUIC, then VXLAN by network.
+pub(crate) fn paths(node: &Node, world: &World<'_>, now: Now) -> Vec<Path> {
+    let mut kernel: BTreeMap<NodeId, Vec<Path>> = BTreeMap::new();
+    for view in node.planes().paths(now.moment) {
+        let advert = node.directory().advert(view.peer);
+        let vtep = advert.and_then(|advert| advert.vtep);
+        let step = |step: &Transition| PathStep {
+            at_ms: wall_at(now, step.at),
+            from: step.from,
+            to: step.to,
+            reason: step.reason,
+            evidence: step.evidence.clone(),
         };
-        Path {
-            node: node_ref(node, peer.node),
-            kind: "quic-direct".to_owned(),
-            active: peer.session.is_some(),
-            reason: match (&peer.session, peer.last_error) {
-                (Some(_), _) => "a proven session".to_owned(),
-                (None, Some(error)) => error,
-                (None, None) => "being dialed".to_owned(),
-            },
-            remote: stats.map(|s| s.remote).or(peer.remote),
-            rtt_us: stats.map(|s| s.rtt_us),
-            mtu: stats.map(|s| u32::from(s.mtu)),
-            loss_ppm: stats.map(|s| ppm(s.lost_packets, s.sent_packets)),
-            window_bytes: stats.map(|s| s.cwnd),
-        }
+        let held = view.held_until.map(|until| {
+            let ms = until.ms_since(now.moment);
+            format!("; tried again in {} s", ms.div_ceil(1000))
+        });
+        kernel.entry(view.peer).or_default().push(Path {
+            node: node_ref(node, view.peer),
+            kind: "kernel-vxlan".to_owned(),
+            network: Some(network_name(node, view.vni)),
+            active: view.state == PathState::Up,
+            reason: format!("{}{}", view.reason.explain(), held.unwrap_or_default()),
+            reason_code: Some(view.reason),
+            evidence: (!view.evidence.is_empty()).then_some(view.evidence),
+            remedy: view.reason.remedy().map(str::to_owned),
+            since_at_ms: Some(wall_at(now, view.since)),
+            history: view.history.iter().map(step).collect(),
+            remote: vtep.map(|vtep| SocketAddr::new(vtep.ip, vtep.port)),
+            rtt_us: view.rtt_us,
+            mtu: view.path_mtu.map(u32::from),
+            loss_ppm: view.loss_ppm,
+            window_bytes: None,
+        });
+    }
+    let mut all = Vec::new();
+    for peer in node.mesh().peers() {
+        let id = peer.node;
+        all.push(quic_path(node, world, peer));
+        all.extend(kernel.remove(&id).into_iter().flatten());
+    }
+    all
+}
+
+fn quic_path(node: &Node, world: &World<'_>, peer: PeerView) -> Path {
+    let stats = peer
+        .session
+        .and_then(|session| world.underlay.stats(session));
+    let ppm = |lost: u64, sent: u64| {
+        u32::try_from(lost.saturating_mul(1_000_000) / sent.max(1)).unwrap_or(u32::MAX)
     };
-    node.mesh().peers().into_iter().map(path).collect()
+    Path {
+        node: node_ref(node, peer.node),
+        kind: "quic-direct".to_owned(),
+        network: None,
+        active: peer.session.is_some(),
+        reason: match (&peer.session, peer.last_error) {
+            (Some(_), _) => "a proven session".to_owned(),
+            (None, Some(error)) => error,
+            (None, None) => "being dialed".to_owned(),
+        },
+        reason_code: None,
+        evidence: None,
+        remedy: None,
+        since_at_ms: None,
+        history: Vec::new(),
+        remote: stats.map(|s| s.remote).or(peer.remote),
+        rtt_us: stats.map(|s| s.rtt_us),
+        mtu: stats.map(|s| u32::from(s.mtu)),
+        loss_ppm: stats.map(|s| ppm(s.lost_packets, s.sent_packets)),
+        window_bytes: stats.map(|s| s.cwnd),
+    }
+}
+
+/// `meshd network vtep ls`.
+pub(crate) fn vteps(node: &Node) -> Vec<VtepRow> {
+    let rows = |(vni, gateway): (Vni, &Gateway)| {
+        let network = network_name(node, vni);
+        let port = gateway.port;
+        let rows = gateway.list.values().map(move |vtep| VtepRow {
+            network: network.clone(),
+            vni,
+            ip: vtep.ip,
+            macs: vtep.macs.iter().copied().collect(),
+            port,
+        });
+        rows.collect::<Vec<_>>()
+    };
+    node.vteps().iter().flat_map(rows).collect()
 }
 
 /// `meshd network ls`.

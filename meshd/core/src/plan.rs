@@ -43,6 +43,8 @@ pub struct VxlanPlan {
     pub probes: BTreeMap<MacAddr, IpAddr>,
     /// Foreign VTEPs: they also get what is for all, and what nobody knows.
     pub floods: BTreeSet<IpAddr>,
+    /// The port that stands for them: what the daemon sends to it leaves by the device.
+    pub gateway: Option<PortId>,
     /// From whom VXLAN of this network is taken.
     pub fence: BTreeSet<IpAddr>,
 }

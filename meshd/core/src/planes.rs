@@ -224,6 +224,7 @@ impl Planes {
                     .map(|(node, vtep)| (probe_mac(node), *vtep))
                     .collect(),
                 floods: gateway.iter().flat_map(|g| g.list.keys()).copied().collect(),
+                gateway: gateway.map(|gateway| gateway.port),
                 fence: members
                     .values()
                     .chain(gateway.iter().flat_map(|g| g.list.keys()))

@@ -10,6 +10,7 @@
 
 use crate::ident::{Epoch, Label, MacAddr, MeshId, NodeId, PortId, Vni, escape};
 use crate::notice::Notice;
+use crate::path;
 use crate::offload::Obstacle;
 use crate::ruling::DropReason;
 use crate::wire::record::Role;
@@ -103,6 +104,8 @@ pub struct Status {
     pub fdb_entries: u32,
     /// Frames dropped since the start, all reasons.
     pub dropped: u64,
+    /// VXLAN packets of strangers that the kernel's fence has dropped.
+    pub fenced_off: u64,
     /// Two claims to one thing, that somebody should settle.
     pub conflicts: Vec<Conflict>,
     /// What else is not as it should be, one sentence each, with what to do. Empty: all is well.
@@ -232,12 +235,24 @@ pub struct Traffic {
 pub struct Path {
     /// The peer.
     pub node: NodeRef,
-    /// `quic-direct` today.
+    /// `quic-direct` or `kernel-vxlan`.
     pub kind: String,
-    /// Does traffic take it?
+    /// Of a `kernel-vxlan` path: its network's name.
+    pub network: Option<String>,
+    /// May traffic take it? Of two that may, flows that the kernel can hold take VXLAN, the others QUIC.
     pub active: bool,
     /// Why it is, or is not, taken.
     pub reason: String,
+    /// The same as a word for programs, of a `kernel-vxlan` path.
+    pub reason_code: Option<path::Reason>,
+    /// What was measured.
+    pub evidence: Option<String>,
+    /// What to do, if there is something to be done.
+    pub remedy: Option<String>,
+    /// Since when it is so.
+    pub since_at_ms: Option<u64>,
+    /// How it came to be so, oldest first.
+    pub history: Vec<PathStep>,
     /// Far end.
     pub remote: Option<SocketAddr>,
     /// Smoothed round-trip time.
@@ -248,6 +263,36 @@ pub struct Path {
     pub loss_ppm: Option<u32>,
     /// Congestion window, in bytes.
     pub window_bytes: Option<u64>,
+}
+
+/// A change of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathStep {
+    /// When.
+    pub at_ms: u64,
+    /// What it was.
+    pub from: path::PathState,
+    /// What it became.
+    pub to: path::PathState,
+    /// Why.
+    pub reason: path::Reason,
+    /// What was measured.
+    pub evidence: String,
+}
+
+/// One line of `meshd network vtep ls`: a foreign VTEP that was declared on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VtepRow {
+    /// The network's name.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// Where it is.
+    pub ip: IpAddr,
+    /// MACs that were declared behind it.
+    pub macs: Vec<MacAddr>,
+    /// The port of this node that stands for the foreign VTEPs of the network.
+    pub port: PortId,
 }
 
 /// One line of `meshd network ls`.

@@ -26,6 +26,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn paths(&self) -> impl Future<Output = Answer<Vec<view::Path>>> + Send;
     /// `meshd network ls`.
     fn networks(&self) -> impl Future<Output = Answer<Vec<view::Network>>> + Send;
+    /// `meshd network vtep ls`, all networks.
+    fn vteps(&self) -> impl Future<Output = Answer<Vec<view::VtepRow>>> + Send;
     /// `meshd ports`.
     fn ports(&self) -> impl Future<Output = Answer<Vec<view::Port>>> + Send;
     /// `meshd fdb`, all networks.

@@ -13,13 +13,15 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post};
 use futures_util::Stream;
 use futures_util::stream;
-use meshd_core::command::{Command, NetworkSpec, Refusal, RefusalCode, Reply};
+use meshd_core::command::{Command, ForeignVtep, NetworkSpec, Refusal, RefusalCode, Reply};
 use meshd_core::flowtext::Packet;
+use meshd_core::ident::MacAddr;
 use meshd_core::view;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -82,6 +84,11 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
             "/v1/networks/{network}/plugins/{plugin}",
             post(plugins::attach::<B>).delete(plugins::detach::<B>),
         )
+        .route(
+            "/v1/networks/{network}/vteps/{ip}",
+            post(vtep_add::<B>).delete(vtep_remove::<B>),
+        )
+        .route("/v1/vteps", get(vteps::<B>))
         .route("/v1/ports", get(ports::<B>).post(attach::<B>))
         .route("/v1/ports/{port}", delete(detach::<B>))
         .route("/v1/fdb", get(fdb::<B>))
@@ -135,6 +142,7 @@ views! {
     peers -> Vec<view::Peer>;
     paths -> Vec<view::Path>;
     networks -> Vec<view::Network>;
+    vteps -> Vec<view::VtepRow>;
     ports -> Vec<view::Port>;
     drops -> Vec<view::Drops>;
     doctor -> view::Doctor;
@@ -208,6 +216,40 @@ async fn network_remove<B: Backend>(
     Path(network): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     backend.command(Command::NetworkRemove { network }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// What is behind a foreign VTEP.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VtepWish {
+    #[serde(default)]
+    macs: std::collections::BTreeSet<MacAddr>,
+}
+
+async fn vtep_add<B: Backend>(
+    State(backend): State<B>,
+    Path((network, ip)): Path<(String, IpAddr)>,
+    Body(wish): Body<VtepWish>,
+) -> Answer<view::VtepRow> {
+    let vtep = ForeignVtep {
+        ip,
+        macs: wish.macs,
+    };
+    let vni = trace::network(&backend.networks().await?, &network)?.vni;
+    backend.command(Command::VtepAdd { network, vtep }).await?;
+    let rows = backend.vteps().await?.into_iter();
+    let made = rows.into_iter().find(|row| (row.vni, row.ip) == (vni, ip));
+    made.map(Json).ok_or_else(|| vanished("the VTEP"))
+}
+
+async fn vtep_remove<B: Backend>(
+    State(backend): State<B>,
+    Path((network, ip)): Path<(String, IpAddr)>,
+) -> Result<StatusCode, ApiError> {
+    backend
+        .command(Command::VtepRemove { network, ip })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -125,6 +125,12 @@ impl Backend for Fake {
             idle_s: None,
         }])
     }
+    async fn flows(&self) -> Answer<Vec<view::Flow>> {
+        Ok(vec![])
+    }
+    async fn vteps(&self) -> Answer<Vec<view::VtepRow>> {
+        Ok(vec![])
+    }
     async fn drops(&self) -> Answer<Vec<view::Drops>> {
         Ok(vec![])
     }

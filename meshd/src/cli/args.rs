@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use meshd_core::ident::{IfName, Label, MacAddr, Vni};
 use meshd_core::wire::record::Role;
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -274,10 +275,42 @@ pub(super) enum NetworkCommand {
     },
     /// List the networks of the mesh.
     Ls,
+    /// Declare hosts that speak plain VXLAN (Linux, Open vSwitch, hardware) as part of a network, on this node.
+    #[command(subcommand)]
+    Vtep(VtepCommand),
     /// Remove a network that has no ports any more.
     Rm {
         /// Its name or VNI.
         network: String,
+    },
+}
+
+/// `meshd network vtep`.
+#[derive(Debug, Subcommand)]
+pub(super) enum VtepCommand {
+    /// Declare a foreign VTEP, or change what is behind it; the fence lets it in, and this node joins it to the network.
+    #[command(
+        after_help = "Examples:\n  meshd network vtep add demo 10.20.0.9\n  meshd network vtep add demo 10.20.0.9 --mac 02:00:00:00:00:09\n\n\
+        The address must be in a subnet that this node trusts (`trusted` under [underlay] in the config file). Of the foreign\n\
+        VTEP's side: VNI and UDP port as `meshd network ls` and the config have them, this node's address as remote."
+    )]
+    Add {
+        /// Name or VNI of the network.
+        network: String,
+        /// The VTEP's address on the underlay.
+        ip: IpAddr,
+        /// MAC behind it; may be repeated. Others are learned if it is the only foreign VTEP of the network here.
+        #[arg(long = "mac", value_parser = values::mac)]
+        macs: Vec<MacAddr>,
+    },
+    /// List the foreign VTEPs that were declared on this node.
+    Ls,
+    /// Take the declaration back.
+    Rm {
+        /// Name or VNI of the network.
+        network: String,
+        /// The VTEP's address.
+        ip: IpAddr,
     },
 }
 

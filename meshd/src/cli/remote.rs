@@ -1,6 +1,6 @@
 //! Commands that the daemon answers.
 
-use super::args::{Command, Common, NetworkCommand, PluginCommand};
+use super::args::{Command, Common, NetworkCommand, PluginCommand, VtepCommand};
 use super::values::{self, show_path};
 use super::{Failure, Printed, doctor, show};
 use crate::api::client::{Client, ClientError, Followed, segment};
@@ -221,6 +221,21 @@ async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure>
             };
             let made: view::Network = ask.client.post("/v1/networks", &spec).await?;
             ask.made(&made, show::network_added)
+        }
+        NetworkCommand::Vtep(VtepCommand::Add { network, ip, macs }) => {
+            let path = format!("/v1/networks/{}/vteps/{ip}", segment(&network));
+            let made: view::VtepRow = ask.client.post(&path, &json!({ "macs": macs })).await?;
+            ask.made(&made, |made| show::vteps(std::slice::from_ref(made)))
+        }
+        NetworkCommand::Vtep(VtepCommand::Ls) => ask.rows("/v1/vteps", show::vteps).await,
+        NetworkCommand::Vtep(VtepCommand::Rm { network, ip }) => {
+            let path = format!("/v1/networks/{}/vteps/{ip}", segment(&network));
+            ask.client.delete(&path).await?;
+            ask.done(
+                "removed",
+                &ip.to_string(),
+                format!("{ip} is no foreign VTEP of network {network} any more"),
+            )
         }
         NetworkCommand::Ls => ask.rows("/v1/networks", show::networks).await,
         NetworkCommand::Rm { network } => {

@@ -6,6 +6,7 @@ use comfy_table::{ContentArrangement, Table};
 use meshd_core::view::{
     ByteText, CheckState, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier, Member, MemberState, Network,
     NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status, TraceReport, Traffic,
+    VtepRow,
 };
 use meshd_core::wire::record::Role;
 use serde::Serialize;
@@ -212,6 +213,10 @@ pub(super) fn status(status: &Status) -> String {
                 }
             ),
         ),
+        (
+            "fenced off",
+            format!("{} VXLAN packets of strangers", status.fenced_off),
+        ),
         ("epoch", status.epoch.to_string()),
     ]);
     for conflict in &status.conflicts {
@@ -302,19 +307,28 @@ pub(super) fn peers(peers: &[Peer]) -> String {
 
 pub(super) fn paths(paths: &[Path]) -> String {
     let rows = paths.iter().map(|p| {
+        let kind = p
+            .network
+            .as_ref()
+            .map_or_else(|| p.kind.clone(), |network| format!("{} {network}", p.kind));
+        let mut why = p.reason.clone();
+        for more in p.evidence.iter().chain(p.remedy.iter().filter(|_| !p.active)) {
+            why += "; ";
+            why += more;
+        }
         let loss = p.loss_ppm.map_or_else(
             || "-".to_owned(),
             |ppm| format!("{}.{:02} %", ppm / 10_000, ppm / 100 % 100),
         );
         vec![
             p.node.show(),
-            p.kind.clone(),
+            kind,
             if p.active { "active" } else { "spare" }.to_owned(),
             or_dash(p.remote.as_ref()),
             micros(p.rtt_us),
             loss,
             or_dash(p.mtu.as_ref()),
-            p.reason.clone(),
+            why,
         ]
     });
     table(
@@ -353,6 +367,22 @@ pub(super) fn networks(networks: &[Network]) -> String {
         ],
         rows,
         empty,
+    )
+}
+
+pub(super) fn vteps(vteps: &[VtepRow]) -> String {
+    let rows = vteps.iter().map(|v| {
+        vec![
+            v.network.clone(),
+            v.ip.to_string(),
+            list(&v.macs),
+            v.port.to_string(),
+        ]
+    });
+    table(
+        &["NETWORK", "VTEP", "MACS", "PORT"],
+        rows,
+        "no foreign VTEPs were declared on this node",
     )
 }
 

@@ -77,6 +77,8 @@ pub(crate) struct Datapath {
     ended: DropCounts,
     seed: u64,
     vtaps: BTreeMap<Vni, Arc<Vtap>>,
+    /// The ports that stand for foreign VTEPs.
+    gateways: BTreeMap<Vni, PortId>,
 }
 
 impl Datapath {
@@ -100,6 +102,7 @@ impl Datapath {
             ended: DropCounts::default(),
             seed,
             vtaps: BTreeMap::new(),
+            gateways: BTreeMap::new(),
         }
     }
 
@@ -133,6 +136,7 @@ impl Datapath {
     pub(crate) fn add_vxlan(&mut self, vni: Vni, mtu: u16, tap: Vtap) {
         let tap = Arc::new(tap);
         self.vtaps.insert(vni, Arc::clone(&tap));
+        self.open_gateway(vni);
         self.start(Origin::Vxlan(vni), None, |start| {
             tokio::spawn(vxlan::run(start, vni, mtu, tap))
         });
@@ -141,7 +145,35 @@ impl Datapath {
     /// A network has none any more.
     pub(crate) fn remove_vxlan(&mut self, vni: Vni) {
         self.vtaps.remove(&vni);
+        if let Some(port) = self.gateways.get(&vni) {
+            self.change_outlets(|outlets| {
+                outlets.ports.remove(port);
+            });
+        }
         self.stop(Origin::Vxlan(vni));
+    }
+
+    /// Which port of a network stands for its foreign VTEPs: what is sent to it leaves by the VXLAN device.
+    pub(crate) fn set_gateway(&mut self, vni: Vni, port: Option<PortId>) {
+        let before = match port {
+            Some(port) => self.gateways.insert(vni, port),
+            None => self.gateways.remove(&vni),
+        };
+        if let Some(before) = before.filter(|before| Some(*before) != port) {
+            self.change_outlets(|outlets| {
+                outlets.ports.remove(&before);
+            });
+        }
+        self.open_gateway(vni);
+    }
+
+    fn open_gateway(&self, vni: Vni) {
+        if let (Some(port), Some(tap)) = (self.gateways.get(&vni), self.vtaps.get(&vni)) {
+            let outlet = PortOutlet::vxlan(Arc::clone(tap));
+            self.change_outlets(|outlets| {
+                outlets.ports.insert(*port, outlet.clone());
+            });
+        }
     }
 
     /// Sends a probe through a network's VXLAN device. One that cannot be sent is one that is lost.

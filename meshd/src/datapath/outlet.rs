@@ -3,6 +3,7 @@
 //! Owns the way out and its limits: a TAP that is full, or a session whose datagram buffer is, takes no more, and the lane
 //! counts the drop. Nothing waits here.
 
+use crate::kernel::{VnetHeader, Vtap};
 use crate::underlay::QUEUE_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
@@ -44,29 +45,49 @@ impl Sent {
     }
 }
 
-/// The TAP of a port.
+/// The way out of a port.
 #[derive(Clone)]
 pub(crate) struct PortOutlet {
-    tap: Arc<Tun>,
+    way: Way,
     sent: Arc<Sent>,
+}
+
+#[derive(Clone)]
+enum Way {
+    /// The port's TAP.
+    Tap(Arc<Tun>),
+    /// The TAP of the network's VXLAN device: the port stands for foreign VTEPs.
+    Vxlan(Arc<Vtap>),
 }
 
 impl PortOutlet {
     pub(crate) fn new(tap: Arc<Tun>) -> Self {
         Self {
-            tap,
+            way: Way::Tap(tap),
+            sent: Arc::default(),
+        }
+    }
+
+    /// Of the port of foreign VTEPs.
+    pub(crate) fn vxlan(tap: Arc<Vtap>) -> Self {
+        Self {
+            way: Way::Vxlan(tap),
             sent: Arc::default(),
         }
     }
 
     /// Hands a frame to the kernel.
     pub(crate) fn send(&self, frame: &[u8]) -> Result<(), DropReason> {
-        match self.tap.try_send(frame) {
-            Ok(_) => {
+        let taken = match &self.way {
+            Way::Tap(tap) => tap.try_send(frame).is_ok(),
+            Way::Vxlan(tap) => tap.try_write(&VnetHeader::default(), frame).is_ok(),
+        };
+        match taken {
+            true => {
                 self.sent.count(frame.len());
                 Ok(())
             }
-            Err(_) => Err(DropReason::PortQueueFull),
+            false => Err(DropReason::PortQueueFull),
         }
     }
 

@@ -151,6 +151,7 @@ fn any_plan() -> impl Strategy<Value = NetworkPlan> {
                 endpoints,
                 probes: (100..103).map(|n| (mac(n), vtep(n))).collect(),
                 floods,
+                gateway: None,
                 fence,
             }),
         };
@@ -253,6 +254,7 @@ fn a_mac_that_moves_to_another_node_is_replaced_and_never_absent() {
         endpoints: [(mac(1), vtep(at))].into(),
         probes: BTreeMap::new(),
         floods: BTreeSet::new(),
+        gateway: None,
         fence: [vtep(2), vtep(3)].into(),
     };
     let plan = |at| NetworkPlan {
@@ -279,6 +281,7 @@ fn one_change_among_ten_thousand_endpoints_is_one_step() {
         endpoints: (0..10_000).map(|n| (many(n), at(n))).collect(),
         probes: BTreeMap::new(),
         floods: BTreeSet::new(),
+        gateway: None,
         fence: (0..500).map(at).collect(),
     };
     let plan = |vxlan: &VxlanPlan| NetworkPlan {
