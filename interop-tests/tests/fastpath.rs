@@ -8,6 +8,7 @@ use interop_tests::node::Node;
 use interop_tests::segment::{Station, ping_pairs};
 use interop_tests::traffic::{Probe, ping, ping_until, tcp_opens, transfer};
 use std::io::Write;
+use std::ops::Not;
 use std::time::{Duration, Instant};
 
 const BOTH: [&str; 4] = ["--subnet", "10.10.0.0/24", "--subnet", "fd10::/64"];
@@ -170,7 +171,8 @@ fn suite(lab: &Lab, stations: &[Station]) -> Result<Outcome> {
         sender.send(frame)?;
         Ok(hearer
             .hear(Duration::from_millis(700), |seen| seen.len() >= 60 && seen[14..30] == frame[14..30])?
-            .is_some())
+            .is_empty()
+            .not())
     };
     let (own, theirs) = (frames::mac(&here.port.mac)?, frames::mac(&stations[1].port.mac)?);
     let far_mac = frames::mac(&far.port.mac)?;

@@ -23,7 +23,7 @@ pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Vtap>) {
     let (mut task, mut from_driver) = LaneTask::new(start);
     // One byte more than allowed: a longer frame is seen to be longer, and dropped by the switch under its name.
     let mut buffer = vec![0; usize::from(mtu) + L2_MAX + 1];
-    let mut take = |task: &mut LaneTask, frame: &[u8]| {
+    let take = |task: &mut LaneTask, frame: &[u8]| {
         if probe::is_probe(frame) {
             let frame = Bytes::copy_from_slice(frame);
             // One that finds no room is one that was lost.

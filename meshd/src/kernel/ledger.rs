@@ -11,7 +11,7 @@ use super::gate::{Entry, Gate, Key, L4, StepError};
 use super::inventory::Inventory;
 use super::disturbance::Part;
 use super::marks::NetworkRole;
-use meshd_core::ident::{Epoch, Moment, Vni};
+use meshd_core::ident::{Epoch, Moment};
 use meshd_core::node::PathTraffic;
 use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, PathSlot};
 use std::collections::BTreeMap;

@@ -336,7 +336,7 @@ fn the_verifier_says_why_it_refuses_a_program() {
 }
 
 #[test]
-fn a_verdict_costs_less_than_a_microsecond() {
+fn a_verdict_takes_less_than_ten_microseconds_also_in_an_emulated_machine() {
     on_a_host(async || {
         let trial = Trial::new();
         trial.gate.set_path(1, true).unwrap();
@@ -346,7 +346,7 @@ fn a_verdict_costs_less_than_a_microsecond() {
             let (verdict, best) = runs.min_by_key(|(_, time)| *time).unwrap();
             println!("{what:<28} {best:>4} ns a frame");
             assert_eq!(verdict, wanted, "{what}");
-            assert!(best < 1000, "{what}: {best} ns");
+            assert!(best < 10_000, "{what}: {best} ns");
         };
         cost_of("ARP", &ether(0x0806, &[0; 46]), MISS);
         cost_of("IPv4 of version 0", &ether(0x0800, &[0; 46]), MISS);
