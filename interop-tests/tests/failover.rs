@@ -34,7 +34,9 @@ fn back_in_kernel(lab: &Lab, stations: &[Station]) -> Result<()> {
         ping(&stations[0].netns, stations[1].port.v4()?, 1, 56)?;
         let lives = |host: usize, src: &Station| -> Result<bool> {
             Ok(lab.node(host).flows("kernel")?.iter().any(|flow| {
-                flow["flow"].as_str().is_some_and(|text| text.starts_with(&src.port.mac))
+                flow["flow"]
+                    .as_str()
+                    .is_some_and(|text| text.starts_with(&src.port.mac))
             }))
         };
         Ok(lives(0, &stations[0])? && lives(1, &stations[1])?)
@@ -43,7 +45,10 @@ fn back_in_kernel(lab: &Lab, stations: &[Station]) -> Result<()> {
 }
 
 /// A thousand datagrams a second each way, while `body` does what it does.
-fn under_traffic(stations: &[Station], body: impl FnOnce() -> Result<()>) -> Result<(Probed, Probed)> {
+fn under_traffic(
+    stations: &[Station],
+    body: impl FnOnce() -> Result<()>,
+) -> Result<(Probed, Probed)> {
     let (a, b) = (&stations[0], &stations[1]);
     let forth = Probe::start(&a.netns, &b.netns, b.port.v4()?, 5000, 1000)?;
     let back = Probe::start(&b.netns, &a.netns, a.port.v4()?, 5000, 1000)?;
@@ -53,7 +58,10 @@ fn under_traffic(stations: &[Station], body: impl FnOnce() -> Result<()>) -> Res
 }
 
 fn code(lab: &Lab, host: usize, peer: &str) -> Result<String> {
-    let row = lab.node(host).path(peer, "kernel-vxlan")?.context("the path is listed")?;
+    let row = lab
+        .node(host)
+        .path(peer, "kernel-vxlan")?
+        .context("the path is listed")?;
     Ok(row["reason_code"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -77,19 +85,37 @@ fn blocked_vxlan_moves_to_quic_at_once_and_back_when_it_is_lifted() {
             back.lost()
         ));
         // The goal is 300 ms; machines that run tests are busy.
-        ensure!(forth.gap < Duration::from_secs(1) && back.gap < Duration::from_secs(1), "{forth:?} {back:?}");
+        ensure!(
+            forth.gap < Duration::from_secs(1) && back.gap < Duration::from_secs(1),
+            "{forth:?} {back:?}"
+        );
         let events = lab.node(0).events("path")?;
-        let last = events.last().context("the move is an event")?;
-        ensure!(last["evidence"].as_str().is_some_and(|text| !text.is_empty()), "{last}");
+        let left = events.iter().rfind(|event| event["from"] == "up");
+        let left = left.context("the move is an event")?;
+        ensure!(
+            left["evidence"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{left}"
+        );
         lab.heal()?;
         let (forth, back) = under_traffic(stations, || {
-            let took = lab.node(0).waits_for_kernel_path("b", true, Duration::from_secs(30))?;
-            lab.node(1).waits_for_kernel_path("a", true, Duration::from_secs(30))?;
-            say(&format!("VXLAN lifted: the kernel path is back after {} ms", took.as_millis()));
+            let took = lab
+                .node(0)
+                .waits_for_kernel_path("b", true, Duration::from_secs(30))?;
+            lab.node(1)
+                .waits_for_kernel_path("a", true, Duration::from_secs(30))?;
+            say(&format!(
+                "VXLAN lifted: the kernel path is back after {} ms",
+                took.as_millis()
+            ));
             std::thread::sleep(Duration::from_secs(1));
             Ok(())
         })?;
-        ensure!(forth.lost() == 0 && back.lost() == 0, "promotion lost: {forth:?} {back:?}");
+        ensure!(
+            forth.lost() == 0 && back.lost() == 0,
+            "promotion lost: {forth:?} {back:?}"
+        );
         back_in_kernel(lab, stations)
     });
 }
@@ -100,14 +126,23 @@ fn a_direction_that_dies_is_left_by_its_sender_and_the_other_one_goes_on() {
         // b does not hear a any more.
         let (forth, back) = under_traffic(stations, || {
             lab.deafen(1, VXLAN)?;
-            lab.node(0).waits_for_kernel_path("b", false, Duration::from_secs(2))?;
+            lab.node(0)
+                .waits_for_kernel_path("b", false, Duration::from_secs(2))?;
             std::thread::sleep(Duration::from_secs(1));
             Ok(())
         })?;
-        say(&format!("one way: outage {} ms that way, {} ms the other", forth.gap.as_millis(), back.gap.as_millis()));
+        say(&format!(
+            "one way: outage {} ms that way, {} ms the other",
+            forth.gap.as_millis(),
+            back.gap.as_millis()
+        ));
         ensure!(forth.gap < Duration::from_secs(1), "{forth:?}");
         ensure!(back.lost() == 0, "the other direction lost {back:?}");
-        ensure!(code(lab, 0, "b")? == "one-way" || code(lab, 0, "b")? == "held", "{}", code(lab, 0, "b")?);
+        ensure!(
+            code(lab, 0, "b")? == "one-way" || code(lab, 0, "b")? == "held",
+            "{}",
+            code(lab, 0, "b")?
+        );
         ping_until(&stations[0].netns, stations[1].port.v4()?, SOON)?;
         Ok(())
     });
@@ -124,7 +159,9 @@ fn a_hole_for_large_packets_is_found_named_and_gone_round() {
         transfer(&a.netns, &b.netns, b.port.v4()?, 5001, 4 << 20)?;
         interop_tests::wait("the hole is named", SOON, || {
             let row = lab.node(0).path("b", "kernel-vxlan")?.context("listed")?;
-            let named = row["history"].as_array().is_some_and(|all| all.iter().any(|step| step["reason"] == "mtu-hole"));
+            let named = row["history"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|step| step["reason"] == "mtu-hole"));
             let mtu = row["mtu"].as_u64().unwrap_or(0);
             Ok(named && (1000..1400).contains(&mtu))
         })?;
@@ -137,14 +174,21 @@ fn payload_that_arrives_altered_is_found_and_gone_round() {
     in_kernel(|lab, stations| {
         // One byte deep inside of the inner packet, and no checksum on the outside to tell: @th is the outer UDP header.
         for host in 0..2 {
-            lab.corrupt(host, &format!("{VXLAN} meta length > 600"), "udp checksum set 0 @th,2400,8 set 0x55")?;
+            lab.corrupt(
+                host,
+                &format!("{VXLAN} meta length > 600"),
+                "udp checksum set 0 @th,2400,8 set 0x55",
+            )?;
         }
         lab.node(0).waits_for_kernel_path("b", false, SOON)?;
         let (a, b) = (&stations[0], &stations[1]);
         transfer(&a.netns, &b.netns, b.port.v4()?, 5001, 4 << 20)?;
         let row = lab.node(0).path("b", "kernel-vxlan")?.context("listed")?;
         let text = row["history"].to_string();
-        ensure!(text.contains("altered") || text.contains("offload-bad"), "{text}");
+        ensure!(
+            text.contains("altered") || text.contains("offload-bad"),
+            "{text}"
+        );
         Ok(())
     });
 }
@@ -163,13 +207,62 @@ fn what_somebody_does_to_the_kernels_side_of_a_network_is_undone_and_told() {
                 .with_context(|| format!("no device {prefix}… in\n{links}"))
         };
         let faults: [(&str, Vec<String>); 7] = [
-            ("VXLAN device deleted", vec!["ip".into(), "link".into(), "del".into(), named("mx")?]),
-            ("VXLAN device down", vec!["ip".into(), "link".into(), "set".into(), named("mx")?, "down".into()]),
-            ("bridge deleted", vec!["ip".into(), "link".into(), "del".into(), named("mb")?]),
-            ("ruleset flushed", vec!["nft".into(), "flush".into(), "ruleset".into()]),
-            ("FDB flushed", vec!["bridge".into(), "fdb".into(), "del".into(), stations[1].port.mac.clone(), "dev".into(), named("mx")?, "self".into()]),
-            ("filter deleted", vec!["tc".into(), "filter".into(), "del".into(), "dev".into(), named("mx")?, "ingress".into()]),
-            ("qdisc deleted", vec!["tc".into(), "qdisc".into(), "del".into(), "dev".into(), named("mv")?, "clsact".into()]),
+            (
+                "VXLAN device deleted",
+                vec!["ip".into(), "link".into(), "del".into(), named("mx")?],
+            ),
+            (
+                "VXLAN device down",
+                vec![
+                    "ip".into(),
+                    "link".into(),
+                    "set".into(),
+                    named("mx")?,
+                    "down".into(),
+                ],
+            ),
+            (
+                "bridge deleted",
+                vec!["ip".into(), "link".into(), "del".into(), named("mb")?],
+            ),
+            (
+                "ruleset flushed",
+                vec!["nft".into(), "flush".into(), "ruleset".into()],
+            ),
+            (
+                "FDB flushed",
+                vec![
+                    "bridge".into(),
+                    "fdb".into(),
+                    "del".into(),
+                    stations[1].port.mac.clone(),
+                    "dev".into(),
+                    named("mx")?,
+                    "self".into(),
+                ],
+            ),
+            (
+                "filter deleted",
+                vec![
+                    "tc".into(),
+                    "filter".into(),
+                    "del".into(),
+                    "dev".into(),
+                    named("mx")?,
+                    "ingress".into(),
+                ],
+            ),
+            (
+                "qdisc deleted",
+                vec![
+                    "tc".into(),
+                    "qdisc".into(),
+                    "del".into(),
+                    "dev".into(),
+                    named("mv")?,
+                    "clsact".into(),
+                ],
+            ),
         ];
         for (what, words) in faults {
             // A device that was made anew may have another name.
@@ -194,12 +287,20 @@ fn what_somebody_does_to_the_kernels_side_of_a_network_is_undone_and_told() {
                 forth.lost(),
                 back.lost()
             ));
-            ensure!(forth.gap < Duration::from_secs(3) && back.gap < Duration::from_secs(3), "{what}: {forth:?} {back:?}");
+            ensure!(
+                forth.gap < Duration::from_secs(3) && back.gap < Duration::from_secs(3),
+                "{what}: {forth:?} {back:?}"
+            );
             interop_tests::wait(&format!("{what}: it is told"), SOON, || {
-                Ok(what == "qdisc deleted" || lab.node(0).events("kernel-repaired")?.len() > before)
+                Ok(
+                    what == "qdisc deleted"
+                        || lab.node(0).events("kernel-repaired")?.len() > before,
+                )
             })?;
-            lab.node(0).waits_for_kernel_path("b", true, Duration::from_secs(90))?;
-            lab.node(1).waits_for_kernel_path("a", true, Duration::from_secs(90))?;
+            lab.node(0)
+                .waits_for_kernel_path("b", true, Duration::from_secs(90))?;
+            lab.node(1)
+                .waits_for_kernel_path("a", true, Duration::from_secs(90))?;
             back_in_kernel(lab, stations)?;
         }
         Ok(())
@@ -228,10 +329,17 @@ fn a_stranger_cannot_send_into_a_network_by_vxlan() {
         let a = first.attach("lan", lab.container(0, 0), &[])?;
         let b = lab.node(1).attach("lan", lab.container(1, 0), &[])?;
         first.waits_for_kernel_path("b", true, SOON)?;
-        let vni = first.list("network ls")?[0]["vni"].as_u64().context("vni")? as u32;
+        let vni = first.list("network ls")?[0]["vni"]
+            .as_u64()
+            .context("vni")? as u32;
         let hearer = interop_tests::frames::Tap::open(lab.container(0, 0), "eth0")?;
         let mac = interop_tests::frames::mac;
-        let frame = interop_tests::frames::frame(mac(&a.mac)?, mac(&b.mac)?, 0x0800, b"from a stranger, who is no member of the mesh");
+        let frame = interop_tests::frames::frame(
+            mac(&a.mac)?,
+            mac(&b.mac)?,
+            0x0800,
+            b"from a stranger, who is no member of the mesh",
+        );
         let to = format!("{}:4789", lab.hosts[0].v4);
         let send = |host: usize, vni: u32| {
             netns::within(&lab.hosts[host].netns, || {
@@ -242,12 +350,16 @@ fn a_stranger_cannot_send_into_a_network_by_vxlan() {
                 Ok(())
             })
         };
-        let heard = || hearer.hear(Duration::from_millis(500), |seen| seen.windows(9).any(|w| w == b"stranger,"));
+        let ours = |seen: &[u8]| seen.windows(9).any(|w| w == b"stranger,");
+        let heard = || -> Result<bool> {
+            let all = hearer.hear(Duration::from_millis(500), ours)?;
+            Ok(all.iter().any(|seen| ours(seen)))
+        };
         send(2, vni)?;
-        ensure!(heard()?.is_empty(), "a stranger was heard");
+        ensure!(!heard()?, "a stranger was heard");
         send(1, vni ^ 1)?;
-        ensure!(heard()?.is_empty(), "a member was heard on another network");
-        let status = first.json(&["status", "--json"])?;
+        ensure!(!heard()?, "a member was heard on another network");
+        let status = first.json(&["status"])?;
         ensure!(status["fenced_off"].as_u64().unwrap_or(0) >= 5, "{status}");
         Ok(())
     });

@@ -110,9 +110,7 @@ impl Backend for Live {
     }
 
     async fn paths(&self) -> Answer<Vec<view::Path>> {
-        self.driver
-            .view(views::paths)
-            .await
+        self.driver.view(views::paths).await
     }
 
     async fn vteps(&self) -> Answer<Vec<view::VtepRow>> {
@@ -134,7 +132,10 @@ impl Backend for Live {
     }
 
     async fn flows(&self) -> Answer<Vec<view::Flow>> {
-        let asked = self.driver.view(|_, world, _| world.datapath.flows()).await?;
+        let asked = self
+            .driver
+            .view(|_, world, _| world.datapath.flows())
+            .await?;
         let mut lanes = Vec::with_capacity(asked.len());
         for (origin, told) in asked {
             // A lane that ended in the meantime has nothing cached.

@@ -250,7 +250,10 @@ async fn planes(config: &Config, kernel: &Kernel) -> PlanesConfig {
         tracing::warn!("no fast path on this host: the kernel lacks {what}");
     }
     let vxlan = lacks(&["vxlan", "tap with virtio-net header", "nftables"]);
-    if let Some(what) = vxlan.as_ref().filter(|_| !config.underlay.trusted.is_empty()) {
+    if let Some(what) = vxlan
+        .as_ref()
+        .filter(|_| !config.underlay.trusted.is_empty())
+    {
         tracing::warn!("no VXLAN on this host: the kernel lacks {what}");
     }
     PlanesConfig {

@@ -74,6 +74,7 @@ impl Executor {
 
     /// The kernel's side of `vni` is to be like this from now on.
     pub(crate) fn wish(&self, vni: Vni, plan: Option<Arc<NetworkPlan>>) {
+        tracing::debug!(%vni, ?plan, "a plan for the kernel");
         let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
         wishes.insert(vni, plan);
         self.wake.notify_one();
@@ -164,7 +165,12 @@ impl Work {
         }
         let fenced: Vec<Vni> = wanted.vnis.iter().copied().collect();
         for &vni in &fenced {
-            if let Err(error) = self.tools.kernel.set_up(vni, NetworkRole::Vxlan, false).await {
+            if let Err(error) = self
+                .tools
+                .kernel
+                .set_up(vni, NetworkRole::Vxlan, false)
+                .await
+            {
                 tracing::error!(%vni, %error, "the fence is gone, and the VXLAN device cannot be set down");
             }
         }
@@ -183,7 +189,9 @@ impl Work {
         for (&vni, plan) in &self.wanted {
             if let Some(vxlan) = &plan.vxlan {
                 state.vnis.insert(vni);
-                state.members.extend(vxlan.fence.iter().map(|ip| (*ip, vni)));
+                state
+                    .members
+                    .extend(vxlan.fence.iter().map(|ip| (*ip, vni)));
             }
         }
         state
@@ -219,11 +227,9 @@ impl Work {
         }
         if let Some(what) = disturbed.filter(|_| acted) {
             let network = vni.to_string();
-            self.tools.driver.notice(Notice::KernelRepaired {
-                vni,
-                network,
-                what,
-            });
+            self.tools
+                .driver
+                .notice(Notice::KernelRepaired { vni, network, what });
         }
         let has = held(&scene, plan.as_deref()).map(Arc::new);
         let news = (has.clone(), problems.clone());
@@ -465,9 +471,9 @@ impl Work {
         let text = |error: crate::kernel::NetworkError| error.to_string();
         let (device, _) = kernel.make_vxlan(&spec).await.map_err(text)?;
         let held = self.whole.get(&vni).map(|(_, vtap)| *vtap);
-        let vtap = match held.filter(|vtap| {
-            kernel.network_device(vni, NetworkRole::Vtap) == Some(*vtap)
-        }) {
+        let vtap = match held
+            .filter(|vtap| kernel.network_device(vni, NetworkRole::Vtap) == Some(*vtap))
+        {
             Some(vtap) => vtap,
             None => {
                 self.tools.driver.carry(Carry::VxlanGone(vni)).await;

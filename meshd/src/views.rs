@@ -11,14 +11,14 @@ use meshd_core::flow::{FlowKey, Origin};
 use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
 use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
-use meshd_core::ruling::DropReason;
 use meshd_core::offload::{GateMatch, Obstacle};
 use meshd_core::path::{PathState, Transition};
+use meshd_core::ruling::DropReason;
 use meshd_core::ruling::{Action, Output};
 use meshd_core::view::{
-    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow, FlowTier, Member,
-    MemberState, Network, NodeRef, Path, PathStep, Peer, PeerState, Port, PortState, Status,
-    Traffic, VtepRow,
+    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow,
+    FlowTier, Member, MemberState, Network, NodeRef, Path, PathStep, Peer, PeerState, Port,
+    PortState, Status, Traffic, VtepRow,
 };
 use meshd_core::vteps::Gateway;
 use std::collections::BTreeMap;
@@ -63,7 +63,10 @@ pub(crate) fn status(
     }
     let drops = world.datapath.drops();
     problems.extend(node.planes().problems().map(|(vni, reason)| {
-        format!("network {} in the kernel: {reason}", network_name(node, vni))
+        format!(
+            "network {} in the kernel: {reason}",
+            network_name(node, vni)
+        )
     }));
     Some(Status {
         version: node.config().version.clone(),
@@ -471,10 +474,7 @@ pub(crate) fn flows(
     let mut kernel: BTreeMap<(Origin, FlowKey), InKernel> = BTreeMap::new();
     for kept in node.switch().offloads().iter() {
         let of = kernel.entry((kept.origin, kept.megaflow)).or_default();
-        let (frames, bytes) = counted
-            .get(&kept.flow.matches)
-            .copied()
-            .unwrap_or_default();
+        let (frames, bytes) = counted.get(&kept.flow.matches).copied().unwrap_or_default();
         of.entries += 1;
         of.frames += frames;
         of.bytes += bytes;

@@ -417,7 +417,16 @@ mod tests {
         let mut claims = settled(&[1, 2, 3]);
         let mut say = |n: u8, since: u64, roams: bool| {
             let (claim, at) = (Claim::Mac(MAC), Moment::default().plus_ms(since));
-            claims.set(node(n), vni(), &claim, MAC, WallTime(since), FLOOR, at, roams);
+            claims.set(
+                node(n),
+                vni(),
+                &claim,
+                MAC,
+                WallTime(since),
+                FLOOR,
+                at,
+                roams,
+            );
             claims.decide(vni(), &claim);
             claims.holder(vni(), &claim).map(|(node, _)| node)
         };

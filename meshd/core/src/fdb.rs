@@ -279,7 +279,10 @@ impl Fdb {
         let mut roamed = None;
         match (self.remote.get(&mac), self.roaming.get(&mac)) {
             (Some(node), Some(since)) if since.plus_ms(HOLD_MS) > now => {
-                let why = format!("{mac} came to node {} less than {HOLD_MS} ms ago", node.short());
+                let why = format!(
+                    "{mac} came to node {} less than {HOLD_MS} ms ago",
+                    node.short()
+                );
                 return refused(DropReason::SpoofedSource, why, Some(since.plus_ms(HOLD_MS)));
             }
             (Some(node), Some(_)) => roamed = Some(*node),

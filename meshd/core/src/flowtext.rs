@@ -135,7 +135,11 @@ pub fn show_match(key: &FlowKey, mask: &FlowMask) -> String {
         bits => format!("{}/{bits}", address(key.ip_kind, ip)),
     };
     if mask.src_ip != 0 || mask.dst_ip != 0 {
-        out += &format!(" {} > {}", ip(key.src_ip, mask.src_ip), ip(key.dst_ip, mask.dst_ip));
+        out += &format!(
+            " {} > {}",
+            ip(key.src_ip, mask.src_ip),
+            ip(key.dst_ip, mask.dst_ip)
+        );
     }
     let port = |port: u16, mask: u16| match mask {
         0 => "*".to_owned(),

@@ -274,9 +274,8 @@ impl Lane {
 
     /// Rulings that are obeyed in `epoch`, as they lie in the cache.
     pub fn flows(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = LaneFlow> + '_ {
-        let live = move |f: &&Flow| {
-            f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until)
-        };
+        let live =
+            move |f: &&Flow| f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until);
         let slots = self.slots.iter().filter_map(|slot| slot.flow.as_ref());
         slots.filter(live).map(|f| LaneFlow {
             flow: f.flow.clone(),

@@ -9,7 +9,7 @@
 //!
 //! Owns the dispatch and the order of it. Every decision is in a part.
 
-use crate::command::{Command, NetworkSpec, Refusal, Reply};
+use crate::command::{Command, NetworkSpec, PortRecord, Refusal, Reply};
 use crate::directory::{Change, Directory};
 use crate::fdb::{How, Place};
 use crate::ident::{
@@ -206,7 +206,8 @@ impl Node {
         self.planes.handle_timeout(now.moment);
         self.ports
             .handle_timeout(&self.mesh.directory, &mut self.pools, now, out);
-        self.mesh.set_in_kernel(self.planes.heard(now.moment), now, &mut self.out);
+        self.mesh
+            .set_in_kernel(self.planes.heard(now.moment), now, &mut self.out);
         self.sessions_changed(now);
         self.settle(now);
     }
@@ -356,9 +357,10 @@ impl Node {
                 );
             }
             Command::VtepAdd { network, vtep } => {
-                let members = self.mesh.directory.members().filter_map(|m| {
-                    self.mesh.directory.advert(m.node)?.vtep.map(|vtep| vtep.ip)
-                });
+                let members =
+                    self.mesh.directory.members().filter_map(|m| {
+                        self.mesh.directory.advert(m.node)?.vtep.map(|vtep| vtep.ip)
+                    });
                 let members = members.collect();
                 self.vteps.add(
                     &network,
@@ -636,10 +638,15 @@ impl Node {
 
     /// Our endpoints and our networks, as the ports and their learned MACs are now.
     fn tell_endpoints(&mut self, vni: Vni, now: Now) {
-        let ready = |state| state == PortState::Ready;
+        // A port of an earlier run is there while the kernel is asked about it: others are not to lose it for that moment.
+        let ready = |record: &PortRecord, state| match state {
+            PortState::Ready => true,
+            PortState::Wiring => record.ready,
+            _ => false,
+        };
         let mut list: BTreeMap<MacAddr, Endpoint> = BTreeMap::new();
         for (record, state, _) in self.ports.iter().filter(|(record, ..)| record.vni == vni) {
-            if ready(state) {
+            if ready(record, state) {
                 let endpoint = Endpoint {
                     mac: record.mac,
                     ips: record.ips.iter().map(ipnet::IpNet::addr).collect(),

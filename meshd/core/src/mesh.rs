@@ -192,7 +192,11 @@ impl Mesh {
         };
         let others: Vec<NodeId> = this.directory.members().map(|m| m.node).collect();
         for node in others.into_iter().filter(|node| *node != me) {
-            if this.directory.advert(node).is_some_and(|advert| advert.vtep.is_some()) {
+            if this
+                .directory
+                .advert(node)
+                .is_some_and(|advert| advert.vtep.is_some())
+            {
                 this.given.0.insert(node);
                 this.directory.set_reachable(node, true, out);
             }
@@ -437,7 +441,10 @@ impl Mesh {
             return;
         }
         let before = std::mem::replace(&mut self.in_kernel, nodes);
-        let changed: Vec<NodeId> = before.symmetric_difference(&self.in_kernel).copied().collect();
+        let changed: Vec<NodeId> = before
+            .symmetric_difference(&self.in_kernel)
+            .copied()
+            .collect();
         for node in changed {
             self.refresh(node, out);
         }

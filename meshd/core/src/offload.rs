@@ -71,7 +71,9 @@ pub struct GateL4 {
 }
 
 /// A path, as the kernel's gates number it; [`PathSlot::NONE`] is always open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct PathSlot(pub u32);
 
 impl PathSlot {
@@ -298,7 +300,10 @@ fn conditions(key: &FlowKey, mask: &FlowMask) -> Result<Option<GateL4>, Obstacle
     if key.frag != Frag::None {
         return Err(Obstacle::Fragment);
     }
-    let icmp = matches!((key.ip_kind, key.ip_proto), (IpKind::V4, 1) | (IpKind::V6, 58));
+    let icmp = matches!(
+        (key.ip_kind, key.ip_proto),
+        (IpKind::V4, 1) | (IpKind::V6, 58)
+    );
     let with_ports = matches!(key.ip_proto, 6 | 17 | 132);
     if !matches!(key.ip_kind, IpKind::V4 | IpKind::V6) || !key.l4_ok || !(icmp || with_ports) {
         return Err(Obstacle::Headers);
@@ -412,7 +417,10 @@ impl GateMatch {
         if let Some(l4) = &self.l4 {
             (key.ip_proto, key.src_ip, key.dst_ip) = (l4.ip_proto, l4.src_ip, l4.dst_ip);
             key.l4_ok = true;
-            if matches!((key.ip_kind, l4.ip_proto), (IpKind::V4, 1) | (IpKind::V6, 58)) {
+            if matches!(
+                (key.ip_kind, l4.ip_proto),
+                (IpKind::V4, 1) | (IpKind::V6, 58)
+            ) {
                 // They came from one byte each.
                 key.icmp_type = u8::try_from(l4.src_port).unwrap_or(u8::MAX);
                 key.icmp_code = u8::try_from(l4.dst_port).unwrap_or(u8::MAX);
@@ -490,7 +498,10 @@ mod tests {
         }
         .with_prerequisites();
         let flow = try_it(&tcp(), &mask, &plane()).unwrap();
-        assert_eq!(flow.matches.l4.map(|l4| (l4.src_port, l4.dst_port)), Some((4000, 80)));
+        assert_eq!(
+            flow.matches.l4.map(|l4| (l4.src_port, l4.dst_port)),
+            Some((4000, 80))
+        );
     }
 
     #[test]
@@ -519,7 +530,10 @@ mod tests {
             }),
             Obstacle::Fragment
         );
-        assert_eq!(at(&|k, _, _| k.dst_mac = MacAddr::BROADCAST), Obstacle::Flooded);
+        assert_eq!(
+            at(&|k, _, _| k.dst_mac = MacAddr::BROADCAST),
+            Obstacle::Flooded
+        );
         assert_eq!(at(&|k, _, _| k.ip_kind = IpKind::ArpV4), Obstacle::Neighbor);
     }
 

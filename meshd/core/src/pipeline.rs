@@ -326,10 +326,7 @@ impl<'a> Walk<'a> {
                 if matches!(
                     source,
                     Some(
-                        Source::Known
-                            | Source::New
-                            | Source::Moved { .. }
-                            | Source::Roamed { .. }
+                        Source::Known | Source::New | Source::Moved { .. } | Source::Roamed { .. }
                     )
                 ) {
                     // The cache hides frames from the FDB: come back in time to keep the entry young.

@@ -26,7 +26,7 @@ use crate::view::PortState;
 use crate::vteps::Vteps;
 use crate::wire::control::Message;
 use crate::wire::probe::probe_mac;
-use crate::wire::record::Vtep;
+use crate::wire::record::{RecordKey, Vtep};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -34,6 +34,8 @@ use std::sync::Arc;
 
 /// Changes that come within this time are one change of the plan, in ms.
 const GATHER_MS: u64 = 10;
+/// How long the endpoints of others are waited for before what an earlier run left is taken for too much, in ms.
+const SYNC_MS: u64 = 5_000;
 /// A peer of which nothing came in by the kernel for so long is not there, in ms.
 const HEARD_MS: u64 = 4_000;
 
@@ -65,7 +67,8 @@ struct Held {
 pub struct Planes {
     me: NodeId,
     config: PlanesConfig,
-    underlay: Vec<IpAddr>,
+    /// `None`: not heard yet. Nothing is planned before: a VXLAN device that is there would seem to be one too many.
+    underlay: Option<Vec<IpAddr>>,
     dirty: BTreeSet<Vni>,
     due: Option<Moment>,
     /// As last asked for.
@@ -79,6 +82,7 @@ pub struct Planes {
     next_slot: u32,
     /// The kernel may carry something of an earlier run.
     adopts: bool,
+    started: Option<Moment>,
     open: BTreeSet<(Vni, NodeId)>,
     adopted: BTreeSet<(Vni, NodeId)>,
     /// Paths that are no more, and whose numbers are free once what they wanted is done.
@@ -94,6 +98,13 @@ pub(crate) struct Around<'a> {
     pub(crate) vteps: &'a Vteps,
 }
 
+/// Is a node on the network whose endpoints are not known? They are not kept over a restart, and come with the first sync:
+/// until then what the kernel has of them would seem to be too much.
+fn lacks_endpoints(vni: Vni, directory: &Directory) -> bool {
+    let mut members = directory.members_with_network(vni);
+    members.any(|node| directory.signed(&RecordKey::Endpoints(node, vni)).is_none())
+}
+
 impl Planes {
     /// Nothing is known of the kernel yet. `seed`: of tokens.
     #[must_use]
@@ -102,7 +113,7 @@ impl Planes {
         Self {
             me,
             config,
-            underlay: Vec::new(),
+            underlay: None,
             dirty: BTreeSet::new(),
             due: None,
             asked: BTreeMap::new(),
@@ -111,8 +122,13 @@ impl Planes {
             candidates: BTreeMap::new(),
             slots: BTreeMap::new(),
             free: Vec::new(),
-            next_slot: if first_slot < SLOTS_MAX / 2 { first_slot.max(1) } else { 1 },
+            next_slot: if first_slot < SLOTS_MAX / 2 {
+                first_slot.max(1)
+            } else {
+                1
+            },
             adopts: first_slot > 1,
+            started: None,
             open: BTreeSet::new(),
             adopted: BTreeSet::new(),
             removed: BTreeSet::new(),
@@ -121,7 +137,7 @@ impl Planes {
 
     /// The addresses of this host.
     pub fn set_underlay(&mut self, addresses: &[SocketAddr]) {
-        self.underlay = addresses.iter().map(SocketAddr::ip).collect();
+        self.underlay = Some(addresses.iter().map(SocketAddr::ip).collect());
     }
 
     /// Another `[underlay] trusted` and `[kernel] fast_path`.
@@ -134,7 +150,7 @@ impl Planes {
     pub fn vtep(&self) -> Option<Vtep> {
         let trusted = |ip: &&IpAddr| self.config.trusted.iter().any(|net| net.contains(*ip));
         let able = self.config.fast_path && self.config.bridge && self.config.vxlan.is_ok();
-        let ip = self.underlay.iter().find(trusted).filter(|_| able)?;
+        let ip = self.underlay.iter().flatten().find(trusted).filter(|_| able)?;
         Some(Vtep {
             ip: *ip,
             port: self.config.port,
@@ -150,7 +166,9 @@ impl Planes {
     /// Something of the network changed: its plan is looked at again in a moment.
     pub fn touch(&mut self, vni: Vni, now: Moment) {
         self.dirty.insert(vni);
-        self.due.get_or_insert(now.plus_ms(GATHER_MS));
+        if self.underlay.is_some() {
+            self.due.get_or_insert(now.plus_ms(GATHER_MS));
+        }
     }
 
     /// As [`Self::touch`], for all networks that have or had something in the kernel, and those given.
@@ -165,9 +183,17 @@ impl Planes {
     fn vtep_of(&self, directory: &Directory, node: NodeId) -> Option<IpAddr> {
         let (ours, advert) = (self.vtep()?, directory.advert(node)?);
         let theirs = advert.vtep?;
-        let here = self.config.trusted.iter().any(|net| net.contains(&theirs.ip));
+        let here = self
+            .config
+            .trusted
+            .iter()
+            .any(|net| net.contains(&theirs.ip));
         let there = advert.trusted.iter().any(|net| net.contains(&ours.ip));
-        (here && there && theirs.port == ours.port && theirs.ip.is_ipv4() == ours.ip.is_ipv4() && theirs.ip != ours.ip)
+        (here
+            && there
+            && theirs.port == ours.port
+            && theirs.ip.is_ipv4() == ours.ip.is_ipv4()
+            && theirs.ip != ours.ip)
             .then_some(theirs.ip)
     }
 
@@ -223,7 +249,11 @@ impl Planes {
                     .iter()
                     .map(|(node, vtep)| (probe_mac(node), *vtep))
                     .collect(),
-                floods: gateway.iter().flat_map(|g| g.list.keys()).copied().collect(),
+                floods: gateway
+                    .iter()
+                    .flat_map(|g| g.list.keys())
+                    .copied()
+                    .collect(),
                 gateway: gateway.map(|gateway| gateway.port),
                 fence: members
                     .values()
@@ -239,7 +269,6 @@ impl Planes {
         })
     }
 
-
     /// Tells the path machine who could be reached by VXLAN on this network.
     fn refresh_candidates(&mut self, vni: Vni, around: Around<'_>, now: Moment) {
         let directory = &around.mesh.directory;
@@ -254,14 +283,19 @@ impl Planes {
             trusted: self.config.trusted.clone(),
         };
         let mut members: BTreeSet<NodeId> = BTreeSet::new();
-        if let Some(def) = directory.network_by_vni(vni).filter(|_| around.ports.networks().contains(&vni)) {
+        if let Some(def) = directory
+            .network_by_vni(vni)
+            .filter(|_| around.ports.networks().contains(&vni))
+        {
             members.extend(directory.members_with_network(vni));
             for &node in &members {
-                let there = directory.advert(node).map_or_else(Side::default, |advert| Side {
-                    vxlan: advert.vtep.is_some(),
-                    vtep: advert.vtep.map(|vtep| vtep.ip),
-                    trusted: advert.trusted.clone(),
-                });
+                let there = directory
+                    .advert(node)
+                    .map_or_else(Side::default, |advert| Side {
+                        vxlan: advert.vtep.is_some(),
+                        vtep: advert.vtep.map(|vtep| vtep.ip),
+                        trusted: advert.trusted.clone(),
+                    });
                 let candidate = Candidate {
                     here: here.clone(),
                     there,
@@ -269,7 +303,10 @@ impl Planes {
                     mtu: def.mtu,
                 };
                 self.paths.set(node, vni, &candidate, now);
-                if self.adopts && around.switch.is_adopting() && !self.adopted.contains(&(vni, node)) {
+                if self.adopts
+                    && around.switch.is_adopting()
+                    && !self.adopted.contains(&(vni, node))
+                {
                     // Once; what it comes to after that is its own.
                     if self.paths.adopt(node, vni, now) {
                         self.adopted.insert((vni, node));
@@ -277,7 +314,10 @@ impl Planes {
                 }
             }
         }
-        let before = self.candidates.insert(vni, members.clone()).unwrap_or_default();
+        let before = self
+            .candidates
+            .insert(vni, members.clone())
+            .unwrap_or_default();
         for &node in before.difference(&members) {
             self.paths.remove(node, vni, now);
             self.removed.insert((vni, node));
@@ -285,11 +325,25 @@ impl Planes {
     }
 
     /// Does what is due. `true` for networks whose plane the switch has to be told anew.
-    pub(crate) fn settle(&mut self, around: Around<'_>, now: Now, out: &mut Outbox) -> BTreeSet<Vni> {
+    pub(crate) fn settle(
+        &mut self,
+        around: Around<'_>,
+        now: Now,
+        out: &mut Outbox,
+    ) -> BTreeSet<Vni> {
         let mut changed = BTreeSet::new();
+        let started = *self.started.get_or_insert(now.moment);
+        let early = self.adopts && now.moment.ms_since(started) < SYNC_MS;
         if self.due.is_some_and(|due| due <= now.moment) {
             self.due = None;
             for vni in std::mem::take(&mut self.dirty) {
+                self.refresh_candidates(vni, around, now.moment);
+                changed.insert(vni);
+                if early && lacks_endpoints(vni, &around.mesh.directory) {
+                    self.dirty.insert(vni);
+                    self.due = Some(now.moment.plus_ms(GATHER_MS));
+                    continue;
+                }
                 let plan = self.derive(vni, around);
                 if plan.as_ref() != self.asked.get(&vni).map(|asked| &**asked) {
                     let plan = plan.map(Arc::new);
@@ -299,8 +353,6 @@ impl Planes {
                     };
                     out.push(Output::Plan { vni, plan });
                 }
-                self.refresh_candidates(vni, around, now.moment);
-                changed.insert(vni);
             }
         }
         changed.extend(self.follow_paths(around, out));
@@ -350,10 +402,16 @@ impl Planes {
             .collect();
         let foreign = vteps.of(vni).map_or_else(BTreeMap::new, |gateway| {
             let known = plan.vxlan.iter().flat_map(|vxlan| &vxlan.endpoints);
-            let behind = known.filter(|(mac, vtep)| gateway.vtep_of(**mac) == Some(**vtep) && directory.mac(vni, **mac).is_none_or(|(node, _)| node == self.me));
+            let behind = known.filter(|(mac, vtep)| {
+                gateway.vtep_of(**mac) == Some(**vtep)
+                    && directory
+                        .mac(vni, **mac)
+                        .is_none_or(|(node, _)| node == self.me)
+            });
             behind.map(|(&mac, _)| (mac, gateway.port)).collect()
         });
-        let of = |(&(of, node), &slot): (&(Vni, NodeId), &PathSlot)| (of == vni).then_some((node, slot));
+        let of =
+            |(&(of, node), &slot): (&(Vni, NodeId), &PathSlot)| (of == vni).then_some((node, slot));
         let slots: BTreeMap<NodeId, PathSlot> = self
             .slots
             .range((vni, NodeId([0; 32]))..=(vni, NodeId([0xff; 32])))
@@ -440,7 +498,10 @@ impl Planes {
             }
         }
         for (vni, node) in std::mem::take(&mut self.removed) {
-            let back = self.candidates.get(&vni).is_some_and(|all| all.contains(&node));
+            let back = self
+                .candidates
+                .get(&vni)
+                .is_some_and(|all| all.contains(&node));
             if let Some(slot) = self.slots.remove(&(vni, node)).filter(|_| !back) {
                 out.push(Output::Gate(GateOp::Path { slot, open: false }));
                 self.free.push(slot);
@@ -470,7 +531,8 @@ impl Planes {
             self.slots.iter().map(|(&at, &slot)| (slot, at)).collect();
         for traffic in counted {
             if let Some(&(vni, node)) = by_slot.get(&traffic.slot) {
-                self.paths.traffic(node, vni, traffic.sent, traffic.heard, now);
+                self.paths
+                    .traffic(node, vni, traffic.sent, traffic.heard, now);
             }
         }
     }
@@ -499,7 +561,12 @@ impl Planes {
                 .get(vni)
                 .is_some_and(|held| held.plan.as_ref() == Some(plan) || !held.problems.is_empty())
         };
-        self.due.is_none() && self.asked.iter().all(done) && self.paths.views(Moment(0)).all(|path| path.state != PathState::Proving)
+        self.due.is_none()
+            && self.asked.iter().all(done)
+            && self
+                .paths
+                .views(Moment(0))
+                .all(|path| path.state != PathState::Proving)
     }
 
     /// Peers whose kernel forwards to us, as far as was seen in the last seconds.

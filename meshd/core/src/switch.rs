@@ -18,10 +18,10 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
 use crate::neighbor::{Neighbors, Owner, is_neighborly};
 use crate::node::{Direction, Output as Out, Question};
+use crate::offload::{GateOp, Obstacle};
 use crate::outbox::Outbox;
 use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
-use crate::offload::{GateOp, Obstacle};
 use crate::ruling::{Action, DropReason, Megaflow, Ruling};
 use crate::view::TraceStep;
 use bytes::Bytes;
@@ -310,10 +310,12 @@ impl Switch {
         let Some(network) = self.networks.get(&vni) else {
             return Err(AddPortError::UnknownVni { port, vni });
         };
-        let same = |there: &PortFace| PortFace {
-            since: face.since,
-            ..there.clone()
-        } == face;
+        let same = |there: &PortFace| {
+            PortFace {
+                since: face.since,
+                ..there.clone()
+            } == face
+        };
         if network.ports.get(&port).is_some_and(same) {
             return Ok(());
         }

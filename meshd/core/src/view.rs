@@ -10,8 +10,8 @@
 
 use crate::ident::{Epoch, Label, MacAddr, MeshId, NodeId, PortId, Vni, escape};
 use crate::notice::Notice;
-use crate::path;
 use crate::offload::Obstacle;
+use crate::path;
 use crate::ruling::DropReason;
 use crate::wire::record::Role;
 use serde::{Deserialize, Serialize};

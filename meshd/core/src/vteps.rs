@@ -39,7 +39,10 @@ impl Gateway {
     /// All MACs that were declared.
     #[must_use]
     pub fn macs(&self) -> BTreeSet<MacAddr> {
-        self.list.values().flat_map(|vtep| vtep.macs.iter().copied()).collect()
+        self.list
+            .values()
+            .flat_map(|vtep| vtep.macs.iter().copied())
+            .collect()
     }
 
     /// The VTEP that a MAC is behind: as declared; else the only one there is.
@@ -100,28 +103,43 @@ impl Vteps {
             ));
         }
         if members.contains(&ip) || ip.is_unspecified() || ip.is_multicast() {
-            return invalid(format!("{ip} is an address of a member of the mesh, or of no host; a foreign VTEP is neither"));
+            return invalid(format!(
+                "{ip} is an address of a member of the mesh, or of no host; a foreign VTEP is neither"
+            ));
         }
         if vtep.macs.len() > MACS_MAX {
-            return invalid(format!("{} MACs are too many for one VTEP; at most {MACS_MAX}", vtep.macs.len()));
+            return invalid(format!(
+                "{} MACs are too many for one VTEP; at most {MACS_MAX}",
+                vtep.macs.len()
+            ));
         }
         if let Some(mac) = vtep.macs.iter().find(|mac| !mac.is_source()) {
             return invalid(format!("{mac} is no address that a station sends from"));
         }
         let gateway = self.gateways.get(&vni);
         if gateway.is_some_and(|g| g.list.len() >= VTEPS_MAX && !g.list.contains_key(&ip)) {
-            return invalid(format!("network {} has {VTEPS_MAX} foreign VTEPs on this node, as many as may be", def.name));
+            return invalid(format!(
+                "network {} has {VTEPS_MAX} foreign VTEPs on this node, as many as may be",
+                def.name
+            ));
         }
         for mac in &vtep.macs {
-            let other = gateway.and_then(|g| g.list.values().find(|v| v.ip != ip && v.macs.contains(mac)));
+            let other =
+                gateway.and_then(|g| g.list.values().find(|v| v.ip != ip && v.macs.contains(mac)));
             if let Some(other) = other {
-                return Err(refusal(RefusalCode::Conflict, format!("{mac} was declared behind {} already", other.ip)));
+                return Err(refusal(
+                    RefusalCode::Conflict,
+                    format!("{mac} was declared behind {} already", other.ip),
+                ));
             }
             let ours = gateway.is_some_and(|g| g.macs().contains(mac));
             if let Some(node) = around.mac_holder(vni, *mac).filter(|_| !ours) {
                 return Err(refusal(
                     RefusalCode::Conflict,
-                    format!("{mac} belongs to an endpoint of {} already", around.show_node(node)),
+                    format!(
+                        "{mac} belongs to an endpoint of {} already",
+                        around.show_node(node)
+                    ),
                 ));
             }
         }
@@ -154,7 +172,9 @@ impl Vteps {
         let unknown = || {
             refusal(
                 RefusalCode::NotFound,
-                format!("{ip} is no foreign VTEP of network {network} on this node; see `meshd network vtep ls`"),
+                format!(
+                    "{ip} is no foreign VTEP of network {network} on this node; see `meshd network vtep ls`"
+                ),
             )
         };
         let vni = around.network(network).ok_or_else(unknown)?.vni;
@@ -177,13 +197,18 @@ impl Vteps {
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (Vni, &Gateway)> {
-        self.gateways.iter().map(|(vni, g)| (*vni, g)).filter(|(_, g)| !g.list.is_empty())
+        self.gateways
+            .iter()
+            .map(|(vni, g)| (*vni, g))
+            .filter(|(_, g)| !g.list.is_empty())
     }
 
     /// Networks whose VTEPs changed since the last call, with the port that they are or were behind.
     pub(crate) fn take_changes(&mut self) -> Vec<(Vni, PortId)> {
         let changes = std::mem::take(&mut self.changes);
-        let found = changes.into_iter().filter_map(|vni| Some((vni, self.gateways.get(&vni)?.port)));
+        let found = changes
+            .into_iter()
+            .filter_map(|vni| Some((vni, self.gateways.get(&vni)?.port)));
         let found: Vec<(Vni, PortId)> = found.collect();
         self.gateways.retain(|_, gateway| !gateway.list.is_empty());
         found

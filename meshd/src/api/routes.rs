@@ -247,9 +247,7 @@ async fn vtep_remove<B: Backend>(
     State(backend): State<B>,
     Path((network, ip)): Path<(String, IpAddr)>,
 ) -> Result<StatusCode, ApiError> {
-    backend
-        .command(Command::VtepRemove { network, ip })
-        .await?;
+    backend.command(Command::VtepRemove { network, ip }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -4,9 +4,9 @@
 
 use comfy_table::{ContentArrangement, Table};
 use meshd_core::view::{
-    ByteText, CheckState, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier, Member, MemberState, Network,
-    NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status, TraceReport, Traffic,
-    VtepRow,
+    ByteText, CheckState, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier, Member,
+    MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status,
+    TraceReport, Traffic, VtepRow,
 };
 use meshd_core::wire::record::Role;
 use serde::Serialize;
@@ -312,7 +312,11 @@ pub(super) fn paths(paths: &[Path]) -> String {
             .as_ref()
             .map_or_else(|| p.kind.clone(), |network| format!("{} {network}", p.kind));
         let mut why = p.reason.clone();
-        for more in p.evidence.iter().chain(p.remedy.iter().filter(|_| !p.active)) {
+        for more in p
+            .evidence
+            .iter()
+            .chain(p.remedy.iter().filter(|_| !p.active))
+        {
             why += "; ";
             why += more;
         }
@@ -515,7 +519,14 @@ pub(super) fn flows(flows: &[Flow]) -> String {
     });
     table(
         &[
-            "NETWORK", "FROM", "FLOW", "ACTION", "LIVES", "FRAMES", "BYTES", "NOT IN KERNEL",
+            "NETWORK",
+            "FROM",
+            "FLOW",
+            "ACTION",
+            "LIVES",
+            "FRAMES",
+            "BYTES",
+            "NOT IN KERNEL",
         ],
         rows,
         "no flows: no frame was ruled on lately",

@@ -4,9 +4,9 @@
 
 use super::{LaneReport, Shared};
 use bytes::{BufMut, Bytes, BytesMut};
+use meshd_core::flow::FlowKey;
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
-use meshd_core::flow::FlowKey;
 use meshd_core::lane::{Lane, LaneFlow, Step};
 use meshd_core::node::Input;
 use meshd_core::ruling::{DropReason, Output, Ruling};

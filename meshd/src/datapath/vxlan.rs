@@ -65,15 +65,17 @@ pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Vtap>) {
 
 /// Sends a probe; one that the kernel does not take is one that is lost.
 pub(super) fn send(tap: &Vtap, probe: &ProbeFrame) {
-    let header = probe.segmentation.map_or_else(VnetHeader::default, |cut| VnetHeader {
-        needs_checksum: true,
-        gso: Gso::Tcp4,
-        header_len: cut.hdr_len,
-        gso_size: cut.gso_size,
-        csum_start: cut.csum_start,
-        csum_offset: cut.csum_offset,
-        ..VnetHeader::default()
-    });
+    let header = probe
+        .segmentation
+        .map_or_else(VnetHeader::default, |cut| VnetHeader {
+            needs_checksum: true,
+            gso: Gso::Tcp4,
+            header_len: cut.hdr_len,
+            gso_size: cut.gso_size,
+            csum_start: cut.csum_start,
+            csum_offset: cut.csum_offset,
+            ..VnetHeader::default()
+        });
     if let Err(error) = tap.try_write(&header, &probe.bytes) {
         tracing::debug!(%error, "a probe was not sent");
     }

@@ -7,9 +7,9 @@
 //! Owns the translation: which device an entrance is, and which clock a moment is of. Knows what the gates counted, and which of
 //! their entries nobody meets any more. Decides nothing.
 
+use super::disturbance::Part;
 use super::gate::{Entry, Gate, Key, L4, StepError};
 use super::inventory::Inventory;
-use super::disturbance::Part;
 use super::marks::NetworkRole;
 use meshd_core::ident::{Epoch, Moment};
 use meshd_core::node::PathTraffic;
@@ -42,11 +42,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// `now`: what the daemon's clock shows at this moment.
-    pub(super) fn new(
-        gate: Gate,
-        inventory: Arc<Inventory>,
-            now: Moment,
-    ) -> Self {
+    pub(super) fn new(gate: Gate, inventory: Arc<Inventory>, now: Moment) -> Self {
         Self {
             gate,
             inventory,
@@ -145,7 +141,9 @@ impl Ledger {
     #[must_use]
     pub fn first_slot(&self) -> u32 {
         let entries = self.gate.entries().unwrap_or_default();
-        let slots = entries.iter().map(|(_, entry)| entry.path.saturating_add(1));
+        let slots = entries
+            .iter()
+            .map(|(_, entry)| entry.path.saturating_add(1));
         slots.max().unwrap_or(1)
     }
 

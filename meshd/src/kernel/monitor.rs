@@ -192,7 +192,9 @@ impl Monitor {
 
     async fn look_at_filter(&self, index: u32) {
         let networks = &self.inventory.networks;
-        if !networks.has_filter(index) || matches!(gate::attached(&self.netlink, index).await, Ok(Some(_))) {
+        if !networks.has_filter(index)
+            || matches!(gate::attached(&self.netlink, index).await, Ok(Some(_)))
+        {
             return;
         }
         networks.expect_filter(index, false);

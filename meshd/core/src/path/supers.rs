@@ -18,6 +18,8 @@ pub(super) struct Supers {
     bad: u16,
     /// The last one was spoken of.
     answered: bool,
+    /// The peer has spoken since the last one was sent: one that says nothing at all has missed nothing.
+    echoed: bool,
     /// One came whole, and none altered after it.
     pub(super) whole: bool,
     /// In a row.
@@ -41,10 +43,10 @@ impl Supers {
 
     /// One more is sent: its number.
     pub(super) fn send(&mut self) -> u16 {
-        if self.sent > 0 && !self.answered {
+        if self.sent > 0 && !self.answered && self.echoed {
             self.missed = self.missed.saturating_add(1);
         }
-        self.answered = false;
+        (self.answered, self.echoed) = (false, false);
         self.sent = self.sent.saturating_add(1);
         self.last = self.last.checked_add(1).unwrap_or(1);
         self.last
@@ -55,6 +57,7 @@ impl Supers {
     }
 
     pub(super) fn echo(&mut self, heard: &Heard) {
+        self.echoed = true;
         let ours = |number: u16| number != 0 && self.last.wrapping_sub(number) < self.sent;
         let (ok, bad) = (
             heard.super_ok != self.ok && ours(heard.super_ok),

@@ -48,7 +48,10 @@ fn apply(scene: &mut NetworkScene, step: &Step) {
             scene.bridge = Some(mtu);
         }
         Step::MakeVxlan { local, port, mtu } => {
-            assert!(scene.bridge.is_some() && scene.fence.is_some(), "fence first");
+            assert!(
+                scene.bridge.is_some() && scene.fence.is_some(),
+                "fence first"
+            );
             let vxlan = scene.vxlan.get_or_insert(VxlanScene {
                 local,
                 port,
@@ -98,7 +101,9 @@ fn alone(mut scene: NetworkScene) -> NetworkScene {
         macs.retain(|mac| seen.insert(*mac));
     }
     if let Some(vxlan) = &mut scene.vxlan {
-        vxlan.bridged.retain(|mac| seen.insert(*mac) && vxlan.fdb.contains_key(mac));
+        vxlan
+            .bridged
+            .retain(|mac| seen.insert(*mac) && vxlan.fdb.contains_key(mac));
     }
     if scene.bridge.is_none() {
         scene.ports.clear();
@@ -187,15 +192,17 @@ fn any_scene() -> impl Strategy<Value = NetworkScene> {
             alone(NetworkScene {
                 bridge,
                 ports,
-                vxlan: vxlan.map(|(local, port, mtu, ready, fdb, floods, bridged)| VxlanScene {
-                    local: vtep(local),
-                    port,
-                    mtu,
-                    ready,
-                    fdb,
-                    floods,
-                    bridged,
-                }),
+                vxlan: vxlan.map(
+                    |(local, port, mtu, ready, fdb, floods, bridged)| VxlanScene {
+                        local: vtep(local),
+                        port,
+                        mtu,
+                        ready,
+                        fdb,
+                        floods,
+                        bridged,
+                    },
+                ),
                 fence,
             })
         })
@@ -273,7 +280,16 @@ fn a_mac_that_moves_to_another_node_is_replaced_and_never_absent() {
 
 #[test]
 fn one_change_among_ten_thousand_endpoints_is_one_step() {
-    let many = |n: u32| MacAddr([2, 1, (n >> 24) as u8, (n >> 16) as u8, (n >> 8) as u8, n as u8]);
+    let many = |n: u32| {
+        MacAddr([
+            2,
+            1,
+            (n >> 24) as u8,
+            (n >> 16) as u8,
+            (n >> 8) as u8,
+            n as u8,
+        ])
+    };
     let at = |n: u32| IpAddr::from([10, 0, (n % 500 >> 8) as u8, (n % 500) as u8]);
     let mut vxlan = VxlanPlan {
         local: vtep(1),

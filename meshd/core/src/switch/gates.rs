@@ -92,7 +92,10 @@ impl Switch {
         let lost = old.here.iter().any(|(m, p)| new.here.get(m) != Some(p))
             || old.there.iter().any(|(m, n)| new.there.get(m) != Some(n))
             || old.open.iter().any(|(n, s)| new.open.get(n) != Some(s))
-            || old.foreign.iter().any(|(m, p)| new.foreign.get(m) != Some(p))
+            || old
+                .foreign
+                .iter()
+                .any(|(m, p)| new.foreign.get(m) != Some(p))
             || (old.vxlan && !new.vxlan);
         let wanted = |wanted: Wanted| self.gates.wanted.contains(&wanted);
         let fresh_mac = |mac: &MacAddr| wanted(Wanted::Mac(vni, *mac));
@@ -257,7 +260,8 @@ impl Switch {
                 until: decision.until,
             },
         )?;
-        let leaves = matches!(&decision.action, Action::Forward(to) if matches!(to[..], [Output::Peer(_)]));
+        let leaves =
+            matches!(&decision.action, Action::Forward(to) if matches!(to[..], [Output::Peer(_)]));
         let fresh = self
             .source_since(origin, key)
             .is_some_and(|since| now < since.plus_ms(FRESH_MS));
@@ -343,8 +347,8 @@ impl Switch {
                         self.adopted(&matches);
                     }
                 }
-                // What is in the way may be about to go: it is a restart.
-                Some(Err(Obstacle::NotWired | Obstacle::NoGate | Obstacle::PathIsQuic | Obstacle::Fresh)) => {}
+                // What is in the way may be about to go: ports, paths and plans come one after the other.
+                Some(Err(_)) if !over => {}
                 Some(Ok(_) | Err(_)) => {
                     out.push(Out::Gate(GateOp::Close(matches)));
                     self.adopted(&matches);
@@ -377,7 +381,14 @@ impl Switch {
             .as_ref()
             .is_some_and(|a| a.waiting.is_empty());
         if over || (done && ready) {
-            for matches in self.gates.adoption.take().unwrap_or_default().waiting.keys() {
+            for matches in self
+                .gates
+                .adoption
+                .take()
+                .unwrap_or_default()
+                .waiting
+                .keys()
+            {
                 out.push(Out::Gate(GateOp::Close(*matches)));
             }
         }
@@ -474,19 +485,37 @@ mod tests {
             Just((ETHER_IPV4, None)),
             Just((ETHER_IPV6, None)),
             Just((0x88cc, None)),
-            (prop::sample::select(vec![1u8, 6, 17, 132]), ports).prop_map(|(ip_proto, (a, b, s, d))| {
-                let icmp = ip_proto == 1;
-                (ETHER_IPV4, Some(GateL4 {
-                    ip_proto,
-                    src_ip: 0xffff_0000_0000 | u128::from(a),
-                    dst_ip: 0xffff_0000_0000 | u128::from(b),
-                    src_port: if icmp { s & 0xff } else { s },
-                    dst_port: if icmp { d & 0xff } else { d },
-                }))
-            }),
-            (prop::sample::select(vec![6u8, 17]), any::<(u128, u128, u16, u16)>()).prop_map(|(ip_proto, (src_ip, dst_ip, src_port, dst_port))| {
-                (ETHER_IPV6, Some(GateL4 { ip_proto, src_ip, dst_ip, src_port, dst_port }))
-            }),
+            (prop::sample::select(vec![1u8, 6, 17, 132]), ports).prop_map(
+                |(ip_proto, (a, b, s, d))| {
+                    let icmp = ip_proto == 1;
+                    (
+                        ETHER_IPV4,
+                        Some(GateL4 {
+                            ip_proto,
+                            src_ip: 0xffff_0000_0000 | u128::from(a),
+                            dst_ip: 0xffff_0000_0000 | u128::from(b),
+                            src_port: if icmp { s & 0xff } else { s },
+                            dst_port: if icmp { d & 0xff } else { d },
+                        }),
+                    )
+                }
+            ),
+            (
+                prop::sample::select(vec![6u8, 17]),
+                any::<(u128, u128, u16, u16)>()
+            )
+                .prop_map(|(ip_proto, (src_ip, dst_ip, src_port, dst_port))| {
+                    (
+                        ETHER_IPV6,
+                        Some(GateL4 {
+                            ip_proto,
+                            src_ip,
+                            dst_ip,
+                            src_port,
+                            dst_port,
+                        }),
+                    )
+                }),
         ]
     }
 

@@ -273,7 +273,7 @@ fn networks_do_not_mix() {
         ips: vec![],
         service: false,
         foreign: None,
-            since: Moment(0),
+        since: Moment(0),
     };
     bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
     assert!(
@@ -809,7 +809,7 @@ fn two_ports_cannot_have_one_mac() {
         ips: vec![],
         service: false,
         foreign: None,
-            since: Moment(0),
+        since: Moment(0),
     };
     let error = bench
         .switch

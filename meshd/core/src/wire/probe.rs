@@ -14,8 +14,8 @@
 
 mod superframe;
 
-#[cfg(test)]
-pub(crate) use superframe::tests as testing;
+#[cfg(any(test, feature = "testing"))]
+pub use superframe::segments;
 pub use superframe::{
     SUPERFRAME_MS_MAX, SUPERFRAMES_MAX, Segment, SuperCheck, SuperResult, superframe,
 };

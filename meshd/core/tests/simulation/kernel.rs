@@ -58,7 +58,11 @@ impl Kernel {
 
     /// Above all paths that any entry names.
     pub fn first_slot(&self) -> u32 {
-        self.gates.values().map(|flow| flow.slot.0 + 1).max().unwrap_or(1)
+        self.gates
+            .values()
+            .map(|flow| flow.slot.0 + 1)
+            .max()
+            .unwrap_or(1)
     }
 
     /// For a node that starts.
@@ -115,7 +119,13 @@ impl Kernel {
     }
 
     /// VXLAN comes in; `None`: the fence drops it.
-    pub fn from_vxlan(&mut self, from: IpAddr, vni: Vni, frame: &Bytes, now: Moment) -> Option<Fate> {
+    pub fn from_vxlan(
+        &mut self,
+        from: IpAddr,
+        vni: Vni,
+        frame: &Bytes,
+        now: Moment,
+    ) -> Option<Fate> {
         let vxlan = self.plans.get(&vni)?.vxlan.as_ref()?;
         if !vxlan.fence.contains(&from) {
             return None;

@@ -435,16 +435,20 @@ fn stream(mesh: &mut Mesh, ms: u64, mut each: impl FnMut(&mut World, u64)) -> us
     for at in 0..ms {
         for (from, to) in [(a, b), (b, a)] {
             if mesh.world.hosts[from.0].ports.contains_key(&from.1) {
-                sent.push((mesh.world.send(from.0, from.1, to.2), to.0, to.1));
+                sent.push((mesh.world.send(from.0, from.1, to.2), to.0, to.1, at));
             }
         }
         each(&mut mesh.world, at);
         mesh.world.run(1);
     }
     mesh.world.run(3_500);
-    sent.iter()
-        .filter(|(id, to, port)| !mesh.world.checkers.was_delivered(*id, *to, *port))
-        .count()
+    let lost = sent
+        .iter()
+        .filter(|(id, to, port, _)| !mesh.world.checkers.was_delivered(*id, *to, *port));
+    // Seen if the test fails.
+    let lost: Vec<(usize, u64)> = lost.map(|(_, to, _, at)| (*to, *at)).collect();
+    println!("lost on the way to, in ms: {lost:?}");
+    lost.len()
 }
 
 #[test]

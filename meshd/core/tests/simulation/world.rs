@@ -20,9 +20,9 @@ use meshd_core::ident::{
 };
 use meshd_core::lane::{Lane, LaneLimits, Step};
 use meshd_core::node::{Input, KernelEvent, Node, NodeConfig, Output, SessionEvent};
+use meshd_core::notice::Notice;
 use meshd_core::offload::GateOp;
 use meshd_core::planes::PlanesConfig;
-use meshd_core::notice::Notice;
 use meshd_core::policy::{Answer, Verdict};
 use meshd_core::ruling;
 use meshd_core::testing::FakeKeyring;
@@ -598,7 +598,11 @@ impl World {
                 };
                 self.later(3 * MS, Event::Input(at, life, Input::Kernel(event)));
             }
-            Output::Probe { vni, probe } => self.transmit(at, vni, probe.bytes),
+            Output::Probe { vni, probe } => {
+                for segment in meshd_core::wire::probe::segments(&probe) {
+                    self.transmit(at, vni, Bytes::from(segment));
+                }
+            }
             Output::Ruling {
                 origin,
                 upcall,

@@ -4,7 +4,7 @@
 use crate::ident::{Moment, NodeId, Vni};
 use crate::path::{Candidate, Output, PathReport, PathState, PathView, Paths, Reason, Side};
 use crate::wire::probe::ProbeFrame;
-use crate::wire::probe::testing::segments;
+use crate::wire::probe::segments;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;

@@ -319,36 +319,42 @@ impl SuperCheck {
     }
 }
 
+/// What the kernel makes of a superframe, for tests and simulations that have no kernel.
+///
+/// # Panics
+/// If the frame is none of ours.
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used)]
+#[must_use]
+pub fn segments(probe: &ProbeFrame) -> Vec<Vec<u8>> {
+    let Some(cut) = probe.segmentation else {
+        return vec![probe.bytes.to_vec()];
+    };
+    let (headers, payload) = probe.bytes.split_at(usize::from(cut.hdr_len));
+    let mut out = Vec::new();
+    for (i, part) in payload.chunks(usize::from(cut.gso_size)).enumerate() {
+        let mut one = [headers, part].concat();
+        let tcp_len = u16::try_from(32 + part.len()).unwrap();
+        one[14..34].copy_from_slice(&ip_header(20 + tcp_len));
+        let offset = u32::try_from(i * usize::from(cut.gso_size)).unwrap();
+        one[38..42].copy_from_slice(&offset.to_be_bytes());
+        let at = usize::from(cut.csum_start + cut.csum_offset);
+        let place = at..at + 2;
+        one[place.clone()].fill(0);
+        let check = !fold(pseudo_header(tcp_len) + sum(&one[34..]));
+        one[place].copy_from_slice(&check.to_be_bytes());
+        out.push(one);
+    }
+    out
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::wire::probe::{Probe, parse};
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
     use proptest::prelude::*;
-
-    /// What the kernel makes of a superframe.
-    pub(crate) fn segments(probe: &ProbeFrame) -> Vec<Vec<u8>> {
-        let Some(cut) = probe.segmentation else {
-            return vec![probe.bytes.to_vec()];
-        };
-        let (headers, payload) = probe.bytes.split_at(usize::from(cut.hdr_len));
-        let mut out = Vec::new();
-        for (i, part) in payload.chunks(usize::from(cut.gso_size)).enumerate() {
-            let mut one = [headers, part].concat();
-            let tcp_len = u16::try_from(32 + part.len()).unwrap();
-            one[14..34].copy_from_slice(&ip_header(20 + tcp_len));
-            let offset = u32::try_from(i * usize::from(cut.gso_size)).unwrap();
-            one[38..42].copy_from_slice(&offset.to_be_bytes());
-            let at = usize::from(cut.csum_start + cut.csum_offset);
-            let place = at..at + 2;
-            one[place.clone()].fill(0);
-            let check = !fold(pseudo_header(tcp_len) + sum(&one[34..]));
-            one[place].copy_from_slice(&check.to_be_bytes());
-            out.push(one);
-        }
-        out
-    }
 
     fn build(number: u16, mtu: u16) -> ProbeFrame {
         superframe(MacAddr([2; 6]), MacAddr([6; 6]), 77, number, mtu)
