@@ -51,7 +51,7 @@ pub(super) async fn attach<B: Backend>(
     };
     change(&backend, move |rulings| {
         rulings
-            .attach(&name, vni, &wish.config, placement)
+            .attach(&name, vni, wish.config.as_deref(), placement)
             .map_err(refuse_attach)
     })
     .await

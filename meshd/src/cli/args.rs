@@ -292,9 +292,9 @@ pub(super) enum PluginCommand {
         name: Label,
         /// Name or VNI of the network.
         network: String,
-        /// Config as JSON, or @FILE; `@-` reads stdin.
-        #[arg(long, value_name = "JSON|@FILE", default_value = "{}", value_parser = clap::value_parser!(OsString))]
-        config: OsString,
+        /// Config as JSON, or @FILE; `@-` reads stdin [default: as it was, or {}].
+        #[arg(long, value_name = "JSON|@FILE", value_parser = clap::value_parser!(OsString))]
+        config: Option<OsString>,
         /// Place in the chain, lower is asked earlier [default: as it was, or 100].
         #[arg(long, value_name = "NUMBER")]
         order: Option<u16>,

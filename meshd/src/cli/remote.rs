@@ -257,7 +257,10 @@ async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
             order,
             fail,
         } => {
-            let config = values::config(&config).map_err(Failure::new)?;
+            let config = config
+                .map(|typed| values::config(&typed))
+                .transpose()
+                .map_err(Failure::new)?;
             let wish = PluginWish {
                 config,
                 order,
