@@ -41,7 +41,11 @@ fn failed(message: impl Into<String>) -> Refusal {
 }
 
 impl Backend for Live {
-    async fn command(&self, command: Command) -> Answer<Reply> {
+    async fn command(&self, mut command: Command) -> Answer<Reply> {
+        if let Command::Attach(spec) = &mut command {
+            // Here, while the process that was named is most likely still there.
+            spec.netns = crate::kernel::settle(spec.netns.clone());
+        }
         self.driver.command(command).await
     }
 

@@ -5,7 +5,6 @@
 use crate::datapath::LaneReport;
 use crate::driver::World;
 use meshd_core::claims::{Claim, Conflict};
-use meshd_core::command::NetnsRef;
 use meshd_core::fdb::{How, Place};
 use meshd_core::flow::{FlowKey, Origin};
 use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
@@ -292,12 +291,11 @@ pub(crate) fn ports(node: &Node, world: &World<'_>) -> Vec<Port> {
     node.ports()
         .iter()
         .map(|(record, state, reason)| {
-            let NetnsRef::Path(netns) = &record.netns;
             let network = network_name(node, record.vni);
             Port {
                 id: record.id,
                 vni: record.vni,
-                netns: ByteText::of(netns),
+                netns: ByteText::of(record.netns.path()),
                 ifname: ByteText::of(record.ifname.as_bytes()),
                 mac: record.mac,
                 ips: record.ips.clone(),

@@ -197,7 +197,7 @@ pub(crate) fn check<'a>(
 }
 
 fn check_netns(netns: &NetnsRef) -> Result<(), Refusal> {
-    let NetnsRef::Path(path) = netns;
+    let path = netns.path();
     let why = if path.first() != Some(&b'/') {
         "is no absolute path"
     } else if path.contains(&0) {

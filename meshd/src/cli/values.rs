@@ -7,6 +7,7 @@ use meshd_core::ident::{IfName, Label, MacAddr, Vni, escape};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -159,11 +160,13 @@ pub(super) fn netns(typed: &OsStr) -> Result<PathBuf, NetnsError> {
             what: "--netns is empty".to_owned(),
             hint: "give a name, a path or pid:N",
         });
-    } else if bytes == b"self" {
-        (
-            PathBuf::from(format!("/proc/{}/ns/net", std::process::id())),
-            "is /proc mounted?",
-        )
+    } else if matches!(
+        bytes,
+        b"self" | b"/proc/self/ns/net" | b"/proc/thread-self/ns/net"
+    ) {
+        // This process ends at once and its number is nobody's then; a name stays.
+        let own = PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
+        (named(&own).unwrap_or(own), "is /proc mounted?")
     } else if let Some(pid) = bytes.strip_prefix(b"pid:") {
         let pid: Option<u32> = std::str::from_utf8(pid)
             .ok()
@@ -207,6 +210,17 @@ pub(super) fn netns(typed: &OsStr) -> Result<PathBuf, NetnsError> {
         }),
         Err(_) => Err(fail(format!("{} does not exist", show_path(&path)))),
     }
+}
+
+/// The file below /run/netns that is the same namespace as `path`.
+fn named(path: &Path) -> Option<PathBuf> {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let wanted = id(path)?;
+    let names = std::fs::read_dir("/run/netns").ok()?;
+    names
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|name| id(name) == Some(wanted))
 }
 
 /// A path, printable.
@@ -327,9 +341,10 @@ mod tests {
             netns(OsStr::new("self")).unwrap(),
             PathBuf::from(format!("/proc/{me}/ns/net"))
         );
+        // Not what the daemon would take it for.
         assert_eq!(
             netns(OsStr::new("/proc/self/ns/net")).unwrap(),
-            PathBuf::from("/proc/self/ns/net")
+            PathBuf::from(format!("/proc/{me}/ns/net"))
         );
         let odd = OsStr::from_bytes(b"no\xffne");
         let error = netns(odd).unwrap_err().to_string();

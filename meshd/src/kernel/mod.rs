@@ -17,6 +17,7 @@ mod hint;
 mod inventory;
 mod marks;
 mod monitor;
+mod nameless;
 mod netlink;
 mod netns;
 mod patch;
@@ -28,6 +29,7 @@ mod tests;
 pub use features::{Feature, try_features};
 use inventory::Inventory;
 use marks::Marks;
+pub use nameless::settle;
 use netns::{Netlink, Netns};
 use port::Workbench;
 

@@ -118,7 +118,7 @@ impl Ports {
     fn at_same_place(&self, spec: &AttachSpec, vni: Vni) -> Option<PortId> {
         let pattern = spec.ifname.as_bytes().windows(2).any(|pair| pair == b"%d");
         let same = |record: &PortRecord| {
-            record.netns == spec.netns
+            record.netns.same(&spec.netns)
                 && (record.asked_ifname == spec.ifname || record.ifname == spec.ifname)
                 && (!pattern || record.vni == vni)
         };
