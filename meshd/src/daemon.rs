@@ -204,7 +204,10 @@ async fn serve(
         None => {
             tracing::info!("stopping; ports stay as they are, for the next start");
             handle.stop().await;
-            Ok(())
+            match driving.await {
+                Ok(kept) => kept.context("something was not kept"),
+                Err(panic) => Err(anyhow::anyhow!("the driver broke: {panic}")),
+            }
         }
         Some(Ok(result)) => result.context("the state can no longer be kept"),
         Some(Err(panic)) => Err(anyhow::anyhow!("the driver broke: {panic}")),

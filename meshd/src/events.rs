@@ -134,6 +134,7 @@ fn log(event: &Event) {
         | Notice::InviteRefused { .. }
         | Notice::PortFailed { .. }
         | Notice::HeldBack { .. }
+        | Notice::StateUnkept { .. }
         | Notice::Refused { .. } => {
             tracing::warn!(target: "meshd::events", "{text}");
         }

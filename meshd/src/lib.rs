@@ -19,6 +19,7 @@ mod service;
 pub mod store;
 pub mod token;
 pub mod underlay;
+mod unkept;
 mod views;
 mod watch;
 mod wirer;

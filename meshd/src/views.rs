@@ -43,8 +43,13 @@ pub(crate) fn status(
     node: &Node,
     world: &World<'_>,
     now: Now,
-    problems: Vec<String>,
+    mut problems: Vec<String>,
 ) -> Option<Status> {
+    if let Some(why) = world.unkept {
+        problems.push(format!(
+            "the state cannot be kept: {why}; traffic goes on, but changes are refused until there is room"
+        ));
+    }
     let directory = node.directory();
     let me = directory.member(node.id())?;
     let started = node.started().wall.0;

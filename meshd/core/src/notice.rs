@@ -100,6 +100,10 @@ pub enum Notice {
         what: String,
         reason: String,
     },
+    StateUnkept {
+        reason: String,
+    },
+    StateKept {},
     HeldBack {
         what: String,
         count: u64,

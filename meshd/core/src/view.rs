@@ -628,6 +628,11 @@ pub fn sentence(notice: &Notice) -> String {
             esc(range)
         ),
         Notice::Refused { what, reason } => format!("{} was refused: {}", esc(what), esc(reason)),
+        Notice::StateUnkept { reason } => format!(
+            "the state cannot be kept: {}; traffic goes on, changes are refused, and it is tried again each second",
+            esc(reason)
+        ),
+        Notice::StateKept {} => "the state is kept again".to_owned(),
         Notice::HeldBack { what, count } => {
             format!(
                 "{count} more events about {} were held back: too many at once",
