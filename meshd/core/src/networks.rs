@@ -223,6 +223,16 @@ fn next_serial<'a>(own: impl Iterator<Item = &'a NetworkDef>, vni: Vni, me: Node
         + 1
 }
 
+/// What of a definition is wrong whoever makes it, wherever: the key (`subnets`, `mtu`) and the message.
+pub(crate) fn first_wrong(spec: &NetworkSpec) -> Option<(&'static str, String)> {
+    let subnets = check_subnets(&spec.name, &spec.subnets);
+    let mtu = || check_mtu(&spec.name, spec.mtu, &spec.subnets);
+    match subnets {
+        Err(refused) => Some(("subnets", refused.message)),
+        Ok(()) => mtu().err().map(|refused| ("mtu", refused.message)),
+    }
+}
+
 fn check_subnets(name: &Label, subnets: &[IpNet]) -> Result<(), Refusal> {
     let invalid = |message: String| Err(refusal(RefusalCode::Invalid, message));
     if subnets.len() > SUBNETS_MAX {
