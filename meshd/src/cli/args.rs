@@ -70,7 +70,7 @@ pub(super) enum Command {
     #[command(
         after_help = "Examples:\n  meshd run\n  MESHD_STATE=/tmp/b/state MESHD_SOCKET=/tmp/b/sock meshd run      a second one beside it\n\n\
         Stops at SIGTERM and SIGINT; ports stay wired and are found again at the next start.\n\
-        RUST_LOG (such as RUST_LOG=meshd=debug) sets what is logged."
+        RUST_LOG (such as RUST_LOG=info,meshd=debug) sets what is logged, whatever the config file says."
     )]
     Run {
         /// Config file (TOML), read again when it changes [default: /etc/meshd/meshd.toml if it is there].
