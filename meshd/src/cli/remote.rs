@@ -177,6 +177,7 @@ impl Ask {
                 .map_or(0, |event| event.seq),
         };
         let json = self.json;
+        let mut written = Ok(());
         self.client
             .follow(
                 &format!("/v1/events?follow=true&after={after}"),
@@ -191,10 +192,18 @@ impl Ask {
                             return true;
                         }
                     };
-                    super::print(&line).is_ok()
+                    // Here also a pipe without a reader is an end, but no failure.
+                    match super::write(&line) {
+                        Ok(()) => true,
+                        Err(error) => {
+                            written = super::forgive(Err(error));
+                            false
+                        }
+                    }
                 },
             )
             .await?;
+        written.map_err(|error| super::unwritten(&error))?;
         Printed::text("")
     }
 }
