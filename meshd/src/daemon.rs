@@ -43,6 +43,9 @@ pub(crate) struct RunOptions {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// As much as [`Config::parse`] takes, and a bit, so that it tells what is wrong.
+pub(crate) const CONFIG_MAX: usize = (1 << 20) + 1;
+
 const DEFAULT_CONFIG: &str = "/etc/meshd/meshd.toml";
 
 /// Runs until SIGTERM or SIGINT.
@@ -73,7 +76,7 @@ pub(crate) fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
     let Some(path) = path else {
         return Ok(Config::default());
     };
-    let text = std::fs::read_to_string(path)
+    let text = crate::bounded::text(path, CONFIG_MAX)
         .with_context(|| format!("read the config file {}", path.display()))?;
     Config::parse(&text).map_err(|error| anyhow::anyhow!("{}:{error}", path.display()))
 }

@@ -2,6 +2,7 @@
 
 pub mod api;
 mod backend;
+mod bounded;
 pub mod cli;
 mod clock;
 mod daemon;

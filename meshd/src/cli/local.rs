@@ -12,6 +12,9 @@ use meshd_core::wire::record::Record;
 use serde_json::json;
 use std::path::PathBuf;
 
+/// Far more than a token has, in bytes.
+const TOKEN_MAX: usize = 64 << 10;
+
 pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result<Printed, Failure> {
     let name = name.unwrap_or_else(host_label);
     let store = Store::open(&common.state).map_err(Failure::new)?;
@@ -32,8 +35,12 @@ pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result
 
 pub(super) fn join(common: &Common, token: &str, name: Option<Label>) -> Result<Printed, Failure> {
     let text = match token {
-        "-" => std::io::read_to_string(std::io::stdin())
-            .map_err(|e| Failure::new(format!("read the token from stdin: {e}")))?,
+        "-" => {
+            let bytes = crate::bounded::stdin(TOKEN_MAX)
+                .map_err(|e| Failure::new(format!("read the token from stdin: {e}")))?;
+            String::from_utf8(bytes)
+                .map_err(|_| Failure::new("what stdin gives is no token, and not even text"))?
+        }
         token => token.to_owned(),
     };
     let token: Token = text.parse().map_err(Failure::new)?;

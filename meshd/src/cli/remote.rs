@@ -5,9 +5,11 @@ use super::values::{self, show_path};
 use super::{Failure, Printed, doctor, show};
 use crate::api::client::{Client, ClientError, Followed, segment};
 use crate::api::requests::{AttachWish, ByteInput, Invite, InviteWish, PluginWish, TraceWish};
+use crate::bounded;
 use bytes::Bytes;
 use meshd_core::command::NetworkSpec;
 use meshd_core::view;
+use meshd_plugin_host::MAX_COMPONENT;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -238,7 +240,7 @@ async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure>
 async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
     match command {
         PluginCommand::Install { name, file } => {
-            let component = std::fs::read(&file).map_err(|e| {
+            let component = bounded::file(&file, MAX_COMPONENT).map_err(|e| {
                 Failure::new(format!("read the component {}: {e}", show_path(&file)))
             })?;
             let made: view::Plugin = ask

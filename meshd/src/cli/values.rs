@@ -1,9 +1,11 @@
 //! Values of options: from what was typed to the types of the core, with messages that show what is wanted.
 
+use crate::bounded;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use meshd_core::command::IpSpec;
 use meshd_core::ident::{IfName, Label, MacAddr, Vni, escape};
+use meshd_plugin_host::MAX_CONFIG;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -261,15 +263,11 @@ fn label_of(name: &[u8]) -> Label {
 pub(super) fn config(typed: &OsString) -> Result<String, String> {
     let bytes = match typed.as_bytes().strip_prefix(b"@") {
         None => typed.as_bytes().to_vec(),
-        Some(b"-") => {
-            let mut text = Vec::new();
-            io::Read::read_to_end(&mut io::stdin(), &mut text)
-                .map_err(|e| format!("read stdin: {e}"))?;
-            text
-        }
+        Some(b"-") => bounded::stdin(MAX_CONFIG).map_err(|e| format!("read stdin: {e}"))?,
         Some(path) => {
             let path = Path::new(OsStr::from_bytes(path));
-            std::fs::read(path).map_err(|e| format!("read the config {}: {e}", show_path(path)))?
+            bounded::file(path, MAX_CONFIG)
+                .map_err(|e| format!("read the config {}: {e}", show_path(path)))?
         }
     };
     let text = String::from_utf8(bytes).map_err(|e| format!("the config is no UTF-8: {e}"))?;
