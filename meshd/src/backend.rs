@@ -93,9 +93,17 @@ impl Backend for Live {
         let problems = self.problems();
         let status = self
             .driver
-            .view(move |node, world, now| views::status(node, world, now, problems))
+            .view(move |node, world, now| {
+                views::status(node, world, now, problems).ok_or_else(|| {
+                    let message = node.mesh().revoked();
+                    message.unwrap_or_else(|| "this node has no statement of membership any more; restore its state folder from a backup, or remove it and join by a new invite".to_owned())
+                })
+            })
             .await?;
-        status.ok_or_else(|| failed("this node is no member of the mesh any more: it was revoked, or its membership expired"))
+        status.map_err(|message| Refusal {
+            code: RefusalCode::Forbidden,
+            message,
+        })
     }
 
     async fn members(&self) -> Answer<Vec<view::Member>> {

@@ -45,6 +45,7 @@ pub(crate) fn status(
     now: Now,
     mut problems: Vec<String>,
 ) -> Option<Status> {
+    problems.extend(node.mesh().revoked());
     if let Some(why) = world.unkept {
         problems.push(format!(
             "the state cannot be kept: {why}; traffic goes on, but changes are refused until there is room"
@@ -458,6 +459,15 @@ pub(crate) fn doctor(node: &Node, world: &World<'_>, _now: Now) -> Doctor {
             advice: advice.map(str::to_owned),
         });
     };
+    if let Some(revoked) = node.mesh().revoked() {
+        let (found, advice) = revoked.split_once("; ").unwrap_or((&revoked, ""));
+        check(
+            "membership",
+            CheckState::Fail,
+            found.to_owned(),
+            Some(advice),
+        );
+    }
     let addresses = node
         .directory()
         .advert(node.id())

@@ -8,7 +8,7 @@
 //!
 //! Owns the dispatch and the order of it. Every decision is in a part.
 
-use crate::command::{Command, NetworkSpec, Refusal, Reply};
+use crate::command::{Command, NetworkSpec, Refusal, RefusalCode, Reply};
 use crate::directory::{Change, Directory};
 use crate::fdb::{How, Place};
 use crate::ident::{
@@ -283,6 +283,18 @@ impl Node {
     }
 
     fn command(&mut self, id: CommandId, command: Command, now: Now) {
+        let undoes = matches!(
+            command,
+            Command::Detach { .. } | Command::PolicyChain { .. }
+        );
+        if !undoes
+            && self.mesh.directory.is_revoked(self.me)
+            && let Some(message) = self.mesh.revoked()
+        {
+            let code = RefusalCode::Forbidden;
+            let result = Err(Refusal { code, message });
+            return self.out.push(Output::Reply { id, result });
+        }
         let result = match command {
             Command::Invite(spec) => self.mesh.invite(&spec, now, &mut self.out),
             Command::Revoke { member } => self.mesh.revoke(&member, now, &mut self.out),

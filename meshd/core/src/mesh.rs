@@ -552,6 +552,20 @@ impl Mesh {
         result.map(|_| ())
     }
 
+    /// What to do, if this node is no member any more: said by the root, or by a member that it dialed.
+    #[must_use]
+    pub fn revoked(&self) -> Option<String> {
+        const WAY_BACK: &str = "to let this host back in, stop meshd, remove its state folder and join by a new invite (docs/howto/remove-a-node.md)";
+        if self.directory.is_revoked(self.directory.me()) {
+            return Some(format!("this node was revoked; {WAY_BACK}"));
+        }
+        let by = self.peers.revoked_by()?;
+        let by = self.directory.show(by);
+        Some(format!(
+            "{by} says that this node was revoked; if that is so: {WAY_BACK}"
+        ))
+    }
+
     // ---- peers -----------------------------------------------------------------------------------------------------
 
     /// Sends to a peer; false if there is no proven session.

@@ -163,6 +163,10 @@ impl Peers {
             self.dials.remove(&node);
             return false;
         }
+        if directory.is_revoked(self.me) {
+            self.postpone(node, BACKOFF_MS_MAX, super::REVOKED_HERE, now);
+            return false;
+        }
         let own_loopback = directory
             .advert(self.me)
             .is_some_and(|a| a.addresses.iter().any(|at| at.ip().is_loopback()));
