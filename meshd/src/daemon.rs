@@ -29,6 +29,7 @@ use meshd_core::node::{Node, NodeConfig};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -46,6 +47,9 @@ pub(crate) struct RunOptions {
 /// As much as [`Config::parse`] takes, and a bit, so that it tells what is wrong.
 pub(crate) const CONFIG_MAX: usize = (1 << 20) + 1;
 
+/// For the meshd that had the state before, to end.
+const PREDECESSOR: Duration = Duration::from_secs(3);
+
 const DEFAULT_CONFIG: &str = "/etc/meshd/meshd.toml";
 
 /// Runs until SIGTERM or SIGINT.
@@ -60,7 +64,10 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(options, config, config_path))
+    let ended = runtime.block_on(serve(options, config, config_path));
+    // What still runs has nothing to lose: the driver has ended, or there is none.
+    runtime.shutdown_background();
+    ended
 }
 
 fn config_path(options: &RunOptions) -> Option<PathBuf> {
@@ -90,7 +97,11 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let socket = Socket::bind(&options.socket)?;
-    let store = Store::open(&options.state)?;
+    let state = options.state.clone();
+    // One that was told to stop a moment ago may still say goodbye to its peers.
+    let store = tokio::task::spawn_blocking(move || Store::open_within(&state, PREDECESSOR))
+        .await
+        .context("open the state")??;
     let identity = Identity::load(&store)?.with_context(|| {
         format!(
             "{} belongs to no mesh yet; run `meshd init` for a new mesh, or `meshd join TOKEN` with a token from `meshd invite`",

@@ -23,6 +23,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// Name of the file in the state folder.
 pub const FILE: &str = "meshd.redb";
@@ -158,6 +159,22 @@ impl Store {
             txn.open_table(ROOM)?.insert("tried", &[0; TRIED][..])?;
             Ok(())
         })
+    }
+
+    /// As [`Store::open`], but waits up to `patience` for another meshd that is about to stop.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_within(dir: &Path, patience: Duration) -> Result<Self, StoreError> {
+        let end = Instant::now() + patience;
+        loop {
+            match Self::open(dir) {
+                Err(StoreError::InUse { .. }) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => return result,
+            }
+        }
     }
 
     /// True if `dir` holds a state file, whatever is in it.
@@ -682,6 +699,22 @@ mod tests {
             ]
         );
         assert_eq!(after.get("identity/node").unwrap().unwrap(), b"key");
+    }
+
+    #[test]
+    fn a_state_that_is_in_use_is_waited_for_as_long_as_was_said() {
+        let (_temp, dir) = folder();
+        let first = Store::open(&dir).unwrap();
+        let start = Instant::now();
+        let refused = Store::open_within(&dir, Duration::from_millis(200));
+        assert!(matches!(refused, Err(StoreError::InUse { .. })));
+        assert!(start.elapsed() >= Duration::from_millis(200));
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(first);
+        });
+        assert!(Store::open_within(&dir, Duration::from_secs(10)).is_ok());
+        ends.join().unwrap();
     }
 
     #[test]

@@ -45,7 +45,7 @@ use tokio::time::timeout;
 /// UDP port, unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7650;
 /// In which sessions end when the node stops.
-const CLOSE_WITHIN: Duration = Duration::from_millis(800);
+const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 
 /// How the underlay is set up.
 #[derive(Clone, Debug)]
@@ -251,7 +251,7 @@ impl Underlay {
         })
     }
 
-    /// Says goodbye on all sessions, and returns when they are over, at the latest after about a second. Nothing is dialed
+    /// Says goodbye on all sessions, and returns when they are over, at the latest after 0.75 s. Nothing is dialed
     /// or taken from then on.
     pub async fn close(&self) {
         let sessions: Vec<_> = {
