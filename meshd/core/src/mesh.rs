@@ -22,7 +22,7 @@ use crate::invites::Invites;
 use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::peers::{Peers, Standing, Turn, send_records};
+use crate::peers::{REVOKED_HERE, Peers, Standing, Turn, send_records};
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
@@ -610,7 +610,11 @@ impl Mesh {
                 dialed: described.is_some_and(|(_, dialed, _)| dialed),
                 since: described.and_then(|(.., since)| since),
                 alive: self.swim.alive(node),
-                last_error: self.peers.last_error(node).map(ToOwned::to_owned),
+                last_error: if self.directory.is_revoked(self.directory.me()) {
+                    Some(REVOKED_HERE.to_owned())
+                } else {
+                    self.peers.last_error(node).map(ToOwned::to_owned)
+                },
             }
         };
         others.map(view).collect()

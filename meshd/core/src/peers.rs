@@ -39,7 +39,7 @@ const DIAL_LOST_MS: u64 = 30_000;
 /// Messages with records in answer to the digests of one peer: at once, and per second. Less than a session lets wait.
 const ANSWERS: (u64, u64) = (24, 4);
 /// Why a node that knows of its own revocation has no sessions.
-const REVOKED_HERE: &str = "this node was revoked";
+pub(crate) const REVOKED_HERE: &str = "this node was revoked";
 /// Longest text of a far end that is kept, in characters.
 const WORDS_MAX: usize = 200;
 
@@ -175,7 +175,6 @@ impl Peers {
         if directory.is_revoked(self.me) {
             // It has no statement to show any more: nobody is kept waiting for one.
             self.hang_up(session, REVOKED_HERE, out);
-            self.postpone(key, BACKOFF_MS_MAX, REVOKED_HERE, now);
             return;
         }
         if directory.is_revoked(key) {

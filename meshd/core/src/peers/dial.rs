@@ -34,6 +34,7 @@ impl Peers {
     pub(crate) fn plan(&mut self, directory: &Directory, now: Now) {
         let wanted = |node: NodeId| {
             node != directory.me()
+                && !directory.is_revoked(directory.me())
                 && directory.in_good_standing(node, now.wall)
                 && directory
                     .advert(node)
@@ -161,10 +162,6 @@ impl Peers {
         };
         if proven && !dial.beside {
             self.dials.remove(&node);
-            return false;
-        }
-        if directory.is_revoked(self.me) {
-            self.postpone(node, BACKOFF_MS_MAX, super::REVOKED_HERE, now);
             return false;
         }
         let own_loopback = directory
