@@ -3,13 +3,13 @@
 
 use super::backend::Backend;
 use super::requests::{PluginWish, invalid};
-use super::routes::{Answer, ApiError, Body};
+use super::routes::{Answer, ApiError, Body, Segments};
 use super::trace;
 use crate::rulings::{
     AttachError, DetachError, FailMode, InstallError, Placement, PluginInfo, Rulings,
 };
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Json;
 use meshd_core::command::{Command, Refusal, RefusalCode};
 use meshd_core::ident::{Label, Vni, escape};
@@ -29,7 +29,7 @@ pub(super) async fn list<B: Backend>(State(backend): State<B>) -> Answer<Vec<vie
 
 pub(super) async fn install<B: Backend>(
     State(backend): State<B>,
-    Path(plugin): Path<String>,
+    Segments(plugin): Segments<String>,
     component: Bytes,
 ) -> Answer<view::Plugin> {
     let name = name(&plugin)?;
@@ -41,7 +41,7 @@ pub(super) async fn install<B: Backend>(
 
 pub(super) async fn attach<B: Backend>(
     State(backend): State<B>,
-    Path((network, plugin)): Path<(String, String)>,
+    Segments((network, plugin)): Segments<(String, String)>,
     Body(wish): Body<PluginWish>,
 ) -> Answer<view::Plugin> {
     let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
@@ -59,7 +59,7 @@ pub(super) async fn attach<B: Backend>(
 
 pub(super) async fn detach<B: Backend>(
     State(backend): State<B>,
-    Path((network, plugin)): Path<(String, String)>,
+    Segments((network, plugin)): Segments<(String, String)>,
 ) -> Answer<view::Plugin> {
     // A network that is gone may still have a chain; its number finds it.
     let vni = match network

@@ -118,6 +118,7 @@ pub(super) enum Command {
     )]
     Revoke {
         /// Its name, its id, or the first 6 or more characters of its id.
+        #[arg(value_parser = values::word)]
         member: String,
     },
     /// Define, list and remove networks.
@@ -131,6 +132,7 @@ pub(super) enum Command {
         The same command again changes nothing and prints the same port.")]
     Attach {
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
         /// The namespace: NAME (as `ip netns` has it), a path, pid:N, or `self` for this process's own.
         #[arg(long, value_name = "NAME|PATH|pid:N", value_parser = clap::value_parser!(OsString))]
@@ -157,6 +159,7 @@ pub(super) enum Command {
     )]
     Detach {
         /// The port's number, or NAME or NAME.NETWORK of its endpoint.
+        #[arg(value_parser = values::word)]
         port: String,
     },
     /// List the ports of this node.
@@ -173,7 +176,7 @@ pub(super) enum Command {
     )]
     Fdb {
         /// Only this network (name or VNI).
-        #[arg(long, value_name = "NETWORK")]
+        #[arg(long, value_name = "NETWORK", value_parser = values::word)]
         network: Option<String>,
     },
     /// List why frames were dropped, how many, and the last of each.
@@ -202,6 +205,7 @@ pub(super) enum Command {
         `vlan N`, `via ADDRESS`, `from PORT`, `from peer NODE`.")]
     Trace {
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
         /// The packet, as one argument.
         #[arg(required = true, num_args = 1..)]
@@ -266,6 +270,7 @@ pub(super) enum NetworkCommand {
     /// Remove a network that has no ports any more.
     Rm {
         /// Its name or VNI.
+        #[arg(value_parser = values::word)]
         network: String,
     },
 }
@@ -291,6 +296,7 @@ pub(super) enum PluginCommand {
         #[arg(value_parser = values::label)]
         name: Label,
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
         /// Config as JSON, or @FILE; `@-` reads stdin [default: as it was, or {}].
         #[arg(long, value_name = "JSON|@FILE", value_parser = clap::value_parser!(OsString))]
@@ -308,6 +314,7 @@ pub(super) enum PluginCommand {
         #[arg(value_parser = values::label)]
         name: Label,
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
     },
     /// List what is installed, where it decides and how it does.

@@ -22,6 +22,14 @@ pub(super) fn label(text: &str) -> Result<Label, String> {
         .map_err(|_| "wanted: 1 to 63 letters, digits or inner hyphens".to_owned())
 }
 
+/// Somebody's name or number; what it may be is the daemon's to say.
+pub(super) fn word(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
 pub(super) fn mac(text: &str) -> Result<MacAddr, String> {
     let mac: MacAddr = text
         .parse()
