@@ -289,7 +289,9 @@ impl Config {
             let (name, vni) = (&network.name, network.vni?);
             Some((
                 nth,
-                format!("VNI {vni} is that of networks {other} and {name}; give one another, or none"),
+                format!(
+                    "VNI {vni} is that of networks {other} and {name}; give one another, or none"
+                ),
             ))
         })
     }
@@ -374,9 +376,9 @@ fn place_of(text: &str, section: &str, key: &str, nth: usize) -> usize {
         let begins = at + (line.len() - line.trim_start().len());
         if let Some(head) = bare.strip_prefix('[') {
             let head = head.trim_start_matches('[').trim_start();
-            inside = head.strip_prefix(section).is_some_and(|rest| {
-                rest.trim_start().starts_with(']') && count <= nth
-            });
+            inside = head
+                .strip_prefix(section)
+                .is_some_and(|rest| rest.trim_start().starts_with(']') && count <= nth);
             if inside {
                 count += 1;
                 if nth != usize::MAX {
@@ -621,7 +623,10 @@ mod tests {
         for wrong in ["wran", "", "info,", "meshd", "info,meshd=loud", "meshd="] {
             let error = Config::parse(&format!("[log]\nlevel = \"{wrong}\"\n")).unwrap_err();
             assert_eq!((error.line, error.column), (2, 1), "{error}");
-            assert!(error.message.contains("is no level; use off, error"), "{error}");
+            assert!(
+                error.message.contains("is no level; use off, error"),
+                "{error}"
+            );
         }
         for good in [
             "warn",

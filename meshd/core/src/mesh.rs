@@ -22,7 +22,7 @@ use crate::invites::Invites;
 use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::peers::{REVOKED_HERE, Peers, Standing, Turn, send_records};
+use crate::peers::{Peers, REVOKED_HERE, Standing, Turn, send_records};
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
