@@ -90,7 +90,7 @@ impl Backend for Live {
     }
 
     async fn status(&self) -> Answer<view::Status> {
-        let problems = self.problems();
+        let problems = self.problems(&self.networks().await?);
         let status = self
             .driver
             .view(move |node, world, now| {
@@ -190,7 +190,7 @@ impl Backend for Live {
 
 impl Live {
     /// What is not as it should be, with what to do.
-    fn problems(&self) -> Vec<String> {
+    fn problems(&self, networks: &[view::Network]) -> Vec<String> {
         let mut problems = Vec::new();
         for plugin in self.rulings.list() {
             if let Some(trouble) = &plugin.trouble {
@@ -200,7 +200,14 @@ impl Live {
                 if let Some(trouble) = &place.trouble {
                     problems.push(format!(
                         "plugin {} on network {}: {trouble}",
-                        plugin.name, place.vni
+                        plugin.name,
+                        networks
+                            .iter()
+                            .find(|network| network.vni == place.vni)
+                            .map_or_else(
+                                || place.vni.to_string(),
+                                |network| network.name.to_string()
+                            )
                     ));
                 }
             }

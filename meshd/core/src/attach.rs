@@ -147,6 +147,11 @@ pub(crate) fn check<'a>(
         }
     }
     if let Some(name) = &spec.name {
+        if name.is_number() {
+            return Err(invalid(format!(
+                "name {name}: a name of digits alone could be taken for a port's number; put a letter in it"
+            )));
+        }
         if let Some(record) = here
             .clone()
             .find(|record| record.name.as_ref() == Some(name))

@@ -83,12 +83,14 @@ async fn change<B: Backend>(
 ) -> Answer<view::Plugin> {
     let rulings = backend.rulings();
     let worker = rulings.clone();
+    let before = backend.networks().await?;
     let info = tokio::task::spawn_blocking(move || work(&worker))
         .await
         .map_err(|e| Refusal {
             code: RefusalCode::Failed,
             message: format!("the work broke off: {e}; the daemon's log says more"),
-        })??;
+        })?
+        .map_err(|refusal| by_name(refusal, &before))?;
     for (vni, plugins) in rulings.chains() {
         backend
             .command(Command::PolicyChain { vni, plugins })
@@ -146,6 +148,21 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
                 busy_us: at.ns / 1000,
             })
             .collect(),
+    }
+}
+
+/// The plugins know networks by VNI; people know them by name.
+fn by_name(refusal: Refusal, networks: &[view::Network]) -> Refusal {
+    let mut message = format!("{} ", refusal.message);
+    for network in networks {
+        for end in [" ", ";", ":", "."] {
+            let number = format!("network {}{end}", network.vni);
+            message = message.replace(&number, &format!("network {}{end}", network.name));
+        }
+    }
+    Refusal {
+        message: message.trim_end().to_owned(),
+        ..refusal
     }
 }
 

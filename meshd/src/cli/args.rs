@@ -63,7 +63,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME", default_value = "mesh", value_parser = values::label)]
         mesh: Label,
         /// Name of this node in the mesh [default: the host's name].
-        #[arg(long, value_name = "NAME", value_parser = values::label)]
+        #[arg(long, value_name = "NAME", value_parser = values::new_name)]
         name: Option<Label>,
     },
     /// Run the daemon, in the foreground, with its log on stderr.
@@ -107,7 +107,7 @@ pub(super) enum Command {
         /// The token; `-` reads it from stdin, where no process list shows it.
         token: String,
         /// Name of this node in the mesh [default: the host's name].
-        #[arg(long, value_name = "NAME", value_parser = values::label)]
+        #[arg(long, value_name = "NAME", value_parser = values::new_name)]
         name: Option<Label>,
     },
     /// List the members of the mesh and how they are.
@@ -147,7 +147,7 @@ pub(super) enum Command {
         #[arg(long, value_parser = values::mac)]
         mac: Option<MacAddr>,
         /// Name of the endpoint: found as NAME.NETWORK.DOMAIN by all on the network.
-        #[arg(long, value_name = "NAME", value_parser = values::label)]
+        #[arg(long, value_name = "NAME", value_parser = values::new_name)]
         name: Option<Label>,
         /// Label of the endpoint, seen by policy; may be repeated.
         #[arg(long = "label", value_name = "K=V", value_parser = values::pair)]
@@ -253,7 +253,7 @@ pub(super) enum NetworkCommand {
     )]
     Add {
         /// Its name: letters, digits, hyphens; part of DNS names.
-        #[arg(value_parser = values::label)]
+        #[arg(value_parser = values::new_name)]
         name: Label,
         /// Number of the segment, 1 to 16777215 [default: made from the name].
         #[arg(long, value_parser = values::vni)]

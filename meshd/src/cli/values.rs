@@ -22,6 +22,15 @@ pub(super) fn label(text: &str) -> Result<Label, String> {
         .map_err(|_| "wanted: 1 to 63 letters, digits or inner hyphens".to_owned())
 }
 
+/// A name that is to be given: it must not be taken for a number, as ports, VNIs and ids have them.
+pub(super) fn new_name(text: &str) -> Result<Label, String> {
+    let name = label(text)?;
+    match name.is_number() {
+        true => Err("digits alone could be taken for a number; put a letter in it".to_owned()),
+        false => Ok(name),
+    }
+}
+
 /// Somebody's name or number; what it may be is the daemon's to say.
 pub(super) fn word(text: &str) -> Result<String, String> {
     match text {
@@ -261,10 +270,13 @@ fn label_of(name: &[u8]) -> Label {
         })
         .collect();
     let fallback = || "node".parse().expect("\"node\" is a label");
-    fitted
-        .trim_matches('-')
-        .parse()
-        .unwrap_or_else(|_| fallback())
+    let name = fitted.trim_matches('-').parse::<Label>();
+    match name {
+        Ok(name) if name.is_number() => format!("node-{name}")
+            .parse()
+            .unwrap_or_else(|_| fallback()),
+        name => name.unwrap_or_else(|_| fallback()),
+    }
 }
 
 /// JSON text as it was typed, or of the file behind `@`.
@@ -377,6 +389,8 @@ mod tests {
     fn any_host_name_makes_a_node_name() {
         assert_eq!(label_of(b"Attic-1.example.org\n").as_str(), "attic-1");
         assert_eq!(label_of(b"my_box\n").as_str(), "my-box");
+        assert_eq!(label_of(b"42.example.org\n").as_str(), "node-42");
+        assert!(new_name("42").is_err() && new_name("42a").is_ok());
         for odd in [&b""[..], b"\n", b"---", b"\xff\xfe", &[b'x'; 200]] {
             assert!(!label_of(odd).as_str().is_empty());
         }
