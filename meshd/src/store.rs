@@ -125,6 +125,15 @@ impl Store {
             Err(TryLockError::Error(error)) => return Err(io("lock", error)),
         }
         let path = dir.join(FILE);
+        if path
+            .symlink_metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.len() == 0)
+        {
+            return Err(StoreError::Damaged {
+                path,
+                detail: "it is empty".to_owned(),
+            });
+        }
         let file = own_file(&path)?;
         let id = file_id(&path, &file)?;
         let db = open_db(dir, &path, file)?;
@@ -649,6 +658,7 @@ mod tests {
         for bytes in [
             b"not a database, but long enough to be read as one".repeat(100),
             whole[..whole.len() / 3].to_vec(),
+            Vec::new(),
         ] {
             std::fs::write(&path, &bytes).unwrap();
             let error = Store::open(&dir).err().unwrap();

@@ -90,7 +90,7 @@ pub(super) enum Command {
     )]
     Invite {
         /// How long the token is good: 90s, 30m, 1h, 2d; at most 30d.
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::ttl)]
         ttl: Duration,
         /// Label of the newcomer, seen by policy; may be repeated.
         #[arg(long = "label", value_name = "K=V", value_parser = values::pair)]

@@ -27,6 +27,8 @@ use std::process::ExitCode;
 /// Why a command failed, as it is told.
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
+    /// As in the API's errors.
+    code: RefusalCode,
     message: String,
     hint: Option<String>,
 }
@@ -34,6 +36,7 @@ struct Failure {
 impl Failure {
     fn new(message: impl ToString) -> Self {
         Self {
+            code: RefusalCode::Failed,
             message: message.to_string(),
             hint: None,
         }
@@ -62,7 +65,14 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(_) => None,
         };
+        let code = match &error {
+            ClientError::NoDaemon { .. } => RefusalCode::Unavailable,
+            ClientError::Forbidden { .. } => RefusalCode::Forbidden,
+            ClientError::Refused(refusal) => refusal.code,
+            ClientError::Broken { .. } => RefusalCode::Failed,
+        };
         Self {
+            code,
             message: error.to_string(),
             hint: hint.map(str::to_owned),
         }
@@ -86,8 +96,13 @@ impl Printed {
 
 /// Runs what was typed.
 pub fn main() -> ExitCode {
+    let mut json = false;
     let outcome = match Cli::try_parse() {
-        Ok(cli) => run(cli).and_then(|printed| {
+        Ok(cli) => {
+            json = cli.common.json;
+            run(cli)
+        }
+        .and_then(|printed| {
             print(&printed.text).map_err(|e| unwritten(&e))?;
             Ok(printed.done)
         }),
@@ -102,6 +117,11 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
+            if json {
+                let error = serde_json::json!({ "code": failure.code, "message": failure.message });
+                // If stdout is what failed, stderr says so.
+                let _ = print(&show::json(&serde_json::json!({ "error": error })));
+            }
             eprintln!("error: {}", show::clean(&failure.message));
             if let Some(hint) = failure.hint {
                 eprintln!("hint: {}", show::clean(&hint));

@@ -138,6 +138,19 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long an invite lives.
+pub(super) fn ttl(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" | "0m" | "0h" | "0d" => Err("an invite lives for a second at least".to_owned()),
+        text => match duration(text)? {
+            long if long > Duration::from_secs(30 * 86400) => {
+                Err("an invite lives for 30d at most".to_owned())
+            }
+            fits => Ok(fits),
+        },
+    }
+}
+
 /// Interface names are bytes.
 #[derive(Clone, Debug)]
 pub(super) struct IfNameParser;
@@ -319,6 +332,13 @@ mod tests {
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_invite_lives_from_a_second_to_thirty_days() {
+        assert!(ttl("1s").is_ok() && ttl("30d").is_ok());
+        assert!(ttl("0").unwrap_err().contains("a second at least"));
+        assert!(ttl("31d").unwrap_err().contains("30d at most"));
     }
 
     #[test]
