@@ -114,6 +114,38 @@ pub(super) fn run(common: &Common, config: Option<PathBuf>) -> Result<Printed, F
         socket: common.socket.clone(),
         config,
     };
-    daemon::run(&options).map_err(|error| Failure::new(format!("{error:#}")))?;
+    daemon::run(&options).map_err(|error| Failure::new(chain(&error)))?;
     Printed::text("")
+}
+
+/// The error and its causes; a cause that is told already is not told again.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.is_empty() {
+            true => cause,
+            false if told.contains(&cause) => told,
+            false => format!("{told}: {cause}"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::from_raw_os_error(13);
+        let error = crate::store::StoreError::Io {
+            doing: "open",
+            path: "/s".into(),
+            source,
+        };
+        let error = anyhow::Error::from(error).context("start");
+        assert_eq!(
+            chain(&error),
+            "start: cannot open /s: Permission denied (os error 13)"
+        );
+    }
 }

@@ -98,9 +98,9 @@ fn raw_name(name: &[u8]) -> LinkAttribute {
 impl Workbench<'_> {
     /// Makes or adopts the port.
     pub(super) async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
-        let id = wiring.port.id;
         match self.try_wire(wiring).await {
             Ok(wired) => Ok(wired),
+            // Whoever hears of it says which port it is.
             Err(Failure {
                 mut reason,
                 gone,
@@ -111,10 +111,7 @@ impl Workbench<'_> {
                         reason = format!("{reason}; and undoing it: {left}");
                     }
                 }
-                Err(WireError {
-                    reason: format!("port {id}: {reason}"),
-                    gone,
-                })
+                Err(WireError { reason, gone })
             }
         }
     }
