@@ -16,6 +16,7 @@ use crate::ident::{
 };
 use crate::mesh::{Mesh, MeshConfig, PeerMessage};
 use crate::names::Names;
+use crate::neighbor::is_router;
 use crate::networks::Added;
 use crate::node::{Input, KernelEvent, Output};
 use crate::notice::Notice;
@@ -437,6 +438,7 @@ impl Node {
                 node,
                 mac: endpoint.mac,
                 ips: endpoint.ips.clone(),
+                router: is_router(&endpoint.labels),
             })
             .collect();
         self.switch.set_remote(vni, &remote, &mut self.out);
@@ -454,6 +456,7 @@ impl Node {
                     mac: record.mac,
                     ips,
                     service: false,
+                    router: is_router(&record.labels),
                 }
             }
             PortChange::ServiceUp(wiring) => {
@@ -464,6 +467,7 @@ impl Node {
                     mac: wiring.mac,
                     ips,
                     service: true,
+                    router: false,
                 }
             }
             PortChange::PortDown(record) => {

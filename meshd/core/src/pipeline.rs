@@ -291,9 +291,13 @@ impl<'a> Walk<'a> {
 
     /// ARP and ND that the switch sees to itself end here.
     fn neighbors(&mut self, network: &Network, from: Place) -> Result<(), Stop> {
-        match network.neighbors.consider(&self.frame, from) {
+        match network.neighbors.consider(&self.frame, from, &network.fdb) {
             Advice::Forward => Ok(()),
             Advice::Refuse(why) => Err(Stop::Drop(DropReason::SpoofedAddress, Some(why))),
+            Advice::NoRouter(why) => Err(Stop::Drop(
+                DropReason::RouterAdvertisement,
+                Some(why.to_owned()),
+            )),
             Advice::Void(why) => Err(Stop::Drop(DropReason::Malformed, Some(why.to_owned()))),
             Advice::Silence(ip) => {
                 self.step("neighbour", || format!("{ip} is the asker's own address, or behind its own port: nothing is to be said"));

@@ -64,6 +64,8 @@ pub struct PortFace {
     pub ips: Vec<IpAddr>,
     /// The node's own presence on the network.
     pub service: bool,
+    /// It may send router advertisements and redirects.
+    pub router: bool,
 }
 
 /// An endpoint of another node, as the directory has it; of those that claim the same, the one that holds it.
@@ -75,6 +77,8 @@ pub struct RemoteEndpoint {
     pub mac: MacAddr,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// It may send router advertisements and redirects.
+    pub router: bool,
 }
 
 /// Why the switch does not take a port.
@@ -318,6 +322,9 @@ impl Switch {
             // Nobody holds the MAC, as was looked up above.
             let _ = network.fdb.add_own(mac, place);
             network.neighbors.add_local(&face.ips, Owner { mac, place });
+            if face.router {
+                network.neighbors.add_router(port);
+            }
             network.ports.insert(port, face);
         }
         self.new_epoch(out);
@@ -367,6 +374,8 @@ impl Switch {
             .iter()
             .flat_map(|e| e.ips.iter().map(|&ip| (ip, e.mac, e.node)));
         network.neighbors.set_remote(ips, self.limits.fdb.remote);
+        let routers = entries.iter().filter(|e| e.router).map(|e| e.node);
+        network.neighbors.set_remote_routers(routers);
         let found = |mac: &MacAddr| self.was_unknown(vni, *mac, macs.get(mac).copied());
         if change.moved || change.new.iter().any(found) {
             self.new_epoch(out);

@@ -47,6 +47,7 @@ fn remote(node: NodeId, mac: MacAddr, last: u8) -> RemoteEndpoint {
         node,
         mac,
         ips: vec![IpAddr::from([10, 0, 0, last])],
+        router: false,
     }
 }
 
@@ -69,6 +70,7 @@ impl Bench {
                 mac,
                 ips: vec![IpAddr::from([10, 0, 0, last])],
                 service,
+                router: false,
             };
             switch.add_port(face, at(0), &mut out).unwrap();
         }
@@ -269,6 +271,7 @@ fn networks_do_not_mix() {
         mac: X,
         ips: vec![],
         service: false,
+        router: false,
     };
     bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
     assert!(
@@ -534,6 +537,43 @@ fn a_claim_of_anothers_address_goes_nowhere() {
             DropReason::SpoofedAddress
         );
     }
+}
+
+#[test]
+fn a_router_advertisement_passes_from_a_labelled_port_alone_and_meets_no_cached_ruling() {
+    let mut bench = Bench::new();
+    let all = MacAddr([0x33, 0x33, 0, 0, 0, 1]);
+    let ip: Ipv6Addr = "fe80::ff:fe00:a".parse().unwrap();
+    let to = "ff02::1".parse().unwrap();
+    let other = v6(all, A, ip, to, 17, 64, &[0; 8]);
+    let routes = v6(
+        all,
+        A,
+        ip,
+        to,
+        58,
+        255,
+        &[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+    );
+    let cached = bench.rule(FROM_A, &other).cache.unwrap();
+    let key = Frame::parse(&routes).unwrap().flow_key(vni());
+    assert_ne!(cached.mask.apply(&key), cached.key);
+    assert_eq!(
+        bench.drops(FROM_A, &routes),
+        DropReason::RouterAdvertisement
+    );
+    let face = PortFace {
+        port: PA,
+        vni: vni(),
+        mac: A,
+        ips: vec![],
+        service: false,
+        router: true,
+    };
+    bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
+    let ruling = bench.rule(FROM_A, &routes);
+    assert!(matches!(ruling.action, Action::Forward(to) if to.len() == 3));
+    assert_eq!(ruling.cache, None);
 }
 
 #[test]
@@ -803,6 +843,7 @@ fn two_ports_cannot_have_one_mac() {
         mac: A,
         ips: vec![],
         service: false,
+        router: false,
     };
     let error = bench
         .switch
