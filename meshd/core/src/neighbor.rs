@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Owns the table IP to MAC, fed by ports and by the directory, the frames of the answers, and who may be a router. Never
-//! learns from traffic: what a container says about addresses is checked against the table, not believed. Frames with a VLAN of their own are another link's business
+//! learns from traffic: what a container says about addresses is checked against the table, not believed. Link-local
+//! addresses are in no table, but the usual ones are made of the MAC (RFC 4291, appendix A), so whose they are can be read
+//! off; one that was made otherwise belongs to whom it pleases. Frames with a VLAN of their own are another link's business
 //! and pass.
 
 use crate::fdb::{Fdb, Place};
@@ -135,14 +137,14 @@ impl Neighbors {
     /// What to do with `frame`, which came from `from`. Only askers behind a port of this node are answered: a peer asks its
     /// own switch.
     #[must_use]
-    pub fn consider(&self, frame: &Frame<'_>, from: Place, _fdb: &Fdb) -> Advice {
+    pub fn consider(&self, frame: &Frame<'_>, from: Place, fdb: &Fdb) -> Advice {
         if frame.has_vlan() {
             return Advice::Forward;
         }
         if let Some(arp) = frame.arp() {
             self.consider_arp(frame, &arp, from)
         } else if let Some(nd) = frame.nd() {
-            self.consider_nd(frame, &nd, from)
+            self.consider_nd(frame, &nd, from, fdb)
         } else {
             Advice::Forward
         }
@@ -152,6 +154,18 @@ impl Neighbors {
     fn claim(&self, ip: IpAddr, from: Place) -> Result<(), Advice> {
         match self.owner(ip) {
             Some(owner) if owner.place != from => Err(is_others(ip, owner)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, and for a link-local address made of a MAC: where is the MAC?
+    fn claim_v6(&self, ip: Ipv6Addr, from: Place, fdb: &Fdb) -> Result<(), Advice> {
+        self.claim(IpAddr::V6(ip), from)?;
+        let Some(mac) = mac_of_link_local(ip) else {
+            return Ok(());
+        };
+        match fdb.lookup(mac) {
+            Some(place) if place != from => Err(is_others(IpAddr::V6(ip), Owner { mac, place })),
             _ => Ok(()),
         }
     }
@@ -178,7 +192,7 @@ impl Neighbors {
         })
     }
 
-    fn consider_nd(&self, frame: &Frame<'_>, nd: &Nd<'_>, from: Place) -> Advice {
+    fn consider_nd(&self, frame: &Frame<'_>, nd: &Nd<'_>, from: Place, fdb: &Fdb) -> Advice {
         let routes = matches!(
             nd.message,
             NdMessage::RouterAdvertisement | NdMessage::Redirect
@@ -206,10 +220,17 @@ impl Neighbors {
         let solicitation = nd.message == NdMessage::Solicitation;
         let claimed = match nd.message {
             NdMessage::Advertisement => nd.target,
+            // Whoever has the address in use would give it up: a claim, as far as it is not answered below.
+            NdMessage::Solicitation if nd.src.is_unspecified() => {
+                match self.owner(IpAddr::V6(nd.target)) {
+                    Some(_) => Ipv6Addr::UNSPECIFIED,
+                    None => nd.target,
+                }
+            }
             _ => nd.src,
         };
         if !claimed.is_unspecified()
-            && let Err(refused) = self.claim(IpAddr::V6(claimed), from)
+            && let Err(refused) = self.claim_v6(claimed, from, fdb)
         {
             return refused;
         }
@@ -246,6 +267,16 @@ fn is_others(ip: IpAddr, owner: Owner) -> Advice {
         "it claims {ip}, which belongs to {whose} ({})",
         owner.mac
     ))
+}
+
+/// The MAC that a link-local address is made of (RFC 4291, appendix A), if it is made of one.
+fn mac_of_link_local(ip: Ipv6Addr) -> Option<MacAddr> {
+    match ip.octets() {
+        [0xfe, second, _, _, _, _, _, _, a, b, c, 0xff, 0xfe, d, e, f] if second & 0xc0 == 0x80 => {
+            Some(MacAddr([a ^ 2, b, c, d, e, f]))
+        }
+        _ => None,
+    }
 }
 
 /// True for the keys of frames that [`Neighbors::consider`] wants to see each of.
@@ -595,6 +626,54 @@ mod tests {
             e,
             f,
         ])
+    }
+
+    /// "`target` is at A", by A.
+    fn advert(target: Ipv6Addr) -> Vec<u8> {
+        let message = [
+            &[136, 0, 0, 0, 0x20, 0, 0, 0][..],
+            &target.octets(),
+            &[2, 1],
+            &A.0,
+        ];
+        v6(B, A, target, ip6(2), 58, 255, &message.concat())
+    }
+
+    #[test]
+    fn a_link_local_address_made_of_anothers_mac_is_nobody_elses_to_claim() {
+        assert_eq!(link_local(A).to_string(), "fe80::ff:fe00:a");
+        for other in [B, C] {
+            let ip = link_local(other);
+            for lie in [
+                advert(ip),
+                solicit(ip, ip6(2), Some(A), 255),
+                // A question without a sender makes its owner give the address up (RFC 4862 §5.4.3).
+                solicit(Ipv6Addr::UNSPECIFIED, ip, None, 255),
+            ] {
+                assert!(matches!(consider(&lie, PORT), Advice::Refuse(_)), "{ip}");
+            }
+        }
+        let router_solicitation = [&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1][..], &A.0].concat();
+        let all_routers = "ff02::2".parse().unwrap();
+        for (ip, ours) in [(link_local(A), true), (link_local(B), false)] {
+            let asks = v6(B, A, ip, all_routers, 58, 255, &router_solicitation);
+            assert_eq!(consider(&asks, PORT) == Advice::Forward, ours);
+        }
+        // One's own, one of a MAC that nobody has, and one that is made of no MAC.
+        let free = link_local(MacAddr([2, 0, 0, 0, 0, 0x77]));
+        for ip in [
+            link_local(A),
+            free,
+            "fe80::1234:5678:9abc:def0".parse().unwrap(),
+        ] {
+            assert_eq!(consider(&advert(ip), PORT), Advice::Forward, "{ip}");
+            let probe = solicit(Ipv6Addr::UNSPECIFIED, ip, None, 255);
+            assert_eq!(consider(&probe, PORT), Advice::Forward, "{ip}");
+        }
+        assert_eq!(
+            consider(&solicit(ip6(1), link_local(B), Some(A), 255), PORT),
+            Advice::Forward
+        );
     }
 
     #[test]
