@@ -304,6 +304,23 @@ fn arp_reply(asker: MacAddr, asker_ip: Ipv4Addr, owner: MacAddr, owner_ip: Ipv4A
     out.freeze()
 }
 
+/// "`ip` is at `mac`", to all: an ARP request for one's own address (RFC 5227 §2.3), or an unsolicited advertisement that
+/// overrides (RFC 4861 §7.2.6).
+pub(crate) fn announcement(ip: IpAddr, mac: MacAddr) -> Bytes {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mut out = ethernet(MacAddr::BROADCAST, mac, ETHER_ARP);
+            out.put_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+            out.put_slice(&mac.0);
+            out.put_slice(&ip.octets());
+            out.put_slice(&[0; 6]);
+            out.put_slice(&ip.octets());
+            out.freeze()
+        }
+        IpAddr::V6(ip) => nd_advertisement(mac, Ipv6Addr::UNSPECIFIED, mac, ip),
+    }
+}
+
 /// A neighbour advertisement with the target's link-layer address (RFC 4861 §4.4), to the asker, or to all nodes if the
 /// asker has no address yet (§7.2.4).
 fn nd_advertisement(

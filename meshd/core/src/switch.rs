@@ -12,6 +12,7 @@
 //! chain came, went or changed; a MAC moved, aged or was withdrawn. A new MAC is no such thing, unless some ruling was made
 //! on its absence.
 
+use crate::announce::{Announcements, Pace};
 use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
 use crate::flow::{FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
@@ -183,6 +184,8 @@ pub struct Switch {
     drops: BTreeMap<DropReason, DropSeen>,
     /// State of each FDB's learned MACs when they were last taken.
     taken: BTreeMap<Vni, u64>,
+    /// Of all networks' announcements.
+    pace: Pace,
 }
 
 impl Switch {
@@ -200,6 +203,7 @@ impl Switch {
             unknown_overflow: false,
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
+            pace: Pace::default(),
         }
     }
 
@@ -260,6 +264,7 @@ impl Switch {
                     neighbors: Neighbors::default(),
                     ports: BTreeMap::new(),
                     members: BTreeSet::new(),
+                    announcements: Announcements::default(),
                 };
                 self.networks.insert(vni, network);
             }
@@ -325,6 +330,7 @@ impl Switch {
             if face.router {
                 network.neighbors.add_router(port);
             }
+            network.note_owners(face.ips.iter().copied());
             network.ports.insert(port, face);
         }
         self.new_epoch(out);
@@ -335,9 +341,10 @@ impl Switch {
     pub fn remove_port(&mut self, port: PortId, now: Moment, out: &mut Outbox) {
         let mut any = false;
         for network in self.networks.values_mut() {
-            if network.ports.remove(&port).is_some() {
+            if let Some(face) = network.ports.remove(&port) {
                 network.fdb.remove_port(port);
                 network.neighbors.remove_port(port);
+                network.note_owners(face.ips.into_iter());
                 any = true;
             }
         }
@@ -376,6 +383,7 @@ impl Switch {
         network.neighbors.set_remote(ips, self.limits.fdb.remote);
         let routers = entries.iter().filter(|e| e.router).map(|e| e.node);
         network.neighbors.set_remote_routers(routers);
+        network.note_owners(entries.iter().flat_map(|e| e.ips.iter().copied()));
         let found = |mac: &MacAddr| self.was_unknown(vni, *mac, macs.get(mac).copied());
         if change.moved || change.new.iter().any(found) {
             self.new_epoch(out);
@@ -444,8 +452,9 @@ impl Switch {
         }
     }
 
-    /// Ages MACs, and rules on what policy did not answer.
+    /// Ages MACs, announces, and rules on what policy did not answer.
     pub fn handle_timeout(&mut self, now: Moment, out: &mut Outbox) {
+        self.announce(now, out);
         let mut aged = false;
         for network in self.networks.values_mut() {
             aged |= network.fdb.age_out(now);
@@ -465,11 +474,36 @@ impl Switch {
     /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
+        let announcing = self.networks.values().any(|n| n.announcements.is_due());
         self.networks
             .values()
             .filter_map(|n| n.fdb.next_age())
             .chain(self.policy.poll_timeout())
+            .chain(announcing.then(|| self.pace.next()))
             .min()
+    }
+
+    /// Tells the ports here which addresses have another MAC than before, as fast as it may.
+    fn announce(&mut self, now: Moment, out: &mut Outbox) {
+        for network in self.networks.values_mut() {
+            while network.announcements.is_due() && self.pace.ready(now) {
+                let Some((ip, frame)) = network.announcements.pop() else {
+                    break;
+                };
+                let Some(owner) = network.neighbors.owner(ip) else {
+                    continue;
+                };
+                let mut frames = 0;
+                for (&port, face) in &network.ports {
+                    if !face.service && owner.place != Place::Port(port) {
+                        let frame = frame.clone();
+                        out.push(Out::Inject { port, frame });
+                        frames += 1;
+                    }
+                }
+                self.pace.spend(frames);
+            }
+        }
     }
 
     /// What would happen to a frame, without change. Policy is not asked and nothing kept is used: the caller has the
