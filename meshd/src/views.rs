@@ -237,7 +237,12 @@ pub(crate) fn paths(node: &Node, world: &World<'_>) -> Vec<Path> {
             kind: "quic-direct".to_owned(),
             active: peer.session.is_some(),
             reason: match (&peer.session, peer.last_error) {
-                (Some(_), _) => "a proven session".to_owned(),
+                (Some(_), _) => match stats.and_then(|s| s.mtu_before) {
+                    Some(before) => format!(
+                        "a proven session; packets of {before} bytes got lost, so smaller ones are sent"
+                    ),
+                    None => "a proven session".to_owned(),
+                },
                 (None, Some(error)) => error,
                 (None, None) => "being dialed".to_owned(),
             },

@@ -543,6 +543,15 @@ pub fn sentence(notice: &Notice) -> String {
         Notice::PeerDown { node, name, reason } => {
             format!("session with {} is over: {}", who(node, name), esc(reason))
         }
+        Notice::PathShrank {
+            node,
+            name,
+            was,
+            mtu,
+        } => format!(
+            "the path to {} lost all packets of {was} bytes and takes smaller ones; {mtu} bytes from now on, until more are proven",
+            who(node, name)
+        ),
         Notice::PeerRefused { remote, reason } => {
             format!("{} was refused: {}", esc(remote), esc(reason))
         }
