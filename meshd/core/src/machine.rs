@@ -393,6 +393,8 @@ impl Node {
                     None => self.pools.remove(vni, &mut self.out),
                 }
                 self.network_changed(vni, now);
+                self.ports
+                    .network_changed(vni, &self.mesh.directory, now, &mut self.out);
             }
             Change::Node(_) => {
                 let networks: Vec<Vni> =
