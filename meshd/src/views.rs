@@ -13,7 +13,7 @@ use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::ruling::DropReason;
 use meshd_core::view::{
-    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Member,
+    self, Away, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Member,
     MemberState, Network, NodeRef, Path, Peer, PeerState, Port, PortState, Status, Traffic,
 };
 use std::collections::BTreeMap;
@@ -286,6 +286,17 @@ pub(crate) fn networks(node: &Node) -> Vec<Network> {
             endpoints: count(directory.endpoints(def.vni)),
             nodes: nodes.into_iter().map(|id| node_ref(node, id)).collect(),
             plugins: node.chain(def.vni),
+            away: (0..=u8::MAX)
+                .zip(&def.subnets)
+                .flat_map(|(index, subnet)| {
+                    let away = node.pools().away(def.vni, index).into_iter();
+                    away.map(|(id, addresses)| Away {
+                        subnet: *subnet,
+                        node: node_ref(node, id),
+                        addresses: addresses.to_string(),
+                    })
+                })
+                .collect(),
         }
     };
     directory.networks().map(show).collect()

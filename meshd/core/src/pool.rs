@@ -230,12 +230,12 @@ impl Pools {
         self.active.remove(&vni);
     }
 
-    /// A node was revoked: nothing is expected from it any more, nothing repeated to it.
+    /// A node was revoked: nothing is expected from it any more. What it was given stays noted, to be told: nobody can
+    /// know whether all of it came back into other hands, so none of it is leased again (ADR 9).
     pub fn forget_node(&mut self, node: NodeId, out: &mut Outbox) {
         self.peers.remove(&node);
         for (&(vni, index), pool) in &mut self.pools {
-            let known =
-                pool.kept.given.remove(&node).is_some() | pool.kept.asked.remove(&node).is_some();
+            let known = pool.kept.asked.remove(&node).is_some();
             pool.unanswered.remove(&node);
             if known {
                 keep(out, &StateKey::Pool(vni, index), &pool.kept);
@@ -351,6 +351,18 @@ impl Pools {
         view
     }
 
+    /// Nodes that this one gave a range to and that are not connected, or were revoked, each with how many addresses the
+    /// last one had: out of reach is at least so much.
+    #[must_use]
+    pub fn away(&self, vni: Vni, subnet: u8) -> Vec<(NodeId, u128)> {
+        let pool = self.pools.get(&(vni, subnet));
+        pool.into_iter()
+            .flat_map(|pool| &pool.kept.given)
+            .filter(|(node, _)| !self.peers.contains_key(*node))
+            .map(|(&node, &(_, first, last))| (node, (last - first).saturating_add(1)))
+            .collect()
+    }
+
     /// Answers a member's request. `avoid` as for [`Self::lease`]: a range that holds only such addresses is no help.
     pub fn on_request(
         &mut self,
@@ -426,7 +438,10 @@ impl Pools {
             }
             None => {
                 let author = Some(pool.kept.author);
-                let ask = author.into_iter().chain(pool.kept.given.keys().copied());
+                let given = pool.kept.given.keys().copied();
+                let ask = author
+                    .into_iter()
+                    .chain(given.filter(|node| self.peers.contains_key(node)));
                 let ask: Vec<NodeId> = ask
                     .filter(|&n| n != from && n != self.me)
                     .take(HINTS_MAX)

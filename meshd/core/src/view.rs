@@ -276,6 +276,19 @@ pub struct Network {
     pub nodes: Vec<NodeRef>,
     /// Plugins in its policy chain on this node.
     pub plugins: u32,
+    /// Addresses that this node gave away to nodes that are revoked or not connected.
+    pub away: Vec<Away>,
+}
+
+/// Addresses that nobody in reach can lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// Their subnet.
+    pub subnet: ipnet::IpNet,
+    /// Who has them.
+    pub node: NodeRef,
+    /// How many at least, as a decimal number (it may exceed 2^64).
+    pub addresses: String,
 }
 
 /// One line of `meshd ports`.
