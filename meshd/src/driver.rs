@@ -421,7 +421,11 @@ impl Driver {
                 }
             }
             Output::Hangup { session, reason } => parts.underlay.hangup(session, reason),
-            Output::Wire(wiring) => self.wirer.job(Job::Wire(wiring)),
+            Output::Wire(wiring) => {
+                // A port that failed with its network still has its lane, and that the TAP.
+                parts.datapath.remove_port(wiring.port.id);
+                self.wirer.job(Job::Wire(wiring));
+            }
             Output::Unwire(port) => {
                 parts.datapath.remove_port(port.id);
                 self.wirer.job(Job::Unwire(port));

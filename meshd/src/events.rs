@@ -133,6 +133,7 @@ fn log(event: &Event) {
         Notice::PeerRefused { .. }
         | Notice::InviteRefused { .. }
         | Notice::PortFailed { .. }
+        | Notice::PathShrank { .. }
         | Notice::HeldBack { .. }
         | Notice::StateUnkept { .. }
         | Notice::Refused { .. } => {

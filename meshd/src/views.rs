@@ -12,7 +12,7 @@ use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::ruling::DropReason;
 use meshd_core::view::{
-    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Member,
+    self, Away, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Member,
     MemberState, Network, NodeRef, Path, Peer, PeerState, Port, PortState, Status, Traffic,
 };
 use std::collections::BTreeMap;
@@ -242,7 +242,12 @@ pub(crate) fn paths(node: &Node, world: &World<'_>) -> Vec<Path> {
             kind: "quic-direct".to_owned(),
             active: peer.session.is_some(),
             reason: match (&peer.session, peer.last_error) {
-                (Some(_), _) => "a proven session".to_owned(),
+                (Some(_), _) => match stats.and_then(|s| s.mtu_before) {
+                    Some(before) => format!(
+                        "a proven session; packets of {before} bytes got lost, so smaller ones are sent"
+                    ),
+                    None => "a proven session".to_owned(),
+                },
                 (None, Some(error)) => error,
                 (None, None) => "being dialed".to_owned(),
             },
@@ -286,6 +291,17 @@ pub(crate) fn networks(node: &Node) -> Vec<Network> {
             endpoints: count(directory.endpoints(def.vni)),
             nodes: nodes.into_iter().map(|id| node_ref(node, id)).collect(),
             plugins: node.chain(def.vni),
+            away: (0..=u8::MAX)
+                .zip(&def.subnets)
+                .flat_map(|(index, subnet)| {
+                    let away = node.pools().away(def.vni, index).into_iter();
+                    away.map(|(id, addresses)| Away {
+                        subnet: *subnet,
+                        node: node_ref(node, id),
+                        addresses: addresses.to_string(),
+                    })
+                })
+                .collect(),
         }
     };
     directory.networks().map(show).collect()

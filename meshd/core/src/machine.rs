@@ -16,6 +16,7 @@ use crate::ident::{
 };
 use crate::mesh::{Mesh, MeshConfig, PeerMessage};
 use crate::names::Names;
+use crate::neighbor::is_router;
 use crate::networks::Added;
 use crate::node::{Input, KernelEvent, Output};
 use crate::notice::Notice;
@@ -404,6 +405,8 @@ impl Node {
                     None => self.pools.remove(vni, &mut self.out),
                 }
                 self.network_changed(vni, now);
+                self.ports
+                    .network_changed(vni, &self.mesh.directory, now, &mut self.out);
             }
             Change::Node(_) => {
                 let networks: Vec<Vni> =
@@ -449,6 +452,7 @@ impl Node {
                 node,
                 mac: endpoint.mac,
                 ips: endpoint.ips.clone(),
+                router: is_router(&endpoint.labels),
             })
             .collect();
         self.switch.set_remote(vni, &remote, &mut self.out);
@@ -466,6 +470,7 @@ impl Node {
                     mac: record.mac,
                     ips,
                     service: false,
+                    router: is_router(&record.labels),
                 }
             }
             PortChange::ServiceUp(wiring) => {
@@ -476,6 +481,7 @@ impl Node {
                     mac: wiring.mac,
                     ips,
                     service: true,
+                    router: false,
                 }
             }
             PortChange::PortDown(record) => {

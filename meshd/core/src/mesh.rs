@@ -196,6 +196,17 @@ impl Mesh {
                     .closed(session, &reason, &self.directory, now, out);
                 self.turn(turn, now, out);
             }
+            SessionEvent::Shrank { session, was, mtu } => {
+                if let Some(node) = self.peer_of(session) {
+                    let name = self.directory.member(node).map(|m| m.name.to_string());
+                    out.push(Output::Notice(Notice::PathShrank {
+                        node,
+                        name: name.unwrap_or_default(),
+                        was,
+                        mtu,
+                    }));
+                }
+            }
             SessionEvent::DialFailed { node, reason } => self.peers.dial_failed(node, &reason, now),
         }
         self.follow_up(now, out);

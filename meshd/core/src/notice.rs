@@ -19,6 +19,12 @@ pub enum Notice {
         name: String,
         reason: String,
     },
+    PathShrank {
+        node: NodeId,
+        name: String,
+        was: u16,
+        mtu: u16,
+    },
     PeerRefused {
         remote: String,
         reason: String,

@@ -276,6 +276,19 @@ pub struct Network {
     pub nodes: Vec<NodeRef>,
     /// Plugins in its policy chain on this node.
     pub plugins: u32,
+    /// Addresses that this node gave away to nodes that are revoked or not connected.
+    pub away: Vec<Away>,
+}
+
+/// Addresses that nobody in reach can lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// Their subnet.
+    pub subnet: ipnet::IpNet,
+    /// Who has them.
+    pub node: NodeRef,
+    /// How many at least, as a decimal number (it may exceed 2^64).
+    pub addresses: String,
 }
 
 /// One line of `meshd ports`.
@@ -543,6 +556,15 @@ pub fn sentence(notice: &Notice) -> String {
         Notice::PeerDown { node, name, reason } => {
             format!("session with {} is over: {}", who(node, name), esc(reason))
         }
+        Notice::PathShrank {
+            node,
+            name,
+            was,
+            mtu,
+        } => format!(
+            "the path to {} lost all packets of {was} bytes and takes smaller ones; {mtu} bytes from now on, until more are proven",
+            who(node, name)
+        ),
         Notice::PeerRefused { remote, reason } => {
             format!("{} was refused: {}", esc(remote), esc(reason))
         }

@@ -88,6 +88,7 @@ impl Backend for Fake {
             endpoints: 2,
             nodes: vec![here()],
             plugins: 0,
+            away: Vec::new(),
         }])
     }
     async fn ports(&self) -> Answer<Vec<view::Port>> {

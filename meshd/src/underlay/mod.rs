@@ -16,6 +16,7 @@ mod gate;
 mod pace;
 mod queue;
 mod session;
+mod shrink;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -97,6 +98,8 @@ pub struct SessionStats {
     pub cwnd: u64,
     /// Largest UDP payload that the path takes, in bytes.
     pub mtu: u16,
+    /// What it took before, if that was more.
+    pub mtu_before: Option<u16>,
     /// Largest datagram for a frame, in bytes.
     pub datagram_max: Option<usize>,
     /// QUIC packets sent.
@@ -243,6 +246,7 @@ impl Underlay {
             rtt_min_us: us(stats.path.min_rtt),
             cwnd: stats.path.cwnd,
             mtu: stats.path.current_mtu,
+            mtu_before: session.before.than(stats.path.current_mtu),
             datagram_max: session.connection.max_datagram_size(),
             sent_packets: stats.path.sent_packets,
             lost_packets: stats.path.lost_packets,

@@ -370,6 +370,14 @@ pub(super) fn no_address(vni: Vni, subnet: u8, around: &dyn Surroundings, pools:
             around.show_node(def.author)
         ));
     }
+    let mut away = pools.away(vni, subnet);
+    away.sort_by_key(|&(_, addresses)| std::cmp::Reverse(addresses));
+    for (node, addresses) in away.into_iter().take(4) {
+        asked.push(format!(
+            "{addresses} or more are with {}, which is revoked or not connected",
+            around.show_node(node)
+        ));
+    }
     if asked.is_empty() {
         asked.push("there is nobody to ask".to_owned());
     }
