@@ -132,6 +132,19 @@ fn a_revoked_node_is_out_at_once_and_stays_out() {
             "the revoked node is back"
         );
         ensure!(ping(&stations[1].netns, c.port.v4()?, 2, 56)?.received == 0);
+        // And it says so itself, with the way back.
+        let (c, container) = (lab.node(2), lab.container(2, 0));
+        let attach = ["attach", "lan", "--netns", container, "--ifname", "eth7"];
+        for words in [c.refused(&["status"])?, c.refused(&attach)?, {
+            let token = lab.node(0).invite(&[])?;
+            c.stop()?;
+            c.refused(&["join", &token])?
+        }] {
+            ensure!(
+                words.contains("revoked") && words.contains("state folder"),
+                "{words}"
+            );
+        }
         Ok(())
     });
 }

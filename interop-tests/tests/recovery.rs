@@ -240,3 +240,36 @@ fn what_was_acknowledged_survives_kill_9() {
         Ok(())
     });
 }
+
+#[test]
+fn a_container_that_is_attached_anew_is_reached_at_once_by_those_who_knew_it() {
+    scene(LabSpec::hosts(2).containers(2), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment(
+            "lan",
+            &["--subnet", "10.10.0.0/24", "--subnet", "fd10::/64"],
+        )?;
+        let moved = &stations[2];
+        let (v4, v6) = (moved.port.v4()?, moved.port.v6()?);
+        let others = [&stations[0], &stations[1], &stations[3]];
+        for other in others {
+            ping_until(&other.netns, v4, Duration::from_secs(5))?;
+            ping_until(&other.netns, v6, Duration::from_secs(5))?;
+        }
+        lab.node(1).ok(&["detach", &moved.port.id.to_string()])?;
+        let ips = format!("{v4}/24,{v6}/64");
+        let port = lab.node(1).attach("lan", &moved.netns, &["--ip", &ips])?;
+        ensure!(port.mac != moved.port.mac, "the port has its old MAC");
+        for other in others {
+            // Duplicate address detection takes a second.
+            for (ip, limit) in [(v4, 2), (v6, 4)] {
+                ping_until(&other.netns, ip, Duration::from_secs(limit))?;
+            }
+        }
+        // One that is leased is not the one that has just come back.
+        lab.node(1).ok(&["detach", &port.id.to_string()])?;
+        let port = lab.node(1).attach("lan", &moved.netns, &[])?;
+        ensure!(port.v4()? != v4, "{v4} was leased again at once");
+        Ok(())
+    });
+}

@@ -318,3 +318,26 @@ fn a_namespace_is_named_by_name_path_or_process() {
         Ok(())
     });
 }
+
+#[test]
+fn an_address_of_the_overlay_is_not_offered_as_a_way_to_this_host() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.mesh()?;
+        lab.network("lan", &["--subnet", "10.10.0.0/24"])?;
+        let node = lab.node(0);
+        node.ok(&["attach", "lan", "--netns", "self", "--ifname", "lan0"])?;
+        let shown = netns::run(&lab.hosts[0].netns, "ip", &["-o", "addr", "show", "lan0"])?;
+        ensure!(shown.contains("10.10.0."), "lan0 has no address: {shown}");
+        // Longer than the daemon takes to read its addresses again and to tell them.
+        std::thread::sleep(Duration::from_secs(4));
+        for (who, command) in [(1, "members"), (0, "doctor")] {
+            let text = lab.node(who).json(&[command])?.to_string();
+            ensure!(text.contains("192.0.2.1"), "{command}: {text}");
+            ensure!(
+                !text.contains("10.10.0."),
+                "{command} offers the overlay: {text}"
+            );
+        }
+        Ok(())
+    });
+}

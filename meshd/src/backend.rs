@@ -44,7 +44,11 @@ fn failed(message: impl Into<String>) -> Refusal {
 }
 
 impl Backend for Live {
-    async fn command(&self, command: Command) -> Answer<Reply> {
+    async fn command(&self, mut command: Command) -> Answer<Reply> {
+        if let Command::Attach(spec) = &mut command {
+            // Here, while the process that was named is most likely still there.
+            spec.netns = crate::kernel::settle(spec.netns.clone());
+        }
         self.driver.command(command).await
     }
 
@@ -89,16 +93,24 @@ impl Backend for Live {
     }
 
     async fn status(&self) -> Answer<view::Status> {
-        let problems = self.problems();
+        let problems = self.problems(&self.networks().await?);
         let fenced_off = match self.kernel.fence().read().await {
             Ok(FenceReading::Whole(state)) => state.dropped,
             _ => 0,
         };
         let status = self
             .driver
-            .view(move |node, world, now| views::status(node, world, now, problems, fenced_off))
+            .view(move |node, world, now| {
+                views::status(node, world, now, problems, fenced_off).ok_or_else(|| {
+                    let message = node.mesh().revoked();
+                    message.unwrap_or_else(|| "this node has no statement of membership any more; restore its state folder from a backup, or remove it and join by a new invite".to_owned())
+                })
+            })
             .await?;
-        status.ok_or_else(|| failed("this node is no member of the mesh any more: it was revoked, or its membership expired"))
+        status.map_err(|message| Refusal {
+            code: RefusalCode::Forbidden,
+            message,
+        })
     }
 
     async fn members(&self) -> Answer<Vec<view::Member>> {
@@ -206,7 +218,7 @@ impl Backend for Live {
 
 impl Live {
     /// What is not as it should be, with what to do.
-    fn problems(&self) -> Vec<String> {
+    fn problems(&self, networks: &[view::Network]) -> Vec<String> {
         let mut problems = Vec::new();
         for plugin in self.rulings.list() {
             if let Some(trouble) = &plugin.trouble {
@@ -216,7 +228,14 @@ impl Live {
                 if let Some(trouble) = &place.trouble {
                     problems.push(format!(
                         "plugin {} on network {}: {trouble}",
-                        plugin.name, place.vni
+                        plugin.name,
+                        networks
+                            .iter()
+                            .find(|network| network.vni == place.vni)
+                            .map_or_else(
+                                || place.vni.to_string(),
+                                |network| network.name.to_string()
+                            )
                     ));
                 }
             }

@@ -31,6 +31,7 @@ use meshd_core::planes::PlanesConfig;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -44,6 +45,12 @@ pub(crate) struct RunOptions {
     /// Config file; `None`: the default one if it is there.
     pub(crate) config: Option<PathBuf>,
 }
+
+/// As much as [`Config::parse`] takes, and a bit, so that it tells what is wrong.
+pub(crate) const CONFIG_MAX: usize = (1 << 20) + 1;
+
+/// For the meshd that had the state before, to end.
+const PREDECESSOR: Duration = Duration::from_secs(3);
 
 const DEFAULT_CONFIG: &str = "/etc/meshd/meshd.toml";
 
@@ -59,7 +66,10 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(options, config, config_path))
+    let ended = runtime.block_on(serve(options, config, config_path));
+    // What still runs has nothing to lose: the driver has ended, or there is none.
+    runtime.shutdown_background();
+    ended
 }
 
 fn config_path(options: &RunOptions) -> Option<PathBuf> {
@@ -75,7 +85,7 @@ pub(crate) fn read_config(path: Option<&Path>) -> anyhow::Result<Config> {
     let Some(path) = path else {
         return Ok(Config::default());
     };
-    let text = std::fs::read_to_string(path)
+    let text = crate::bounded::text(path, CONFIG_MAX)
         .with_context(|| format!("read the config file {}", path.display()))?;
     Config::parse(&text).map_err(|error| anyhow::anyhow!("{}:{error}", path.display()))
 }
@@ -89,7 +99,11 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let socket = Socket::bind(&options.socket)?;
-    let store = Store::open(&options.state)?;
+    let state = options.state.clone();
+    // One that was told to stop a moment ago may still say goodbye to its peers.
+    let store = tokio::task::spawn_blocking(move || Store::open_within(&state, PREDECESSOR))
+        .await
+        .context("open the state")??;
     let identity = Identity::load(&store)?.with_context(|| {
         format!(
             "{} belongs to no mesh yet; run `meshd init` for a new mesh, or `meshd join TOKEN` with a token from `meshd invite`",
@@ -228,7 +242,10 @@ async fn serve(
         None => {
             tracing::info!("stopping; ports stay as they are, for the next start");
             handle.stop().await;
-            Ok(())
+            match driving.await {
+                Ok(kept) => kept.context("something was not kept"),
+                Err(panic) => Err(anyhow::anyhow!("the driver broke: {panic}")),
+            }
         }
         Some(Ok(result)) => result.context("the state can no longer be kept"),
         Some(Err(panic)) => Err(anyhow::anyhow!("the driver broke: {panic}")),

@@ -11,7 +11,7 @@
 
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Header, HeaderCounts, Metadata, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA};
+use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
@@ -19,7 +19,7 @@ use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
 use meshd_core::ident::Vni;
-use meshd_core::names::{NameAnswer, NameKind, Names};
+use meshd_core::names::{NameAnswer, NameKind, Names, SERVICE_NAME};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -105,8 +105,8 @@ impl Forwarder {
 /// Answers the ports of one network.
 pub(crate) struct NameService {
     vni: Vni,
-    /// `<network>.<mesh domain>`, for the SOA of negative answers.
-    zone: Name,
+    /// `meshd.<network>.<mesh domain>`: who answers.
+    server: Name,
     names: NamesHandle,
     forward: Forwarder,
 }
@@ -116,17 +116,17 @@ struct Answered {
     code: ResponseCode,
     ours: bool,
     records: Vec<Record>,
+    /// The zone of ours that was asked about.
+    apex: Option<Name>,
 }
 
 impl NameService {
     /// A service for network `vni`, whose names end in `domain`.
     pub(crate) fn new(vni: Vni, domain: &str, names: NamesHandle, forward: Forwarder) -> Self {
-        let zone = Name::from_str(domain)
-            .map(fqdn)
-            .unwrap_or_else(|_| Name::root());
+        let server = Name::from_str(&format!("{SERVICE_NAME}.{domain}"));
         Self {
             vni,
-            zone,
+            server: server.map(fqdn).unwrap_or_else(|_| Name::root()),
             names,
             forward,
         }
@@ -137,6 +137,7 @@ impl NameService {
             code,
             ours: false,
             records: Vec::new(),
+            apex: None,
         };
         if request.metadata.op_code != OpCode::Query {
             return refuse(ResponseCode::Refused);
@@ -158,13 +159,16 @@ impl NameService {
             _ => NameKind::Other,
         };
         let text = name.to_lowercase().to_ascii();
-        let answer = self
-            .names
-            .load()
-            .lookup(self.vni, text.trim_end_matches('.'), wanted);
+        let text = text.trim_end_matches('.');
+        let names = self.names.load();
+        let answer = names.lookup(self.vni, text, wanted);
+        let apex = names.apex(self.vni, text);
+        drop(names);
+        let apex = apex.and_then(|apex| Name::from_str(&apex).map(fqdn).ok());
         let ours = |code, data: Vec<RData>| Answered {
             code,
             ours: true,
+            apex: apex.clone(),
             records: data
                 .into_iter()
                 .map(|data| Record::from_rdata(name.clone(), TTL_S, data))
@@ -179,6 +183,13 @@ impl NameService {
                 Ok(target) => ours(ResponseCode::NoError, vec![RData::PTR(PTR(fqdn(target)))]),
                 Err(_) => ours(ResponseCode::ServFail, Vec::new()),
             },
+            NameAnswer::NoData if apex.as_ref() == Some(&name) && kind == RecordType::SOA => {
+                ours(ResponseCode::NoError, vec![RData::SOA(self.soa())])
+            }
+            NameAnswer::NoData if apex.as_ref() == Some(&name) && kind == RecordType::NS => ours(
+                ResponseCode::NoError,
+                vec![RData::NS(NS(self.server.clone()))],
+            ),
             NameAnswer::NoData => ours(ResponseCode::NoError, Vec::new()),
             NameAnswer::NoSuchName => ours(ResponseCode::NXDomain, Vec::new()),
             NameAnswer::NotOurs if !request.metadata.recursion_desired => {
@@ -190,24 +201,17 @@ impl NameService {
                     code,
                     ours: false,
                     records,
+                    apex: None,
                 }
             }
         }
     }
 
     /// Negative answers carry it, so that resolvers know how long to believe them (RFC 2308 §3).
-    fn soa(&self) -> Record {
+    fn soa(&self) -> SOA {
         let ttl = i32::try_from(TTL_S).unwrap_or(5);
-        let soa = SOA::new(
-            self.zone.clone(),
-            self.zone.clone(),
-            1,
-            ttl,
-            ttl,
-            ttl,
-            TTL_S,
-        );
-        Record::from_rdata(self.zone.clone(), TTL_S, RData::SOA(soa))
+        let server = self.server.clone();
+        SOA::new(server.clone(), server, 1, ttl, ttl, ttl, TTL_S)
     }
 }
 
@@ -235,7 +239,8 @@ impl RequestHandler for NameService {
         metadata.response_code = answered.code;
         metadata.authoritative = answered.ours;
         metadata.recursion_available = true;
-        let soa = (answered.ours && answered.records.is_empty()).then(|| self.soa());
+        let apex = answered.apex.filter(|_| answered.records.is_empty());
+        let soa = apex.map(|apex| Record::from_rdata(apex, TTL_S, RData::SOA(self.soa())));
         let response = MessageResponseBuilder::from_message_request(request).build(
             metadata,
             answered.records.iter(),

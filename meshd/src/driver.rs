@@ -7,8 +7,8 @@
 //!    clock ------------------------------------------> +--------+
 //! ```
 //!
-//! Owns the [`Node`] and the order of acts: what a drain wants kept is on disk before anything else of it is done. It
-//! decides nothing.
+//! Owns the [`Node`] and the order of acts: what a drain wants kept is on disk before anything else of it is done; what
+//! may go on while the disk takes nothing stands in `unkept.rs`. It decides nothing.
 
 use crate::clock::Clock;
 use crate::datapath::Datapath;
@@ -17,15 +17,16 @@ use crate::events::Events;
 use crate::executor::Executor;
 use crate::kernel::{Kernel, Vtap};
 use crate::rulings::Rulings;
-use crate::store::Store;
+use crate::store::{Change, Store};
 use crate::underlay::{Heard, Underlay};
+use crate::unkept::{Kept, Unkept};
 use crate::wirer::{Job, Wirer};
 use meshd_core::command::{Command, Refusal, RefusalCode, Reply};
 use meshd_core::ident::{CommandId, Now, PortId, Vni};
 use meshd_core::node::{Input, KernelEvent, Node, Output, SessionEvent};
 use meshd_core::notice::Notice;
 use meshd_core::view::Event;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -51,6 +52,8 @@ pub(crate) struct World<'a> {
     pub(crate) underlay: &'a Underlay,
     /// Tier 0.
     pub(crate) kernel: &'a Kernel,
+    /// Why the state is not on the disk, if so.
+    pub(crate) unkept: Option<&'a str>,
 }
 
 type View = Box<dyn FnOnce(&Node, &World<'_>, Now) + Send>;
@@ -195,11 +198,14 @@ pub(crate) struct Parts {
 
 struct Driver {
     parts: Parts,
+    unkept: Unkept,
     wirer: Wirer,
     executor: Executor,
     requests: mpsc::Receiver<Request>,
     events: Arc<Events>,
     waiting: BTreeMap<CommandId, oneshot::Sender<Result<Reply, Refusal>>>,
+    /// Commands among [`Driver::waiting`] that keep nothing.
+    free: BTreeSet<CommandId>,
     next_command: u64,
 }
 
@@ -228,7 +234,7 @@ pub(crate) struct Mailbox {
 /// Runs the node until it is told to stop.
 ///
 /// # Errors
-/// If the store fails: what cannot be kept must not be acknowledged, so the daemon ends, and its supervisor starts it again.
+/// If it stops with something that could not be kept.
 pub(crate) async fn run(
     parts: Parts,
     wirer: Wirer,
@@ -236,6 +242,8 @@ pub(crate) async fn run(
     mailbox: Mailbox,
 ) -> Result<(), crate::store::StoreError> {
     let mut driver = Driver {
+        unkept: Unkept::new(parts.store.clone()),
+        free: BTreeSet::new(),
         parts,
         wirer,
         executor,
@@ -244,14 +252,14 @@ pub(crate) async fn run(
         waiting: BTreeMap::new(),
         next_command: 0,
     };
-    driver.drain().await?;
+    driver.drain().await;
     loop {
         let wake = driver.parts.node.poll_timeout();
+        let wake = wake.map(|(moment, _why)| driver.parts.clock.instant(moment));
+        let wake = wake.into_iter().chain(driver.unkept.due()).min();
         let timer = async {
             match wake {
-                Some((moment, _why)) => {
-                    tokio::time::sleep_until(driver.parts.clock.instant(moment).into()).await
-                }
+                Some(instant) => tokio::time::sleep_until(instant.into()).await,
                 None => std::future::pending().await,
             }
         };
@@ -277,12 +285,13 @@ pub(crate) async fn run(
                 Some(Request::Stop(done)) => {
                     let now = driver.parts.clock.now();
                     driver.parts.node.stop(now);
-                    driver.drain().await?;
+                    driver.drain().await;
                     driver.parts.underlay.close().await;
+                    let left = driver.unkept.last_try().await;
                     let _ = done.send(());
-                    return Ok(());
+                    return left;
                 }
-                Some(request) => driver.request(request),
+                Some(request) => driver.request(request).await,
                 None => return Ok(()),
             },
             () = timer => {}
@@ -297,7 +306,7 @@ pub(crate) async fn run(
         {
             driver.parts.node.handle_timeout(now);
         }
-        driver.drain().await?;
+        driver.drain().await;
     }
 }
 
@@ -317,12 +326,18 @@ impl Driver {
         self.parts.node.handle(input, now);
     }
 
-    fn request(&mut self, request: Request) {
+    async fn request(&mut self, request: Request) {
         let now = self.parts.clock.now();
         match request {
             Request::Command(command, tell) => {
                 let id = CommandId(self.next_command);
                 self.next_command += 1;
+                if matches!(command, Command::PolicyChain { .. }) {
+                    self.free.insert(id);
+                } else if let Err(refusal) = self.room().await {
+                    let _ = tell.send(Err(refusal));
+                    return;
+                }
                 self.waiting.insert(id, tell);
                 self.parts.node.handle(Input::Command { id, command }, now);
             }
@@ -331,6 +346,7 @@ impl Driver {
                     datapath: &self.parts.datapath,
                     underlay: &self.parts.underlay,
                     kernel: &self.parts.kernel,
+                    unkept: self.unkept.trouble(),
                 };
                 view(&self.parts.node, &world, now);
             }
@@ -354,8 +370,16 @@ impl Driver {
         }
     }
 
+    /// Whether the next command could be kept; what waits for the disk is tried first.
+    async fn room(&mut self) -> Result<(), Refusal> {
+        if self.unkept.trouble().is_some() {
+            self.keep(Vec::new(), true).await;
+        }
+        self.unkept.room().await
+    }
+
     /// Does what the node wants, in its order; first on disk what it wants kept.
-    async fn drain(&mut self) -> Result<(), crate::store::StoreError> {
+    async fn drain(&mut self) {
         let (mut keep, mut acts) = (Vec::new(), Vec::new());
         while let Some(output) = self.parts.node.poll_output() {
             match output {
@@ -363,22 +387,38 @@ impl Driver {
                 act => acts.push(act),
             }
         }
-        if !keep.is_empty() {
-            let store = self.parts.store.clone();
-            // The node waits for the disk, on purpose; the lanes do not wait for the node.
-            let kept = tokio::task::spawn_blocking(move || store.commit(&keep)).await;
-            match kept {
-                Ok(result) => result?,
-                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-            }
-        }
+        self.keep(keep, false).await;
         if let Some(names) = self.parts.node.take_names() {
             self.parts.names.store(Arc::new(names));
         }
         for act in acts {
-            self.act(act);
+            let free = matches!(&act, Output::Reply { id, .. } if self.free.remove(id));
+            let act = match self.unkept.trouble() {
+                Some(_) if !free => self.unkept.admit(act),
+                _ => Some(act),
+            };
+            if let Some(act) = act {
+                self.act(act);
+            }
         }
-        Ok(())
+    }
+
+    async fn keep(&mut self, batch: Vec<Change>, now_please: bool) {
+        match self.unkept.keep(batch, now_please).await {
+            Kept::All | Kept::Not { first: false } => {}
+            Kept::Not { first: true } => {
+                let why = self.unkept.trouble().unwrap_or_default();
+                self.notice(Notice::StateUnkept {
+                    reason: why.to_owned(),
+                });
+            }
+            Kept::Again(acts) => {
+                self.notice(Notice::StateKept {});
+                for act in acts {
+                    self.act(act);
+                }
+            }
+        }
     }
 
     fn act(&mut self, act: Output) {
@@ -414,7 +454,11 @@ impl Driver {
                 }
             }
             Output::Hangup { session, reason } => parts.underlay.hangup(session, reason),
-            Output::Wire(wiring) => self.wirer.job(Job::Wire(wiring)),
+            Output::Wire(wiring) => {
+                // A port that failed with its network still has its lane, and that the TAP.
+                parts.datapath.remove_port(wiring.port.id);
+                self.wirer.job(Job::Wire(wiring));
+            }
             Output::Unwire(port) => {
                 parts.datapath.remove_port(port.id);
                 self.wirer.job(Job::Unwire(port));

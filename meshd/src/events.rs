@@ -133,9 +133,11 @@ fn log(event: &Event) {
         Notice::PeerRefused { .. }
         | Notice::InviteRefused { .. }
         | Notice::PortFailed { .. }
+        | Notice::PathShrank { .. }
         | Notice::HeldBack { .. }
         | Notice::KernelTrouble { .. }
         | Notice::KernelRepaired { .. }
+        | Notice::StateUnkept { .. }
         | Notice::Refused { .. } => {
             tracing::warn!(target: "meshd::events", "{text}");
         }

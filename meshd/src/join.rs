@@ -44,9 +44,17 @@ pub enum JoinError {
     /// The state file.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Its key is good for nothing any more.
+    #[error(
+        "this node was revoked from mesh {name}, and its key stays refused; to join again, stop meshd, remove the state folder and use the invite then (docs/howto/remove-a-node.md)"
+    )]
+    Revoked {
+        /// The mesh's name.
+        name: Label,
+    },
     /// This node is a member of the mesh that the token is for.
     #[error(
-        "this node is a member of mesh {name} already, the one that the invite is for; nothing to do: start it with `meshd run`"
+        "this node is a member of mesh {name} already, the one that the invite is for; nothing to do: start it with `meshd run`. If the others say that it was revoked (`meshd peers`), remove the state folder first"
     )]
     Already {
         /// The mesh's name.
@@ -128,6 +136,9 @@ impl Bootstrap {
 pub async fn join(store: &Store, token: &Token, name: &Label) -> Result<Identity, JoinError> {
     match refuse_second_mesh(store) {
         Err(IdentityError::Member { name, mesh }) if mesh == token.mesh => {
+            if is_revoked(store)? {
+                return Err(JoinError::Revoked { name });
+            }
             return Err(JoinError::Already { name });
         }
         Err(IdentityError::Member { name, mesh }) => {
@@ -187,6 +198,16 @@ pub async fn join(store: &Store, token: &Token, name: &Label) -> Result<Identity
         welcome.mesh_name,
         welcome.membership,
     )?)
+}
+
+/// Whether this node has learnt of its own revocation. The node that kept the list has checked it.
+fn is_revoked(store: &Store) -> Result<bool, JoinError> {
+    let me = node_key(store)?.id();
+    let list = StateKey::Record(RecordKind::Revocations, NodeId([0; 32]), None).encode();
+    let rows = store.load()?;
+    let kept = rows.iter().find(|(key, _)| *key == list);
+    let record = kept.and_then(|(_, value)| state::decode::<Signed>(value).ok()?.decode().ok());
+    Ok(matches!(record, Some(Record::Revocations(list)) if list.nodes.contains(&me)))
 }
 
 /// Who is a member and where, as the node finds it in its state when it starts. What is not signed as it must be is left out.

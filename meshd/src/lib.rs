@@ -2,6 +2,7 @@
 
 pub mod api;
 mod backend;
+mod bounded;
 pub mod cli;
 mod clock;
 mod daemon;
@@ -20,6 +21,7 @@ mod service;
 pub mod store;
 pub mod token;
 pub mod underlay;
+mod unkept;
 mod views;
 mod watch;
 mod wirer;

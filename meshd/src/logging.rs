@@ -8,9 +8,27 @@ use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// `MESHD_LOG` goes before the config file; it takes the same words, and `target=level` pairs.
-fn filter(config: &LogConfig) -> EnvFilter {
-    let wanted = std::env::var("MESHD_LOG").unwrap_or_else(|_| config.level.clone());
+/// Goes before the config file, also when that is read again.
+const VARIABLE: &str = "RUST_LOG";
+
+/// What the environment asks for, if anything: levels and `target=level`, as programs with this variable have it.
+///
+/// # Errors
+/// If it is no filter.
+fn from_environment() -> anyhow::Result<Option<String>> {
+    let Some(wanted) = std::env::var_os(VARIABLE).filter(|wanted| !wanted.is_empty()) else {
+        return Ok(None);
+    };
+    let wanted = wanted
+        .into_string()
+        .map_err(|_| anyhow::anyhow!("{VARIABLE} is no UTF-8"))?;
+    EnvFilter::try_new(&wanted)
+        .with_context(|| format!("{VARIABLE}={wanted} is no filter of the log"))?;
+    Ok(Some(wanted))
+}
+
+fn filter(config: &LogConfig, environment: Option<String>) -> EnvFilter {
+    let wanted = environment.unwrap_or_else(|| config.level.clone());
     // The name server tells of each question at this level, which is for who looks for trouble with names.
     let wanted = match wanted.as_str() {
         "info" => "info,hickory_server=warn".to_owned(),
@@ -22,9 +40,9 @@ fn filter(config: &LogConfig) -> EnvFilter {
 /// Once, at the start.
 ///
 /// # Errors
-/// If a subscriber is there already.
+/// If a subscriber is there already, or the environment asks for what is no filter.
 pub(crate) fn start(config: &LogConfig) -> anyhow::Result<()> {
-    let (level, handle) = reload::Layer::new(filter(config));
+    let (level, handle) = reload::Layer::new(filter(config, from_environment()?));
     let _ = LEVEL.set(handle);
     let registry = Registry::default().with(level);
     match config.format {
@@ -42,6 +60,6 @@ pub(crate) fn start(config: &LogConfig) -> anyhow::Result<()> {
 pub(crate) fn set_level(config: &LogConfig) {
     if let Some(handle) = LEVEL.get() {
         // Fails only if the subscriber is gone, at the end of the process.
-        let _ = handle.reload(filter(config));
+        let _ = handle.reload(filter(config, from_environment().unwrap_or(None)));
     }
 }

@@ -124,19 +124,20 @@ impl Rulings {
     }
 
     /// Puts an installed plugin into the chain of a network, with `config` as JSON (empty: `{}`). If it is there already,
-    /// changes config and place, and asks the old one until the new one is ready.
+    /// changes config and place, and asks the old one until the new one is ready. What is `None` stays as it was: who
+    /// changes a place must not empty an access list.
     ///
     /// # Errors
     /// There is no such plugin, it refuses the config, or the change cannot be kept. Nothing has changed then.
-    pub fn attach(
+    pub fn attach<'a>(
         &self,
         plugin: &Label,
         vni: Vni,
-        config: &str,
+        config: impl Into<Option<&'a str>>,
         placement: Placement,
     ) -> Result<PluginInfo, AttachError> {
         let mut registry = self.registry();
-        let info = registry.attach(plugin, vni, config, placement)?;
+        let info = registry.attach(plugin, vni, config.into(), placement)?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
     }

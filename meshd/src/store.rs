@@ -18,19 +18,26 @@ use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
     TableError,
 };
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// Name of the file in the state folder.
 pub const FILE: &str = "meshd.redb";
 /// What this program writes, and the newest that it reads.
 const SCHEMA: u64 = 1;
+/// Bytes that a change of a command needs at most, as a rule.
+const TRIED: usize = 64 << 10;
+/// With so many bytes free nothing is tried.
+const PLENTY: u64 = 8 << 20;
 
 const NODE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("node");
 const SHELL: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("shell");
+/// Overwritten to see whether there is room. Nobody reads it.
+const ROOM: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("room");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 /// One key and its new value; `None` forgets it.
@@ -44,8 +51,14 @@ pub type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    db: Database,
+    /// `None` between a write that failed and the next use: after one, redb wants the file opened again.
+    db: RwLock<Option<Database>>,
+    dir: PathBuf,
     path: PathBuf,
+    /// Device and inode of the file: another one in its place is not taken for it.
+    file: (u64, u64),
+    /// Locked, also while the file is opened again.
+    _folder: File,
 }
 
 /// Why the state cannot be opened, read or written.
@@ -96,20 +109,81 @@ impl Store {
     /// See [`StoreError`]; the folder's content is unchanged then, but for a first empty file.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         own_folder(dir)?;
+        let io = |doing, source| StoreError::Io {
+            doing,
+            path: dir.to_owned(),
+            source,
+        };
+        let folder = File::open(dir).map_err(|e| io("open", e))?;
+        match folder.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(io("lock", error)),
+        }
         let path = dir.join(FILE);
+        if path
+            .symlink_metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.len() == 0)
+        {
+            return Err(StoreError::Damaged {
+                path,
+                detail: "it is empty".to_owned(),
+            });
+        }
         let file = own_file(&path)?;
+        let id = file_id(&path, &file)?;
         let db = open_db(dir, &path, file)?;
-        let store = Self(Arc::new(Inner { db, path }));
-        store.check_schema()?;
         // The folder's entry for a new file must be as durable as what will be in it.
-        File::open(dir)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|source| StoreError::Io {
-                doing: "sync",
-                path: dir.to_owned(),
-                source,
-            })?;
+        let synced = folder.sync_all().map_err(|e| io("sync", e));
+        let store = Self(Arc::new(Inner {
+            db: RwLock::new(Some(db)),
+            dir: dir.to_owned(),
+            path,
+            file: id,
+            _folder: folder,
+        }));
+        store.check_schema()?;
+        synced?;
         Ok(store)
+    }
+
+    /// Whether a change of usual size could be kept. Costs nothing while the disk has room; else it is tried.
+    ///
+    /// # Errors
+    /// If it could not.
+    pub fn has_room(&self) -> Result<(), StoreError> {
+        use nix::sys::statvfs::{FsFlags, statvfs};
+        let plenty = statvfs(&self.0.dir).is_ok_and(|fs| {
+            let free = fs.blocks_available().saturating_mul(fs.fragment_size());
+            free >= PLENTY && !fs.flags().contains(FsFlags::ST_RDONLY)
+        });
+        if plenty && self.0.db.read().is_ok_and(|db| db.is_some()) {
+            return Ok(());
+        }
+        self.write("write state to", |txn| {
+            txn.open_table(ROOM)?.insert("tried", &[0; TRIED][..])?;
+            Ok(())
+        })
+    }
+
+    /// As [`Store::open`], but waits up to `patience` for another meshd that is about to stop.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_within(dir: &Path, patience: Duration) -> Result<Self, StoreError> {
+        let end = Instant::now() + patience;
+        loop {
+            match Self::open(dir) {
+                Err(StoreError::InUse { .. }) if Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                result => return result,
+            }
+        }
     }
 
     /// True if `dir` holds a state file, whatever is in it.
@@ -248,12 +322,12 @@ impl Store {
         change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
     ) -> Result<(), StoreError> {
         // A transaction's commit is fsynced unless told otherwise; this file never tells otherwise.
-        let run = || -> Result<(), redb::Error> {
-            let txn = self.0.db.begin_write()?;
+        let run = |db: &Database| -> Result<(), redb::Error> {
+            let txn = db.begin_write()?;
             change(&txn)?;
             Ok(txn.commit()?)
         };
-        run().map_err(|error| self.error(doing, error))
+        self.with_db(doing, run)
     }
 
     fn read<T>(
@@ -261,8 +335,54 @@ impl Store {
         doing: &'static str,
         look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
-        let run = || look(&self.0.db.begin_read()?);
-        run().map_err(|error| self.error(doing, error))
+        self.with_db(doing, |db| look(&db.begin_read()?))
+    }
+
+    fn with_db<T>(
+        &self,
+        doing: &'static str,
+        run: impl FnOnce(&Database) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
+        let slot = &self.0.db;
+        let open = slot.read().unwrap_or_else(PoisonError::into_inner);
+        let open = if open.is_some() {
+            open
+        } else {
+            drop(open);
+            let mut closed = slot.write().unwrap_or_else(PoisonError::into_inner);
+            if closed.is_none() {
+                *closed = Some(self.open_again()?);
+            }
+            drop(closed);
+            slot.read().unwrap_or_else(PoisonError::into_inner)
+        };
+        let result = match &*open {
+            Some(db) => run(db),
+            // Closed by somebody else's failure in between: as good as our own.
+            None => Err(redb::Error::PreviousIo),
+        };
+        drop(open);
+        result.map_err(|error| {
+            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                // What was committed is in the file; redb takes nothing more until it is opened again.
+                *slot.write().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            self.error(doing, error)
+        })
+    }
+
+    fn open_again(&self) -> Result<Database, StoreError> {
+        let Inner {
+            dir, path, file, ..
+        } = &*self.0;
+        let there = path.symlink_metadata().map(|meta| (meta.dev(), meta.ino()));
+        if !there.is_ok_and(|there| there == *file) {
+            return Err(StoreError::Damaged {
+                path: path.clone(),
+                detail: "it was removed or replaced while meshd ran".to_owned(),
+            });
+        }
+        open_db(dir, path, own_file(path)?)
     }
 
     fn error(&self, doing: &'static str, error: redb::Error) -> StoreError {
@@ -372,6 +492,15 @@ fn own_file(path: &Path) -> Result<File, StoreError> {
             .map_err(|e| io("close to others", e))?;
     }
     Ok(file)
+}
+
+fn file_id(path: &Path, file: &File) -> Result<(u64, u64), StoreError> {
+    let meta = file.metadata().map_err(|source| StoreError::Io {
+        doing: "look at",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn check_owner(path: &Path, meta: &Metadata) -> Result<(), StoreError> {
@@ -529,6 +658,7 @@ mod tests {
         for bytes in [
             b"not a database, but long enough to be read as one".repeat(100),
             whole[..whole.len() / 3].to_vec(),
+            Vec::new(),
         ] {
             std::fs::write(&path, &bytes).unwrap();
             let error = Store::open(&dir).err().unwrap();
@@ -579,6 +709,22 @@ mod tests {
             ]
         );
         assert_eq!(after.get("identity/node").unwrap().unwrap(), b"key");
+    }
+
+    #[test]
+    fn a_state_that_is_in_use_is_waited_for_as_long_as_was_said() {
+        let (_temp, dir) = folder();
+        let first = Store::open(&dir).unwrap();
+        let start = Instant::now();
+        let refused = Store::open_within(&dir, Duration::from_millis(200));
+        assert!(matches!(refused, Err(StoreError::InUse { .. })));
+        assert!(start.elapsed() >= Duration::from_millis(200));
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(first);
+        });
+        assert!(Store::open_within(&dir, Duration::from_secs(10)).is_ok());
+        ends.join().unwrap();
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use crate::datapath::{LaneFlows, LaneReport};
 use crate::driver::World;
 use meshd_core::claims::{Claim, Conflict};
-use meshd_core::command::NetnsRef;
 use meshd_core::fdb::{How, Place};
 use meshd_core::flow::{FlowKey, Origin};
 use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
@@ -16,7 +15,7 @@ use meshd_core::path::{PathState, Transition};
 use meshd_core::ruling::DropReason;
 use meshd_core::ruling::{Action, Output};
 use meshd_core::view::{
-    self, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow,
+    self, Away, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow,
     FlowTier, Member, MemberState, Network, NodeRef, Path, PathStep, Peer, PeerState, Port,
     PortState, Status, Traffic, VtepRow,
 };
@@ -53,6 +52,12 @@ pub(crate) fn status(
     mut problems: Vec<String>,
     fenced_off: u64,
 ) -> Option<Status> {
+    problems.extend(node.mesh().revoked());
+    if let Some(why) = world.unkept {
+        problems.push(format!(
+            "the state cannot be kept: {why}; traffic goes on, but changes are refused until there is room"
+        ));
+    }
     let directory = node.directory();
     let me = directory.member(node.id())?;
     let started = node.started().wall.0;
@@ -294,7 +299,12 @@ fn quic_path(node: &Node, world: &World<'_>, peer: PeerView) -> Path {
         network: None,
         active: peer.session.is_some(),
         reason: match (&peer.session, peer.last_error) {
-            (Some(_), _) => "a proven session".to_owned(),
+            (Some(_), _) => match stats.and_then(|s| s.mtu_before) {
+                Some(before) => format!(
+                    "a proven session; packets of {before} bytes got lost, so smaller ones are sent"
+                ),
+                None => "a proven session".to_owned(),
+            },
             (None, Some(error)) => error,
             (None, None) => "being dialed".to_owned(),
         },
@@ -358,6 +368,17 @@ pub(crate) fn networks(node: &Node) -> Vec<Network> {
             endpoints: count(directory.endpoints(def.vni)),
             nodes: nodes.into_iter().map(|id| node_ref(node, id)).collect(),
             plugins: node.chain(def.vni),
+            away: (0..=u8::MAX)
+                .zip(&def.subnets)
+                .flat_map(|(index, subnet)| {
+                    let away = node.pools().away(def.vni, index).into_iter();
+                    away.map(|(id, addresses)| Away {
+                        subnet: *subnet,
+                        node: node_ref(node, id),
+                        addresses: addresses.to_string(),
+                    })
+                })
+                .collect(),
         }
     };
     directory.networks().map(show).collect()
@@ -369,12 +390,11 @@ pub(crate) fn ports(node: &Node, world: &World<'_>) -> Vec<Port> {
     node.ports()
         .iter()
         .map(|(record, state, reason)| {
-            let NetnsRef::Path(netns) = &record.netns;
             let network = network_name(node, record.vni);
             Port {
                 id: record.id,
                 vni: record.vni,
-                netns: ByteText::of(netns),
+                netns: ByteText::of(record.netns.path()),
                 ifname: ByteText::of(record.ifname.as_bytes()),
                 mac: record.mac,
                 ips: record.ips.clone(),
@@ -670,6 +690,15 @@ pub(crate) fn doctor(node: &Node, world: &World<'_>, _now: Now) -> Doctor {
             advice: advice.map(str::to_owned),
         });
     };
+    if let Some(revoked) = node.mesh().revoked() {
+        let (found, advice) = revoked.split_once("; ").unwrap_or((&revoked, ""));
+        check(
+            "membership",
+            CheckState::Fail,
+            found.to_owned(),
+            Some(advice),
+        );
+    }
     let addresses = node
         .directory()
         .advert(node.id())

@@ -41,6 +41,13 @@ pub trait Policy: DeserializeOwned + Send + Sync + 'static {
 
 /// Reads and checks a config.
 pub(crate) fn read<P: Policy>(config: &str) -> Result<P, Vec<ConfigError>> {
+    // A list would be read as the fields in their order, and an empty one as a config in which nothing is set.
+    if config.trim_start().starts_with('[') {
+        return Err(vec![ConfigError::new(
+            "",
+            "the config is a list; an object is wanted, such as {}",
+        )]);
+    }
     let json = &mut serde_json::Deserializer::from_str(config);
     let mut policy: P = serde_path_to_error::deserialize(&mut *json)
         .map_err(|e| vec![ConfigError::new(pointer(e.path()), e.inner().to_string())])?;

@@ -147,6 +147,11 @@ pub(crate) fn check<'a>(
         }
     }
     if let Some(name) = &spec.name {
+        if name.is_number() {
+            return Err(invalid(format!(
+                "name {name}: a name of digits alone could be taken for a port's number; put a letter in it"
+            )));
+        }
         if let Some(record) = here
             .clone()
             .find(|record| record.name.as_ref() == Some(name))
@@ -197,7 +202,7 @@ pub(crate) fn check<'a>(
 }
 
 fn check_netns(netns: &NetnsRef) -> Result<(), Refusal> {
-    let NetnsRef::Path(path) = netns;
+    let path = netns.path();
     let why = if path.first() != Some(&b'/') {
         "is no absolute path"
     } else if path.contains(&0) {

@@ -132,8 +132,45 @@ pub struct ForeignVtep {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetnsRef {
-    /// A file: `/run/netns/NAME`, `/proc/N/ns/net`, or any bind mount. The shell makes it absolute. Bytes, since paths are.
+    /// A file: `/run/netns/NAME`, or any bind mount. The shell makes it absolute. Bytes, since paths are.
     Path(Vec<u8>),
+    /// What a process is in: its number can come to mean another process, in another namespace.
+    Nameless(Nameless),
+}
+
+/// A network namespace that was reached through a process, and may outlive it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Nameless {
+    /// The path by which it was reached, such as `/proc/N/ns/net`.
+    pub via: Vec<u8>,
+    /// Of the namespace's file (`st_dev`).
+    pub device: u64,
+    /// Of the namespace's file (`st_ino`); used again by the kernel once the namespace is gone.
+    pub inode: u64,
+    /// When the process started, in ticks since the host's start (proc(5), `starttime`); `None`: not known.
+    pub born: Option<u64>,
+}
+
+impl NetnsRef {
+    /// The path by which it is, or was, reached.
+    #[must_use]
+    pub fn path(&self) -> &[u8] {
+        match self {
+            Self::Path(path) => path,
+            Self::Nameless(nameless) => &nameless.via,
+        }
+    }
+
+    /// True if both mean the same namespace, by whichever process.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nameless(one), Self::Nameless(other)) => {
+                (one.device, one.inode) == (other.device, other.inode)
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// Which addresses a port gets.

@@ -12,8 +12,10 @@
 
 use crate::command::NetworkSpec;
 use crate::ident::{Label, Vni, escape};
+use crate::networks;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// UDP port of the underlay, and of name servers.
@@ -286,12 +288,40 @@ impl Config {
             let at = wrong.span().map_or(0, |span| span.start);
             error_at(text, at, wrong.message().to_owned())
         })?;
-        match config.first_wrong() {
-            Some((section, key, message)) => {
-                Err(error_at(text, place_of(text, section, key), message))
-            }
-            None => Ok(config),
+        if let Some((section, key, message)) = config.first_wrong() {
+            return Err(error_at(
+                text,
+                place_of(text, section, key, usize::MAX),
+                message,
+            ));
         }
+        for (nth, network) in config.networks.iter().enumerate() {
+            if let Some((key, message)) = networks::first_wrong(&network.clone().into()) {
+                return Err(error_at(text, place_of(text, "network", key, nth), message));
+            }
+        }
+        if let Some((nth, message)) = config.vni_twice() {
+            return Err(error_at(
+                text,
+                place_of(text, "network", "vni", nth),
+                message,
+            ));
+        }
+        Ok(config)
+    }
+
+    fn vni_twice(&self) -> Option<(usize, String)> {
+        let mut seen = BTreeMap::new();
+        self.networks.iter().enumerate().find_map(|(nth, network)| {
+            let other = seen.insert(network.vni?, &network.name)?;
+            let (name, vni) = (&network.name, network.vni?);
+            Some((
+                nth,
+                format!(
+                    "VNI {vni} is that of networks {other} and {name}; give one another, or none"
+                ),
+            ))
+        })
     }
 
     /// What types alone do not say: the section, the key, and what is wrong there.
@@ -342,22 +372,64 @@ impl Config {
                 let message = format!("vxlan_port is {port}, which is the port of `listen` too; use another one");
                 (listen == port).then_some(("underlay", "vxlan_port", message))
             })
+            .or_else(|| filter_fault(&self.log.level).map(|fault| ("log", "level", fault)))
             .or_else(|| most("dns", "upstream", self.dns.upstream.len(), UPSTREAMS_MAX))
             .or_else(|| most("network", "name", self.networks.len(), NETWORKS_MAX))
             .or_else(|| twice.map(|(_, name)| ("network", "name", format!("network {name} is there twice; leave one out"))))
     }
 }
 
-/// Where `key` of `[section]` begins in a text that parsed; 0 if it is written in some other way (`a.b = …`).
-fn place_of(text: &str, section: &str, key: &str) -> usize {
-    let (mut at, mut inside, mut found) = (0, false, 0);
+/// What is wrong with a log filter: levels, and `target=level` with commas between. The filter's own reader takes a misspelt
+/// level for a target, and then nothing else is logged.
+fn filter_fault(filter: &str) -> Option<String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let mut depth = 0u32;
+    let parts = filter.split(|c| {
+        match c {
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    for part in parts.map(str::trim) {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        if !LEVELS.iter().any(|known| level.eq_ignore_ascii_case(known)) {
+            return Some(format!(
+                "\"{}\" is no level; use {}, or a filter such as \"info,meshd::underlay=debug\"",
+                escape(level.as_bytes()),
+                LEVELS.join(", ")
+            ));
+        }
+    }
+    None
+}
+
+/// Where `key` begins in the nth (or, of fewer, the last) `[section]` of a text that parsed, or where that section does;
+/// 0 if it is written in some other way (`a.b = …`).
+fn place_of(text: &str, section: &str, key: &str, nth: usize) -> usize {
+    let (mut at, mut inside, mut count, mut found) = (0, false, 0, 0);
     for line in text.split_inclusive('\n') {
         let bare = line.trim();
-        if bare.starts_with('[') {
-            inside = bare.trim_start_matches('[').starts_with(section);
-        } else if inside && bare.starts_with(key) {
+        let begins = at + (line.len() - line.trim_start().len());
+        if let Some(head) = bare.strip_prefix('[') {
+            let head = head.trim_start_matches('[').trim_start();
+            inside = head
+                .strip_prefix(section)
+                .is_some_and(|rest| rest.trim_start().starts_with(']') && count <= nth);
+            if inside {
+                count += 1;
+                if nth != usize::MAX {
+                    found = begins;
+                }
+            }
+        } else if inside
+            && bare
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.trim_start().starts_with('='))
+        {
             // Of several `[[network]]` the last: it is the one too many.
-            found = at + (line.len() - line.trim_start().len());
+            found = begins;
         }
         at += line.len();
     }
@@ -579,6 +651,44 @@ mod tests {
         let wrong = Config::parse("[underlay]\nadvertise = [\"0.0.0.0:1\"]").unwrap_err();
         assert!(wrong.message.contains("nobody can reach"), "{wrong}");
         assert!(Config::parse(&" ".repeat(TEXT_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_is_refused_with_its_own_line() {
+        let good = "[[network]]\nname = \"a\"\nvni = 7\nsubnets = [\"10.1.0.0/24\"]\nmtu = 1450\n";
+        for (wrong, line, words) in [
+            ("subnets = [\"10.0.0.1/24\"]", 7, "host bits"),
+            ("mtu = 1", 7, "must be 576 to 9000"),
+            ("subnets = [\"fd00::/64\"]\n  mtu = 600", 8, "1280"),
+            ("vni = 7", 7, "networks a and b"),
+        ] {
+            let last = "[[network]]\nname = \"c\"\nsubnets = [\"10.3.0.0/24\"]\nmtu = 1450\n";
+            let text = format!("{good}[[network]]\n{wrong}\nname = \"b\"\n{last}");
+            let error = Config::parse(&text).unwrap_err();
+            assert_eq!(error.line, line, "{error}");
+            assert!(error.message.contains(words), "{error}");
+        }
+        assert!(Config::parse(good).is_ok());
+    }
+
+    #[test]
+    fn a_misspelt_level_is_refused_and_a_filter_is_not() {
+        for wrong in ["wran", "", "info,", "meshd", "info,meshd=loud", "meshd="] {
+            let error = Config::parse(&format!("[log]\nlevel = \"{wrong}\"\n")).unwrap_err();
+            assert_eq!((error.line, error.column), (2, 1), "{error}");
+            assert!(
+                error.message.contains("is no level; use off, error"),
+                "{error}"
+            );
+        }
+        for good in [
+            "warn",
+            "TRACE",
+            "info,meshd::underlay=debug, quinn=off",
+            "off,meshd[span{a=1,b=2}]=trace",
+        ] {
+            assert!(Config::parse(&format!("[log]\nlevel = \"{good}\"\n")).is_ok());
+        }
     }
 
     #[test]

@@ -81,17 +81,34 @@ pub struct Arp {
     pub target_ip: Ipv4Addr,
 }
 
-/// A neighbour solicitation or advertisement (RFC 4861 §4.3, §4.4).
+/// What a packet of neighbour discovery says: ICMPv6 133 to 137.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NdMessage {
+    /// Are there routers (RFC 4861 §4.1)?
+    RouterSolicitation,
+    /// "I am a router": default routes, prefixes, name servers (§4.2).
+    RouterAdvertisement,
+    /// Who has an address (§4.3)?
+    Solicitation,
+    /// "I have it" (§4.4).
+    Advertisement,
+    /// "There is a better way than me" (§4.5).
+    Redirect,
+}
+
+/// A packet of neighbour discovery.
 #[derive(Clone, Copy, Debug)]
 pub struct Nd<'a> {
-    /// Solicitation, else advertisement.
-    pub solicitation: bool,
+    /// Which.
+    pub message: NdMessage,
     /// Source of the packet; unspecified in duplicate address detection (RFC 4862).
     pub src: Ipv6Addr,
-    /// The address spoken of.
+    /// The address spoken of; unspecified where there is none.
     pub target: Ipv6Addr,
     /// 255, or a router had it in hand and it is void.
     pub hop_limit: u8,
+    /// The first of several pieces: void (RFC 6980).
+    pub fragment: bool,
     options: &'a [u8],
 }
 
@@ -240,17 +257,25 @@ impl<'a> Frame<'a> {
         })
     }
 
-    /// The neighbour solicitation or advertisement, if it is one.
+    /// The packet of neighbour discovery, if it is one.
     #[must_use]
     pub fn nd(&self) -> Option<Nd<'a>> {
         let packet = self.packet()?;
-        let target = packet.nd_target()?;
+        let (message, target) = packet.nd()?;
+        // Where the options begin (RFC 4861 §4.1 to §4.5); a message that is cut off before has none.
+        let options = match message {
+            NdMessage::RouterSolicitation => 8,
+            NdMessage::RouterAdvertisement => 16,
+            NdMessage::Solicitation | NdMessage::Advertisement => 24,
+            NdMessage::Redirect => 40,
+        };
         Some(Nd {
-            solicitation: packet.l4.first() == Some(&135),
+            message,
             src: Ipv6Addr::from_bits(packet.src),
-            target,
+            target: target.unwrap_or(Ipv6Addr::UNSPECIFIED),
             hop_limit: packet.ttl,
-            options: packet.l4.get(24..)?,
+            fragment: packet.frag != Frag::None,
+            options: packet.l4.get(options..).unwrap_or_default(),
         })
     }
 
@@ -358,14 +383,20 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// The target of a solicitation or advertisement. One in fragments is void (RFC 6980).
-    fn nd_target(&self) -> Option<Ipv6Addr> {
-        let fits =
-            self.kind == IpKind::V6 && self.protocol == proto::ICMPV6 && self.frag == Frag::None;
-        if fits && matches!(self.l4.first()?, 135 | 136) {
-            v6(self.l4, 8)
-        } else {
-            None
+    /// The message of neighbour discovery that it is, and the target if it has one. A solicitation or advertisement that is
+    /// cut off before its target says nothing to anybody and is no such message.
+    fn nd(&self) -> Option<(NdMessage, Option<Ipv6Addr>)> {
+        if self.kind != IpKind::V6 || self.protocol != proto::ICMPV6 || self.frag == Frag::Later {
+            return None;
+        }
+        let target = v6(self.l4, 8);
+        match self.l4.first()? {
+            133 => Some((NdMessage::RouterSolicitation, None)),
+            134 => Some((NdMessage::RouterAdvertisement, None)),
+            135 => target.map(|target| (NdMessage::Solicitation, Some(target))),
+            136 => target.map(|target| (NdMessage::Advertisement, Some(target))),
+            137 => Some((NdMessage::Redirect, target)),
+            _ => None,
         }
     }
 
@@ -378,9 +409,11 @@ impl<'a> Packet<'a> {
         key.ecn = self.traffic_class & 3;
         key.ttl = self.ttl;
         key.frag = self.frag;
-        if let Some(target) = self.nd_target() {
+        if let Some((_, target)) = self.nd() {
             key.ip_kind = IpKind::NdV6;
-            key.dst_ip = target.to_bits();
+            if let Some(target) = target {
+                key.dst_ip = target.to_bits();
+            }
         }
         if self.frag != Frag::Later {
             key.l4_ok = self.fill_l4(key).is_some();
@@ -640,9 +673,14 @@ pub(crate) mod tests {
             Some(TransportSlice::Icmpv6(icmp)) => {
                 (key.l4_ok, key.icmp_type, key.icmp_code) = (true, icmp.type_u8(), icmp.code_u8());
                 let payload = icmp.payload();
-                if matches!(icmp.type_u8(), 135 | 136) && payload.len() >= 16 {
-                    key.ip_kind = IpKind::NdV6;
-                    key.dst_ip = u128::from_be_bytes(payload[..16].try_into().unwrap());
+                let target = payload.get(..16).map(|bytes| bytes.try_into().unwrap());
+                match (icmp.type_u8(), target) {
+                    (135..=137, Some(target)) => {
+                        key.ip_kind = IpKind::NdV6;
+                        key.dst_ip = u128::from_be_bytes(target);
+                    }
+                    (133 | 134 | 137, _) => key.ip_kind = IpKind::NdV6,
+                    _ => {}
                 }
             }
             _ => return None,
@@ -803,6 +841,26 @@ pub(crate) mod tests {
                 (key.ip_kind, key.dst_ip, key.icmp_type),
                 (IpKind::NdV6, target.to_bits(), 135)
             );
+        }
+    }
+
+    #[test]
+    fn what_routers_say_is_neighbour_discovery_also_cut_off_or_in_the_first_of_several_fragments() {
+        let (from, to) = ("fe80::1".parse().unwrap(), "ff02::1".parse().unwrap());
+        let first = [58, 0, 0, 1, 0, 0, 0, 1];
+        for (kind, message) in [
+            (133, NdMessage::RouterSolicitation),
+            (134, NdMessage::RouterAdvertisement),
+            (137, NdMessage::Redirect),
+        ] {
+            for body in [&[kind][..], &[kind, 0, 0, 0, 0, 0, 0, 0]] {
+                for (next, rest) in [(58, body.to_vec()), (44, [&first, body].concat())] {
+                    let bytes = v6(B, A, from, to, next, 255, &rest);
+                    assert_eq!(key_of(&bytes).ip_kind, IpKind::NdV6);
+                    let nd = Frame::parse(&bytes).unwrap().nd().unwrap();
+                    assert_eq!((nd.message, nd.fragment), (message, next == 44));
+                }
+            }
         }
     }
 

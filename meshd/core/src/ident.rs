@@ -432,6 +432,12 @@ impl From<IfName> for Vec<u8> {
 pub struct Label(String);
 
 impl Label {
+    /// True for `7` and the like, which also mean a port, a VNI or a node's id: such a name is not given.
+    #[must_use]
+    pub fn is_number(&self) -> bool {
+        self.0.bytes().all(|b| b.is_ascii_digit())
+    }
+
     /// The text, in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {

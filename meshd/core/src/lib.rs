@@ -4,6 +4,7 @@
 //! Start at [`node`], the alphabet; then [`switch`], the walk of a frame. `docs/ARCHITECTURE.md` has the drawing.
 #![forbid(unsafe_code)]
 
+pub(crate) mod announce;
 pub mod attach;
 pub mod claims;
 pub mod command;

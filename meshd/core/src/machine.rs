@@ -9,7 +9,7 @@
 //!
 //! Owns the dispatch and the order of it. Every decision is in a part.
 
-use crate::command::{Command, NetworkSpec, PortRecord, Refusal, Reply};
+use crate::command::{Command, NetworkSpec, PortRecord, Refusal, RefusalCode, Reply};
 use crate::directory::{Change, Directory};
 use crate::fdb::{How, Place};
 use crate::ident::{
@@ -17,6 +17,7 @@ use crate::ident::{
 };
 use crate::mesh::{Mesh, MeshConfig, PeerMessage};
 use crate::names::Names;
+use crate::neighbor::is_router;
 use crate::networks::Added;
 use crate::node::{Input, KernelEvent, Output};
 use crate::notice::Notice;
@@ -329,6 +330,18 @@ impl Node {
     }
 
     fn command(&mut self, id: CommandId, command: Command, now: Now) {
+        let undoes = matches!(
+            command,
+            Command::Detach { .. } | Command::PolicyChain { .. }
+        );
+        if !undoes
+            && self.mesh.directory.is_revoked(self.me)
+            && let Some(message) = self.mesh.revoked()
+        {
+            let code = RefusalCode::Forbidden;
+            let result = Err(Refusal { code, message });
+            return self.out.push(Output::Reply { id, result });
+        }
         let result = match command {
             Command::Invite(spec) => self.mesh.invite(&spec, now, &mut self.out),
             Command::Revoke { member } => self.mesh.revoke(&member, now, &mut self.out),
@@ -500,6 +513,7 @@ impl Node {
             service: false,
             foreign: Some(gateway.macs()),
             since: now.moment,
+            router: false,
         };
         // If the network is not known (yet), it is said again once it is.
         let _ = self.switch.add_port(face, now.moment, &mut self.out);
@@ -522,6 +536,8 @@ impl Node {
                     None => self.pools.remove(vni, &mut self.out),
                 }
                 self.network_changed(vni, now);
+                self.ports
+                    .network_changed(vni, &self.mesh.directory, now, &mut self.out);
             }
             Change::Node(_) => {
                 let networks: Vec<Vni> =
@@ -579,6 +595,7 @@ impl Node {
                     let age = now.wall.0.saturating_sub(endpoint.since.0);
                     Moment(now.moment.0.saturating_sub(age.saturating_mul(1_000_000)))
                 }),
+                router: is_router(&endpoint.labels),
             })
             .collect();
         self.switch.set_remote(vni, &remote, &mut self.out);
@@ -598,6 +615,7 @@ impl Node {
                     service: false,
                     foreign: None,
                     since: now.moment,
+                    router: is_router(&record.labels),
                 }
             }
             PortChange::ServiceUp(wiring) => {
@@ -610,6 +628,7 @@ impl Node {
                     service: true,
                     foreign: None,
                     since: now.moment,
+                    router: false,
                 }
             }
             PortChange::PortDown(record) => {

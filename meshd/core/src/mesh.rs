@@ -24,7 +24,7 @@ use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
 use crate::path::PathReport;
-use crate::peers::{Peers, Standing, Turn, send_records};
+use crate::peers::{Peers, REVOKED_HERE, Standing, Turn, send_records};
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
@@ -224,6 +224,17 @@ impl Mesh {
                     .peers
                     .closed(session, &reason, &self.directory, now, out);
                 self.turn(turn, now, out);
+            }
+            SessionEvent::Shrank { session, was, mtu } => {
+                if let Some(node) = self.peer_of(session) {
+                    let name = self.directory.member(node).map(|m| m.name.to_string());
+                    out.push(Output::Notice(Notice::PathShrank {
+                        node,
+                        name: name.unwrap_or_default(),
+                        was,
+                        mtu,
+                    }));
+                }
             }
             SessionEvent::DialFailed { node, reason } => self.peers.dial_failed(node, &reason, now),
         }
@@ -624,6 +635,20 @@ impl Mesh {
         result.map(|_| ())
     }
 
+    /// What to do, if this node is no member any more: said by the root, or by a member that it dialed.
+    #[must_use]
+    pub fn revoked(&self) -> Option<String> {
+        const WAY_BACK: &str = "to let this host back in, stop meshd, remove its state folder and join by a new invite (docs/howto/remove-a-node.md)";
+        if self.directory.is_revoked(self.directory.me()) {
+            return Some(format!("this node was revoked; {WAY_BACK}"));
+        }
+        let by = self.peers.revoked_by()?;
+        let by = self.directory.show(by);
+        Some(format!(
+            "{by} says that this node was revoked; if that is so: {WAY_BACK}"
+        ))
+    }
+
     // ---- peers -----------------------------------------------------------------------------------------------------
 
     /// Sends to a peer; false if there is no proven session.
@@ -668,7 +693,11 @@ impl Mesh {
                 dialed: described.is_some_and(|(_, dialed, _)| dialed),
                 since: described.and_then(|(.., since)| since),
                 alive: self.swim.alive(node),
-                last_error: self.peers.last_error(node).map(ToOwned::to_owned),
+                last_error: if self.directory.is_revoked(self.directory.me()) {
+                    Some(REVOKED_HERE.to_owned())
+                } else {
+                    self.peers.last_error(node).map(ToOwned::to_owned)
+                },
             }
         };
         others.map(view).collect()

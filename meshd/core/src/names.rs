@@ -151,9 +151,26 @@ impl Names {
         match within(fqdn, &self.domain) {
             Some("") => NameAnswer::NoData,
             Some(_) => NameAnswer::NoSuchName,
-            None if zone.covers_arpa(fqdn) => NameAnswer::NoSuchName,
+            // There may be names below it, so it exists (RFC 8020).
+            None if zone.covers_arpa(fqdn) => NameAnswer::NoData,
             None => NameAnswer::NotOurs,
         }
+    }
+
+    /// The apex of the zone of ours that `fqdn` is in, for somebody on network `vni`: the network's, the mesh's, or that of
+    /// the reverse names of one of the network's subnets.
+    #[must_use]
+    pub fn apex(&self, vni: Vni, fqdn: &str) -> Option<String> {
+        let zone = self.networks.get(&vni);
+        let origin = zone.map(|zone| zone.origin.clone());
+        let reverse = zone
+            .into_iter()
+            .flat_map(|zone| zone.subnets.iter().map(reverse_apex));
+        origin
+            .into_iter()
+            .chain([self.domain.clone()])
+            .chain(reverse)
+            .find(|apex| within(fqdn, apex).is_some())
     }
 
     fn lookup_reverse(&self, vni: Vni, ip: IpAddr, kind: NameKind) -> NameAnswer {
@@ -216,6 +233,31 @@ impl Zone {
             }
         })
     }
+}
+
+/// Where the reverse names of a subnet begin: whole octets or nibbles, so perhaps above the subnet.
+fn reverse_apex(net: &IpNet) -> String {
+    let (labels, tree): (Vec<String>, _) = match net {
+        IpNet::V4(net) => {
+            let octets = net.network().octets().into_iter();
+            let octets = octets.take(usize::from(net.prefix_len() / 8));
+            (
+                octets.map(|octet| octet.to_string()).collect(),
+                "in-addr.arpa",
+            )
+        }
+        IpNet::V6(net) => {
+            let octets = net.network().octets().into_iter();
+            let nibbles = octets.flat_map(|octet| [octet >> 4, octet & 15]);
+            let nibbles = nibbles.take(usize::from(net.prefix_len() / 4));
+            (nibbles.map(|n| format!("{n:x}")).collect(), "ip6.arpa")
+        }
+    };
+    let labels = labels.into_iter().rev();
+    labels
+        .chain([tree.to_owned()])
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 fn of_kind(ips: &[IpAddr], kind: NameKind) -> NameAnswer {
@@ -401,7 +443,7 @@ mod tests {
         );
         assert_eq!(
             names.lookup(vni(1), "0.0.10.in-addr.arpa", NameKind::Other),
-            NameAnswer::NoSuchName
+            NameAnswer::NoData
         );
         assert_eq!(
             names.lookup(
@@ -409,8 +451,29 @@ mod tests {
                 "0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",
                 NameKind::Other
             ),
-            NameAnswer::NoSuchName
+            NameAnswer::NoData
         );
+    }
+
+    #[test]
+    fn every_name_of_ours_has_an_apex_above_it() {
+        let names = sample();
+        for (name, apex) in [
+            ("nope.blue.home.internal", "blue.home.internal"),
+            ("blue.home.internal", "blue.home.internal"),
+            ("db.red.home.internal", "home.internal"),
+            ("home.internal", "home.internal"),
+            ("9.0.0.10.in-addr.arpa", "0.0.10.in-addr.arpa"),
+            (
+                "9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",
+                "0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",
+            ),
+        ] {
+            assert_eq!(names.apex(vni(1), name).as_deref(), Some(apex));
+        }
+        assert_eq!(names.apex(vni(1), "example.com"), None);
+        let wide = "10.16.0.0/12".parse().unwrap();
+        assert_eq!(reverse_apex(&wide), "10.in-addr.arpa");
     }
 
     #[test]

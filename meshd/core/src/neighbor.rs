@@ -5,19 +5,33 @@
 //!   who-has, owner unknown   -> flooded like any broadcast               (Forward)
 //!   probe for one's own      -> silence is the right answer              (Silence)
 //!   claim of somebody else's -> dropped                                  (Refuse)
+//!   "I am a router" of one that may not be one -> dropped                (NoRouter)
 //! ```
 //!
-//! Owns the table IP to MAC, fed by ports and by the directory, and the frames of the answers. Never learns from traffic: what
-//! a container says about addresses is checked against the table, not believed. Frames with a VLAN of their own are another
-//! link's business and pass.
+//! Owns the table IP to MAC, fed by ports and by the directory, the frames of the answers, and who may be a router. Never
+//! learns from traffic: what a container says about addresses is checked against the table, not believed. Link-local
+//! addresses are in no table, but the usual ones are made of the MAC (RFC 4291, appendix A), so whose they are can be read
+//! off; one that was made otherwise belongs to whom it pleases. Frames with a VLAN of their own are another link's business
+//! and pass.
 
-use crate::fdb::Place;
+use crate::fdb::{Fdb, Place};
 use crate::flow::IpKind;
-use crate::frame::{Arp, ETHER_ARP, ETHER_IPV6, Frame, Nd};
+use crate::frame::{Arp, ETHER_ARP, ETHER_IPV6, Frame, Nd, NdMessage};
 use crate::ident::{MacAddr, NodeId, PortId};
 use bytes::{BufMut, Bytes, BytesMut};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Label of an endpoint that may send router advertisements and redirects; its value is `true`.
+pub const ROUTER_LABEL: &str = "meshd.router";
+
+/// True if `labels` make an endpoint a router.
+#[must_use]
+pub fn is_router(labels: &BTreeMap<String, String>) -> bool {
+    labels
+        .get(ROUTER_LABEL)
+        .is_some_and(|value| value == "true")
+}
 
 /// Who has an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +60,8 @@ pub enum Advice {
     Silence(IpAddr),
     /// It claims what is not the sender's; in words.
     Refuse(String),
+    /// Only a router may say that; in words.
+    NoRouter(&'static str),
     /// It is void by its own standard; in words.
     Void(&'static str),
 }
@@ -55,6 +71,8 @@ pub enum Advice {
 pub struct Neighbors {
     local: BTreeMap<IpAddr, Owner>,
     remote: BTreeMap<IpAddr, Owner>,
+    /// Ports that may be routers, and nodes that say that they have such a port: each checks its own.
+    routers: BTreeSet<Place>,
 }
 
 impl Neighbors {
@@ -86,6 +104,19 @@ impl Neighbors {
         self.local.retain(|_, owner| {
             owner.place != Place::Port(port) && owner.place != Place::Service(port)
         });
+        self.routers.remove(&Place::Port(port));
+    }
+
+    /// What is behind the port may be a router.
+    pub fn add_router(&mut self, port: PortId) {
+        self.routers.insert(Place::Port(port));
+    }
+
+    /// Replaces the nodes that have a router.
+    pub fn set_remote_routers(&mut self, nodes: impl Iterator<Item = NodeId>) {
+        self.routers
+            .retain(|place| !matches!(place, Place::Node(_)));
+        self.routers.extend(nodes.map(Place::Node));
     }
 
     /// Replaces what the directory says; at most `limit` addresses are kept.
@@ -106,14 +137,14 @@ impl Neighbors {
     /// What to do with `frame`, which came from `from`. Only askers behind a port of this node are answered: a peer asks its
     /// own switch.
     #[must_use]
-    pub fn consider(&self, frame: &Frame<'_>, from: Place) -> Advice {
+    pub fn consider(&self, frame: &Frame<'_>, from: Place, fdb: &Fdb) -> Advice {
         if frame.has_vlan() {
             return Advice::Forward;
         }
         if let Some(arp) = frame.arp() {
             self.consider_arp(frame, &arp, from)
         } else if let Some(nd) = frame.nd() {
-            self.consider_nd(frame, &nd, from)
+            self.consider_nd(frame, &nd, from, fdb)
         } else {
             Advice::Forward
         }
@@ -122,17 +153,19 @@ impl Neighbors {
     /// The words of a refusal if `ip` is not for one at `from` to claim.
     fn claim(&self, ip: IpAddr, from: Place) -> Result<(), Advice> {
         match self.owner(ip) {
-            Some(owner) if owner.place != from => {
-                let whose = match owner.place {
-                    Place::Port(port) => format!("port {port}"),
-                    Place::Service(_) => "the node's own service".to_owned(),
-                    Place::Node(node) => format!("an endpoint of node {}", node.short()),
-                };
-                Err(Advice::Refuse(format!(
-                    "it claims {ip}, which belongs to {whose} ({})",
-                    owner.mac
-                )))
-            }
+            Some(owner) if owner.place != from => Err(is_others(ip, owner)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same, and for a link-local address made of a MAC: where is the MAC?
+    fn claim_v6(&self, ip: Ipv6Addr, from: Place, fdb: &Fdb) -> Result<(), Advice> {
+        self.claim(IpAddr::V6(ip), from)?;
+        let Some(mac) = mac_of_link_local(ip) else {
+            return Ok(());
+        };
+        match fdb.lookup(mac) {
+            Some(place) if place != from => Err(is_others(IpAddr::V6(ip), Owner { mac, place })),
             _ => Ok(()),
         }
     }
@@ -159,26 +192,49 @@ impl Neighbors {
         })
     }
 
-    fn consider_nd(&self, frame: &Frame<'_>, nd: &Nd<'_>, from: Place) -> Advice {
+    fn consider_nd(&self, frame: &Frame<'_>, nd: &Nd<'_>, from: Place, fdb: &Fdb) -> Advice {
+        let routes = matches!(
+            nd.message,
+            NdMessage::RouterAdvertisement | NdMessage::Redirect
+        );
+        if routes && !self.routers.contains(&from) {
+            return Advice::NoRouter(
+                "a router advertisement or redirect of an endpoint without the label meshd.router=true",
+            );
+        }
+        if nd.fragment {
+            return Advice::Void("neighbour discovery in fragments (RFC 6980)");
+        }
         if nd.hop_limit != 255 {
             return Advice::Void(
                 "neighbour discovery with a hop limit other than 255 has passed a router (RFC 4861 §7.1)",
             );
         }
-        if !nd.speaks_for(frame.src()) {
+        // A redirect names the way that is better than its sender.
+        if nd.message != NdMessage::Redirect && !nd.speaks_for(frame.src()) {
             return Advice::Refuse(format!(
                 "neighbour discovery from {} names another link-layer address",
                 frame.src()
             ));
         }
-        let probe = nd.src.is_unspecified();
-        let claimed = if nd.solicitation { nd.src } else { nd.target };
-        if !(nd.solicitation && probe)
-            && let Err(refused) = self.claim(IpAddr::V6(claimed), from)
+        let solicitation = nd.message == NdMessage::Solicitation;
+        let claimed = match nd.message {
+            NdMessage::Advertisement => nd.target,
+            // Whoever has the address in use would give it up: a claim, as far as it is not answered below.
+            NdMessage::Solicitation if nd.src.is_unspecified() => {
+                match self.owner(IpAddr::V6(nd.target)) {
+                    Some(_) => Ipv6Addr::UNSPECIFIED,
+                    None => nd.target,
+                }
+            }
+            _ => nd.src,
+        };
+        if !claimed.is_unspecified()
+            && let Err(refused) = self.claim_v6(claimed, from, fdb)
         {
             return refused;
         }
-        if !nd.solicitation || !frame.dst().is_group() {
+        if !solicitation || !frame.dst().is_group() {
             return Advice::Forward;
         }
         self.resolve(IpAddr::V6(nd.target), from, |owner| {
@@ -198,6 +254,28 @@ impl Neighbors {
                 ip,
             },
         }
+    }
+}
+
+fn is_others(ip: IpAddr, owner: Owner) -> Advice {
+    let whose = match owner.place {
+        Place::Port(port) => format!("port {port}"),
+        Place::Service(_) => "the node's own service".to_owned(),
+        Place::Node(node) => format!("an endpoint of node {}", node.short()),
+    };
+    Advice::Refuse(format!(
+        "it claims {ip}, which belongs to {whose} ({})",
+        owner.mac
+    ))
+}
+
+/// The MAC that a link-local address is made of (RFC 4291, appendix A), if it is made of one.
+fn mac_of_link_local(ip: Ipv6Addr) -> Option<MacAddr> {
+    match ip.octets() {
+        [0xfe, second, _, _, _, _, _, _, a, b, c, 0xff, 0xfe, d, e, f] if second & 0xc0 == 0x80 => {
+            Some(MacAddr([a ^ 2, b, c, d, e, f]))
+        }
+        _ => None,
     }
 }
 
@@ -224,6 +302,23 @@ fn arp_reply(asker: MacAddr, asker_ip: Ipv4Addr, owner: MacAddr, owner_ip: Ipv4A
     out.put_slice(&asker.0);
     out.put_slice(&asker_ip.octets());
     out.freeze()
+}
+
+/// "`ip` is at `mac`", to all: an ARP request for one's own address (RFC 5227 §2.3), or an unsolicited advertisement that
+/// overrides (RFC 4861 §7.2.6).
+pub(crate) fn announcement(ip: IpAddr, mac: MacAddr) -> Bytes {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mut out = ethernet(MacAddr::BROADCAST, mac, ETHER_ARP);
+            out.put_slice(&[0, 1, 8, 0, 6, 4, 0, 1]);
+            out.put_slice(&mac.0);
+            out.put_slice(&ip.octets());
+            out.put_slice(&[0; 6]);
+            out.put_slice(&ip.octets());
+            out.freeze()
+        }
+        IpAddr::V6(ip) => nd_advertisement(mac, Ipv6Addr::UNSPECIFIED, mac, ip),
+    }
 }
 
 /// A neighbour advertisement with the target's link-layer address (RFC 4861 §4.4), to the asker, or to all nodes if the
@@ -320,8 +415,16 @@ mod tests {
         Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last)
     }
 
+    fn fdb() -> Fdb {
+        let mut fdb = Fdb::new(crate::fdb::FdbLimits::default());
+        fdb.add_own(A, PORT).unwrap();
+        fdb.add_own(B, Place::Port(PortId(2))).unwrap();
+        fdb.set_remote(BTreeMap::from([(C, NODE)]));
+        fdb
+    }
+
     fn consider(frame: &[u8], from: Place) -> Advice {
-        table().consider(&Frame::parse(frame).unwrap(), from)
+        table().consider(&Frame::parse(frame).unwrap(), from, &fdb())
     }
 
     fn who_has(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
@@ -457,7 +560,7 @@ mod tests {
         );
         let nd = frame.nd().unwrap();
         assert!(
-            !nd.solicitation
+            nd.message == NdMessage::Advertisement
                 && nd.speaks_for(C)
                 && nd.target == ip6(3)
                 && nd.src == ip6(3)
@@ -518,5 +621,129 @@ mod tests {
         .concat();
         let lie = v6(B, A, ip6(1), ip6(2), 58, 255, &advert);
         assert!(matches!(consider(&lie, PORT), Advice::Refuse(_)));
+    }
+
+    fn link_local(mac: MacAddr) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = mac.0;
+        Ipv6Addr::from([
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
+        ])
+    }
+
+    /// "`target` is at A", by A.
+    fn advert(target: Ipv6Addr) -> Vec<u8> {
+        let message = [
+            &[136, 0, 0, 0, 0x20, 0, 0, 0][..],
+            &target.octets(),
+            &[2, 1],
+            &A.0,
+        ];
+        v6(B, A, target, ip6(2), 58, 255, &message.concat())
+    }
+
+    #[test]
+    fn a_link_local_address_made_of_anothers_mac_is_nobody_elses_to_claim() {
+        assert_eq!(link_local(A).to_string(), "fe80::ff:fe00:a");
+        for other in [B, C] {
+            let ip = link_local(other);
+            for lie in [
+                advert(ip),
+                solicit(ip, ip6(2), Some(A), 255),
+                // A question without a sender makes its owner give the address up (RFC 4862 §5.4.3).
+                solicit(Ipv6Addr::UNSPECIFIED, ip, None, 255),
+            ] {
+                assert!(matches!(consider(&lie, PORT), Advice::Refuse(_)), "{ip}");
+            }
+        }
+        let router_solicitation = [&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1][..], &A.0].concat();
+        let all_routers = "ff02::2".parse().unwrap();
+        for (ip, ours) in [(link_local(A), true), (link_local(B), false)] {
+            let asks = v6(B, A, ip, all_routers, 58, 255, &router_solicitation);
+            assert_eq!(consider(&asks, PORT) == Advice::Forward, ours);
+        }
+        // One's own, one of a MAC that nobody has, and one that is made of no MAC.
+        let free = link_local(MacAddr([2, 0, 0, 0, 0, 0x77]));
+        for ip in [
+            link_local(A),
+            free,
+            "fe80::1234:5678:9abc:def0".parse().unwrap(),
+        ] {
+            assert_eq!(consider(&advert(ip), PORT), Advice::Forward, "{ip}");
+            let probe = solicit(Ipv6Addr::UNSPECIFIED, ip, None, 255);
+            assert_eq!(consider(&probe, PORT), Advice::Forward, "{ip}");
+        }
+        assert_eq!(
+            consider(&solicit(ip6(1), link_local(B), Some(A), 255), PORT),
+            Advice::Forward
+        );
+    }
+
+    #[test]
+    fn only_an_endpoint_labelled_as_a_router_advertises_routes_and_redirects() {
+        let label = |value: &str| BTreeMap::from([(ROUTER_LABEL.to_owned(), value.to_owned())]);
+        assert!(is_router(&label("true")) && !is_router(&label("false")));
+        let all_nodes = "ff02::1".parse().unwrap();
+        let routes = [&[134, 0, 0, 0, 64, 0, 7, 8][..], &[0; 8], &[1, 1], &A.0].concat();
+        let redirects = [
+            &[137, 0, 0, 0, 0, 0, 0, 0][..],
+            &ip6(2).octets(),
+            &ip6(9).octets(),
+            &[2, 1],
+            &B.0,
+        ];
+        for message in [routes, redirects.concat(), vec![134]] {
+            let frame = v6(B, A, link_local(A), all_nodes, 58, 255, &message);
+            let frame = Frame::parse(&frame).unwrap();
+            let mut table = table();
+            for from in [PORT, Place::Node(NODE)] {
+                assert!(matches!(
+                    table.consider(&frame, from, &fdb()),
+                    Advice::NoRouter(_)
+                ));
+            }
+            table.add_router(PortId(1));
+            assert_eq!(table.consider(&frame, PORT, &fdb()), Advice::Forward);
+            table.remove_port(PortId(1));
+            assert!(matches!(
+                table.consider(&frame, PORT, &fdb()),
+                Advice::NoRouter(_)
+            ));
+        }
+        let frame = v6(
+            B,
+            C,
+            link_local(C),
+            all_nodes,
+            58,
+            255,
+            &[134, 0, 0, 0, 64, 0, 7, 8],
+        );
+        let frame = Frame::parse(&frame).unwrap();
+        let mut table = table();
+        table.set_remote_routers([NODE].into_iter());
+        assert_eq!(
+            table.consider(&frame, Place::Node(NODE), &fdb()),
+            Advice::Forward
+        );
+        table.set_remote_routers([].into_iter());
+        assert!(matches!(
+            table.consider(&frame, Place::Node(NODE), &fdb()),
+            Advice::NoRouter(_)
+        ));
     }
 }

@@ -73,6 +73,7 @@ pub fn add<'a>(
             ))
         };
     }
+    check_name(name)?;
     if author.role != Role::Admin {
         return Err(refusal(
             RefusalCode::Forbidden,
@@ -221,6 +222,32 @@ fn next_serial<'a>(own: impl Iterator<Item = &'a NetworkDef>, vni: Vni, me: Node
         .max()
         .unwrap_or(0)
         + 1
+}
+
+/// What of a definition is wrong whoever makes it, wherever: the key (`subnets`, `mtu`) and the message.
+pub(crate) fn first_wrong(spec: &NetworkSpec) -> Option<(&'static str, String)> {
+    if let Err(refused) = check_name(&spec.name) {
+        return Some(("name", refused.message));
+    }
+    let subnets = check_subnets(&spec.name, &spec.subnets);
+    let mtu = || check_mtu(&spec.name, spec.mtu, &spec.subnets);
+    match subnets {
+        Err(refused) => Some(("subnets", refused.message)),
+        Ok(()) => mtu().err().map(|refused| ("mtu", refused.message)),
+    }
+}
+
+/// A number would be taken for a VNI, and a VNI for it.
+fn check_name(name: &Label) -> Result<(), Refusal> {
+    match name.is_number() {
+        true => Err(refusal(
+            RefusalCode::Invalid,
+            format!(
+                "network {name}: a name of digits alone could be taken for a VNI; put a letter in it"
+            ),
+        )),
+        false => Ok(()),
+    }
 }
 
 fn check_subnets(name: &Label, subnets: &[IpNet]) -> Result<(), Refusal> {
@@ -503,6 +530,14 @@ mod tests {
                 .serial,
             gone.serial + 1
         );
+    }
+
+    #[test]
+    fn a_name_that_is_a_number_is_refused() {
+        let refused = new(&spec("3049663", &[]), &[]).unwrap_err();
+        assert_eq!(refused.code, RefusalCode::Invalid);
+        assert!(refused.message.contains("taken for a VNI"), "{refused}");
+        assert!(new(&spec("3049663a", &[]), &[]).is_ok());
     }
 
     proptest! {

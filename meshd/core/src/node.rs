@@ -104,6 +104,15 @@ pub enum SessionEvent {
         /// In words.
         reason: String,
     },
+    /// The path takes smaller packets than before.
+    Shrank {
+        /// The connection.
+        session: SessionId,
+        /// Bytes of UDP payload that it took.
+        was: u16,
+        /// Bytes that it takes for certain.
+        mtu: u16,
+    },
     /// No address of the node answered.
     DialFailed {
         /// The node dialed.

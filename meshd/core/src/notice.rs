@@ -20,6 +20,12 @@ pub enum Notice {
         name: String,
         reason: String,
     },
+    PathShrank {
+        node: NodeId,
+        name: String,
+        was: u16,
+        mtu: u16,
+    },
     PeerRefused {
         remote: String,
         reason: String,
@@ -101,6 +107,10 @@ pub enum Notice {
         what: String,
         reason: String,
     },
+    StateUnkept {
+        reason: String,
+    },
+    StateKept {},
     HeldBack {
         what: String,
         count: u64,

@@ -38,6 +38,8 @@ const CLOCK_SET_BACK_MS: u64 = 30_000;
 const DIAL_LOST_MS: u64 = 30_000;
 /// Messages with records in answer to the digests of one peer: at once, and per second. Less than a session lets wait.
 const ANSWERS: (u64, u64) = (24, 4);
+/// Why a node that knows of its own revocation has no sessions.
+pub(crate) const REVOKED_HERE: &str = "this node was revoked";
 /// Longest text of a far end that is kept, in characters.
 const WORDS_MAX: usize = 200;
 
@@ -102,6 +104,7 @@ pub(crate) struct Peers {
     rng: SmallRng,
     started: Moment,
     last_dialed: u64,
+    revoked_by: Option<NodeId>,
 }
 
 /// What became of a session's proof or end.
@@ -126,6 +129,7 @@ impl Peers {
             rng: SmallRng::seed_from_u64(seed),
             started,
             last_dialed: 0,
+            revoked_by: None,
         }
     }
 
@@ -168,6 +172,11 @@ impl Peers {
                 last_words: None,
             },
         );
+        if directory.is_revoked(self.me) {
+            // It has no statement to show any more: nobody is kept waiting for one.
+            self.hang_up(session, REVOKED_HERE, out);
+            return;
+        }
         if directory.is_revoked(key) {
             if dialed {
                 self.refuse(session, Goodbye::Revoked, "its key was revoked", now, out);
@@ -278,6 +287,7 @@ impl Peers {
             return Turn::Same;
         };
         s.proven = Some(now.moment);
+        self.revoked_by = None;
         let remote = s.remote.to_string();
         self.proven.insert(key, session);
         self.dials.remove(&key);
@@ -313,10 +323,13 @@ impl Peers {
         let (patience, reason) = match &s.last_words {
             // They do not want this node: no use in asking often.
             Some(Goodbye::Refused(why)) => (BACKOFF_MS_MAX, format!("refused: {}", words(why))),
-            Some(Goodbye::Revoked) => (
-                BACKOFF_MS_MAX,
-                "this node's membership was revoked".to_owned(),
-            ),
+            Some(Goodbye::Revoked) => {
+                self.revoked_by = Some(s.key);
+                (
+                    BACKOFF_MS_MAX,
+                    "it says that this node was revoked".to_owned(),
+                )
+            }
             Some(Goodbye::Busy(why)) => (BACKOFF_MS_MIN * 4, format!("busy: {}", words(why))),
             Some(Goodbye::Stopping) => (BACKOFF_MS_MIN * 4, "the peer stops".to_owned()),
             Some(Goodbye::Superseded) => {
@@ -570,6 +583,11 @@ impl Peers {
         self.sessions
             .get(&session)
             .map(|s| (s.remote, s.dialed, s.proven))
+    }
+
+    /// Who said last that this node was revoked, if no member took it for one since.
+    pub(crate) fn revoked_by(&self) -> Option<NodeId> {
+        self.revoked_by
     }
 
     pub(crate) fn last_error(&self, node: NodeId) -> Option<&str> {

@@ -13,6 +13,7 @@
 //! both see the same code. A ruling is cached under source, destination, EtherType and address family, plus what policy
 //! read; ARP and ND are never cached, and since the family is always matched none of them can meet a cached ruling.
 
+use crate::announce::Announcements;
 use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
@@ -26,6 +27,7 @@ use crate::too_big::{self, Speaker};
 use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// How long a ruling holds that knows no better than to flood, in ms.
 pub const UNKNOWN_MS: u64 = 1000;
@@ -46,6 +48,20 @@ pub(crate) struct Network {
     pub(crate) neighbors: Neighbors,
     pub(crate) ports: BTreeMap<PortId, PortFace>,
     pub(crate) members: BTreeSet<NodeId>,
+    pub(crate) announcements: Announcements,
+}
+
+impl Network {
+    /// Who has these addresses may be another than before.
+    pub(crate) fn note_owners(&mut self, ips: impl Iterator<Item = IpAddr>) {
+        let neighbors = &self.neighbors;
+        for ip in ips {
+            if let Some(owner) = neighbors.owner(ip) {
+                self.announcements
+                    .note(ip, owner.mac, |ip| neighbors.owner(ip).is_some());
+            }
+        }
+    }
 }
 
 impl Network {
@@ -368,9 +384,13 @@ impl<'a> Walk<'a> {
 
     /// ARP and ND that the switch sees to itself end here.
     fn neighbors(&mut self, network: &Network, from: Place) -> Result<(), Stop> {
-        match network.neighbors.consider(&self.frame, from) {
+        match network.neighbors.consider(&self.frame, from, &network.fdb) {
             Advice::Forward => Ok(()),
             Advice::Refuse(why) => Err(Stop::Drop(DropReason::SpoofedAddress, Some(why))),
+            Advice::NoRouter(why) => Err(Stop::Drop(
+                DropReason::RouterAdvertisement,
+                Some(why.to_owned()),
+            )),
             Advice::Void(why) => Err(Stop::Drop(DropReason::Malformed, Some(why.to_owned()))),
             Advice::Silence(ip) => {
                 self.step("neighbour", || format!("{ip} is the asker's own address, or behind its own port: nothing is to be said"));

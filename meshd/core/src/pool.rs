@@ -37,6 +37,8 @@ const NODES_MAX: usize = 4096;
 const HINTS_MAX: usize = 8;
 /// Addresses looked at for one lease.
 const SCAN_MAX: u32 = 1 << 20;
+/// Addresses of one pool that are remembered to have been leased; beyond, the oldest counts as never used.
+const USED_MAX: usize = 1024;
 /// How long one node may take to answer.
 const ANSWER_MS: u64 = 700;
 /// Pause after everybody was asked, for somebody who waits.
@@ -76,6 +78,8 @@ struct Pool {
     kept: Kept,
     /// By number. Kept over restarts by the ports' records.
     leases: BTreeMap<u128, PortId>,
+    /// Numbers that were leased once, in the order in which they came back: others may still remember the MAC they had.
+    used: VecDeque<u128>,
     hunt: Option<Hunt>,
     /// Nodes asked that have not answered since: they may have given us a range that we do not know of.
     unanswered: BTreeSet<NodeId>,
@@ -226,12 +230,12 @@ impl Pools {
         self.active.remove(&vni);
     }
 
-    /// A node was revoked: nothing is expected from it any more, nothing repeated to it.
+    /// A node was revoked: nothing is expected from it any more. What it was given stays noted, to be told: nobody can
+    /// know whether all of it came back into other hands, so none of it is leased again (ADR 9).
     pub fn forget_node(&mut self, node: NodeId, out: &mut Outbox) {
         self.peers.remove(&node);
         for (&(vni, index), pool) in &mut self.pools {
-            let known =
-                pool.kept.given.remove(&node).is_some() | pool.kept.asked.remove(&node).is_some();
+            let known = pool.kept.asked.remove(&node).is_some();
             pool.unanswered.remove(&node);
             if known {
                 keep(out, &StateKey::Pool(vni, index), &pool.kept);
@@ -260,7 +264,8 @@ impl Pools {
         }
     }
 
-    /// Leases the lowest free address that is not to be avoided. Durable with the port's record, which the caller persists.
+    /// Leases the lowest free address that is not to be avoided and was not leased before; when there is none, the one that
+    /// came back first. Durable with the port's record, which the caller persists.
     pub fn lease(
         &mut self,
         vni: Vni,
@@ -269,23 +274,11 @@ impl Pools {
         avoid: &dyn Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
         let pool = self.pools.get_mut(&(vni, subnet))?;
-        let mut budget = SCAN_MAX;
-        for (first, last) in pool.kept.owned.iter() {
-            let mut at = first;
-            loop {
-                budget = budget.checked_sub(1)?;
-                let ip = address(&pool.kept.subnet, at)?;
-                if !pool.leases.contains_key(&at) && !avoid(ip) {
-                    pool.leases.insert(at, port);
-                    return Some(ip);
-                }
-                if at == last {
-                    break;
-                }
-                at += 1;
-            }
-        }
-        None
+        let found = pool.never_used(avoid).or_else(|| pool.used_first(avoid));
+        let (at, ip) = found?;
+        pool.leases.insert(at, port);
+        pool.used.retain(|&used| used != at);
+        Some(ip)
     }
 
     /// Leases this very address, if it is owned here and free or already this port's: for a record read back from the
@@ -306,6 +299,11 @@ impl Pools {
         let number = number(ip);
         if pool.leases.get(&number) == Some(&port) {
             pool.leases.remove(&number);
+            pool.used.retain(|&used| used != number);
+            pool.used.push_back(number);
+            if pool.used.len() > USED_MAX {
+                pool.used.pop_front();
+            }
         }
     }
 
@@ -351,6 +349,18 @@ impl Pools {
         let refused = |node| hunt.asked.get(node) == Some(&Asked::Refused);
         view.exhausted = hunt.resting && view.author_connected && self.peers.keys().all(refused);
         view
+    }
+
+    /// Nodes that this one gave a range to and that are not connected, or were revoked, each with how many addresses the
+    /// last one had: out of reach is at least so much.
+    #[must_use]
+    pub fn away(&self, vni: Vni, subnet: u8) -> Vec<(NodeId, u128)> {
+        let pool = self.pools.get(&(vni, subnet));
+        pool.into_iter()
+            .flat_map(|pool| &pool.kept.given)
+            .filter(|(node, _)| !self.peers.contains_key(*node))
+            .map(|(&node, &(_, first, last))| (node, (last - first).saturating_add(1)))
+            .collect()
     }
 
     /// Answers a member's request. `avoid` as for [`Self::lease`]: a range that holds only such addresses is no help.
@@ -428,7 +438,10 @@ impl Pools {
             }
             None => {
                 let author = Some(pool.kept.author);
-                let ask = author.into_iter().chain(pool.kept.given.keys().copied());
+                let given = pool.kept.given.keys().copied();
+                let ask = author
+                    .into_iter()
+                    .chain(given.filter(|node| self.peers.contains_key(node)));
                 let ask: Vec<NodeId> = ask
                     .filter(|&n| n != from && n != self.me)
                     .take(HINTS_MAX)
@@ -662,10 +675,36 @@ impl Pool {
         Self {
             kept,
             leases: BTreeMap::new(),
+            used: VecDeque::new(),
             hunt: None,
             unanswered,
             look: Moment::default(),
         }
+    }
+
+    /// The lowest free number that is not remembered as used, and its address.
+    fn never_used(&self, avoid: &dyn Fn(IpAddr) -> bool) -> Option<(u128, IpAddr)> {
+        let used: BTreeSet<u128> = self.used.iter().copied().collect();
+        let mut budget = SCAN_MAX;
+        for (first, last) in self.kept.owned.iter() {
+            for at in first..=last {
+                budget = budget.checked_sub(1)?;
+                let ip = address(&self.kept.subnet, at)?;
+                if !self.leases.contains_key(&at) && !used.contains(&at) && !avoid(ip) {
+                    return Some((at, ip));
+                }
+            }
+        }
+        None
+    }
+
+    /// The number that came back first, of those that are free and owned here.
+    fn used_first(&self, avoid: &dyn Fn(IpAddr) -> bool) -> Option<(u128, IpAddr)> {
+        self.used.iter().find_map(|&at| {
+            let ip = address(&self.kept.subnet, at)?;
+            let free = self.kept.owned.contains(at) && !self.leases.contains_key(&at);
+            (free && !avoid(ip)).then_some((at, ip))
+        })
     }
 
     /// How many addresses could be leased.

@@ -196,14 +196,16 @@ impl Ports {
         let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
-        let Some(net) = around.network_by_vni(port.record.vni) else {
-            let reason = format!("network {} is not known (yet)", port.record.vni);
-            port.phase = Phase::Failed {
-                reason,
-                retry: now.moment.plus_ms(pause(tries)),
-                tries: tries.saturating_add(1),
-            };
-            return;
+        let net = match home(&port.record, around) {
+            Ok(net) => net,
+            Err(reason) => {
+                port.phase = Phase::Failed {
+                    reason,
+                    retry: now.moment.plus_ms(pause(tries)),
+                    tries: tries.saturating_add(1),
+                };
+                return;
+            }
         };
         port.phase = Phase::Wiring {
             doomed: false,
@@ -235,11 +237,7 @@ impl Ports {
 
     /// The node's own presence on a network, if it has none yet and the network has an address for it.
     fn serve(&mut self, net: &NetworkDef, out: &mut Outbox) {
-        let ips: Vec<IpNet> = net
-            .subnets
-            .iter()
-            .filter_map(|s| IpNet::new(service_address(s)?, s.prefix_len()).ok())
-            .collect();
+        let ips = service_ips(net);
         if ips.is_empty() || self.services.contains_key(&net.vni) {
             return;
         }
@@ -278,6 +276,26 @@ impl Ports {
             // Nobody asked for it; the shell tells what it has once more.
             _ => return,
         }
+        if let Err(reason) = home(&port.record, around) {
+            let failed = refusal(RefusalCode::Failed, format!("port {id}: {reason}"));
+            for waiter in port.attaching.drain(..) {
+                out.push(Output::Reply {
+                    id: waiter,
+                    result: Err(failed.clone()),
+                });
+            }
+            let ready = port.record.ready;
+            port.phase = Phase::Failed {
+                reason: reason.clone(),
+                retry: Moment::default(),
+                tries: 0,
+            };
+            out.push(Output::Notice(Notice::PortFailed { port: id, reason }));
+            if !ready {
+                self.unwire(id, pools, out);
+            }
+            return;
+        }
         let before = port.record.clone();
         port.record.ifname = ifname;
         port.record.mac = mac;
@@ -294,6 +312,48 @@ impl Ports {
                 id: waiter,
                 result: Ok(Reply::Port(port.record.clone())),
             });
+        }
+    }
+
+    /// A network came, went, or is another one under the same number: ports that are not at home on it any more fail, and
+    /// its service goes with it or is made anew. A port that the kernel works on is looked at once it is done.
+    pub fn network_changed(
+        &mut self,
+        vni: Vni,
+        around: &dyn Surroundings,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let net = around.network_by_vni(vni);
+        let stale = |service: &ServiceWiring| {
+            net.is_none_or(|net| service.mtu != net.mtu || service.ips != service_ips(net))
+        };
+        if self.services.get(&vni).is_some_and(stale)
+            && let Some(service) = self.services.remove(&vni)
+        {
+            let port = service.port;
+            self.changes.push(PortChange::ServiceDown { vni, port });
+            out.push(Output::Unserve { vni, port });
+        }
+        let ids: Vec<PortId> = self.ports.keys().copied().collect();
+        for id in ids {
+            let Some(port) = self.ports.get_mut(&id).filter(|p| p.record.vni == vni) else {
+                continue;
+            };
+            if let (Phase::Up, Err(reason)) = (&port.phase, home(&port.record, around)) {
+                self.changes.push(PortChange::PortDown(port.record.clone()));
+                self.changes.push(PortChange::Presence);
+                port.phase = Phase::Failed {
+                    reason: reason.clone(),
+                    retry: now.moment.plus_ms(RETRY_MS),
+                    tries: 0,
+                };
+                out.push(Output::Notice(Notice::PortFailed { port: id, reason }));
+            }
+        }
+        let lives = |port: &Port| port.record.vni == vni && matches!(port.phase, Phase::Up);
+        if let Some(net) = net.filter(|_| self.ports.values().any(lives)) {
+            self.serve(net, out);
         }
     }
 
@@ -432,6 +492,34 @@ impl Ports {
     pub fn services(&self) -> impl Iterator<Item = &ServiceWiring> {
         self.services.values()
     }
+}
+
+/// The network that a port is on, if its addresses are of it: one that was removed may have been defined anew under the
+/// same name, and so the same VNI, with other subnets.
+fn home<'a>(record: &PortRecord, around: &'a dyn Surroundings) -> Result<&'a NetworkDef, String> {
+    let id = record.id;
+    let Some(net) = around.network_by_vni(record.vni) else {
+        return Err(format!(
+            "its network, VNI {}, was removed or is not known yet; `meshd detach {id}` removes the port",
+            record.vni
+        ));
+    };
+    let fits = |ip: &IpNet| net.subnets.iter().any(|s| s.contains(&ip.addr()));
+    match record.ips.iter().find(|ip| !fits(ip)) {
+        None => Ok(net),
+        Some(ip) => Err(format!(
+            "network {} was removed and defined anew, and {ip} is in none of its subnets; `meshd detach {id}` and attach again",
+            net.name
+        )),
+    }
+}
+
+/// The node's own addresses on a network.
+fn service_ips(net: &NetworkDef) -> Vec<IpNet> {
+    net.subnets
+        .iter()
+        .filter_map(|s| IpNet::new(service_address(s)?, s.prefix_len()).ok())
+        .collect()
 }
 
 /// Milliseconds until a port is tried again after `tries` failures.

@@ -93,6 +93,8 @@ drop_reasons! {
     SpoofedSource = "the source MAC belongs to another port or node",
     /// ARP or ND speaks for somebody else's address.
     SpoofedAddress = "ARP or neighbour discovery claims an IP address that belongs to another endpoint",
+    /// Only endpoints with the label `meshd.router=true` may say where the way out is.
+    RouterAdvertisement = "a router advertisement or redirect from an endpoint that is not labelled meshd.router=true",
     /// The port has as many MACs as it may.
     PortMacsFull = "the port already has as many source MACs as it may have",
     /// The table is full.

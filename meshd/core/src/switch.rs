@@ -12,6 +12,7 @@
 //! chain came, went or changed; a MAC moved, aged or was withdrawn. A new MAC is no such thing, unless some ruling was made
 //! on its absence. What of the rulings the kernel holds is in `switch/gates.rs`.
 
+use crate::announce::{Announcements, Pace};
 use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
 use crate::flow::{FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
@@ -72,6 +73,8 @@ pub struct PortFace {
     pub foreign: Option<BTreeSet<MacAddr>>,
     /// When it came up.
     pub since: Moment,
+    /// It may send router advertisements and redirects.
+    pub router: bool,
 }
 
 /// An endpoint of another node, as the directory has it; of those that claim the same, the one that holds it.
@@ -85,6 +88,8 @@ pub struct RemoteEndpoint {
     pub ips: Vec<IpAddr>,
     /// Since when it is there, if it may move to another node.
     pub roams: Option<Moment>,
+    /// It may send router advertisements and redirects.
+    pub router: bool,
 }
 
 /// Why the switch does not take a port.
@@ -193,6 +198,8 @@ pub struct Switch {
     gates: Gates,
     /// ICMP errors sent since when.
     complained: (Moment, u32),
+    /// Of all networks' announcements.
+    pace: Pace,
 }
 
 impl Switch {
@@ -212,6 +219,7 @@ impl Switch {
             taken: BTreeMap::new(),
             gates: Gates::default(),
             complained: (Moment(0), 0),
+            pace: Pace::default(),
         }
     }
 
@@ -272,6 +280,7 @@ impl Switch {
                     neighbors: Neighbors::default(),
                     ports: BTreeMap::new(),
                     members: BTreeSet::new(),
+                    announcements: Announcements::default(),
                 };
                 self.networks.insert(vni, network);
             }
@@ -343,6 +352,10 @@ impl Switch {
                 let _ = network.fdb.add_own(mac, place);
             }
             network.neighbors.add_local(&face.ips, Owner { mac, place });
+            if face.router {
+                network.neighbors.add_router(port);
+            }
+            network.note_owners(face.ips.iter().copied());
             network.ports.insert(port, face);
         }
         self.new_epoch(out);
@@ -353,9 +366,10 @@ impl Switch {
     pub fn remove_port(&mut self, port: PortId, now: Moment, out: &mut Outbox) {
         let mut any = false;
         for network in self.networks.values_mut() {
-            if network.ports.remove(&port).is_some() {
+            if let Some(face) = network.ports.remove(&port) {
                 network.fdb.remove_port(port);
                 network.neighbors.remove_port(port);
+                network.note_owners(face.ips.into_iter());
                 any = true;
             }
         }
@@ -394,6 +408,9 @@ impl Switch {
             .iter()
             .flat_map(|e| e.ips.iter().map(|&ip| (ip, e.mac, e.node)));
         network.neighbors.set_remote(ips, self.limits.fdb.remote);
+        let routers = entries.iter().filter(|e| e.router).map(|e| e.node);
+        network.neighbors.set_remote_routers(routers);
+        network.note_owners(entries.iter().flat_map(|e| e.ips.iter().copied()));
         let found = |mac: &MacAddr| self.was_unknown(vni, *mac, macs.get(mac).copied());
         if change.moved || change.new.iter().any(found) {
             self.new_epoch(out);
@@ -467,8 +484,9 @@ impl Switch {
         }
     }
 
-    /// Ages MACs, and rules on what policy did not answer.
+    /// Ages MACs, announces, and rules on what policy did not answer.
     pub fn handle_timeout(&mut self, now: Moment, out: &mut Outbox) {
+        self.announce(now, out);
         let mut aged = false;
         for network in self.networks.values_mut() {
             aged |= network.fdb.age_out(now);
@@ -488,11 +506,36 @@ impl Switch {
     /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
+        let announcing = self.networks.values().any(|n| n.announcements.is_due());
         self.networks
             .values()
             .filter_map(|n| n.fdb.next_age())
             .chain(self.policy.poll_timeout())
+            .chain(announcing.then(|| self.pace.next()))
             .min()
+    }
+
+    /// Tells the ports here which addresses have another MAC than before, as fast as it may.
+    fn announce(&mut self, now: Moment, out: &mut Outbox) {
+        for network in self.networks.values_mut() {
+            while network.announcements.is_due() && self.pace.ready(now) {
+                let Some((ip, frame)) = network.announcements.pop() else {
+                    break;
+                };
+                let Some(owner) = network.neighbors.owner(ip) else {
+                    continue;
+                };
+                let mut frames = 0;
+                for (&port, face) in &network.ports {
+                    if !face.service && owner.place != Place::Port(port) {
+                        let frame = frame.clone();
+                        out.push(Out::Inject { port, frame });
+                        frames += 1;
+                    }
+                }
+                self.pace.spend(frames);
+            }
+        }
     }
 
     /// What would happen to a frame, without change. Policy is not asked and nothing kept is used: the caller has the

@@ -322,6 +322,19 @@ pub struct Network {
     pub nodes: Vec<NodeRef>,
     /// Plugins in its policy chain on this node.
     pub plugins: u32,
+    /// Addresses that this node gave away to nodes that are revoked or not connected.
+    pub away: Vec<Away>,
+}
+
+/// Addresses that nobody in reach can lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Away {
+    /// Their subnet.
+    pub subnet: ipnet::IpNet,
+    /// Who has them.
+    pub node: NodeRef,
+    /// How many at least, as a decimal number (it may exceed 2^64).
+    pub addresses: String,
 }
 
 /// One line of `meshd ports`.
@@ -645,6 +658,15 @@ pub fn sentence(notice: &Notice) -> String {
         Notice::PeerDown { node, name, reason } => {
             format!("session with {} is over: {}", who(node, name), esc(reason))
         }
+        Notice::PathShrank {
+            node,
+            name,
+            was,
+            mtu,
+        } => format!(
+            "the path to {} lost all packets of {was} bytes and takes smaller ones; {mtu} bytes from now on, until more are proven",
+            who(node, name)
+        ),
         Notice::PeerRefused { remote, reason } => {
             format!("{} was refused: {}", esc(remote), esc(reason))
         }
@@ -730,6 +752,11 @@ pub fn sentence(notice: &Notice) -> String {
             esc(range)
         ),
         Notice::Refused { what, reason } => format!("{} was refused: {}", esc(what), esc(reason)),
+        Notice::StateUnkept { reason } => format!(
+            "the state cannot be kept: {}; traffic goes on, changes are refused, and it is tried again each second",
+            esc(reason)
+        ),
+        Notice::StateKept {} => "the state is kept again".to_owned(),
         Notice::HeldBack { what, count } => {
             format!(
                 "{count} more events about {} were held back: too many at once",

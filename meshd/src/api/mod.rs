@@ -21,8 +21,21 @@ mod trace;
 
 pub use backend::Backend;
 
-/// Connections at once; more wait.
-const CONNECTIONS_MAX: usize = 64;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::time::Duration;
+
+/// Connections at once; more wait. Far more than requests at work: who has said nothing yet must keep nobody out.
+const CONNECTIONS_MAX: usize = 512;
+/// Changes at work at once; more wait. Views are not counted.
+const CHANGES_MAX: usize = 64;
+/// Who may follow events at once.
+const FOLLOWERS_MAX: usize = 64;
+/// For a request's head, and then for its body, to come.
+const HEAD_WITHIN: Duration = Duration::from_secs(3);
+/// See [`HEAD_WITHIN`].
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// Until a request is answered, or refused.
 const REQUEST_S: u64 = 60;
 /// Largest body, in bytes.
@@ -30,11 +43,25 @@ const BODY_MAX: usize = 1 << 20;
 /// Largest component, in bytes.
 const PLUGIN_MAX: usize = 32 << 20;
 
-/// Answers on `socket` until the future is dropped; the socket file goes with it.
+/// Answers on `socket` until the future is dropped; the socket file goes with it. One request a connection.
 ///
 /// # Errors
-/// If the listening socket breaks.
+/// None at present: a listening socket that breaks is tried again.
 pub async fn serve(socket: socket::Socket, backend: impl Backend) -> std::io::Result<()> {
-    let (listener, _file) = socket.into_parts(CONNECTIONS_MAX);
-    axum::serve(listener, routes::router(backend)).await
+    let (mut listener, _file) = socket.into_parts(CONNECTIONS_MAX);
+    let router = routes::router(backend);
+    loop {
+        let connection = listener.accept().await;
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new())
+                .header_read_timeout(HEAD_WITHIN)
+                .keep_alive(false);
+            // Whoever went away, or was too slow, has nobody to be told.
+            let _ = http
+                .serve_connection(TokioIo::new(connection), service)
+                .await;
+        });
+    }
 }

@@ -3,13 +3,13 @@
 
 use super::backend::Backend;
 use super::requests::{PluginWish, invalid};
-use super::routes::{Answer, ApiError, Body};
+use super::routes::{Answer, ApiError, Body, Segments};
 use super::trace;
 use crate::rulings::{
     AttachError, DetachError, FailMode, InstallError, Placement, PluginInfo, Rulings,
 };
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::Json;
 use meshd_core::command::{Command, Refusal, RefusalCode};
 use meshd_core::ident::{Label, Vni, escape};
@@ -29,7 +29,7 @@ pub(super) async fn list<B: Backend>(State(backend): State<B>) -> Answer<Vec<vie
 
 pub(super) async fn install<B: Backend>(
     State(backend): State<B>,
-    Path(plugin): Path<String>,
+    Segments(plugin): Segments<String>,
     component: Bytes,
 ) -> Answer<view::Plugin> {
     let name = name(&plugin)?;
@@ -41,7 +41,7 @@ pub(super) async fn install<B: Backend>(
 
 pub(super) async fn attach<B: Backend>(
     State(backend): State<B>,
-    Path((network, plugin)): Path<(String, String)>,
+    Segments((network, plugin)): Segments<(String, String)>,
     Body(wish): Body<PluginWish>,
 ) -> Answer<view::Plugin> {
     let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
@@ -51,7 +51,7 @@ pub(super) async fn attach<B: Backend>(
     };
     change(&backend, move |rulings| {
         rulings
-            .attach(&name, vni, &wish.config, placement)
+            .attach(&name, vni, wish.config.as_deref(), placement)
             .map_err(refuse_attach)
     })
     .await
@@ -59,7 +59,7 @@ pub(super) async fn attach<B: Backend>(
 
 pub(super) async fn detach<B: Backend>(
     State(backend): State<B>,
-    Path((network, plugin)): Path<(String, String)>,
+    Segments((network, plugin)): Segments<(String, String)>,
 ) -> Answer<view::Plugin> {
     // A network that is gone may still have a chain; its number finds it.
     let vni = match network
@@ -83,12 +83,14 @@ async fn change<B: Backend>(
 ) -> Answer<view::Plugin> {
     let rulings = backend.rulings();
     let worker = rulings.clone();
+    let before = backend.networks().await?;
     let info = tokio::task::spawn_blocking(move || work(&worker))
         .await
         .map_err(|e| Refusal {
             code: RefusalCode::Failed,
             message: format!("the work broke off: {e}; the daemon's log says more"),
-        })??;
+        })?
+        .map_err(|refusal| by_name(refusal, &before))?;
     for (vni, plugins) in rulings.chains() {
         backend
             .command(Command::PolicyChain { vni, plugins })
@@ -146,6 +148,21 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
                 busy_us: at.ns / 1000,
             })
             .collect(),
+    }
+}
+
+/// The plugins know networks by VNI; people know them by name.
+fn by_name(refusal: Refusal, networks: &[view::Network]) -> Refusal {
+    let mut message = format!("{} ", refusal.message);
+    for network in networks {
+        for end in [" ", ";", ":", "."] {
+            let number = format!("network {}{end}", network.vni);
+            message = message.replace(&number, &format!("network {}{end}", network.name));
+        }
+    }
+    Refusal {
+        message: message.trim_end().to_owned(),
+        ..refusal
     }
 }
 

@@ -170,9 +170,9 @@ pub struct TraceWish {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PluginWish {
-    /// Given to the plugin as it is; JSON.
+    /// Given to the plugin as it is; JSON. Left out: as it was, or `{}`.
     #[serde(default)]
-    pub config: String,
+    pub config: Option<String>,
     /// Lower is asked earlier; left out: as it was, or 100.
     #[serde(default)]
     pub order: Option<u16>,

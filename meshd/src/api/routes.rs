@@ -2,17 +2,20 @@
 
 use super::backend::Backend;
 use super::requests::{AttachWish, Invite, InviteWish, TraceWish, invalid};
-use super::{BODY_MAX, PLUGIN_MAX, REQUEST_S, plugins, trace};
+use super::{
+    BODY_MAX, BODY_WITHIN, CHANGES_MAX, FOLLOWERS_MAX, PLUGIN_MAX, REQUEST_S, plugins, trace,
+};
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::body::{self, Bytes};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post};
-use futures_util::Stream;
 use futures_util::stream;
+use futures_util::{Stream, StreamExt};
 use meshd_core::command::{Command, ForeignVtep, NetworkSpec, Refusal, RefusalCode, Reply};
 use meshd_core::flowtext::Packet;
 use meshd_core::ident::MacAddr;
@@ -22,7 +25,9 @@ use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -68,8 +73,38 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// Parts of the path between slashes.
+pub(super) struct Segments<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let segments = Path::from_request_parts(parts, state).await;
+        segments
+            .map(|Path(segments)| Self(segments))
+            .map_err(|e| invalid(format!("the path: {e}")).into())
+    }
+}
+
+/// What stands behind the `?`.
+struct Asked<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::from_request_parts(parts, state).await;
+        query
+            .map(|Query(query)| Self(query))
+            .map_err(|e| invalid(format!("the query: {}", e.body_text())).into())
+    }
+}
+
 /// All routes over `backend`.
 pub(super) fn router<B: Backend>(backend: B) -> Router {
+    let changes = Arc::new(Semaphore::new(CHANGES_MAX));
+    let in_time = move |request: Request, next: Next| in_time(changes.clone(), request, next);
     Router::new()
         .route("/v1/version", get(version))
         .route("/v1/status", get(status::<B>))
@@ -105,7 +140,10 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
         .fallback(async || {
             no_such("there is nothing at this path; docs/reference/api.md lists what there is")
         })
-        .method_not_allowed_fallback(async || no_such("this path does not take this method"))
+        .method_not_allowed_fallback(async || {
+            let refusal = invalid("this path does not take this method");
+            (StatusCode::METHOD_NOT_ALLOWED, Json(refusal))
+        })
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(axum::middleware::from_fn(in_time))
         .with_state(backend)
@@ -118,8 +156,42 @@ fn no_such(message: &str) -> ApiError {
     })
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(Duration::from_secs(REQUEST_S), next.run(request)).await.unwrap_or_else(|_| {
+/// The whole of a request, from the body that is to come on, within its times; only so many changes at once.
+async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let takes_query = matches!(path, "/v1/fdb" | "/v1/events");
+    if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
+        let refusal = invalid("this path takes no query (what stands behind the `?`)");
+        return ApiError(refusal).into_response();
+    }
+    let most = match path.starts_with("/v1/plugins/") {
+        true => PLUGIN_MAX,
+        false => BODY_MAX,
+    };
+    let (parts, body) = request.into_parts();
+    // Read before it counts, so that nobody holds a place by sending slowly.
+    let bytes = match tokio::time::timeout(BODY_WITHIN, body::to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(error)) => {
+            let refusal = invalid(format!("the body: {error}; at most {most} bytes are taken"));
+            return ApiError(refusal).into_response();
+        }
+        Err(_) => {
+            let message = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
+            return ApiError(invalid(message)).into_response();
+        }
+    };
+    let is_view = matches!(parts.method, Method::GET | Method::HEAD);
+    let request = Request::from_parts(parts, bytes.into());
+    let work = async {
+        // The semaphore is never closed.
+        let _place = match is_view {
+            true => None,
+            false => changes.acquire().await.ok(),
+        };
+        next.run(request).await
+    };
+    tokio::time::timeout(Duration::from_secs(REQUEST_S), work).await.unwrap_or_else(|_| {
         let message = format!("no answer within {REQUEST_S} s; the work may still be done, look before you ask again");
         ApiError(Refusal { code: RefusalCode::Unavailable, message }).into_response()
     })
@@ -149,13 +221,14 @@ views! {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NetworkQuery {
     network: Option<String>,
 }
 
 async fn flows<B: Backend>(
     State(backend): State<B>,
-    Query(query): Query<NetworkQuery>,
+    Asked(query): Asked<NetworkQuery>,
 ) -> Answer<Vec<view::Flow>> {
     let mut flows = backend.flows().await?;
     if let Some(wanted) = query.network {
@@ -167,7 +240,7 @@ async fn flows<B: Backend>(
 
 async fn fdb<B: Backend>(
     State(backend): State<B>,
-    Query(query): Query<NetworkQuery>,
+    Asked(query): Asked<NetworkQuery>,
 ) -> Answer<Vec<view::FdbEntry>> {
     let mut entries = backend.fdb().await?;
     if let Some(wanted) = query.network {
@@ -188,7 +261,7 @@ async fn invite<B: Backend>(
 
 async fn revoke<B: Backend>(
     State(backend): State<B>,
-    Path(member): Path<String>,
+    Segments(member): Segments<String>,
 ) -> Result<StatusCode, ApiError> {
     backend.command(Command::Revoke { member }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -213,7 +286,7 @@ async fn network_add<B: Backend>(
 
 async fn network_remove<B: Backend>(
     State(backend): State<B>,
-    Path(network): Path<String>,
+    Segments(network): Segments<String>,
 ) -> Result<StatusCode, ApiError> {
     backend.command(Command::NetworkRemove { network }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -270,7 +343,7 @@ async fn attach<B: Backend>(
 
 async fn detach<B: Backend>(
     State(backend): State<B>,
-    Path(port): Path<String>,
+    Segments(port): Segments<String>,
 ) -> Result<StatusCode, ApiError> {
     backend.command(Command::Detach { port }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -312,6 +385,7 @@ async fn trace_packet<B: Backend>(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EventsQuery {
     /// Server-sent events, without end.
     #[serde(default)]
@@ -322,7 +396,7 @@ struct EventsQuery {
 
 async fn events<B: Backend>(
     State(backend): State<B>,
-    Query(query): Query<EventsQuery>,
+    Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Response {
     let (mut recent, coming) = backend.events();
@@ -333,7 +407,17 @@ async fn events<B: Backend>(
         recent.retain(|event| event.seq > after);
     }
     if query.follow {
-        Sse::new(follow(recent.into(), coming))
+        static FOLLOWERS: Semaphore = Semaphore::const_new(FOLLOWERS_MAX);
+        let Ok(place) = FOLLOWERS.try_acquire() else {
+            let message = format!("{FOLLOWERS_MAX} clients follow events already; end one of them");
+            let code = RefusalCode::Unavailable;
+            return ApiError(Refusal { code, message }).into_response();
+        };
+        let events = follow(recent.into(), coming).map(move |event| {
+            let _held = &place;
+            event
+        });
+        Sse::new(events)
             .keep_alive(sse::KeepAlive::default())
             .into_response()
     } else {

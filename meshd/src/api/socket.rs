@@ -161,11 +161,9 @@ pub(super) struct Limited {
     places: Arc<Semaphore>,
 }
 
-impl axum::serve::Listener for Limited {
-    type Io = Placed;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (Placed, ()) {
+impl Limited {
+    /// The next connection, once there is a place for it.
+    pub(super) async fn accept(&mut self) -> Placed {
         loop {
             // The semaphore is never closed; if it were, waiting is the safe answer.
             let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
@@ -173,13 +171,10 @@ impl axum::serve::Listener for Limited {
             };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    return (
-                        Placed {
-                            stream,
-                            _place: place,
-                        },
-                        (),
-                    );
+                    return Placed {
+                        stream,
+                        _place: place,
+                    };
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection of the API");
@@ -188,10 +183,6 @@ impl axum::serve::Listener for Limited {
                 }
             }
         }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
     }
 }
 

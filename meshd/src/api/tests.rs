@@ -88,6 +88,7 @@ impl Backend for Fake {
             endpoints: 2,
             nodes: vec![here()],
             plugins: 0,
+            away: Vec::new(),
         }])
     }
     async fn ports(&self) -> Answer<Vec<view::Port>> {
@@ -219,8 +220,80 @@ async fn a_refusal_comes_through_as_it_was_said() {
     );
     assert_eq!(
         refused(scene.client.post("/v1/status", &json!({})).await).code,
-        RefusalCode::NotFound
+        RefusalCode::Invalid
     );
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_path_query_or_method_is_told_as_everything_else() {
+    let scene = scene();
+    for (request, status) in [
+        ("DELETE /v1/ports/%ff", 400),
+        ("GET /v1/events?after=-1", 400),
+        ("GET /v1/events?behind=1", 400),
+        ("GET /v1/peers?verbose=true", 400),
+        ("PUT /v1/peers", 405),
+        ("GET /v1/peer", 404),
+        ("GET /v1/peers", 200),
+    ] {
+        let answer = raw(
+            &scene,
+            &format!("{request} HTTP/1.1\r\nhost: meshd\r\n\r\n"),
+        )
+        .await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {answer}"
+        );
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            body["message"].is_string(),
+            status != 200,
+            "{request}: {body}"
+        );
+    }
+}
+
+/// All that comes back for these bytes, until the far end closes.
+async fn raw(scene: &Scene, request: &str) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::UnixStream::connect(&scene.socket)
+        .await
+        .unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn half_requests_keep_nobody_waiting_and_end_by_themselves() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let scene = scene();
+    let mut halves = Vec::new();
+    for n in 0..300 {
+        let mut half = tokio::net::UnixStream::connect(&scene.socket)
+            .await
+            .unwrap();
+        let text: &[u8] = match n % 3 {
+            0 => b"",
+            1 => b"GET /v1/version HT",
+            _ => b"POST /v1/networks HTTP/1.1\r\nhost: m\r\ncontent-length: 9\r\n\r\n{",
+        };
+        half.write_all(text).await.unwrap();
+        halves.push(half);
+    }
+    let start = std::time::Instant::now();
+    assert!(scene.client.get::<Value>("/v1/version").await.is_ok());
+    assert!(start.elapsed() < std::time::Duration::from_secs(1));
+    let mut head = halves.swap_remove(1);
+    let mut answer = Vec::new();
+    let ended = tokio::time::timeout(
+        std::time::Duration::from_secs(8),
+        head.read_to_end(&mut answer),
+    );
+    assert!(ended.await.is_ok());
 }
 
 #[tokio::test]

@@ -64,14 +64,14 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME", default_value = "mesh", value_parser = values::label)]
         mesh: Label,
         /// Name of this node in the mesh [default: the host's name].
-        #[arg(long, value_name = "NAME", value_parser = values::label)]
+        #[arg(long, value_name = "NAME", value_parser = values::new_name)]
         name: Option<Label>,
     },
     /// Run the daemon, in the foreground, with its log on stderr.
     #[command(
         after_help = "Examples:\n  meshd run\n  MESHD_STATE=/tmp/b/state MESHD_SOCKET=/tmp/b/sock meshd run      a second one beside it\n\n\
         Stops at SIGTERM and SIGINT; ports stay wired and are found again at the next start.\n\
-        RUST_LOG (such as RUST_LOG=meshd=debug) sets what is logged."
+        RUST_LOG (such as RUST_LOG=info,meshd=debug) sets what is logged, whatever the config file says."
     )]
     Run {
         /// Config file (TOML), read again when it changes [default: /etc/meshd/meshd.toml if it is there].
@@ -91,7 +91,7 @@ pub(super) enum Command {
     )]
     Invite {
         /// How long the token is good: 90s, 30m, 1h, 2d; at most 30d.
-        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::duration)]
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = values::ttl)]
         ttl: Duration,
         /// Label of the newcomer, seen by policy; may be repeated.
         #[arg(long = "label", value_name = "K=V", value_parser = values::pair)]
@@ -108,7 +108,7 @@ pub(super) enum Command {
         /// The token; `-` reads it from stdin, where no process list shows it.
         token: String,
         /// Name of this node in the mesh [default: the host's name].
-        #[arg(long, value_name = "NAME", value_parser = values::label)]
+        #[arg(long, value_name = "NAME", value_parser = values::new_name)]
         name: Option<Label>,
     },
     /// List the members of the mesh and how they are.
@@ -119,6 +119,7 @@ pub(super) enum Command {
     )]
     Revoke {
         /// Its name, its id, or the first 6 or more characters of its id.
+        #[arg(value_parser = values::word)]
         member: String,
     },
     /// Define, list and remove networks.
@@ -132,6 +133,7 @@ pub(super) enum Command {
         The same command again changes nothing and prints the same port.")]
     Attach {
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
         /// The namespace: NAME (as `ip netns` has it), a path, pid:N, or `self` for this process's own.
         #[arg(long, value_name = "NAME|PATH|pid:N", value_parser = clap::value_parser!(OsString))]
@@ -146,7 +148,7 @@ pub(super) enum Command {
         #[arg(long, value_parser = values::mac)]
         mac: Option<MacAddr>,
         /// Name of the endpoint: found as NAME.NETWORK.DOMAIN by all on the network.
-        #[arg(long, value_name = "NAME", value_parser = values::label)]
+        #[arg(long, value_name = "NAME", value_parser = values::new_name)]
         name: Option<Label>,
         /// Label of the endpoint, seen by policy; may be repeated.
         #[arg(long = "label", value_name = "K=V", value_parser = values::pair)]
@@ -158,6 +160,7 @@ pub(super) enum Command {
     )]
     Detach {
         /// The port's number, or NAME or NAME.NETWORK of its endpoint.
+        #[arg(value_parser = values::word)]
         port: String,
     },
     /// List the ports of this node.
@@ -174,7 +177,7 @@ pub(super) enum Command {
     )]
     Fdb {
         /// Only this network (name or VNI).
-        #[arg(long, value_name = "NETWORK")]
+        #[arg(long, value_name = "NETWORK", value_parser = values::word)]
         network: Option<String>,
     },
     /// List the rulings that hold for many frames: where each lives, and what keeps it out of the kernel.
@@ -214,6 +217,7 @@ pub(super) enum Command {
         `vlan N`, `via ADDRESS`, `from PORT`, `from peer NODE`.")]
     Trace {
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
         /// The packet, as one argument.
         #[arg(required = true, num_args = 1..)]
@@ -261,7 +265,7 @@ pub(super) enum NetworkCommand {
     )]
     Add {
         /// Its name: letters, digits, hyphens; part of DNS names.
-        #[arg(value_parser = values::label)]
+        #[arg(value_parser = values::new_name)]
         name: Label,
         /// Number of the segment, 1 to 16777215 [default: made from the name].
         #[arg(long, value_parser = values::vni)]
@@ -281,6 +285,7 @@ pub(super) enum NetworkCommand {
     /// Remove a network that has no ports any more.
     Rm {
         /// Its name or VNI.
+        #[arg(value_parser = values::word)]
         network: String,
     },
 }
@@ -335,10 +340,11 @@ pub(super) enum PluginCommand {
         #[arg(value_parser = values::label)]
         name: Label,
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
-        /// Config as JSON, or @FILE; `@-` reads stdin.
-        #[arg(long, value_name = "JSON|@FILE", default_value = "{}", value_parser = clap::value_parser!(OsString))]
-        config: OsString,
+        /// Config as JSON, or @FILE; `@-` reads stdin [default: as it was, or {}].
+        #[arg(long, value_name = "JSON|@FILE", value_parser = clap::value_parser!(OsString))]
+        config: Option<OsString>,
         /// Place in the chain, lower is asked earlier [default: as it was, or 100].
         #[arg(long, value_name = "NUMBER")]
         order: Option<u16>,
@@ -352,6 +358,7 @@ pub(super) enum PluginCommand {
         #[arg(value_parser = values::label)]
         name: Label,
         /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
         network: String,
     },
     /// List what is installed, where it decides and how it does.

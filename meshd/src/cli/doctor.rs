@@ -68,7 +68,7 @@ fn read(named: Option<&Path>) -> (Config, Option<Check>) {
             Some(check("config", CheckState::Fail, why, Some(advice))),
         )
     };
-    match std::fs::read_to_string(path) {
+    match crate::bounded::text(path, crate::daemon::CONFIG_MAX) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
             (Config::default(), None)
         }

@@ -12,6 +12,9 @@ use meshd_core::wire::record::Record;
 use serde_json::json;
 use std::path::PathBuf;
 
+/// Far more than a token has, in bytes.
+const TOKEN_MAX: usize = 64 << 10;
+
 pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result<Printed, Failure> {
     let name = name.unwrap_or_else(host_label);
     let store = Store::open(&common.state).map_err(Failure::new)?;
@@ -32,8 +35,12 @@ pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result
 
 pub(super) fn join(common: &Common, token: &str, name: Option<Label>) -> Result<Printed, Failure> {
     let text = match token {
-        "-" => std::io::read_to_string(std::io::stdin())
-            .map_err(|e| Failure::new(format!("read the token from stdin: {e}")))?,
+        "-" => {
+            let bytes = crate::bounded::stdin(TOKEN_MAX)
+                .map_err(|e| Failure::new(format!("read the token from stdin: {e}")))?;
+            String::from_utf8(bytes)
+                .map_err(|_| Failure::new("what stdin gives is no token, and not even text"))?
+        }
         token => token.to_owned(),
     };
     let token: Token = text.parse().map_err(Failure::new)?;
@@ -107,6 +114,38 @@ pub(super) fn run(common: &Common, config: Option<PathBuf>) -> Result<Printed, F
         socket: common.socket.clone(),
         config,
     };
-    daemon::run(&options).map_err(|error| Failure::new(format!("{error:#}")))?;
+    daemon::run(&options).map_err(|error| Failure::new(chain(&error)))?;
     Printed::text("")
+}
+
+/// The error and its causes; a cause that is told already is not told again.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |told, cause| {
+        let cause = cause.to_string();
+        match told.is_empty() {
+            true => cause,
+            false if told.contains(&cause) => told,
+            false => format!("{told}: {cause}"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let source = std::io::Error::from_raw_os_error(13);
+        let error = crate::store::StoreError::Io {
+            doing: "open",
+            path: "/s".into(),
+            source,
+        };
+        let error = anyhow::Error::from(error).context("start");
+        assert_eq!(
+            chain(&error),
+            "start: cannot open /s: Permission denied (os error 13)"
+        );
+    }
 }

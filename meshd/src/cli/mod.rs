@@ -27,6 +27,8 @@ use std::process::ExitCode;
 /// Why a command failed, as it is told.
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
+    /// As in the API's errors.
+    code: RefusalCode,
     message: String,
     hint: Option<String>,
 }
@@ -34,6 +36,7 @@ struct Failure {
 impl Failure {
     fn new(message: impl ToString) -> Self {
         Self {
+            code: RefusalCode::Failed,
             message: message.to_string(),
             hint: None,
         }
@@ -62,7 +65,14 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(_) => None,
         };
+        let code = match &error {
+            ClientError::NoDaemon { .. } => RefusalCode::Unavailable,
+            ClientError::Forbidden { .. } => RefusalCode::Forbidden,
+            ClientError::Refused(refusal) => refusal.code,
+            ClientError::Broken { .. } => RefusalCode::Failed,
+        };
         Self {
+            code,
             message: error.to_string(),
             hint: hint.map(str::to_owned),
         }
@@ -86,19 +96,32 @@ impl Printed {
 
 /// Runs what was typed.
 pub fn main() -> ExitCode {
-    // Prints help, version and usage errors itself, and ends with 0 or 2.
-    let cli = Cli::parse();
-    match run(cli) {
-        Ok(printed) => {
-            // Nobody reads on: not our failure.
-            let _ = print(&printed.text);
-            if printed.done {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
+    let mut json = false;
+    let outcome = match Cli::try_parse() {
+        Ok(cli) => {
+            json = cli.common.json;
+            run(cli)
         }
+        .and_then(|printed| {
+            print(&printed.text).map_err(|e| unwritten(&e))?;
+            Ok(printed.done)
+        }),
+        // Wrong usage: ends with 2.
+        Err(error) if error.use_stderr() => error.exit(),
+        // Help and version.
+        Err(error) => forgive(error.print())
+            .map(|()| true)
+            .map_err(|e| unwritten(&e)),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
+            if json {
+                let error = serde_json::json!({ "code": failure.code, "message": failure.message });
+                // If stdout is what failed, stderr says so.
+                let _ = print(&show::json(&serde_json::json!({ "error": error })));
+            }
             eprintln!("error: {}", show::clean(&failure.message));
             if let Some(hint) = failure.hint {
                 eprintln!("hint: {}", show::clean(&hint));
@@ -108,13 +131,31 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// To stdout. Whoever does not read on (`| head -1`) has what they wanted.
 fn print(text: &str) -> std::io::Result<()> {
+    forgive(write(text))
+}
+
+fn write(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     if !text.is_empty() && !text.ends_with('\n') {
         out.write_all(b"\n")?;
     }
     out.flush()
+}
+
+fn forgive(result: std::io::Result<()>) -> std::io::Result<()> {
+    match result {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Work that was done and not told: for a token, that is as good as not done.
+fn unwritten(error: &std::io::Error) -> Failure {
+    Failure::new(format!("the output could not be written: {error}"))
+        .hint("what was asked for may be done all the same; what it printed is lost")
 }
 
 fn run(cli: Cli) -> Result<Printed, Failure> {

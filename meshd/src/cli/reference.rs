@@ -12,8 +12,8 @@ pub(super) fn page() -> String {
     let mut out = String::from(
         "# Command line\n\n<!-- Made by `meshd help-markdown`; a test compares. -->\n\n\
          Every command takes `--json`: one JSON document on stdout and nothing else. Exit codes: 0 done, 1 refused or failed\n\
-         (message on stderr), 2 wrong usage. Shapes of the documents: `meshd/core/src/view.rs`; instants end in `_at_ms`\n\
-         (milliseconds since the Unix epoch), spans in their unit.\n",
+         (message on stderr; with `--json` also `{\"error\": {\"code\", \"message\"}}` on stdout), 2 wrong usage. Shapes of the\n\
+         documents: `meshd/core/src/view.rs`; instants end in `_at_ms` (milliseconds since the Unix epoch), spans in their unit.\n",
     );
     let mut root = Cli::command().term_width(100);
     root.build();

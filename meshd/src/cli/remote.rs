@@ -5,9 +5,11 @@ use super::values::{self, show_path};
 use super::{Failure, Printed, doctor, show};
 use crate::api::client::{Client, ClientError, Followed, segment};
 use crate::api::requests::{AttachWish, ByteInput, Invite, InviteWish, PluginWish, TraceWish};
+use crate::bounded;
 use bytes::Bytes;
 use meshd_core::command::NetworkSpec;
 use meshd_core::view;
+use meshd_plugin_host::MAX_COMPONENT;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -183,6 +185,7 @@ impl Ask {
                 .map_or(0, |event| event.seq),
         };
         let json = self.json;
+        let mut written = Ok(());
         self.client
             .follow(
                 &format!("/v1/events?follow=true&after={after}"),
@@ -197,10 +200,18 @@ impl Ask {
                             return true;
                         }
                     };
-                    super::print(&line).is_ok()
+                    // Here also a pipe without a reader is an end, but no failure.
+                    match super::write(&line) {
+                        Ok(()) => true,
+                        Err(error) => {
+                            written = super::forgive(Err(error));
+                            false
+                        }
+                    }
                 },
             )
             .await?;
+        written.map_err(|error| super::unwritten(&error))?;
         Printed::text("")
     }
 }
@@ -250,7 +261,7 @@ async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure>
 async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
     match command {
         PluginCommand::Install { name, file } => {
-            let component = std::fs::read(&file).map_err(|e| {
+            let component = bounded::file(&file, MAX_COMPONENT).map_err(|e| {
                 Failure::new(format!("read the component {}: {e}", show_path(&file)))
             })?;
             let made: view::Plugin = ask
@@ -278,7 +289,10 @@ async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
             order,
             fail,
         } => {
-            let config = values::config(&config).map_err(Failure::new)?;
+            let config = config
+                .map(|typed| values::config(&typed))
+                .transpose()
+                .map_err(Failure::new)?;
             let wish = PluginWish {
                 config,
                 order,

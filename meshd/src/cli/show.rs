@@ -358,7 +358,17 @@ pub(super) fn networks(networks: &[Network]) -> String {
         ]
     });
     let empty = "no networks; `meshd network add demo --subnet 10.0.0.0/24` makes one";
-    table(
+    let away = networks.iter().flat_map(|n| {
+        n.away.iter().map(move |away| {
+            let node = nodes(std::slice::from_ref(&away.node));
+            clean(&format!(
+                "{}: {} or more addresses of {} are with {node}, which is revoked or not connected\n",
+                n.name, away.addresses, away.subnet
+            ))
+        })
+    });
+    let away: String = away.collect();
+    let lines = table(
         &[
             "NAME",
             "VNI",
@@ -371,7 +381,8 @@ pub(super) fn networks(networks: &[Network]) -> String {
         ],
         rows,
         empty,
-    )
+    );
+    lines + &away
 }
 
 pub(super) fn vteps(vteps: &[VtepRow]) -> String {

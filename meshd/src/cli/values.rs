@@ -1,12 +1,15 @@
 //! Values of options: from what was typed to the types of the core, with messages that show what is wanted.
 
+use crate::bounded;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use meshd_core::command::IpSpec;
 use meshd_core::ident::{IfName, Label, MacAddr, Vni, escape};
+use meshd_plugin_host::MAX_CONFIG;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +20,23 @@ pub(super) struct Ips(pub(super) IpSpec);
 pub(super) fn label(text: &str) -> Result<Label, String> {
     text.parse()
         .map_err(|_| "wanted: 1 to 63 letters, digits or inner hyphens".to_owned())
+}
+
+/// A name that is to be given: it must not be taken for a number, as ports, VNIs and ids have them.
+pub(super) fn new_name(text: &str) -> Result<Label, String> {
+    let name = label(text)?;
+    match name.is_number() {
+        true => Err("digits alone could be taken for a number; put a letter in it".to_owned()),
+        false => Ok(name),
+    }
+}
+
+/// Somebody's name or number; what it may be is the daemon's to say.
+pub(super) fn word(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("it is empty".to_owned()),
+        text => Ok(text.to_owned()),
+    }
 }
 
 pub(super) fn mac(text: &str) -> Result<MacAddr, String> {
@@ -118,6 +138,19 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long an invite lives.
+pub(super) fn ttl(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" | "0s" | "0m" | "0h" | "0d" => Err("an invite lives for a second at least".to_owned()),
+        text => match duration(text)? {
+            long if long > Duration::from_secs(30 * 86400) => {
+                Err("an invite lives for 30d at most".to_owned())
+            }
+            fits => Ok(fits),
+        },
+    }
+}
+
 /// Interface names are bytes.
 #[derive(Clone, Debug)]
 pub(super) struct IfNameParser;
@@ -159,11 +192,13 @@ pub(super) fn netns(typed: &OsStr) -> Result<PathBuf, NetnsError> {
             what: "--netns is empty".to_owned(),
             hint: "give a name, a path or pid:N",
         });
-    } else if bytes == b"self" {
-        (
-            PathBuf::from(format!("/proc/{}/ns/net", std::process::id())),
-            "is /proc mounted?",
-        )
+    } else if matches!(
+        bytes,
+        b"self" | b"/proc/self/ns/net" | b"/proc/thread-self/ns/net"
+    ) {
+        // This process ends at once and its number is nobody's then; a name stays.
+        let own = PathBuf::from(format!("/proc/{}/ns/net", std::process::id()));
+        (named(&own).unwrap_or(own), "is /proc mounted?")
     } else if let Some(pid) = bytes.strip_prefix(b"pid:") {
         let pid: Option<u32> = std::str::from_utf8(pid)
             .ok()
@@ -209,6 +244,17 @@ pub(super) fn netns(typed: &OsStr) -> Result<PathBuf, NetnsError> {
     }
 }
 
+/// The file below /run/netns that is the same namespace as `path`.
+fn named(path: &Path) -> Option<PathBuf> {
+    let id = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    let wanted = id(path)?;
+    let names = std::fs::read_dir("/run/netns").ok()?;
+    names
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|name| id(name) == Some(wanted))
+}
+
 /// A path, printable.
 pub(super) fn show_path(path: &Path) -> String {
     escape(path.as_os_str().as_bytes())
@@ -237,25 +283,24 @@ fn label_of(name: &[u8]) -> Label {
         })
         .collect();
     let fallback = || "node".parse().expect("\"node\" is a label");
-    fitted
-        .trim_matches('-')
-        .parse()
-        .unwrap_or_else(|_| fallback())
+    let name = fitted.trim_matches('-').parse::<Label>();
+    match name {
+        Ok(name) if name.is_number() => format!("node-{name}")
+            .parse()
+            .unwrap_or_else(|_| fallback()),
+        name => name.unwrap_or_else(|_| fallback()),
+    }
 }
 
 /// JSON text as it was typed, or of the file behind `@`.
 pub(super) fn config(typed: &OsString) -> Result<String, String> {
     let bytes = match typed.as_bytes().strip_prefix(b"@") {
         None => typed.as_bytes().to_vec(),
-        Some(b"-") => {
-            let mut text = Vec::new();
-            io::Read::read_to_end(&mut io::stdin(), &mut text)
-                .map_err(|e| format!("read stdin: {e}"))?;
-            text
-        }
+        Some(b"-") => bounded::stdin(MAX_CONFIG).map_err(|e| format!("read stdin: {e}"))?,
         Some(path) => {
             let path = Path::new(OsStr::from_bytes(path));
-            std::fs::read(path).map_err(|e| format!("read the config {}: {e}", show_path(path)))?
+            bounded::file(path, MAX_CONFIG)
+                .map_err(|e| format!("read the config {}: {e}", show_path(path)))?
         }
     };
     let text = String::from_utf8(bytes).map_err(|e| format!("the config is no UTF-8: {e}"))?;
@@ -287,6 +332,13 @@ mod tests {
         ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_invite_lives_from_a_second_to_thirty_days() {
+        assert!(ttl("1s").is_ok() && ttl("30d").is_ok());
+        assert!(ttl("0").unwrap_err().contains("a second at least"));
+        assert!(ttl("31d").unwrap_err().contains("30d at most"));
     }
 
     #[test]
@@ -327,9 +379,10 @@ mod tests {
             netns(OsStr::new("self")).unwrap(),
             PathBuf::from(format!("/proc/{me}/ns/net"))
         );
+        // Not what the daemon would take it for.
         assert_eq!(
             netns(OsStr::new("/proc/self/ns/net")).unwrap(),
-            PathBuf::from("/proc/self/ns/net")
+            PathBuf::from(format!("/proc/{me}/ns/net"))
         );
         let odd = OsStr::from_bytes(b"no\xffne");
         let error = netns(odd).unwrap_err().to_string();
@@ -356,6 +409,8 @@ mod tests {
     fn any_host_name_makes_a_node_name() {
         assert_eq!(label_of(b"Attic-1.example.org\n").as_str(), "attic-1");
         assert_eq!(label_of(b"my_box\n").as_str(), "my-box");
+        assert_eq!(label_of(b"42.example.org\n").as_str(), "node-42");
+        assert!(new_name("42").is_err() && new_name("42a").is_ok());
         for odd in [&b""[..], b"\n", b"---", b"\xff\xfe", &[b'x'; 200]] {
             assert!(!label_of(odd).as_str().is_empty());
         }

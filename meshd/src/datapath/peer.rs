@@ -36,6 +36,9 @@ pub(super) async fn run(start: Start, connection: quinn::Connection) {
 }
 
 fn take(task: &mut LaneTask, reassembly: &mut Reassembly, datagram: &Bytes, now: Moment) {
+    if datagram::is_padding(datagram) {
+        return;
+    }
     match datagram::decode(datagram) {
         Ok((Header::Whole { vni }, _)) => task.frame(vni, datagram),
         Ok((header, payload)) => match reassembly.push(&header, &payload, now) {

@@ -1,7 +1,10 @@
 //! Which addresses of this host are offered to other nodes as a way to it.
 //!
-//! Owns the choice and the order, as a pure function; the monitor reads and asks.
+//! Owns the choice and the order, as a pure function; the monitor reads and asks. Never offers an address of the overlay:
+//! neither of a device that bears a mark of meshd, whichever daemon's, nor of the far end of one that lies in the same
+//! namespace (`attach --netns self`). What travels over the mesh cannot carry it.
 
+use super::marks;
 use super::netlink::{Address, Link};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -29,9 +32,11 @@ pub(super) fn offered(host: &Host, underlay: SocketAddr) -> Vec<SocketAddr> {
     if !underlay.ip().is_unspecified() {
         return vec![underlay];
     }
+    let overlay = overlay(host);
     let mut ranked: Vec<_> = host
         .addresses
         .iter()
+        .filter(|address| !overlay.contains(&address.index))
         .filter_map(|address| Some((rank(host, address, underlay)?, address.ip)))
         .collect();
     ranked.sort();
@@ -43,6 +48,20 @@ pub(super) fn offered(host: &Host, underlay: SocketAddr) -> Vec<SocketAddr> {
         .collect()
 }
 
+/// Devices of the overlay: ours, those with a mark, and the far ends of both that are in this namespace.
+fn overlay(host: &Host) -> BTreeSet<u32> {
+    let mut devices = host.own.clone();
+    for link in &host.links {
+        if marks::is_marked(link) || host.own.contains(&link.index) {
+            devices.insert(link.index);
+            if link.kind == b"veth" && link.peer_netns.is_none() {
+                devices.extend(link.peer);
+            }
+        }
+    }
+    devices
+}
+
 /// Less is better; `None`: not to be offered.
 fn rank(
     host: &Host,
@@ -50,9 +69,7 @@ fn rank(
     underlay: SocketAddr,
 ) -> Option<(bool, bool, bool, bool, u32)> {
     let link = host.links.iter().find(|link| link.index == address.index)?;
-    let usable = link.is_up()
-        && link.flags & libc::IFF_LOOPBACK.cast_unsigned() == 0
-        && !host.own.contains(&link.index);
+    let usable = link.is_up() && link.flags & libc::IFF_LOOPBACK.cast_unsigned() == 0;
     let settled = address.flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED) == 0;
     let scope = matches!(address.scope, SCOPE_UNIVERSE | SCOPE_SITE);
     if !(usable && settled && scope && is_unicast(address.ip) && reaches(underlay, address.ip)) {
@@ -163,6 +180,42 @@ mod tests {
                 "172.17.0.1:7650"
             ]
         );
+    }
+
+    #[test]
+    fn an_address_of_the_overlay_is_never_offered_whichever_daemon_made_it() {
+        let veth = |index, name, alias: &str, peer, peer_netns| Link {
+            alias: alias.as_bytes().to_vec(),
+            peer: Some(peer),
+            peer_netns,
+            ..link(index, name, "veth", libc::IFF_UP)
+        };
+        let mut host = Host {
+            links: vec![
+                // Far ends beside their host ends: of ours, of another daemon's, and of one that nobody has marked yet.
+                veth(10, "mv1", "meshd:aaaaaaaa:bbbbbbbb:1", 11, None),
+                veth(11, "lan0", "", 10, None),
+                veth(12, "mv7", "meshd:cccccccc:dddddddd:7", 13, None),
+                veth(13, "lan1", "", 12, None),
+                veth(14, "mv2", "", 15, None),
+                veth(15, "lan2", "", 14, None),
+                // A container's far end has the number of a device of this namespace in its own.
+                veth(16, "mv3", "meshd:aaaaaaaa:bbbbbbbb:3", 18, Some(0)),
+                // This host is a container itself: its veth has no mark.
+                veth(18, "eth0", "", 16, Some(1)),
+            ],
+            addresses: [11, 13, 15, 18]
+                .map(|index| address(index, &format!("10.0.0.{index}")))
+                .to_vec(),
+            preferred: Vec::new(),
+            own: BTreeSet::from([10, 14, 16]),
+        };
+        let only = ["10.0.0.18:1".parse().unwrap()];
+        assert_eq!(offered(&host, "[::]:1".parse().unwrap()), only);
+        // The doctor knows no device of ours by number.
+        host.own.clear();
+        host.links.retain(|link| link.index != 15);
+        assert_eq!(offered(&host, "[::]:1".parse().unwrap()), only);
     }
 
     #[test]

@@ -16,7 +16,9 @@ const ETC: &str = "/etc/netns";
 
 /// The file of a namespace made by `ip netns add`.
 fn file(netns: &NetnsRef) -> Option<PathBuf> {
-    let NetnsRef::Path(bytes) = netns;
+    let NetnsRef::Path(bytes) = netns else {
+        return None;
+    };
     let name = [&b"/run/netns/"[..], b"/var/run/netns/"]
         .into_iter()
         .find_map(|folder| bytes.strip_prefix(folder))?;

@@ -7,6 +7,11 @@
 use super::netlink::Link;
 use meshd_core::ident::{MacAddr, MeshId, NodeId, PortId, Vni};
 
+/// True if the device bears the mark of a node, whichever.
+pub(super) fn is_marked(link: &Link) -> bool {
+    link.alias.starts_with(b"meshd:")
+}
+
 /// Marks of one node.
 #[derive(Clone, Debug)]
 pub(super) struct Marks {

@@ -58,14 +58,13 @@ impl NetnsError {
 }
 
 pub(super) fn path(netns: &NetnsRef) -> PathBuf {
-    let NetnsRef::Path(bytes) = netns;
-    PathBuf::from(OsStr::from_bytes(bytes))
+    PathBuf::from(OsStr::from_bytes(netns.path()))
 }
 
 impl Netns {
+    /// What the path leads to; whether it is the namespace that a nameless one means is for `nameless.rs` to say.
     pub(super) fn open(netns: &NetnsRef) -> Result<Self, NetnsError> {
-        let NetnsRef::Path(bytes) = netns;
-        let shown = escape(bytes);
+        let shown = escape(netns.path());
         // Not blocking: the path may be a pipe.
         let opened = File::options()
             .read(true)
@@ -121,14 +120,13 @@ impl Netns {
 
     /// True if both are the same namespace.
     pub(super) fn is(&self, other: &Self) -> bool {
-        let id = |netns: &Self| {
-            netns
-                .file
-                .metadata()
-                .map(|meta| (meta.dev(), meta.ino()))
-                .ok()
-        };
-        id(self).is_some() && id(self) == id(other)
+        self.id().is_some() && self.id() == other.id()
+    }
+
+    /// Device and inode of its file: no other namespace that is alive has both.
+    pub(super) fn id(&self) -> Option<(u64, u64)> {
+        let meta = self.file.metadata().ok()?;
+        Some((meta.dev(), meta.ino()))
     }
 
     /// Runs `job` on a thread inside the namespace.

@@ -15,8 +15,8 @@ use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
-use super::{QUEUE_LEN, WireError, Wired, gate, hint, tap};
-use meshd_core::command::{PortRecord, PortWiring};
+use super::{QUEUE_LEN, WireError, Wired, gate, hint, nameless, tap};
+use meshd_core::command::{NetnsRef, PortRecord, PortWiring};
 use meshd_core::ident::{IfName, MacAddr, PortId, escape};
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
@@ -103,9 +103,9 @@ fn raw_name(name: &[u8]) -> LinkAttribute {
 impl Workbench<'_> {
     /// Makes or adopts the port.
     pub(super) async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
-        let id = wiring.port.id;
         match self.try_wire(wiring).await {
             Ok(wired) => Ok(wired),
+            // Whoever hears of it says which port it is.
             Err(Failure {
                 mut reason,
                 gone,
@@ -116,29 +116,20 @@ impl Workbench<'_> {
                         reason = format!("{reason}; and undoing it: {left}");
                     }
                 }
-                Err(WireError {
-                    reason: format!("port {id}: {reason}"),
-                    gone,
-                })
+                Err(WireError { reason, gone })
             }
         }
     }
 
     async fn try_wire(&self, wiring: &PortWiring) -> Result<Wired, Failure> {
         let port = &wiring.port;
-        let netns = Netns::open(&port.netns).map_err(|error| Failure {
-            gone: error.is_gone(),
-            ..failure(&error)
-        })?;
-        let far = Netlink::at(&netns).await;
-        let far = far.map_err(|error| {
-            let error = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-            refused("open netlink", &"sockets", &netns)(error)
-        })?;
-
-        let veth = match self.find(port.id, Role::Veth).await? {
-            Some(veth) => self.check_far_end(veth, &netns).await?,
-            None => self.make_veth(wiring, &netns, &far).await?,
+        let found = self.find(port.id, Role::Veth).await?;
+        let place = self.enter(port, found.is_some()).await?;
+        let veth = match (found, &place) {
+            (Some(veth), Some((netns, _))) => self.check_far_end(veth, netns).await?,
+            (Some(veth), None) => veth,
+            (None, Some((netns, far))) => self.make_veth(wiring, netns, far).await?,
+            (None, None) => return Err(failure("its namespace cannot be entered")),
         };
         let (tap, tap_index) = self.open_tap(wiring).await?;
         let device = format!("the devices of port {}", port.id);
@@ -159,7 +150,17 @@ impl Workbench<'_> {
             .ok_or_else(|| failure("its TAP was deleted by somebody else"))?;
         self.raise_host_end(&tap_link, wiring, wiring.mtu.into())
             .await?;
-        let inside = self.raise_far_end(&veth, wiring, &netns, &far).await?;
+        let (ifname, mac) = match &place {
+            Some((netns, far)) => {
+                let inside = self.raise_far_end(&veth, wiring, netns, far).await?;
+                (
+                    IfName::new(&inside.name).map_err(failure)?,
+                    inside.mac.unwrap_or(port.mac),
+                )
+            }
+            // Alive, and out of our reach: the far end is as an earlier run left it.
+            None => (port.ifname.clone(), port.mac),
+        };
         if let Some(dns) = &wiring.dns {
             // Names are a comfort: a port without them works.
             if let Err(error) = hint::write(&port.netns, dns, &self.marks.of(port.id)) {
@@ -172,15 +173,39 @@ impl Workbench<'_> {
         if self.find(port.id, Role::Veth).await?.is_none() {
             return Err(Failure {
                 gone: true,
-                ..failure(format!("{} went away meanwhile", netns.shown()))
+                ..failure("its network namespace went away meanwhile")
             });
         }
-        let ifname = IfName::new(&inside.name).map_err(failure)?;
-        Ok(Wired {
-            ifname,
-            mac: inside.mac.unwrap_or(port.mac),
-            tap,
-        })
+        Ok(Wired { ifname, mac, tap })
+    }
+
+    /// The port's namespace, with netlink there; `None`: it is alive, as the veth that leads into it shows, but there is no
+    /// way in from here.
+    async fn enter(
+        &self,
+        port: &PortRecord,
+        has_veth: bool,
+    ) -> Result<Option<(Netns, Netlink)>, Failure> {
+        let opened = match &port.netns {
+            NetnsRef::Path(_) => Netns::open(&port.netns).map(Some),
+            NetnsRef::Nameless(nameless) => {
+                nameless::open(nameless, has_veth, port.ready, self.own_netns)
+            }
+        };
+        let opened = opened.map_err(|error| Failure {
+            gone: error.is_gone(),
+            ..failure(&error)
+        })?;
+        let Some(netns) = opened else {
+            return Ok(None);
+        };
+        match Netlink::at(&netns).await {
+            Ok(far) => Ok(Some((netns, far))),
+            Err(error) => {
+                let error = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+                Err(refused("open netlink", &"sockets", &netns)(error))
+            }
+        }
     }
 
     /// The port's device of this role, if it is there and still ours.

@@ -105,7 +105,7 @@ pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input
         node: NodeId([node; 32]),
         underlay: UNDERLAY.parse().unwrap(),
     };
-    (Kernel::start(config, events).await.unwrap(), received)
+    (Kernel::start(config, Moment(0), events).await.unwrap(), received)
 }
 
 pub(super) fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {
@@ -600,6 +600,101 @@ fn a_container_that_ends_is_told_and_another_at_its_path_is_not_taken_for_it() {
         println!("told {:?} after the namespace was deleted", start.elapsed());
         assert_eq!(first.unwire(&wiring.port).await, Vec::<String>::new());
         assert_eq!(devices().await, Vec::<String>::new());
+    });
+}
+
+/// The wiring as the node keeps it once the port was ready.
+fn kept(wiring: &PortWiring) -> PortWiring {
+    let mut kept = wiring.clone();
+    kept.port.ready = true;
+    kept
+}
+
+#[test]
+fn a_port_outlives_the_process_that_named_its_namespace_and_another_of_its_number_gets_nothing() {
+    on_a_host(async || {
+        let container = Container::start();
+        let named = settle(container.netns());
+        let NetnsRef::Nameless(nameless) = &named else {
+            panic!("{named:?}");
+        };
+        assert!(nameless.born.is_some() && settle(named.clone()) == named);
+        let wiring = wiring(1, named.clone(), b"eth%d", &["10.7.0.2/24"]);
+        let (first, _events) = kernel(1).await;
+        let wired = first.wire(&wiring).await.unwrap();
+        assert_eq!(wired.ifname.as_bytes(), b"eth0");
+        drop((wired, first));
+        let before = devices().await;
+
+        // The process is gone and the namespace is not: no file leads there, only somebody's descriptor.
+        let held = Netns::open(&container.netns()).unwrap();
+        drop(container);
+        let mut again = kept(&wiring);
+        again.port.ifname = IfName::new(b"eth0").unwrap();
+        let (second, _events) = kernel(1).await;
+        let wired = second.wire(&again).await.unwrap();
+        assert_eq!(wired.ifname.as_bytes(), b"eth0");
+        assert_eq!(devices().await, before);
+        drop(wired);
+
+        // With a way in that has nothing to do with the process the far end is looked after, too.
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let guest = held.inside(move || {
+            let _ = tell.send(());
+            let _ = stopped.recv();
+        });
+        let look = async {
+            told.await.unwrap();
+            let far = Netlink::at(&held).await.unwrap();
+            let eth0 = far.link_by_name(b"eth0").await.unwrap().unwrap();
+            let mut down = netlink_packet_route::link::LinkMessage::default();
+            down.header.index = eth0.index;
+            down.header.change_mask = netlink_packet_route::link::LinkFlags::Up;
+            far.rt.link().set(down).execute().await.unwrap();
+            let wired = second.wire(&again).await.unwrap();
+            assert!(
+                far.link_by_index(eth0.index)
+                    .await
+                    .unwrap()
+                    .unwrap()
+                    .is_up()
+            );
+            drop((wired, stop));
+        };
+        let (guest, ()) = tokio::join!(guest, look);
+        guest.unwrap();
+
+        // The namespace ends; whoever has the number then, and even the inode, is somebody else.
+        drop(held);
+        for _ in 0..100 {
+            if devices().await.iter().all(|name| !name.starts_with("mv")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let stranger = Container::start();
+        let NetnsRef::Nameless(theirs) = settle(stranger.netns()) else {
+            panic!("a container has no name");
+        };
+        let same_inode = NetnsRef::Nameless(meshd_core::command::Nameless {
+            born: nameless.born.map(|ticks| ticks + 1),
+            ..theirs.clone()
+        });
+        let same_number = NetnsRef::Nameless(meshd_core::command::Nameless {
+            via: theirs.via.clone(),
+            ..nameless.clone()
+        });
+        for netns in [same_inode, same_number, named.clone()] {
+            let mut later = again.clone();
+            later.port.netns = netns;
+            let refused = second.wire(&later).await.err().unwrap();
+            assert!(refused.gone, "{refused}");
+            assert_eq!(devices().await, Vec::<String>::new());
+        }
+        let theirs = Netns::open(&stranger.netns()).unwrap();
+        let theirs = Netlink::at(&theirs).await.unwrap();
+        assert_eq!(theirs.links().await.unwrap().len(), 1);
     });
 }
 

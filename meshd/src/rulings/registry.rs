@@ -373,7 +373,7 @@ impl Registry {
         &mut self,
         name: &Label,
         vni: Vni,
-        config: &str,
+        config: Option<&str>,
         placement: Placement,
     ) -> Result<PluginInfo, AttachError> {
         let generation = self.next_generation();
@@ -400,6 +400,9 @@ impl Registry {
         let fail = placement
             .fail
             .or(old.map(|old| old.fail))
+            .unwrap_or_default();
+        let config = config
+            .or(old.map(|old| old.config.as_str()))
             .unwrap_or_default();
         let instance =
             Instance::new(plugin, config, generation).map_err(|source| AttachError::Configure {

@@ -350,3 +350,29 @@ fn a_driver_that_does_not_listen_is_not_waited_for() {
     }
     assert!((QUEUE..3000).contains(&answers), "{answers} answers");
 }
+
+#[test]
+fn a_new_place_without_a_config_leaves_the_config_as_it_was() {
+    let (_dir, rulings, _seen) = with(&["acl"]);
+    let acl = label("acl");
+    let at = |order| Placement {
+        order: Some(order),
+        fail: None,
+    };
+    let first = rulings.attach(&acl, lan(), None, at(1)).unwrap();
+    assert_eq!(first.attachments[0].config, "{}");
+    rulings.attach(&acl, lan(), DENY_SSH, at(50)).unwrap();
+    let moved = rulings.attach(&acl, lan(), None, at(60)).unwrap();
+    let place = &moved.attachments[0];
+    assert_eq!((place.order, place.config.as_str()), (60, DENY_SSH));
+    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    let opened = rulings
+        .attach(&acl, lan(), None, fail(FailMode::Open))
+        .unwrap();
+    assert_eq!(opened.attachments[0].config, DENY_SSH);
+    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    let emptied = rulings
+        .attach(&acl, lan(), "{}", Placement::default())
+        .unwrap();
+    assert_eq!(emptied.attachments[0].config, "{}");
+}

@@ -34,7 +34,7 @@ const UNPROVEN_WINDOW: u32 = 64 << 10;
 pub(super) const PROVEN_WINDOW: u32 = 4 << 20;
 
 /// In which far ends are told that it is over.
-const CLOSE_WITHIN: Duration = Duration::from_millis(500);
+const CLOSE_WITHIN: Duration = Duration::from_millis(250);
 
 /// Which side of a connection this node is.
 #[derive(Clone, Copy, PartialEq, Eq)]

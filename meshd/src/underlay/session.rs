@@ -15,6 +15,7 @@ use super::endpoint::{PROVEN_WINDOW, show_close};
 use super::gate::Place;
 use super::pace::{self, Pace};
 use super::queue::Queue;
+use super::shrink;
 use bytes::Bytes;
 use meshd_core::ident::{NodeId, SessionId};
 use meshd_core::node::{Input, SessionEvent};
@@ -66,6 +67,7 @@ pub(super) struct Session {
     pub(super) dialed: bool,
     queue: Queue,
     proven: watch::Sender<bool>,
+    pub(super) before: shrink::Before,
     place: Mutex<Option<Place>>,
 }
 
@@ -84,6 +86,7 @@ impl Session {
             dialed,
             queue: Queue::default(),
             proven: watch::Sender::new(false),
+            before: shrink::Before::default(),
             place: Mutex::new(place),
         }
     }
@@ -160,6 +163,7 @@ impl Session {
                 biased;
                 reason = self.deadline() => reason,
                 reason = self.talk(heard) => reason,
+                never = self.watch_path(heard) => match never {},
             };
             // A reason of our own says more than how the connection then ended.
             let reason = self.queue.reason().unwrap_or(reason);
@@ -284,6 +288,18 @@ impl Session {
         let mut body = vec![0; len];
         read_exact(stream, &mut body).await?;
         Ok((Message::decode(&body)?, len))
+    }
+
+    /// Tells each time that the path to a member shrank.
+    async fn watch_path(&self, heard: &mpsc::Sender<Heard>) -> std::convert::Infallible {
+        self.until_proven().await;
+        let mut watch = shrink::Watch::new(&self.connection);
+        loop {
+            let (was, mtu) = watch.shrunk(&self.connection, &self.before).await;
+            let session = self.id;
+            let shrank = SessionEvent::Shrank { session, was, mtu };
+            let _ = heard.send(shrank.into()).await;
+        }
     }
 
     /// The far end has ended its stream, or the connection is over: why?

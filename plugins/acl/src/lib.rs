@@ -123,6 +123,13 @@ mod tests {
     }
 
     #[test]
+    fn a_list_is_no_config_and_allows_nothing_by_being_empty() {
+        for wrong in ["[]", " [[]]", "[[],[],\"pass\"]"] {
+            assert!(configured::<Acl>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn the_first_match_decides_and_its_number_is_told() {
         let acl = acl(r#"{"deny":[{"proto":"icmp","src":"10.0.0.66"}],
             "rules":[{"allow":{"proto":"udp","port":53}},{"deny":{"proto":"udp","dst":"10.0.0.0/24"}},{"allow":{"proto":"tcp","port":"8000-8099"}}],

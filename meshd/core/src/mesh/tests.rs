@@ -614,7 +614,13 @@ fn a_revoked_member_loses_its_sessions_everywhere_and_does_not_come_back() {
     for n in [1, 2, 4] {
         assert!(world.mesh(n).session_of(id(3)).is_none(), "node {n}");
         assert!(!world.mesh(n).directory.reachable(id(3)), "node {n}");
+        assert_eq!(world.mesh(n).revoked(), None, "node {n}");
     }
+    let told = world.mesh(3).revoked().unwrap();
+    assert!(
+        told.contains("revoked") && told.contains("remove its state folder"),
+        "{told}"
+    );
     world.invite(SECRET, 60);
     assert_eq!(
         world.ask(3, World::request(SECRET)),

@@ -34,6 +34,7 @@ impl Peers {
     pub(crate) fn plan(&mut self, directory: &Directory, now: Now) {
         let wanted = |node: NodeId| {
             node != directory.me()
+                && !directory.is_revoked(directory.me())
                 && directory.in_good_standing(node, now.wall)
                 && directory
                     .advert(node)

@@ -478,3 +478,19 @@ fn a_range_whose_grant_was_lost_is_fetched_later_though_nobody_waits() {
     world.step(Step::Deliver(0));
     assert_eq!(world.free(), 253);
 }
+
+#[test]
+fn a_freed_address_is_leased_again_only_when_no_other_is_left_and_the_first_freed_first() {
+    let mut pools = Pools::new(node(0));
+    pools.define(&network("10.0.0.0/29"), true, &mut Outbox::default());
+    let port = PortId(1);
+    let lease = |pools: &mut Pools| pools.lease(vni(), 0, port, &|_| false);
+    let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
+    assert_eq!(lease(&mut pools), Some(ip(2)));
+    assert_eq!(lease(&mut pools), Some(ip(3)));
+    for freed in [3, 2] {
+        pools.release(vni(), ip(freed), port);
+    }
+    let all: Vec<_> = std::iter::from_fn(|| lease(&mut pools)).collect();
+    assert_eq!(all, [ip(4), ip(5), ip(6), ip(3), ip(2)]);
+}

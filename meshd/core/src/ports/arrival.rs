@@ -118,7 +118,7 @@ impl Ports {
     fn at_same_place(&self, spec: &AttachSpec, vni: Vni) -> Option<PortId> {
         let pattern = spec.ifname.as_bytes().windows(2).any(|pair| pair == b"%d");
         let same = |record: &PortRecord| {
-            record.netns == spec.netns
+            record.netns.same(&spec.netns)
                 && (record.asked_ifname == spec.ifname || record.ifname == spec.ifname)
                 && (!pattern || record.vni == vni)
         };
@@ -368,6 +368,14 @@ pub(super) fn no_address(vni: Vni, subnet: u8, around: &dyn Surroundings, pools:
         asked.push(format!(
             "{}, which defined the network, is not connected (`meshd peers`)",
             around.show_node(def.author)
+        ));
+    }
+    let mut away = pools.away(vni, subnet);
+    away.sort_by_key(|&(_, addresses)| std::cmp::Reverse(addresses));
+    for (node, addresses) in away.into_iter().take(4) {
+        asked.push(format!(
+            "{addresses} or more are with {}, which is revoked or not connected",
+            around.show_node(node)
         ));
     }
     if asked.is_empty() {

@@ -832,3 +832,82 @@ proptest! {
         prop_assert_eq!(answered, asked);
     }
 }
+
+impl Lab {
+    /// The network is this one now; `None`: it is gone.
+    fn redefine(&mut self, vni: Vni, def: Option<NetworkDef>) {
+        self.around.networks.retain(|net| net.vni != vni);
+        self.around.networks.extend(def);
+        self.ports
+            .network_changed(vni, &self.around, self.now, &mut self.out);
+    }
+
+    fn state(&self) -> (PortState, String) {
+        let (_, state, why) = self.ports.iter().next().unwrap();
+        (state, why.unwrap_or_default().to_owned())
+    }
+
+    /// What happens until every pause is over.
+    fn later(&mut self) -> Vec<Output> {
+        self.now.moment = self.now.moment.plus_ms(RETRY_MS_MAX);
+        self.ports
+            .handle_timeout(&self.around, &mut self.pools, self.now, &mut self.out);
+        self.outputs()
+    }
+}
+
+#[test]
+fn a_port_fails_with_its_network_and_does_not_wake_up_in_another_of_that_name() {
+    let mut lab = Lab::new(ME);
+    let port = lab.up(spec("red", "a"));
+    let red = lab.around.networks[1].clone();
+    lab.ports.take_changes();
+    lab.redefine(port.vni, None);
+    let outputs = lab.outputs();
+    assert!(outputs.iter().any(|o| matches!(o, Output::Unserve { .. })));
+    assert!(
+        outputs
+            .iter()
+            .any(|o| matches!(o, Output::Notice(Notice::PortFailed { .. })))
+    );
+    assert!(
+        lab.ports
+            .take_changes()
+            .contains(&PortChange::PortDown(port.clone()))
+    );
+    assert!(lab.ports.networks().is_empty());
+    let (state, why) = lab.state();
+    assert!(
+        state == PortState::Failed && why.contains("meshd detach 1"),
+        "{why}"
+    );
+    // Of the same name and VNI, with other subnets; also after a restart.
+    let other = NetworkDef {
+        subnets: vec!["10.9.0.0/24".parse().unwrap()],
+        ..red.clone()
+    };
+    lab.redefine(port.vni, Some(other));
+    assert_eq!(wire_of(&lab.later()), None);
+    let mut lab = lab.restarted();
+    assert_eq!(wire_of(&lab.outputs()), None);
+    let (state, why) = lab.state();
+    assert!(
+        state == PortState::Failed && why.contains("10.0.0.2/29"),
+        "{why}"
+    );
+    // It was a mistake, and is as it was.
+    lab.redefine(port.vni, Some(red));
+    assert_eq!(wire_of(&lab.later()).unwrap().port.id, port.id);
+}
+
+#[test]
+fn a_port_that_is_wired_when_its_network_is_gone_is_not_ready() {
+    let mut lab = Lab::new(ME);
+    let command = lab.attach(spec("red", "a"));
+    let wiring = wire_of(&lab.outputs()).unwrap();
+    lab.redefine(wiring.port.vni, None);
+    lab.wired(&wiring.port);
+    let outputs = lab.outputs();
+    assert!(matches!(replies(&outputs).as_slice(), [(id, Err(_))] if *id == command));
+    assert!(outputs.iter().any(|o| matches!(o, Output::Unwire(_))));
+}

@@ -3,6 +3,7 @@
 //! ```text
 //!   whole   | 0x01 | VNI 3 | frame ...                                     4 bytes
 //!   piece   | 0x02 | VNI 3 | frame id 4 | offset 2 | total 2 | bytes ...  12 bytes     all big-endian
+//!   padding | 0x00 | anything                                              for the path's sake; nobody reads it
 //! ```
 //!
 //! Owns the bytes, how a frame is cut into datagrams, and how pieces become a frame again. Refuses pieces that contradict
@@ -33,6 +34,7 @@ const FINISHED_MAX: usize = 64;
 
 const WHOLE: u8 = 1;
 const PIECE: u8 = 2;
+const PADDING: u8 = 0;
 
 /// What a datagram carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,9 +168,22 @@ pub fn decode(datagram: &Bytes) -> Result<(Header, Bytes), DatagramError> {
     ))
 }
 
+/// A datagram of `len` bytes, at least one, that carries nothing.
+#[must_use]
+pub fn padding(len: usize) -> Bytes {
+    Bytes::from(vec![PADDING; len.max(1)])
+}
+
+/// True if a datagram carries nothing.
+#[must_use]
+pub fn is_padding(datagram: &Bytes) -> bool {
+    datagram.first() == Some(&PADDING)
+}
+
 /// Cuts a frame of `frame_len` bytes into datagrams of at most `datagram_max` bytes: for each its header, and which bytes
-/// of the frame follow it. One whole datagram if that is enough; else pieces that fill their datagrams, under number `id`.
-/// Nothing if the frame is too long, or the datagrams are too short to cut anything for.
+/// of the frame follow it. One whole datagram if that is enough; else as few pieces as can be, of one size, under number
+/// `id`. Of one size, since a path that has begun to take smaller packets than before may still take those. Nothing if the
+/// frame is too long, or the datagrams are too short to cut anything for.
 pub fn split(
     vni: Vni,
     id: u32,
@@ -178,6 +193,8 @@ pub fn split(
     let whole = frame_len + WHOLE_LEN <= datagram_max;
     let step = datagram_max.saturating_sub(PIECE_LEN);
     let fits = frame_len <= FRAME_MAX && (whole || step >= PIECE_PAYLOAD_MIN);
+    let count = frame_len.div_ceil(step.max(1)).max(1);
+    let step = frame_len.div_ceil(count).max(PIECE_PAYLOAD_MIN).min(step);
     let (mut at, mut over) = (0, !fits);
     core::iter::from_fn(move || {
         if over {
@@ -466,6 +483,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn pieces_are_as_few_as_can_be_and_of_one_size() {
+        let lens = |frame: usize, max| -> Vec<usize> {
+            split(vni(), 0, frame, max)
+                .map(|(_, range)| range.len())
+                .collect()
+        };
+        assert_eq!(lens(1442, 1430), [721, 721]);
+        assert_eq!(lens(3001, 1200), [1001, 1001, 999]);
+        // None but the last may be shorter than what a receiver takes.
+        assert_eq!(lens(300, 300), [256, 44]);
+    }
+
+    #[test]
+    fn padding_is_no_frame_and_nothing_else_is_padding() {
+        for len in [0, 1, 1400] {
+            let padding = padding(len);
+            assert!(is_padding(&padding) && padding.len() == len.max(1));
+            assert!(decode(&padding).is_err());
+        }
+        assert!(!is_padding(&datagrams(0, &[0; 100], 104)[0]));
+        assert!(!is_padding(&datagrams(0, &[0; 1000], 500)[0]) && !is_padding(&Bytes::new()));
     }
 
     #[test]
