@@ -17,7 +17,7 @@ use crate::join::Bootstrap;
 use crate::kernel::{Kernel, KernelConfig};
 use crate::rulings::Rulings;
 use crate::store::Store;
-use crate::underlay::{Underlay, UnderlayConfig};
+use crate::underlay::{Heard, Underlay, UnderlayConfig, UnderlayError};
 use crate::wirer::{Tools, Wirer};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -112,14 +112,8 @@ async fn serve(
     let (inputs, from_all) = mpsc::channel(INPUTS_MAX);
     let (heard, from_sessions) = mpsc::channel(HEARD_MAX);
     let (handle, mailbox) = driver::channel();
-    let underlay = Underlay::start(
-        UnderlayConfig {
-            listen: config.underlay.listen,
-        },
-        identity.clone(),
-        heard,
-    )
-    .await?;
+    let underlay = start_underlay(config.underlay.listen, &identity, &heard).await?;
+    drop(heard);
     let kernel = Kernel::start(
         KernelConfig {
             mesh: identity.mesh(),
@@ -225,6 +219,28 @@ async fn serve(
         }
         Some(Ok(result)) => result.context("the state can no longer be kept"),
         Some(Err(panic)) => Err(anyhow::anyhow!("the driver broke: {panic}")),
+    }
+}
+
+/// A process that ends lets go of the state's lock a moment before its UDP port.
+async fn start_underlay(
+    listen: SocketAddr,
+    identity: &Identity,
+    heard: &mpsc::Sender<Heard>,
+) -> Result<Underlay, UnderlayError> {
+    let end = tokio::time::Instant::now() + PREDECESSOR;
+    loop {
+        let started =
+            Underlay::start(UnderlayConfig { listen }, identity.clone(), heard.clone()).await;
+        match started {
+            Err(UnderlayError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse
+                    && tokio::time::Instant::now() < end =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            started => return started,
+        }
     }
 }
 
