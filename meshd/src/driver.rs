@@ -432,6 +432,7 @@ impl Driver {
                 parts.datapath.remove_port(wiring.port.id);
                 self.wirer.job(Job::Wire(wiring));
             }
+            Output::Mend(wiring) => self.wirer.job(Job::Mend(wiring)),
             Output::Unwire(port) => {
                 parts.datapath.remove_port(port.id);
                 self.wirer.job(Job::Unwire(port));

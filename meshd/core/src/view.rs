@@ -605,6 +605,13 @@ pub fn sentence(notice: &Notice) -> String {
         Notice::PortReady { port, network } => {
             format!("port {port} on network {} is ready", esc(network))
         }
+        Notice::PortMended { port, what } => format!("port {port} was mended: {}", esc(what)),
+        Notice::PortFarEnd { port, up: true } => {
+            format!("the interface of port {port} is up again in its container")
+        }
+        Notice::PortFarEnd { port, up: false } => {
+            format!("the interface of port {port} was set down in its container")
+        }
         Notice::PortFailed { port, reason } => format!("port {port} failed: {}", esc(reason)),
         Notice::PortGone { port, reason } => format!("port {port} is gone: {}", esc(reason)),
         Notice::MacConflict {
