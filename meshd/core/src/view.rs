@@ -562,7 +562,7 @@ pub fn sentence(notice: &Notice) -> String {
             was,
             mtu,
         } => format!(
-            "the path to {} lost all packets of {was} bytes and takes smaller ones; {mtu} bytes from now on, until more are proven",
+            "packets of up to {was} bytes to {} get lost: the path takes smaller ones now, or is overloaded; {mtu} bytes from now on, until more are proven",
             who(node, name)
         ),
         Notice::PeerRefused { remote, reason } => {
