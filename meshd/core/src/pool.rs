@@ -231,7 +231,7 @@ impl Pools {
     }
 
     /// A node was revoked: nothing is expected from it any more. What it was given stays noted, to be told: nobody can
-    /// know whether all of it came back into other hands, so none of it is leased again (ADR 9).
+    /// know whether all of it came back into other hands, so none of it is leased again (ADR 6).
     pub fn forget_node(&mut self, node: NodeId, out: &mut Outbox) {
         self.peers.remove(&node);
         for (&(vni, index), pool) in &mut self.pools {

@@ -16,7 +16,7 @@ use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
 use super::{Mended, QUEUE_LEN, WireError, Wired, hint, nameless, patch, tap};
 use meshd_core::command::{NetnsRef, PortRecord, PortWiring};
-use meshd_core::ident::{IfName, MacAddr, PortId, escape};
+use meshd_core::ident::{IfName, PortId, escape};
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{
@@ -26,7 +26,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::RouteScope;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio_tun::Tun;
 
@@ -65,29 +65,6 @@ fn link_local_mode(index: u32, mode: In6AddrGenMode) -> LinkMessage {
             vec![AfSpecInet6::AddrGenMode(mode)],
         )])],
     )
-}
-
-/// RFC 4291, appendix A.
-fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let MacAddr([a, b, c, d, e, g]) = mac;
-    Ipv6Addr::from([
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xff,
-        0xfe,
-        d,
-        e,
-        g,
-    ])
 }
 
 /// The name as an attribute: bytes, so that any name that the kernel takes gets there.
@@ -588,7 +565,7 @@ impl Workbench<'_> {
         far.rt.link().set(up(index)).execute().await?;
         if ipv6 {
             let _ = self
-                .add_address(index, link_local(wiring.port.mac).into(), 64, far)
+                .add_address(index, wiring.port.mac.link_local().into(), 64, far)
                 .await;
             // From now on as the kernel would: when the container takes the interface down and up, it gets one again.
             let _ = far
