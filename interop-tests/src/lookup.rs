@@ -11,6 +11,10 @@ use std::time::Duration;
 pub enum Kind {
     /// IPv4 addresses.
     A = 1,
+    /// Who answers for a zone.
+    Ns = 2,
+    /// The head of a zone.
+    Soa = 6,
     /// The name of an address.
     Ptr = 12,
     /// IPv6 addresses.
@@ -26,8 +30,10 @@ pub struct Reply {
     pub code: u8,
     /// A and AAAA records of the answer section.
     pub ips: Vec<IpAddr>,
-    /// PTR records of the answer section.
+    /// PTR and NS records of the answer section.
     pub names: Vec<String>,
+    /// Owners of SOA records, of the answer and the authority section.
+    pub zones: Vec<String>,
 }
 
 /// Asks `server` from inside `netns`; three tries of one second.
@@ -147,13 +153,16 @@ fn parse(packet: &[u8]) -> Result<Reply> {
         code: packet[3] & 15,
         ips: Vec::new(),
         names: Vec::new(),
+        zones: Vec::new(),
     };
     let mut at = 12;
     for _ in 0..u16::from_be_bytes([packet[4], packet[5]]) {
         at = read_name(packet, at)?.1 + 4;
     }
-    for _ in 0..u16::from_be_bytes([packet[6], packet[7]]) {
-        at = read_name(packet, at)?.1;
+    let answers = u16::from_be_bytes([packet[6], packet[7]]);
+    for number in 0..answers.saturating_add(u16::from_be_bytes([packet[8], packet[9]])) {
+        let (owner, after) = read_name(packet, at)?;
+        at = after;
         let head = packet.get(at..at + 10).context("record cut short")?;
         let (kind, len) = (
             u16::from_be_bytes([head[0], head[1]]),
@@ -163,13 +172,15 @@ fn parse(packet: &[u8]) -> Result<Reply> {
             .get(at + 10..at + 10 + len)
             .context("record cut short")?;
         match kind {
+            6 => reply.zones.push(owner),
+            _ if number >= answers => {}
             1 => reply
                 .ips
                 .push(<[u8; 4]>::try_from(data).context("A record")?.into()),
             28 => reply
                 .ips
                 .push(<[u8; 16]>::try_from(data).context("AAAA record")?.into()),
-            12 => reply.names.push(read_name(packet, at + 10)?.0),
+            2 | 12 => reply.names.push(read_name(packet, at + 10)?.0),
             _ => {}
         }
         at += 10 + len;

@@ -63,6 +63,25 @@ fn a_daemon_that_is_killed_under_traffic_comes_back_with_its_ports() {
 }
 
 #[test]
+fn a_daemon_stops_within_a_second_though_a_member_is_out_of_reach_and_starts_again_at_once() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.mesh()?;
+        lab.segment("lan", &SUBNET)?;
+        netns::run(&lab.hosts[1].netns, "ip", &["link", "set", "und0", "down"])?;
+        for _ in 0..3 {
+            let start = std::time::Instant::now();
+            lab.node(0).stop()?;
+            let took = start.elapsed();
+            ensure!(took < Duration::from_secs(1), "it took {took:?} to stop");
+            // Its port and state are free by then, or are waited for.
+            lab.node(0).run()?;
+        }
+        ensure!(lab.node(0).ports()?.len() == 1);
+        Ok(())
+    });
+}
+
+#[test]
 fn an_orderly_stop_and_start_keeps_members_networks_and_ports() {
     scene(LabSpec::hosts(2), |lab| {
         lab.mesh()?;

@@ -93,6 +93,24 @@ fn containers_find_each_other_by_name_and_nobody_changes_the_zone() {
                 .ips
                 .is_empty()
         );
+        for zone in ["lan.lab.internal", "lab.internal", "0.10.10.in-addr.arpa"] {
+            let head = ask(&here.netns, server, zone, Kind::Soa)?;
+            ensure!(head.code == 0 && head.zones.len() == 1, "{zone}: {head:?}");
+            let servers = ask(&here.netns, server, zone, Kind::Ns)?.names;
+            ensure!(
+                servers.len() == 1 && servers[0].starts_with("meshd.lan."),
+                "{servers:?}"
+            );
+        }
+        for (name, zone) in [
+            ("nobody.lan.lab.internal", "lan.lab.internal"),
+            ("web.other.lab.internal", "lab.internal"),
+            ("99.0.10.10.in-addr.arpa", "0.10.10.in-addr.arpa"),
+        ] {
+            let no = ask(&here.netns, server, name, Kind::A)?;
+            let told: Vec<_> = no.zones.iter().map(|z| z.trim_end_matches('.')).collect();
+            ensure!(no.code == 3 && told == [zone], "{name}: {no:?}");
+        }
         let code = lookup::update(&here.netns, server, "lan.lab.internal")?;
         ensure!(code != 0, "a dynamic update was accepted");
         Ok(())

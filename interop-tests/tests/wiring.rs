@@ -341,3 +341,56 @@ fn an_address_of_the_overlay_is_not_offered_as_a_way_to_this_host() {
         Ok(())
     });
 }
+
+#[test]
+fn the_same_attach_again_mends_what_was_done_to_the_interface_and_it_is_told() {
+    scene(LabSpec::hosts(2), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (here, far) = (&stations[0], &stations[1]);
+        let (v4, v6) = (far.port.v4()?, far.port.v6()?);
+        ping_until(&here.netns, v4, Duration::from_secs(5))?;
+        for (done, told) in [
+            ("addr flush dev eth0", "was missing"),
+            ("link set eth0 down", "was down"),
+            ("link set eth0 mtu 1300", "MTU was 1300"),
+            ("link set eth0 address 02:00:00:00:00:99", "another MAC"),
+        ] {
+            netns::ip(&format!("-n {} {done}", far.netns))?;
+            if done.ends_with("down") {
+                interop_tests::wait("the port says so", Duration::from_secs(3), || {
+                    Ok(lab
+                        .node(1)
+                        .json(&["ports"])?
+                        .to_string()
+                        .contains("is down in the container"))
+                })?;
+                ensure!(
+                    !lab.node(1).events("port-far-end")?.is_empty(),
+                    "no event tells it"
+                );
+            }
+            let again = lab
+                .node(1)
+                .attach("lan", &far.netns, &["--name", &far.name])?;
+            ensure!(
+                again.id == far.port.id && again.mac == far.port.mac,
+                "{done}: {again:?}"
+            );
+            let last = lab.node(1).events("port-mended")?;
+            let text = last.last().map(ToString::to_string).unwrap_or_default();
+            ensure!(text.contains(told), "{done}: {text}");
+            for ip in [v4, v6] {
+                ping_until(&here.netns, ip, Duration::from_secs(5))?;
+            }
+        }
+        let count = lab.node(1).events("port-mended")?.len();
+        lab.node(1)
+            .attach("lan", &far.netns, &["--name", &far.name])?;
+        ensure!(
+            lab.node(1).events("port-mended")?.len() == count,
+            "there was nothing to mend"
+        );
+        Ok(())
+    });
+}

@@ -18,7 +18,7 @@ use crate::join::Bootstrap;
 use crate::kernel::{Kernel, KernelConfig, try_features};
 use crate::rulings::Rulings;
 use crate::store::Store;
-use crate::underlay::{Underlay, UnderlayConfig};
+use crate::underlay::{Heard, Underlay, UnderlayConfig, UnderlayError};
 use crate::wirer::{Tools, Wirer};
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -114,14 +114,8 @@ async fn serve(
     let (inputs, from_all) = mpsc::channel(INPUTS_MAX);
     let (heard, from_sessions) = mpsc::channel(HEARD_MAX);
     let (handle, mailbox) = driver::channel();
-    let underlay = Underlay::start(
-        UnderlayConfig {
-            listen: config.underlay.listen,
-        },
-        identity.clone(),
-        heard,
-    )
-    .await?;
+    let underlay = start_underlay(config.underlay.listen, &identity, &heard).await?;
+    drop(heard);
     let kernel = Kernel::start(
         KernelConfig {
             mesh: identity.mesh(),
@@ -280,6 +274,28 @@ async fn planes(config: &Config, kernel: &Kernel) -> PlanesConfig {
         trusted: config.underlay.trusted.clone(),
         port: config.underlay.vxlan_port,
         first_slot: kernel.ledger().first_slot(),
+    }
+}
+
+/// A process that ends lets go of the state's lock a moment before its UDP port.
+async fn start_underlay(
+    listen: SocketAddr,
+    identity: &Identity,
+    heard: &mpsc::Sender<Heard>,
+) -> Result<Underlay, UnderlayError> {
+    let end = tokio::time::Instant::now() + PREDECESSOR;
+    loop {
+        let started =
+            Underlay::start(UnderlayConfig { listen }, identity.clone(), heard.clone()).await;
+        match started {
+            Err(UnderlayError::Bind { source, .. })
+                if source.kind() == std::io::ErrorKind::AddrInUse
+                    && tokio::time::Instant::now() < end =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            started => return started,
+        }
     }
 }
 

@@ -375,7 +375,13 @@ impl Driver {
         if self.unkept.trouble().is_some() {
             self.keep(Vec::new(), true).await;
         }
-        self.unkept.room().await
+        let known = self.unkept.trouble().is_some();
+        let room = self.unkept.room().await;
+        if let (false, Some(why)) = (known, self.unkept.trouble()) {
+            let reason = why.to_owned();
+            self.notice(Notice::StateUnkept { reason });
+        }
+        room
     }
 
     /// Does what the node wants, in its order; first on disk what it wants kept.
@@ -459,6 +465,7 @@ impl Driver {
                 parts.datapath.remove_port(wiring.port.id);
                 self.wirer.job(Job::Wire(wiring));
             }
+            Output::Mend(wiring) => self.wirer.job(Job::Mend(wiring)),
             Output::Unwire(port) => {
                 parts.datapath.remove_port(port.id);
                 self.wirer.job(Job::Unwire(port));

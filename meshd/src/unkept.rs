@@ -82,7 +82,15 @@ impl Unkept {
         };
         let store = self.store.clone();
         // The node waits for the disk, on purpose; the lanes do not wait for the node.
-        let done = tokio::task::spawn_blocking(move || (store.commit(&all), all)).await;
+        let done = tokio::task::spawn_blocking(move || {
+            // Nothing waits after a refused command: then room is what was missing.
+            let room = match all.is_empty() {
+                true => store.has_room(),
+                false => Ok(()),
+            };
+            (room.and_then(|()| store.commit(&all)), all)
+        })
+        .await;
         let (result, all) = match done {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
@@ -99,35 +107,38 @@ impl Unkept {
             }
             Err(error) => {
                 self.changes = all.into_iter().collect();
-                self.trouble = Some(error.to_string());
-                self.retry = Instant::now() + RETRY;
+                self.failed(&error);
                 Kept::Not { first: !waited }
             }
         }
     }
 
     /// Whether a change that a command makes could be kept; asked before the node hears of the command, since it cannot
-    /// take back what it did.
+    /// take back what it did. A disk without room is told as one that refused a change, and tried again like it.
     ///
     /// # Errors
     /// The refusal of the command.
-    pub(crate) async fn room(&self) -> Result<(), Refusal> {
-        let why = match &self.trouble {
-            Some(trouble) => Err(trouble.clone()),
-            None => {
-                let store = self.store.clone();
-                match tokio::task::spawn_blocking(move || store.has_room()).await {
-                    Ok(result) => result.map_err(|error: StoreError| error.to_string()),
-                    Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-                }
+    pub(crate) async fn room(&mut self) -> Result<(), Refusal> {
+        if self.trouble.is_none() {
+            let store = self.store.clone();
+            match tokio::task::spawn_blocking(move || store.has_room()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => self.failed(&error),
+                Err(panic) => std::panic::resume_unwind(panic.into_panic()),
             }
-        };
-        why.map_err(|why| Refusal {
+        }
+        let why = self.trouble.as_deref().unwrap_or("the state is not kept");
+        Err(Refusal {
             code: RefusalCode::Unavailable,
             message: format!(
                 "nothing was changed, since it could not be kept: {why}; make room there and ask again (traffic goes on)"
             ),
         })
+    }
+
+    fn failed(&mut self, error: &StoreError) {
+        self.trouble = Some(error.to_string());
+        self.retry = Instant::now() + RETRY;
     }
 
     /// At the end of the daemon.
@@ -259,6 +270,14 @@ mod tests {
                 && refused.message.contains("No space left"),
             "{refused}"
         );
+        assert!(unkept.trouble().is_some(), "status tells it");
+        small.empty();
+        assert!(matches!(
+            unkept.keep(Vec::new(), true).await,
+            Kept::Again(held) if held.is_empty()
+        ));
+        assert_eq!(unkept.trouble(), None);
+        small.fill();
 
         // Until the file has no free page of its own left.
         let mut last = 0;

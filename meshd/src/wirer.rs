@@ -20,6 +20,8 @@ const JOBS_MAX: usize = 16_384;
 pub(crate) enum Job {
     /// Make or adopt a port.
     Wire(PortWiring),
+    /// Look through a port that carries frames, and mend it.
+    Mend(PortWiring),
     /// Undo a port.
     Unwire(PortRecord),
     /// Make the node's presence on a network.
@@ -70,6 +72,7 @@ async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
     while let Some(job) = queue.recv().await {
         match job {
             Job::Wire(wiring) => tell(&tools, wire(&tools, &wiring).await).await,
+            Job::Mend(wiring) => tell(&tools, mend(&tools, &wiring).await).await,
             Job::Unwire(port) => {
                 let errors = tools.kernel.unwire(&port).await;
                 tell(
@@ -128,6 +131,25 @@ async fn wire(tools: &Tools, wiring: &PortWiring) -> KernelEvent {
             port,
             reason: error.reason,
             gone: error.gone,
+        },
+    }
+}
+
+async fn mend(tools: &Tools, wiring: &PortWiring) -> KernelEvent {
+    let port = wiring.port.id;
+    match tools.kernel.mend(wiring).await {
+        Ok(found) => KernelEvent::Mended {
+            port,
+            ifname: found.ifname,
+            mac: found.mac,
+            mended: found.mended,
+        },
+        // Its devices are there, so it leaves in order.
+        Err(error) if error.gone => KernelEvent::PortGone { port },
+        Err(error) => KernelEvent::WireFailed {
+            port,
+            reason: error.reason,
+            gone: false,
         },
     }
 }

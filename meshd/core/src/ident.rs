@@ -4,6 +4,7 @@
 //! again. Knows no table and no protocol.
 
 use core::fmt;
+use core::net::Ipv6Addr;
 use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +211,36 @@ impl MacAddr {
     #[must_use]
     pub fn is_source(self) -> bool {
         !self.is_group() && self.0 != [0; 6]
+    }
+
+    /// The IPv6 link-local address that is made of it (RFC 4291, appendix A).
+    #[must_use]
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let halves = |high, low| u16::from_be_bytes([high, low]);
+        Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            halves(a ^ 2, b),
+            halves(c, 0xff),
+            halves(0xfe, d),
+            halves(e, f),
+        )
+    }
+
+    /// The MAC that a link-local address is made of, if it is made of one.
+    #[must_use]
+    pub fn of_link_local(ip: Ipv6Addr) -> Option<Self> {
+        match ip.octets() {
+            [0xfe, second, _, _, _, _, _, _, a, b, c, 0xff, 0xfe, d, e, f]
+                if second & 0xc0 == 0x80 =>
+            {
+                Some(Self([a ^ 2, b, c, d, e, f]))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -495,6 +526,13 @@ mod tests {
         #[test]
         fn a_node_id_reads_back_what_it_shows(bytes: [u8; 32]) {
             prop_assert_eq!(NodeId(bytes).to_string().parse::<NodeId>().unwrap(), NodeId(bytes));
+        }
+
+        #[test]
+        fn a_link_local_address_names_the_mac_that_it_is_made_of(bytes: [u8; 6]) {
+            let ip = MacAddr(bytes).link_local();
+            prop_assert!(ip.is_unicast_link_local());
+            prop_assert_eq!(MacAddr::of_link_local(ip), Some(MacAddr(bytes)));
         }
 
         #[test]

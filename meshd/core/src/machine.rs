@@ -295,6 +295,13 @@ impl Node {
             KernelEvent::Wired { port, ifname, mac } => {
                 self.ports.wired(port, ifname, mac, around, pools, out)
             }
+            KernelEvent::Mended {
+                port,
+                ifname,
+                mac,
+                mended,
+            } => self.ports.mended(port, ifname, mac, &mended, out),
+            KernelEvent::FarEnd { port, up } => self.ports.far_end(port, up, out),
             KernelEvent::WireFailed { port, reason, gone } => {
                 self.ports.wire_failed(port, reason, gone, now, pools, out);
             }

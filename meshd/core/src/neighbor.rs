@@ -161,7 +161,7 @@ impl Neighbors {
     /// The same, and for a link-local address made of a MAC: where is the MAC?
     fn claim_v6(&self, ip: Ipv6Addr, from: Place, fdb: &Fdb) -> Result<(), Advice> {
         self.claim(IpAddr::V6(ip), from)?;
-        let Some(mac) = mac_of_link_local(ip) else {
+        let Some(mac) = MacAddr::of_link_local(ip) else {
             return Ok(());
         };
         match fdb.lookup(mac) {
@@ -267,16 +267,6 @@ fn is_others(ip: IpAddr, owner: Owner) -> Advice {
         "it claims {ip}, which belongs to {whose} ({})",
         owner.mac
     ))
-}
-
-/// The MAC that a link-local address is made of (RFC 4291, appendix A), if it is made of one.
-fn mac_of_link_local(ip: Ipv6Addr) -> Option<MacAddr> {
-    match ip.octets() {
-        [0xfe, second, _, _, _, _, _, _, a, b, c, 0xff, 0xfe, d, e, f] if second & 0xc0 == 0x80 => {
-            Some(MacAddr([a ^ 2, b, c, d, e, f]))
-        }
-        _ => None,
-    }
 }
 
 /// True for the keys of frames that [`Neighbors::consider`] wants to see each of.
@@ -623,28 +613,6 @@ mod tests {
         assert!(matches!(consider(&lie, PORT), Advice::Refuse(_)));
     }
 
-    fn link_local(mac: MacAddr) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = mac.0;
-        Ipv6Addr::from([
-            0xfe,
-            0x80,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            a ^ 2,
-            b,
-            c,
-            0xff,
-            0xfe,
-            d,
-            e,
-            f,
-        ])
-    }
-
     /// "`target` is at A", by A.
     fn advert(target: Ipv6Addr) -> Vec<u8> {
         let message = [
@@ -658,9 +626,9 @@ mod tests {
 
     #[test]
     fn a_link_local_address_made_of_anothers_mac_is_nobody_elses_to_claim() {
-        assert_eq!(link_local(A).to_string(), "fe80::ff:fe00:a");
+        assert_eq!(A.link_local().to_string(), "fe80::ff:fe00:a");
         for other in [B, C] {
-            let ip = link_local(other);
+            let ip = other.link_local();
             for lie in [
                 advert(ip),
                 solicit(ip, ip6(2), Some(A), 255),
@@ -672,14 +640,14 @@ mod tests {
         }
         let router_solicitation = [&[133, 0, 0, 0, 0, 0, 0, 0, 1, 1][..], &A.0].concat();
         let all_routers = "ff02::2".parse().unwrap();
-        for (ip, ours) in [(link_local(A), true), (link_local(B), false)] {
+        for (ip, ours) in [(A.link_local(), true), (B.link_local(), false)] {
             let asks = v6(B, A, ip, all_routers, 58, 255, &router_solicitation);
             assert_eq!(consider(&asks, PORT) == Advice::Forward, ours);
         }
         // One's own, one of a MAC that nobody has, and one that is made of no MAC.
-        let free = link_local(MacAddr([2, 0, 0, 0, 0, 0x77]));
+        let free = MacAddr([2, 0, 0, 0, 0, 0x77]).link_local();
         for ip in [
-            link_local(A),
+            A.link_local(),
             free,
             "fe80::1234:5678:9abc:def0".parse().unwrap(),
         ] {
@@ -688,7 +656,7 @@ mod tests {
             assert_eq!(consider(&probe, PORT), Advice::Forward, "{ip}");
         }
         assert_eq!(
-            consider(&solicit(ip6(1), link_local(B), Some(A), 255), PORT),
+            consider(&solicit(ip6(1), B.link_local(), Some(A), 255), PORT),
             Advice::Forward
         );
     }
@@ -707,7 +675,7 @@ mod tests {
             &B.0,
         ];
         for message in [routes, redirects.concat(), vec![134]] {
-            let frame = v6(B, A, link_local(A), all_nodes, 58, 255, &message);
+            let frame = v6(B, A, A.link_local(), all_nodes, 58, 255, &message);
             let frame = Frame::parse(&frame).unwrap();
             let mut table = table();
             for from in [PORT, Place::Node(NODE)] {
@@ -727,7 +695,7 @@ mod tests {
         let frame = v6(
             B,
             C,
-            link_local(C),
+            C.link_local(),
             all_nodes,
             58,
             255,

@@ -134,6 +134,24 @@ pub enum KernelEvent {
         /// As the kernel has it.
         mac: MacAddr,
     },
+    /// A port was looked through, and made what it should be.
+    Mended {
+        /// The port.
+        port: PortId,
+        /// As in `Wired`.
+        ifname: IfName,
+        /// As in `Wired`.
+        mac: MacAddr,
+        /// What was not as it should be.
+        mended: Vec<String>,
+    },
+    /// The container set its end of a live port down, or up again.
+    FarEnd {
+        /// The port.
+        port: PortId,
+        /// Does it carry frames?
+        up: bool,
+    },
     /// The port could not be made; nothing of it is left.
     WireFailed {
         /// The port.
@@ -252,6 +270,9 @@ pub enum Output {
     },
     /// Make a port, or adopt it; `Wired` or `WireFailed` will follow.
     Wire(PortWiring),
+    /// Look through a port that frames flow through, and mend what is not as it should be, without interrupting it;
+    /// `Mended`, `WireFailed` or `PortGone` will follow.
+    Mend(PortWiring),
     /// Undo a port; `Unwired` will follow.
     Unwire(PortRecord),
     /// Make or adopt the node's own presence on a network.

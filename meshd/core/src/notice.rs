@@ -76,6 +76,14 @@ pub enum Notice {
         port: PortId,
         reason: String,
     },
+    PortMended {
+        port: PortId,
+        what: String,
+    },
+    PortFarEnd {
+        port: PortId,
+        up: bool,
+    },
     PortGone {
         port: PortId,
         reason: String,

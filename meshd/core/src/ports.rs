@@ -88,6 +88,8 @@ struct Port {
     phase: Phase,
     attaching: Vec<CommandId>,
     detaching: Vec<CommandId>,
+    /// The container set its end down.
+    far_down: bool,
 }
 
 #[derive(Debug)]
@@ -148,6 +150,7 @@ impl Ports {
                         phase,
                         attaching: Vec::new(),
                         detaching: Vec::new(),
+                        far_down: false,
                     },
                 );
             }
@@ -211,21 +214,25 @@ impl Ports {
             doomed: false,
             tries,
         };
-        let search = self.search(&net.name);
-        let servers: Vec<IpAddr> = net.subnets.iter().filter_map(service_address).collect();
-        let dns = (self.config.dns && !servers.is_empty()).then_some(DnsHint { servers, search });
-        if let Some(port) = self.ports.get(&id) {
-            let wiring = PortWiring {
-                port: port.record.clone(),
-                mtu: net.mtu,
-                routes: Vec::new(),
-                dns,
-            };
-            out.push(Output::Wire(wiring));
-        }
+        port.far_down = false;
+        let record = port.record.clone();
+        out.push(Output::Wire(self.wiring(record, net)));
         self.changes.push(PortChange::Presence);
         pools.set_active(net.vni, true);
         self.serve(net, out);
+    }
+
+    /// What the kernel is to have for the port.
+    fn wiring(&self, port: PortRecord, net: &NetworkDef) -> PortWiring {
+        let search = self.search(&net.name);
+        let servers: Vec<IpAddr> = net.subnets.iter().filter_map(service_address).collect();
+        let dns = (self.config.dns && !servers.is_empty()).then_some(DnsHint { servers, search });
+        PortWiring {
+            port,
+            mtu: net.mtu,
+            routes: Vec::new(),
+            dns,
+        }
     }
 
     fn search(&self, network: &Label) -> String {
@@ -312,6 +319,50 @@ impl Ports {
                 id: waiter,
                 result: Ok(Reply::Port(port.record.clone())),
             });
+        }
+    }
+
+    /// The kernel has looked through a port that frames flow through.
+    pub fn mended(
+        &mut self,
+        id: PortId,
+        ifname: IfName,
+        mac: MacAddr,
+        mended: &[String],
+        out: &mut Outbox,
+    ) {
+        let Some(port) = self.ports.get_mut(&id) else {
+            return;
+        };
+        if !matches!(port.phase, Phase::Up) {
+            // Who waits is answered by what happens to it instead.
+            return;
+        }
+        let before = port.record.clone();
+        (port.record.ifname, port.record.mac) = (ifname, mac);
+        if port.record != before {
+            keep(out, &StateKey::Port(id), &port.record);
+            self.changes.push(PortChange::PortUp(port.record.clone()));
+        }
+        if !mended.is_empty() {
+            let what = mended.join(", ");
+            out.push(Output::Notice(Notice::PortMended { port: id, what }));
+        }
+        for waiter in port.attaching.drain(..) {
+            out.push(Output::Reply {
+                id: waiter,
+                result: Ok(Reply::Port(port.record.clone())),
+            });
+        }
+    }
+
+    /// The container set its end down or up.
+    pub fn far_end(&mut self, id: PortId, up: bool, out: &mut Outbox) {
+        if let Some(port) = self.ports.get_mut(&id)
+            && matches!(port.phase, Phase::Up)
+            && std::mem::replace(&mut port.far_down, !up) == up
+        {
+            out.push(Output::Notice(Notice::PortFarEnd { port: id, up }));
         }
     }
 
@@ -470,7 +521,13 @@ impl Ports {
             Phase::Failed { reason, .. } => {
                 (&port.record, PortState::Failed, Some(reason.as_str()))
             }
-            Phase::Up => (&port.record, PortState::Ready, None),
+            Phase::Up => (
+                &port.record,
+                PortState::Ready,
+                port.far_down.then_some(
+                    "but its interface is down in the container; the same `meshd attach` again mends it",
+                ),
+            ),
             Phase::Wiring { doomed: true, .. } | Phase::Unwiring => {
                 (&port.record, PortState::Leaving, None)
             }

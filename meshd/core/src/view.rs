@@ -664,7 +664,7 @@ pub fn sentence(notice: &Notice) -> String {
             was,
             mtu,
         } => format!(
-            "the path to {} lost all packets of {was} bytes and takes smaller ones; {mtu} bytes from now on, until more are proven",
+            "packets of up to {was} bytes to {} get lost: the path takes smaller ones now, or is overloaded; {mtu} bytes from now on, until more are proven",
             who(node, name)
         ),
         Notice::PeerRefused { remote, reason } => {
@@ -706,6 +706,13 @@ pub fn sentence(notice: &Notice) -> String {
         }
         Notice::PortReady { port, network } => {
             format!("port {port} on network {} is ready", esc(network))
+        }
+        Notice::PortMended { port, what } => format!("port {port} was mended: {}", esc(what)),
+        Notice::PortFarEnd { port, up: true } => {
+            format!("the interface of port {port} is up again in its container")
+        }
+        Notice::PortFarEnd { port, up: false } => {
+            format!("the interface of port {port} was set down in its container")
         }
         Notice::PortFailed { port, reason } => format!("port {port} failed: {}", esc(reason)),
         Notice::PortGone { port, reason } => format!("port {port} is gone: {}", esc(reason)),

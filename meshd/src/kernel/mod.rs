@@ -93,6 +93,16 @@ pub struct Wired {
     pub tap: tokio_tun::Tun,
 }
 
+/// A port that was looked through.
+pub struct Mended {
+    /// As in [`Wired`].
+    pub ifname: IfName,
+    /// As in [`Wired`].
+    pub mac: MacAddr,
+    /// What was not as it should be, in words.
+    pub mended: Vec<String>,
+}
+
 /// Why a port could not be made. Nothing of it is left.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -309,6 +319,16 @@ impl Kernel {
     pub async fn wire(&self, wiring: &PortWiring) -> Result<Wired, WireError> {
         let _lane = self.lane(wiring.port.id).await;
         self.bench().wire(wiring).await
+    }
+
+    /// Looks through a port that carries frames, and mends what somebody did to its veth and its far end: up, MAC, MTU,
+    /// addresses. The TAP and the filters are watched by themselves.
+    ///
+    /// # Errors
+    /// All of the port is left as it is.
+    pub async fn mend(&self, wiring: &PortWiring) -> Result<Mended, WireError> {
+        let _lane = self.lane(wiring.port.id).await;
+        self.bench().mend(wiring).await
     }
 
     /// Removes all of the port; goes on after a failure. The answer is what could not be undone.

@@ -157,7 +157,7 @@ impl Monitor {
                         Some(port) => self.tell(KernelEvent::PortGone { port }).await?,
                         None if !self.inventory.holds(link.index) => disturbed = true,
                         None if !link.is_up() => self.inspect(link.index).await?,
-                        None => {}
+                        None => self.look_at_far_end(link.index).await?,
                     }
                 }
                 netlink::RTM_DELQDISC | netlink::RTM_DELTFILTER => {
@@ -257,6 +257,20 @@ impl Monitor {
             gone: false,
         })
         .await
+    }
+
+    /// A veth changed: is its far end up? What was heard may be old, so this looks.
+    async fn look_at_far_end(&self, index: u32) -> Result<(), Closed> {
+        let Some((port, Role::Veth)) = self.inventory.live(index) else {
+            return Ok(());
+        };
+        match self.netlink.link_by_index(index).await {
+            Ok(Some(link)) if link.is_up() => {
+                let up = link.has_carrier();
+                self.tell(KernelEvent::FarEnd { port, up }).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn tell(&self, event: KernelEvent) -> Result<(), Closed> {

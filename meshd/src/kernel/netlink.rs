@@ -191,6 +191,11 @@ impl Link {
         Some(link)
     }
 
+    /// True if a veth's far end is up, too.
+    pub(super) fn has_carrier(&self) -> bool {
+        self.flags & libc::IFF_RUNNING.cast_unsigned() != 0
+    }
+
     pub(super) fn is_up(&self) -> bool {
         self.flags & libc::IFF_UP.cast_unsigned() != 0
     }

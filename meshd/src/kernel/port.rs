@@ -15,9 +15,9 @@ use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
-use super::{QUEUE_LEN, WireError, Wired, gate, hint, nameless, tap};
+use super::{Mended, QUEUE_LEN, WireError, Wired, gate, hint, nameless, tap};
 use meshd_core::command::{NetnsRef, PortRecord, PortWiring};
-use meshd_core::ident::{IfName, MacAddr, PortId, escape};
+use meshd_core::ident::{IfName, PortId, escape};
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{
@@ -27,7 +27,7 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::RouteScope;
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio_tun::Tun;
 
@@ -72,29 +72,6 @@ fn link_local_mode(index: u32, mode: In6AddrGenMode) -> LinkMessage {
     )
 }
 
-/// RFC 4291, appendix A.
-fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let MacAddr([a, b, c, d, e, g]) = mac;
-    Ipv6Addr::from([
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        a ^ 2,
-        b,
-        c,
-        0xff,
-        0xfe,
-        d,
-        e,
-        g,
-    ])
-}
-
 /// The name as an attribute: bytes, so that any name that the kernel takes gets there.
 fn raw_name(name: &[u8]) -> LinkAttribute {
     LinkAttribute::Other(DefaultNla::new(libc::IFLA_IFNAME, [name, b"\0"].concat()))
@@ -119,6 +96,63 @@ impl Workbench<'_> {
                 Err(WireError { reason, gone })
             }
         }
+    }
+
+    /// Mends what is not as it should be of a port that carries frames.
+    pub(super) async fn mend(&self, wiring: &PortWiring) -> Result<Mended, WireError> {
+        let found = self.try_mend(wiring).await;
+        found.map_err(|Failure { reason, gone, .. }| WireError {
+            reason: format!("port {}: {reason}", wiring.port.id),
+            gone,
+        })
+    }
+
+    async fn try_mend(&self, wiring: &PortWiring) -> Result<Mended, Failure> {
+        let port = &wiring.port;
+        let veth = self
+            .find(port.id, Role::Veth)
+            .await?
+            .ok_or_else(|| failure("its veth is not there"))?;
+        let Some((netns, far)) = self.enter(port, true).await? else {
+            // Alive, and out of our reach: only this end can be seen to.
+            self.raise_host_end(&veth, wiring, HOST_MTU).await?;
+            return Ok(Mended {
+                ifname: port.ifname.clone(),
+                mac: port.mac,
+                mended: Vec::new(),
+            });
+        };
+        let veth = self.check_far_end(veth, &netns).await?;
+        let index = veth.peer.unwrap_or(0);
+        let read = refused("read the far end of", &"the veth", &netns);
+        let link = far.link_by_index(index).await.map_err(&read)?;
+        let link = link.ok_or_else(|| read(Errno::ENODEV))?;
+        let there = far.addresses().await.map_err(&read)?;
+        let mut mended = Vec::new();
+        if !link.is_up() {
+            mended.push("it was down".to_owned());
+        }
+        if link.mac != Some(port.mac) {
+            mended.push("it had another MAC".to_owned());
+        }
+        if link.mtu != u32::from(wiring.mtu) {
+            mended.push(format!("its MTU was {}", link.mtu));
+        }
+        for net in &port.ips {
+            let is_there = there
+                .iter()
+                .any(|a| (a.index, a.ip, a.prefix) == (index, net.addr(), net.prefix_len()));
+            if !is_there {
+                mended.push(format!("{net} was missing"));
+            }
+        }
+        self.raise_host_end(&veth, wiring, HOST_MTU).await?;
+        let inside = self.raise_far_end(&veth, wiring, &netns, &far).await?;
+        Ok(Mended {
+            ifname: IfName::new(&inside.name).map_err(failure)?,
+            mac: inside.mac.unwrap_or(port.mac),
+            mended,
+        })
     }
 
     async fn try_wire(&self, wiring: &PortWiring) -> Result<Wired, Failure> {
@@ -547,7 +581,7 @@ impl Workbench<'_> {
         far.rt.link().set(up(index)).execute().await?;
         if ipv6 {
             let _ = self
-                .add_address(index, link_local(wiring.port.mac).into(), 64, far)
+                .add_address(index, wiring.port.mac.link_local().into(), 64, far)
                 .await;
             // From now on as the kernel would: when the container takes the interface down and up, it gets one again.
             let _ = far

@@ -42,12 +42,19 @@ async fn party() -> Party {
 }
 
 impl Party {
+    /// What happens next, but for what a path carries: a burst that
+    /// overflows a socket of the machine shrinks it at any time.
     async fn next(&mut self) -> Input {
-        timeout(Duration::from_secs(15), self.happened.recv())
-            .await
-            .expect("something happens")
-            .unwrap()
-            .input
+        loop {
+            let input = timeout(Duration::from_secs(15), self.happened.recv())
+                .await
+                .expect("something happens")
+                .unwrap()
+                .input;
+            if !matches!(input, Input::Session(SessionEvent::Shrank { .. })) {
+                return input;
+            }
+        }
     }
 
     async fn connected(&mut self) -> (SessionId, NodeId) {

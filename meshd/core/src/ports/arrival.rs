@@ -2,7 +2,7 @@
 
 use super::{Phase, Port, Ports, WAITERS_MAX, show_network};
 use crate::attach::{Surroundings, check, refusal, same_wish};
-use crate::command::{AttachSpec, IpSpec, PortRecord, Refusal, RefusalCode, Reply};
+use crate::command::{AttachSpec, IpSpec, PortRecord, Refusal, RefusalCode};
 use crate::ident::{CommandId, MacAddr, NodeId, Now, PortId, Vni, escape};
 use crate::node::Output;
 use crate::outbox::Outbox;
@@ -98,6 +98,7 @@ impl Ports {
                 phase,
                 attaching: vec![id],
                 detaching: Vec::new(),
+                far_down: false,
             },
         );
         pools.set_active(net.vni, true);
@@ -173,10 +174,12 @@ impl Ports {
             ));
         }
         match &port.phase {
-            Phase::Up => out.push(Output::Reply {
-                id,
-                result: Ok(Reply::Port(port.record.clone())),
-            }),
+            // Whatever was done to it inside of the container meanwhile: who asks for it is to have it.
+            Phase::Up => {
+                port.attaching.push(id);
+                let record = port.record.clone();
+                out.push(Output::Mend(self.wiring(record, net)));
+            }
             Phase::Failed { reason, .. } => {
                 let message = format!(
                     "port {known} is at that interface already, but does not work: {reason}; it is tried again by itself"

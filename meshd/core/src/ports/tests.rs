@@ -169,6 +169,13 @@ impl Lab {
         );
     }
 
+    fn mended(&mut self, record: &PortRecord, what: &[&str]) {
+        let what: Vec<String> = what.iter().map(|&w| w.to_owned()).collect();
+        let (ifname, mac) = (record.ifname.clone(), record.mac);
+        self.ports
+            .mended(record.id, ifname, mac, &what, &mut self.out);
+    }
+
     fn unwired(&mut self, id: PortId, errors: &[&str]) {
         let errors = errors.iter().map(|&e| e.to_owned()).collect();
         self.ports.unwired(
@@ -330,10 +337,30 @@ fn the_same_attach_again_is_the_same_port_and_another_wish_there_is_a_conflict()
         .map(|(id, _)| id)
         .collect();
     assert_eq!(answered, [first, second]);
+    // A port that is there is looked through first.
     lab.attach(named("blue", "a", "web"));
     let outputs = lab.outputs();
+    assert!(wire_of(&outputs).is_none() && replies(&outputs).is_empty());
+    let mend = outputs.iter().find_map(|o| match o {
+        Output::Mend(wiring) => Some(wiring.clone()),
+        _ => None,
+    });
+    let mend = mend.unwrap();
+    assert_eq!(
+        mend,
+        PortWiring {
+            port: mend.port.clone(),
+            ..wiring.clone()
+        }
+    );
+    lab.mended(&mend.port, &["it was down"]);
+    let outputs = lab.outputs();
     assert_eq!(reply_port(&outputs).unwrap().id, wiring.port.id);
-    assert!(wire_of(&outputs).is_none());
+    assert!(
+        outputs
+            .iter()
+            .any(|o| matches!(o, Output::Notice(Notice::PortMended { .. })))
+    );
     assert!(
         lab.refused(named("blue", "a", "db"))
             .message
@@ -762,6 +789,7 @@ proptest! {
         let mut asked = BTreeSet::new();
         let mut wiring: Vec<PortRecord> = Vec::new();
         let mut unwiring: Vec<PortId> = Vec::new();
+        let mut mending: Vec<PortRecord> = Vec::new();
         for (step, at) in steps {
             match step {
                 0 | 1 => drop(asked.insert(lab.attach(spec(if at % 2 == 0 { "blue" } else { "red" }, &at.to_string())))),
@@ -784,18 +812,20 @@ proptest! {
                 6 if at == 0 => {
                     // Commands that were open are lost with the daemon.
                     asked = answered.clone();
-                    (wiring, unwiring) = (Vec::new(), Vec::new());
+                    (wiring, unwiring, mending) = (Vec::new(), Vec::new(), Vec::new());
                     lab = lab.restarted();
                 }
                 6 => {
                     lab.now.moment = lab.now.moment.plus_ms(10_000);
                     lab.ports.handle_timeout(&lab.around, &mut lab.pools, lab.now, &mut lab.out);
                 }
+                _ if !mending.is_empty() => lab.mended(&mending.remove(0), &[]),
                 _ => {}
             }
             for output in lab.outputs() {
                 match output {
                     Output::Wire(w) => wiring.push(w.port),
+                    Output::Mend(w) => mending.push(w.port),
                     Output::Unwire(record) => unwiring.push(record.id),
                     Output::Reply { id, .. } => {
                         prop_assert!(answered.insert(id), "answered twice");
@@ -813,7 +843,10 @@ proptest! {
             prop_assert_eq!(ips.len(), count, "an address twice");
         }
         // In the end the kernel answers all that is open, and so does the node.
-        while !wiring.is_empty() || !unwiring.is_empty() {
+        while !wiring.is_empty() || !unwiring.is_empty() || !mending.is_empty() {
+            for record in std::mem::take(&mut mending) {
+                lab.mended(&record, &[]);
+            }
             for record in std::mem::take(&mut wiring) {
                 lab.wired(&record);
             }
@@ -824,6 +857,7 @@ proptest! {
                 match output {
                     Output::Wire(w) => wiring.push(w.port),
                     Output::Unwire(record) => unwiring.push(record.id),
+                    Output::Mend(w) => mending.push(w.port),
                     Output::Reply { id, .. } => prop_assert!(answered.insert(id), "answered twice"),
                     _ => {}
                 }
@@ -910,4 +944,25 @@ fn a_port_that_is_wired_when_its_network_is_gone_is_not_ready() {
     let outputs = lab.outputs();
     assert!(matches!(replies(&outputs).as_slice(), [(id, Err(_))] if *id == command));
     assert!(outputs.iter().any(|o| matches!(o, Output::Unwire(_))));
+}
+
+#[test]
+fn an_interface_that_its_container_set_down_is_told_once_and_shown_until_it_is_up() {
+    let mut lab = Lab::new(ME);
+    let port = lab.up(spec("red", "a"));
+    let told = |lab: &mut Lab, up| {
+        lab.ports.far_end(port.id, up, &mut lab.out);
+        lab.outputs().len()
+    };
+    assert_eq!(
+        (
+            told(&mut lab, true),
+            told(&mut lab, false),
+            told(&mut lab, false)
+        ),
+        (0, 1, 0)
+    );
+    let (state, why) = lab.state();
+    assert!(state == PortState::Ready && why.contains("down"), "{why}");
+    assert_eq!((told(&mut lab, true), lab.state().1), (1, String::new()));
 }

@@ -678,6 +678,16 @@ impl World {
                     ),
                 );
             }
+            Output::Mend(wiring) => {
+                let record = wiring.port;
+                let event = KernelEvent::Mended {
+                    port: record.id,
+                    ifname: record.ifname,
+                    mac: record.mac,
+                    mended: Vec::new(),
+                };
+                self.later(3 * MS, Event::Input(at, life, Input::Kernel(event)));
+            }
             Output::Unwire(record) => {
                 let host = &mut self.hosts[at];
                 host.ports.remove(&record.id);
