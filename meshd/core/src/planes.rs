@@ -579,7 +579,6 @@ impl Planes {
     // What others may read.
 
     /// How the paths are.
-    #[must_use]
     pub fn paths(&self, now: Moment) -> impl Iterator<Item = PathView> + '_ {
         self.paths.views(now)
     }
