@@ -150,7 +150,12 @@ impl Planes {
     pub fn vtep(&self) -> Option<Vtep> {
         let trusted = |ip: &&IpAddr| self.config.trusted.iter().any(|net| net.contains(*ip));
         let able = self.config.fast_path && self.config.bridge && self.config.vxlan.is_ok();
-        let ip = self.underlay.iter().flatten().find(trusted).filter(|_| able)?;
+        let ip = self
+            .underlay
+            .iter()
+            .flatten()
+            .find(trusted)
+            .filter(|_| able)?;
         Some(Vtep {
             ip: *ip,
             port: self.config.port,

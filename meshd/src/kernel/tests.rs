@@ -105,7 +105,10 @@ pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input
         node: NodeId([node; 32]),
         underlay: UNDERLAY.parse().unwrap(),
     };
-    (Kernel::start(config, Moment(0), events).await.unwrap(), received)
+    (
+        Kernel::start(config, Moment(0), events).await.unwrap(),
+        received,
+    )
 }
 
 pub(super) fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> PortWiring {

@@ -290,7 +290,7 @@ fn one_change_among_ten_thousand_endpoints_is_one_step() {
             n as u8,
         ])
     };
-    let at = |n: u32| IpAddr::from([10, 0, (n % 500 >> 8) as u8, (n % 500) as u8]);
+    let at = |n: u32| IpAddr::from([10, 0, ((n % 500) >> 8) as u8, (n % 500) as u8]);
     let mut vxlan = VxlanPlan {
         local: vtep(1),
         port: 4789,

@@ -18,7 +18,7 @@ pub enum Fate {
     /// Out of a port of this host.
     Port(PortId),
     /// To a VTEP.
-    Vtep(IpAddr),
+    Vtep,
     /// The gate let it pass and the bridge knew nothing of it: what must never happen.
     Lost,
 }
@@ -107,19 +107,19 @@ impl Kernel {
     }
 
     /// A container sends.
-    pub fn from_port(&mut self, port: PortId, vni: Vni, frame: &Bytes, now: Moment) -> Fate {
+    pub fn port_sends(&mut self, port: PortId, vni: Vni, frame: &Bytes, now: Moment) -> Fate {
         let Some(flow) = self.passes(Entrance::Port(port), vni, frame, now) else {
             return Fate::Up;
         };
         let fate = self.bridge(vni, flow.matches.dst_mac);
-        if matches!(fate, Fate::Vtep(_)) {
+        if matches!(fate, Fate::Vtep) {
             self.counts.entry(flow.slot).or_default().0 += 1;
         }
         fate
     }
 
     /// VXLAN comes in; `None`: the fence drops it.
-    pub fn from_vxlan(
+    pub fn vxlan_receives(
         &mut self,
         from: IpAddr,
         vni: Vni,
@@ -147,7 +147,7 @@ impl Kernel {
         if let Some((&port, _)) = plan.ports.iter().find(|(_, macs)| macs.contains(&dst)) {
             return Fate::Port(port);
         }
-        self.vtep(vni, dst).map_or(Fate::Lost, Fate::Vtep)
+        self.vtep(vni, dst).map_or(Fate::Lost, |_| Fate::Vtep)
     }
 
     /// Where the VXLAN device sends frames to a MAC.

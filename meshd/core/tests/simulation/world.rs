@@ -375,7 +375,7 @@ impl World {
                 vni: record.vni,
             },
         );
-        self.from_container(at, port, record.vni, frame);
+        self.container_sends(at, port, record.vni, frame);
         id
     }
 
@@ -954,15 +954,15 @@ impl World {
         self.hosts[at].kernel.act(op);
     }
 
-    fn from_container(&mut self, at: usize, port: PortId, vni: Vni, frame: Bytes) {
+    fn container_sends(&mut self, at: usize, port: PortId, vni: Vni, frame: Bytes) {
         let now = self.clock().moment;
-        match self.hosts[at].kernel.from_port(port, vni, &frame, now) {
+        match self.hosts[at].kernel.port_sends(port, vni, &frame, now) {
             Fate::Up => self.lane_frame(at, Origin::Port(port), vni, frame),
             Fate::Port(to) => {
                 self.by_kernel += 1;
                 self.deliver(at, to, &frame);
             }
-            Fate::Vtep(_) => self.transmit(at, vni, frame),
+            Fate::Vtep => self.transmit(at, vni, frame),
             Fate::Lost => panic!("a gate let pass what the bridge does not know"),
         }
     }
@@ -994,7 +994,7 @@ impl World {
         let now = self.clock().moment;
         self.note(3);
         let ip = address(from).ip();
-        match self.hosts[to].kernel.from_vxlan(ip, vni, &frame, now) {
+        match self.hosts[to].kernel.vxlan_receives(ip, vni, &frame, now) {
             // The fence, or no such network.
             None => {}
             Some(Fate::Port(port)) => {
@@ -1006,7 +1006,7 @@ impl World {
                 self.input(to, life, Input::Probe { vni, frame });
             }
             Some(Fate::Up) => self.lane_frame(to, Origin::Vxlan(vni), vni, frame),
-            Some(Fate::Vtep(_) | Fate::Lost) => panic!("VXLAN goes on to a VTEP, or nowhere"),
+            Some(Fate::Vtep | Fate::Lost) => panic!("VXLAN goes on to a VTEP, or nowhere"),
         }
     }
 
