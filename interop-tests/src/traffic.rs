@@ -119,7 +119,7 @@ pub fn transfer(client: &str, server: &str, to: IpAddr, port: u16, bytes: u64) -
         TcpListener::bind((to, port)).with_context(|| format!("listen on {to}:{port}"))
     })?;
     listener.set_nonblocking(true)?;
-    let serving = std::thread::spawn(move || -> Result<u32> {
+    let serving = std::thread::spawn(move || -> Result<(u32, TcpStream)> {
         let end = Instant::now() + SILENCE;
         let stream = loop {
             match listener.accept() {
@@ -129,17 +129,19 @@ pub fn transfer(client: &str, server: &str, to: IpAddr, port: u16, bytes: u64) -
             }
         };
         stream.set_nonblocking(false)?;
-        exchange(stream, 0x5eed_0002, bytes)
+        Ok((exchange(&stream, 0x5eed_0002, bytes)?, stream))
     });
     let stream = within(client, || connect(to, port, SILENCE))?;
     let start = Instant::now();
-    let down = exchange(stream, 0x5eed_0001, bytes).context("client");
+    let down = exchange(&stream, 0x5eed_0001, bytes).context("client");
     let up = serving
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         .context("server");
     let seconds = start.elapsed().as_secs_f64();
-    let (crc_down, crc_up) = (down?, up?);
+    // Until here both ends are open: a kernel gives up soon on what an end still owes that nobody holds any more.
+    drop(stream);
+    let (crc_down, (crc_up, _)) = (down?, up?);
     ensure!(
         crc_down == expected(0x5eed_0002, bytes),
         "the client received other bytes than the server sent"
@@ -179,7 +181,7 @@ pub fn tcp_opens(
     within(client, || Ok(connect(to, port, limit).is_ok()))
 }
 
-fn exchange(stream: TcpStream, seed: u64, bytes: u64) -> Result<u32> {
+fn exchange(stream: &TcpStream, seed: u64, bytes: u64) -> Result<u32> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     let mut writer = stream.try_clone()?;

@@ -1,6 +1,6 @@
 //! The main job: containers on different hosts share an Ethernet segment.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use interop_tests::lab::{LabSpec, scene};
 use interop_tests::lookup::{self, Kind, ask};
 use interop_tests::netns::within;
@@ -187,10 +187,15 @@ fn an_underlay_without_ipv4_is_enough() {
 /// Kernels before 6.15 cannot be told.
 fn patient_tcp(netns: &str) -> Result<()> {
     within(netns, || {
-        match std::fs::write("/proc/sys/net/ipv4/tcp_rto_max_ms", "1000") {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+        for (name, value) in [("tcp_rto_max_ms", "1000"), ("tcp_retries2", "100")] {
+            match std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    bail!("{name}: {error}")
+                }
+                _ => {}
+            }
         }
+        Ok(())
     })
 }
 
@@ -208,7 +213,7 @@ fn with_30_percent_loss_on_the_underlay_transfers_complete_and_nobody_is_declare
             patient_tcp(&station.netns)?;
         }
         lab.lose(30)?;
-        ping_until(&here.netns, far.port.v4()?, Duration::from_secs(5))?;
+        ping_until(&here.netns, far.port.v4()?, Duration::from_secs(30))?;
         transfer(&here.netns, &far.netns, far.port.v4()?, 5000, 256 << 10)?;
         // Long enough for a wrong verdict of the membership protocol.
         std::thread::sleep(Duration::from_secs(6));
