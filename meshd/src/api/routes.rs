@@ -159,7 +159,7 @@ fn no_such(message: &str) -> ApiError {
 /// The whole of a request, from the body that is to come on, within its times; only so many changes at once.
 async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let takes_query = matches!(path, "/v1/fdb" | "/v1/events");
+    let takes_query = matches!(path, "/v1/fdb" | "/v1/flows" | "/v1/events");
     if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
         let refusal = invalid("this path takes no query (what stands behind the `?`)");
         return ApiError(refusal).into_response();
@@ -302,7 +302,7 @@ struct VtepWish {
 
 async fn vtep_add<B: Backend>(
     State(backend): State<B>,
-    Path((network, ip)): Path<(String, IpAddr)>,
+    Segments((network, ip)): Segments<(String, IpAddr)>,
     Body(wish): Body<VtepWish>,
 ) -> Answer<view::VtepRow> {
     let vtep = ForeignVtep {
@@ -318,7 +318,7 @@ async fn vtep_add<B: Backend>(
 
 async fn vtep_remove<B: Backend>(
     State(backend): State<B>,
-    Path((network, ip)): Path<(String, IpAddr)>,
+    Segments((network, ip)): Segments<(String, IpAddr)>,
 ) -> Result<StatusCode, ApiError> {
     backend.command(Command::VtepRemove { network, ip }).await?;
     Ok(StatusCode::NO_CONTENT)
