@@ -1,23 +1,31 @@
 //! Figures: meshd beside a plain veth and kernel VXLAN, in one lab and in turns.
 //!
 //! ```text
-//!   veth     host a und0 -- br0 on the wire -- und0 host b        no overlay at all
-//!   vxlan    container a2 - bridge - vxlan - und0 …               what the kernel does, without encryption
-//!   meshd    container a1 - daemon - QUIC - und0 …                the same way, encrypted, with policy
+//!   veth            host a und0 -- br0 on the wire -- und0 host b         no overlay at all
+//!   kernel VXLAN    container a2 - bridge - vxlan - und0 a -- und0 b …    what the kernel does, without encryption
+//!   meshd (kernel)  container a1 - gate - bridge - gate - vxlan - …       the same, of a network where all may pass
+//!   … with policy   container a3 - the same                               of a network with a plugin in its chain
+//!   meshd (QUIC)    container c1 - daemon - QUIC - und0 c -- und0 d …     hosts that do not trust the wire
 //! ```
 //!
-//! Each measure is taken in turns, one system after the other, several times; the median is told. Two cores carry both
-//! hosts, both daemons and the load, so only ratios within one run mean something.
+//! Each measure is taken in turns, one system after the other, there and back again, several times; the median is told, and
+//! of what has a yardstick the median of the ratios of neighbours. Two cores carry all hosts, all daemons and the load, so
+//! only ratios within one run mean something.
 
 pub mod gate;
+mod yardstick;
+
+pub use yardstick::kernel_vxlan;
 
 use crate::lab::Lab;
-use crate::netns::{self, ip};
+use crate::netns;
+use crate::node::Node;
 use crate::report::Table;
 use crate::traffic;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -114,44 +122,6 @@ pub fn iperf(way: &Way, port: u16, seconds: u32, extra: &[&str]) -> Result<Iperf
     })
 }
 
-/// A bridge with a kernel VXLAN device and the second container on each of two hosts, MTU 1450.
-///
-/// # Errors
-/// If the kernel refuses.
-pub fn kernel_vxlan(lab: &Lab) -> Result<Way> {
-    for (here, there) in [(0, 1), (1, 0)] {
-        let (host, far) = (&lab.hosts[here], &lab.hosts[there]);
-        let (ns, container) = (&host.netns, lab.container(here, 1));
-        ip(&format!(
-            "-n {ns} link add bv0 mtu 1450 type bridge mcast_snooping 0"
-        ))?;
-        ip(&format!(
-            "-n {ns} link add vx0 mtu 1450 type vxlan id 77 dstport 4789 local {} remote {} dev und0",
-            host.v4, far.v4
-        ))?;
-        ip(&format!(
-            "-n {ns} link add vc0 mtu 1450 type veth peer name eth0 mtu 1450 netns {container}"
-        ))?;
-        for device in ["vx0", "vc0"] {
-            ip(&format!("-n {ns} link set dev {device} master bv0 up"))?;
-        }
-        ip(&format!("-n {ns} link set dev bv0 up"))?;
-        ip(&format!(
-            "-n {container} addr add 10.77.0.{}/24 dev eth0",
-            here + 1
-        ))?;
-        ip(&format!("-n {container} link set dev eth0 up"))?;
-    }
-    let way = Way {
-        name: "kernel VXLAN",
-        client: lab.container(0, 1).into(),
-        server: lab.container(1, 1).into(),
-        to: IpAddr::from([10, 77, 0, 2]),
-    };
-    traffic::ping_until(&way.client, way.to, Duration::from_secs(5))?;
-    Ok(way)
-}
-
 /// The middle of three or more.
 #[must_use]
 pub fn median(mut values: Vec<f64>) -> f64 {
@@ -159,118 +129,235 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// All measures of all systems. `say` is told what is going on.
-///
-/// # Errors
-/// If the mesh cannot be made or a measure fails.
-pub fn run(lab: &Lab, rounds: usize, seconds: u32, mut say: impl FnMut(&str)) -> Result<Table> {
-    lab.mesh()?;
-    lab.network("bench", &["--subnet", "10.78.0.0/24"])?;
-    let mut ports = Vec::new();
-    for host in 0..2 {
-        ports.push(
-            lab.node(host)
-                .attach("bench", lab.container(host, 0), &[])?,
-        );
+/// What is measured, with the daemons that may have a share in it.
+struct System<'a> {
+    way: Way,
+    daemons: [Option<&'a Node>; 2],
+}
+
+/// What one measure of one system gave in one turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Measure {
+    Tcp1,
+    Tcp4,
+    Udp,
+    P50,
+    P99,
+    /// CPU of the daemons during `Tcp1`, percent of one core.
+    Cpu,
+    /// The same by GiB.
+    CpuGib,
+}
+
+const MEASURES: [Measure; 7] = [
+    Measure::Tcp1,
+    Measure::Tcp4,
+    Measure::Udp,
+    Measure::P50,
+    Measure::P99,
+    Measure::Cpu,
+    Measure::CpuGib,
+];
+
+/// The lab for [`run`]: four hosts, of which the last two do not trust the wire.
+#[must_use]
+pub fn spec() -> crate::lab::LabSpec {
+    crate::lab::LabSpec::hosts(4).containers(3).trusted()
+}
+
+/// Name, place of both containers and network of meshd's own rows.
+const ROWS: [(&str, (usize, usize), usize, &str); 3] = [
+    ("meshd (kernel)", (0, 1), 0, "open"),
+    ("meshd (kernel), policy", (0, 1), 2, "ruled"),
+    ("meshd (QUIC)", (2, 3), 0, "open"),
+];
+
+fn systems<'a>(lab: &'a Lab, acl: &Path) -> Result<Vec<System<'a>>> {
+    for node in &lab.nodes[2..] {
+        std::fs::write(&node.config, "").context("write a config file")?;
     }
-    let mesh = Way {
-        name: "meshd (QUIC)",
-        client: lab.container(0, 0).into(),
-        server: lab.container(1, 0).into(),
-        to: ports[1].v4()?,
-    };
-    traffic::ping_until(&mesh.client, mesh.to, Duration::from_secs(5))?;
+    lab.mesh()?;
+    lab.network("open", &["--subnet", "10.78.0.0/24"])?;
+    lab.network("ruled", &["--subnet", "10.79.0.0/24"])?;
+    let acl = acl.to_string_lossy();
+    for node in &lab.nodes[..2] {
+        node.ok(&["plugin", "install", "acl", &acl])?;
+        let deny = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
+        node.ok(&["plugin", "attach", "acl", "ruled", "--config", deny])?;
+    }
     let veth = Way {
         name: "veth",
         client: lab.hosts[0].netns.clone(),
         server: lab.hosts[1].netns.clone(),
         to: lab.hosts[1].v4.into(),
     };
-    let ways = [veth, kernel_vxlan(lab)?, mesh];
+    let mut all: Vec<System<'a>> = [veth, kernel_vxlan(lab)?]
+        .map(|way| System {
+            way,
+            daemons: [None; 2],
+        })
+        .into();
+    for (name, (here, there), container, network) in ROWS {
+        let (client, server) = (
+            lab.container(here, container),
+            lab.container(there, container),
+        );
+        lab.node(here).attach(network, client, &[])?;
+        let far = lab.node(there).attach(network, server, &[])?;
+        let way = Way {
+            name,
+            client: client.into(),
+            server: server.into(),
+            to: far.v4()?,
+        };
+        traffic::ping_until(&way.client, way.to, Duration::from_secs(5))?;
+        all.push(System {
+            way,
+            daemons: [Some(lab.node(here)), Some(lab.node(there))],
+        });
+    }
+    for (here, there) in [(0, "b"), (1, "a")] {
+        lab.node(here)
+            .waits_for_kernel_path(there, true, Duration::from_secs(10))?;
+    }
+    Ok(all)
+}
 
-    let cpu = || -> Result<f64> { Ok(lab.node(0).cpu_seconds()? + lab.node(1).cpu_seconds()?) };
+/// All measures of all systems, with the plugin `acl` where there is policy. `say` is told what is going on.
+///
+/// # Errors
+/// If the mesh cannot be made or a measure fails.
+pub fn run(
+    lab: &Lab,
+    acl: &Path,
+    rounds: usize,
+    seconds: u32,
+    mut say: impl FnMut(&str),
+) -> Result<[Table; 2]> {
+    let systems = systems(lab, acl)?;
     let mut port = 5200;
-    // [system][measure][round]
-    let mut values = vec![vec![Vec::new(); 6]; ways.len()];
-    for round in 1..=rounds {
-        for (measure, name, words) in [
-            (0, "TCP, 1 stream", &["-P", "1"][..]),
-            (1, "TCP, 4 streams", &["-P", "4"]),
-            (2, "UDP, 64 bytes", &["-u", "-l", "64", "-b", "0"]),
-        ] {
-            for (way, values) in ways.iter().zip(&mut values) {
+    // [system][turn]
+    let mut told: Vec<Vec<[f64; MEASURES.len()]>> = vec![Vec::new(); systems.len()];
+    for round in 0..rounds {
+        // There and back again, so that what changes with time hits all alike.
+        let mut order: Vec<usize> = (0..systems.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        let mut turn = vec![[f64::NAN; MEASURES.len()]; systems.len()];
+        for measure in [Measure::Tcp1, Measure::Tcp4, Measure::Udp, Measure::P50] {
+            for &index in &order {
                 port += 1;
-                let before = cpu()?;
-                let told = iperf(way, port, seconds, words)?;
-                let spent = cpu()? - before;
-                values[measure].push(if measure == 2 {
-                    told.pps / 1e3
-                } else {
-                    told.gbps
-                });
-                if measure == 0 {
-                    values[5].push(spent / (told.bytes / f64::from(1 << 30)));
-                }
-                say(&format!(
-                    "round {round}: {name:<14}  {:<13} {}",
-                    way.name,
-                    if measure == 2 {
-                        format!("{:8.1} kpps", told.pps / 1e3)
-                    } else {
-                        format!("{:8.2} Gbit/s", told.gbps)
-                    }
-                ));
+                let text = take(&systems[index], measure, port, seconds, &mut turn[index])?;
+                say(&format!("round {}: {text}", round + 1));
             }
         }
-        for (way, values) in ways.iter().zip(&mut values) {
-            port += 1;
-            let told = traffic::latency(
-                &way.client,
-                &way.server,
-                way.to,
-                port,
-                Duration::from_secs(1),
-            )?;
-            values[3].push(told.p50_us);
-            values[4].push(told.p99_us);
-            say(&format!(
-                "round {round}: {:<14}  {:<13} {:8.1} µs, p99 {:.1} µs",
-                "round trip", way.name, told.p50_us, told.p99_us
-            ));
+        for (all, turn) in told.iter_mut().zip(turn) {
+            all.push(turn);
         }
     }
-    let mut table = Table::new(&[
+    let yardstick = told[1].clone();
+    let mut figures = Table::new(&[
         "",
-        "TCP 1 Gbit/s",
-        "TCP 4 Gbit/s",
-        "UDP 64 B kpps",
-        "RTT p50 µs",
-        "RTT p99 µs",
-        "daemon CPU s/GiB",
-        "RSS MiB",
+        "TCP 1 stream, Gbit/s",
+        "TCP 4 streams, Gbit/s",
+        "UDP 64 B, kpps",
+        "RTT p50, µs",
+        "RTT p99, µs",
+        "both daemons, % of a core",
+        "CPU s/GiB",
+        "RSS, MiB",
     ]);
-    for (index, (way, values)) in ways.iter().zip(values).enumerate() {
-        let [one, four, udp, p50, p99, spent] = <[Vec<f64>; 6]>::try_from(values)
-            .unwrap_or_default()
-            .map(median);
-        let (spent, rss) = if index == 2 {
-            (
-                format!("{spent:.2}"),
-                format!("{:.0}", lab.node(0).rss_mib()?),
-            )
-        } else {
-            ("0".to_owned(), "0".to_owned())
-        };
-        table.row(&[
-            &way.name,
-            &format!("{one:.2}"),
-            &format!("{four:.2}"),
-            &format!("{udp:.0}"),
-            &format!("{p50:.1}"),
-            &format!("{p99:.1}"),
-            &spent,
-            &rss,
+    let mut ratios = Table::new(&[
+        "by kernel VXLAN",
+        "TCP 1 stream",
+        "TCP 4 streams",
+        "UDP 64 B",
+        "RTT p50",
+    ]);
+    for (system, turns) in systems.iter().zip(&told) {
+        let of = |measure: Measure| median(turns.iter().map(|t| t[measure as usize]).collect());
+        let daemons = system.daemons.iter().flatten().count() > 0;
+        let only = |text: String| if daemons { text } else { "–".to_owned() };
+        let rss = system.daemons[0].map_or(Ok(0.0), Node::rss_mib)?;
+        figures.row(&[
+            &system.way.name,
+            &format!("{:.2}", of(Measure::Tcp1)),
+            &format!("{:.2}", of(Measure::Tcp4)),
+            &format!("{:.0}", of(Measure::Udp)),
+            &format!("{:.1}", of(Measure::P50)),
+            &format!("{:.1}", of(Measure::P99)),
+            &only(format!("{:.1}", of(Measure::Cpu))),
+            &only(format!("{:.2}", of(Measure::CpuGib))),
+            &only(format!("{rss:.0}")),
         ]);
+        let ratio = |measure: Measure| {
+            let pairs = turns.iter().zip(&yardstick);
+            let ratios =
+                pairs.map(|(ours, theirs)| ours[measure as usize] / theirs[measure as usize]);
+            format!("{:.3}", median(ratios.collect()))
+        };
+        if daemons {
+            ratios.row(&[
+                &system.way.name,
+                &ratio(Measure::Tcp1),
+                &ratio(Measure::Tcp4),
+                &ratio(Measure::Udp),
+                &ratio(Measure::P50),
+            ]);
+        }
     }
-    Ok(table)
+    Ok([figures, ratios])
+}
+
+/// One measure of one system; returns a line about it.
+fn take(
+    system: &System<'_>,
+    measure: Measure,
+    port: u16,
+    seconds: u32,
+    into: &mut [f64; MEASURES.len()],
+) -> Result<String> {
+    let way = &system.way;
+    let cpu = || -> Result<f64> {
+        let daemons = system.daemons.iter().flatten();
+        daemons.map(|node| node.cpu_seconds()).sum()
+    };
+    let mut set = |measure: Measure, value: f64| into[measure as usize] = value;
+    let (name, text) = match measure {
+        Measure::Tcp1 | Measure::Tcp4 => {
+            let streams = if measure == Measure::Tcp1 { "1" } else { "4" };
+            let before = cpu()?;
+            let told = iperf(way, port, seconds, &["-P", streams])?;
+            let spent = cpu()? - before;
+            set(measure, told.gbps);
+            if measure == Measure::Tcp1 {
+                set(Measure::Cpu, 100.0 * spent / f64::from(seconds));
+                set(Measure::CpuGib, spent / (told.bytes / f64::from(1 << 30)));
+            }
+            (
+                format!("TCP, {streams} streams"),
+                format!("{:8.2} Gbit/s, daemons {spent:.2} s of CPU", told.gbps),
+            )
+        }
+        Measure::Udp => {
+            let told = iperf(way, port, seconds, &["-u", "-l", "64", "-b", "0"])?;
+            set(measure, told.pps / 1e3);
+            (
+                "UDP, 64 bytes".to_owned(),
+                format!("{:8.1} kpps", told.pps / 1e3),
+            )
+        }
+        _ => {
+            let time = Duration::from_secs(u64::from(seconds));
+            let told = traffic::latency(&way.client, &way.server, way.to, port, time)?;
+            set(Measure::P50, told.p50_us);
+            set(Measure::P99, told.p99_us);
+            (
+                "round trip".to_owned(),
+                format!("{:8.1} µs, p99 {:.1} µs", told.p50_us, told.p99_us),
+            )
+        }
+    };
+    Ok(format!("{name:<14}  {:<23} {text}", way.name))
 }

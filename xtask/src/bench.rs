@@ -2,6 +2,7 @@
 
 use crate::setup;
 use crate::shell::{cargo, run, target};
+use crate::wasm;
 use anyhow::{Result, ensure};
 use interop_tests::lab::{Lab, LabSpec, is_root, use_binary};
 
@@ -11,17 +12,19 @@ pub(crate) fn bench(quick: bool) -> Result<()> {
     setup::setup()?;
     run(&mut cargo("build --release -p meshd"))?;
     use_binary(target()?.join("release/meshd"));
-    let lab = Lab::start(LabSpec::hosts(2).containers(2))?;
-    let (rounds, seconds) = if quick { (1, 1) } else { (3, 3) };
-    let result = interop_tests::bench::run(&lab, rounds, seconds, |line| println!("{line}"));
+    let acl = wasm::plugins()?.join("acl.wasm");
+    let lab = Lab::start(interop_tests::bench::spec())?;
+    let (rounds, seconds) = if quick { (1, 1) } else { (9, 2) };
+    let result = interop_tests::bench::run(&lab, &acl, rounds, seconds, |line| println!("{line}"));
     if result.is_err() {
         lab.post_mortem();
     }
-    let table = result?;
+    let [figures, ratios] = result?;
     println!(
-        "\nmedians of {rounds} rounds of {seconds} s; {}\n\n{}",
-        machine("both hosts, both daemons and the load"),
-        table.markdown()
+        "\nmedians of {rounds} rounds of {seconds} s; {}\n\n{}\nmedians of the ratios of neighbours\n\n{}",
+        machine("all hosts, all daemons and the load"),
+        figures.markdown(),
+        ratios.markdown()
     );
     Ok(())
 }
