@@ -241,10 +241,18 @@ impl Lab {
     /// # Errors
     /// If a daemon fails, or they do not find each other within 15 s.
     pub fn mesh(&self) -> Result<()> {
+        self.mesh_of(self.nodes.len())
+    }
+
+    /// The same with the first `count` hosts; the others are strangers on the wire.
+    ///
+    /// # Errors
+    /// As [`mesh`](Self::mesh).
+    pub fn mesh_of(&self, count: usize) -> Result<()> {
         let first = self.node(0);
         first.init("lab")?;
         first.run()?;
-        for node in self.nodes.iter().skip(1) {
+        for node in self.nodes.iter().take(count).skip(1) {
             node.join(&first.invite(&[])?)?;
             node.run()?;
         }
@@ -573,6 +581,29 @@ impl Drop for Slot {
         *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
         TAKEN.1.notify_one();
     }
+}
+
+/// A policy component, built by `cargo xtask plugins`; `MESHD_PLUGINS` names the folder, else it is beside the daemon.
+///
+/// # Errors
+/// If it is not there.
+pub fn plugin(name: &str) -> Result<PathBuf> {
+    let beside = || -> Result<PathBuf> {
+        let binary = meshd_binary()?;
+        let target = binary.ancestors().nth(2);
+        Ok(target
+            .context("the daemon is not in a target folder")?
+            .join("plugins"))
+    };
+    let folder =
+        std::env::var_os("MESHD_PLUGINS").map_or_else(beside, |folder| Ok(folder.into()))?;
+    let file = folder.join(format!("{name}.wasm"));
+    ensure!(
+        file.is_file(),
+        "{} is missing: run `cargo xtask plugins`",
+        file.display()
+    );
+    Ok(file)
 }
 
 /// Fails with what `netns` has left of ours, if anything: devices and filters made by a daemon.

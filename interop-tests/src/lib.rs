@@ -9,9 +9,11 @@
 //! ```
 //!
 //! [`lab`] owns the namespaces and their end, [`node`] one daemon and its command line, [`traffic`], [`frames`] and
-//! [`lookup`] what containers send, [`impair`] what the wire does to it, [`report`] how results are shown.
+//! [`lookup`] what containers send, [`impair`] what the wire does to it, [`foreign`] hosts that
+//! speak VXLAN and are no members, [`report`] how results are shown.
 
 pub mod bench;
+pub mod foreign;
 pub mod frames;
 pub mod impair;
 pub mod lab;

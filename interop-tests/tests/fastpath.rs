@@ -2,12 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::frames::{self, Tap};
-use interop_tests::lab::{Lab, LabSpec, meshd_binary, scene};
+use interop_tests::lab::{Lab, LabSpec, plugin, scene};
 use interop_tests::netns;
 use interop_tests::node::Node;
 use interop_tests::segment::{Station, ping_pairs};
 use interop_tests::traffic::{Probe, ping, ping_until, tcp_opens, transfer};
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const BOTH: [&str; 4] = ["--subnet", "10.10.0.0/24", "--subnet", "fd10::/64"];
@@ -164,30 +165,34 @@ struct Outcome {
     pings4: usize,
     pings6: usize,
     open: Vec<(u16, bool)>,
+    /// DSCP and ECN came as they were sent, by IPv4 and IPv6.
+    marks: Vec<bool>,
     spoofed: bool,
     control: bool,
     reasons: Vec<&'static str>,
 }
 
-fn acl() -> Result<String> {
-    let folder = std::env::var_os("MESHD_PLUGINS").map_or_else(
-        || -> Result<std::path::PathBuf> {
-            let binary = meshd_binary()?;
-            Ok(binary
-                .ancestors()
-                .nth(2)
-                .context("no target folder")?
-                .join("plugins"))
-        },
-        |folder| Ok(folder.into()),
-    )?;
-    let file = folder.join("acl.wasm");
-    ensure!(
-        file.is_file(),
-        "{} is missing: run `cargo xtask plugins`",
-        file.display()
-    );
-    Ok(file.to_string_lossy().into_owned())
+/// True if a ping with DSCP 46 (EF) and ECT(1) arrives with them.
+fn marked(from: &Station, to: &Station, hearer: &Tap, version: u8) -> Result<bool> {
+    let address = if version == 4 {
+        to.port.v4()?
+    } else {
+        to.port.v6()?
+    };
+    // The traffic class of IPv6 (RFC 8200) begins in the middle of its first byte.
+    let is_it = |seen: &[u8]| match (version, seen.get(12..24)) {
+        (4, Some([0x08, 0, 0x45, 0xb9, .., 1])) => true,
+        (6, Some([0x86, 0xdd, 0x6b, 0x90..=0x9f, ..])) => seen.get(54) == Some(&128),
+        _ => false,
+    };
+    let mut ping = netns::command(&from.netns, "ping")?
+        .args(["-n", "-q", "-c", "5", "-i", "0.2", "-W", "1", "-Q", "0xb9"])
+        .arg(address.to_string())
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    let heard = hearer.hear(Duration::from_secs(2), is_it);
+    ping.wait()?;
+    Ok(heard?.iter().any(|seen| is_it(seen)))
 }
 
 fn suite(lab: &Lab, stations: &[Station]) -> Result<Outcome> {
@@ -237,6 +242,10 @@ fn suite(lab: &Lab, stations: &[Station]) -> Result<Outcome> {
     let far_mac = frames::mac(&far.port.mac)?;
     let mark = *b"meshd-suite-0123";
     let payload = [&mark[..], &[0; 46]].concat();
+    let marks = [4, 6]
+        .map(|version| marked(here, far, &hearer, version))
+        .into_iter()
+        .collect::<Result<Vec<bool>>>()?;
     let spoofed = heard(&frames::frame(far_mac, theirs, 0x88b6, &payload))?;
     let control = heard(&frames::frame(
         [0x01, 0x80, 0xc2, 0, 0, 0],
@@ -253,6 +262,7 @@ fn suite(lab: &Lab, stations: &[Station]) -> Result<Outcome> {
         .zip(before.iter().zip(&after))
         .filter(|(_, (b, a))| a > b);
     Ok(Outcome {
+        marks,
         pings4,
         pings6,
         open,
@@ -268,7 +278,12 @@ fn the_same_traffic_fares_the_same_over_both_paths() {
         lab.mesh()?;
         let stations = lab.segment("lan", &BOTH)?;
         for node in &lab.nodes {
-            node.ok(&["plugin", "install", "acl", &acl()?])?;
+            node.ok(&[
+                "plugin",
+                "install",
+                "acl",
+                &plugin("acl")?.to_string_lossy(),
+            ])?;
             let deny = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
             node.ok(&["plugin", "attach", "acl", "lan", "--config", deny])?;
         }
@@ -294,6 +309,7 @@ fn the_same_traffic_fares_the_same_over_both_paths() {
         })?;
         let slow = suite(lab, &stations)?;
         ensure!(fast == slow, "fast: {fast:?}\nslow: {slow:?}");
+        ensure!(slow.marks == [true, true], "DSCP and ECN: {slow:?}");
         ensure!(
             slow.open == [(22, false), (80, true), (443, true)],
             "{slow:?}"
@@ -305,12 +321,48 @@ fn the_same_traffic_fares_the_same_over_both_paths() {
 }
 
 #[test]
+fn every_connection_under_one_ruling_of_policy_lives_in_the_kernel() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let (here, far) = (&stations[0], &stations[1]);
+        for node in &lab.nodes {
+            let acl = plugin("acl")?;
+            node.ok(&["plugin", "install", "acl", &acl.to_string_lossy()])?;
+            let deny = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
+            node.ok(&["plugin", "attach", "acl", "lan", "--config", deny])?;
+        }
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        lab.node(1).waits_for_kernel_path("a", true, SOON)?;
+        until_in_kernel(lab, here, far)?;
+        // Past the time in which a new source stays with the daemon.
+        std::thread::sleep(Duration::from_secs(1));
+        for port in 5001..5006 {
+            let before = seen(lab.node(0), here.port.id)?;
+            transfer(&here.netns, &far.netns, far.port.v4()?, port, 16 << 20)?;
+            let frames = seen(lab.node(0), here.port.id)? - before;
+            // Each of its 12,000 frames, or those before the kernel had it.
+            ensure!(
+                frames < 2000,
+                "the daemon saw {frames} frames of a connection"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_policy_that_changes_is_obeyed_at_once_by_flows_in_the_kernel() {
     scene(LabSpec::hosts(2).trusted(), |lab| {
         lab.mesh()?;
         let stations = lab.segment("lan", &BOTH)?;
         let (here, far, node) = (&stations[0], &stations[1], lab.node(0));
-        node.ok(&["plugin", "install", "acl", &acl()?])?;
+        node.ok(&[
+            "plugin",
+            "install",
+            "acl",
+            &plugin("acl")?.to_string_lossy(),
+        ])?;
         node.ok(&[
             "plugin",
             "attach",
@@ -437,6 +489,87 @@ fn an_interface_with_too_large_an_mtu_is_told_so() {
             ensure!(route.contains("mtu 1450"), "{route}");
         }
         transfer(&here.netns, &far.netns, far.port.v4()?, 5001, 4 << 20)?;
+        Ok(())
+    });
+}
+
+/// Something behind `there` says once that `mac` is there now; how long until what `from` sends to it all the time is heard
+/// there.
+fn follows(from: &Tap, there: &Tap, mac: [u8; 6]) -> Result<Duration> {
+    let hello = frames::frame([0xff; 6], mac, 0x88b6, &[0; 46]);
+    let (stop, number) = (AtomicBool::new(false), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let payload = [
+                    &number.fetch_add(1, Ordering::SeqCst).to_be_bytes()[..],
+                    &[1; 46],
+                ];
+                let from_mac = [2, 0xcc, 0, 0, 0, 1];
+                let _ = from.send(&frames::frame(mac, from_mac, 0x88b7, &payload.concat()));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let (start, first) = (Instant::now(), number.load(Ordering::SeqCst));
+        // One that was sent before is none.
+        let is_new = |seen: &[u8]| match seen {
+            [a, b, c, d, e, f, .., _] if [*a, *b, *c, *d, *e, *f] != mac => false,
+            _ => {
+                let number = seen.get(14..18).and_then(|n| n.try_into().ok());
+                seen.get(12..14) == Some(&[0x88, 0xb7])
+                    && number.map(u32::from_be_bytes) >= Some(first)
+            }
+        };
+        let took = there
+            .send(&hello)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| {
+                let heard = there.hear(Duration::from_secs(5), is_new)?;
+                ensure!(
+                    heard.iter().any(|seen| is_new(seen)),
+                    "nothing came to where the MAC is now"
+                );
+                Ok(start.elapsed())
+            });
+        stop.store(true, Ordering::Relaxed);
+        took
+    })
+}
+
+#[test]
+fn a_mac_that_moves_to_another_node_is_followed_at_once() {
+    scene(LabSpec::hosts(3).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let taps: Vec<Tap> = stations
+            .iter()
+            .map(|station| Tap::open(&station.netns, "eth0"))
+            .collect::<Result<_>>()?;
+        let mac = [2, 0xaa, 0, 0, 0, 1];
+        for (index, peer) in [(2, "a"), (2, "b"), (0, "c"), (1, "c")] {
+            lab.node(index).waits_for_kernel_path(peer, true, SOON)?;
+        }
+        for fast in [true, false] {
+            for index in 0..3 {
+                lab.set_fast_path(index, fast)?;
+            }
+            if !fast {
+                lab.node(2).waits_for_kernel_path("a", false, SOON)?;
+                lab.node(2).waits_for_kernel_path("b", false, SOON)?;
+            }
+            // Nobody knew where it was; now all do.
+            follows(&taps[2], &taps[1], mac)?;
+            let mut all = Vec::new();
+            for turn in 0..6 {
+                all.push(follows(&taps[2], &taps[turn % 2], mac)?.as_millis());
+            }
+            say(&format!(
+                "{}: a MAC that moved is followed after {all:?} ms",
+                if fast { "kernel" } else { "QUIC" }
+            ));
+            ensure!(all.iter().all(|&took| took < 100), "{all:?}");
+        }
         Ok(())
     });
 }

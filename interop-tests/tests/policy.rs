@@ -1,36 +1,14 @@
 //! One real policy: `plugins/acl` refuses a TCP port, is asked once a flow, and again when its config changes.
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::lab::{LabSpec, meshd_binary, scene};
+use interop_tests::lab::{LabSpec, plugin, scene};
 use interop_tests::node::Node;
 use interop_tests::segment::ping_pairs;
 use interop_tests::traffic::tcp_opens;
-use std::path::PathBuf;
 use std::time::Duration;
 
 const DENY_SSH: &str = r#"{"deny":[{"proto":"tcp","port":22}]}"#;
 const DENY_WEB: &str = r#"{"deny":[{"proto":"tcp","port":80}]}"#;
-
-/// The component, built by `cargo xtask plugins`; `MESHD_PLUGINS` names the folder.
-fn acl() -> Result<PathBuf> {
-    let beside = || -> Result<PathBuf> {
-        let binary = meshd_binary()?;
-        let target = binary
-            .ancestors()
-            .nth(2)
-            .context("the daemon is not in a target folder")?;
-        Ok(target.join("plugins"))
-    };
-    let folder =
-        std::env::var_os("MESHD_PLUGINS").map_or_else(beside, |folder| Ok(folder.into()))?;
-    let file = folder.join("acl.wasm");
-    ensure!(
-        file.is_file(),
-        "{} is missing: run `cargo xtask plugins`",
-        file.display()
-    );
-    Ok(file)
-}
 
 fn asked(node: &Node) -> Result<u64> {
     let plugins = node.list("plugin ls")?;
@@ -51,7 +29,12 @@ fn the_acl_refuses_a_port_and_trace_says_why() {
         let open = |port| tcp_opens(&here.netns, &far.netns, to, port, Duration::from_secs(2));
         ensure!(open(22)? && open(80)?, "no policy, no refusal");
 
-        node.ok(&["plugin", "install", "acl", &acl()?.to_string_lossy()])?;
+        node.ok(&[
+            "plugin",
+            "install",
+            "acl",
+            &plugin("acl")?.to_string_lossy(),
+        ])?;
         node.ok(&["plugin", "attach", "acl", "lan", "--config", DENY_SSH])?;
         ensure!(!open(22)?, "tcp/22 is refused");
         ensure!(open(80)?, "tcp/80 passes");

@@ -91,7 +91,7 @@ fn foot(name: &str, start: Instant) {
 pub(crate) fn test(quick: bool) -> Result<()> {
     let start = Instant::now();
     let mut tally = Tally::default();
-    tally.check("setup", setup::setup);
+    tally.check("setup", setup::for_tests);
     let mut components = None;
     tally.check("plugins", || {
         components = Some(wasm::plugins()?);
@@ -171,7 +171,7 @@ fn fmt_check() -> Result<()> {
 
 /// The tests of the lab alone, `filter` as cargo's.
 pub(crate) fn lab(filter: &[String]) -> Result<()> {
-    setup::setup()?;
+    setup::for_tests()?;
     let components = wasm::plugins()?;
     run(&mut cargo("build -p meshd"))?;
     run(

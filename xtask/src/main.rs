@@ -60,7 +60,7 @@ fn task(words: &[String]) -> Result<()> {
         "demo" => demo::demo(flag("--keep")?),
         "test" => gate::test(flag("--quick")?),
         "ci" => gate::test(false),
-        "setup" => setup::setup(),
+        "setup" => setup::for_tests(),
         "plugins" => {
             println!("{}", wasm::plugins()?.display());
             Ok(())

@@ -14,9 +14,26 @@ const TOOLS: [(&str, &str); 6] = [
     ("make", "make"),
 ];
 
-/// Installs what is missing, where that is possible; says what to do where not.
+/// What the tests need beside.
+const TEST_TOOLS: [(&str, &str); 2] = [
+    ("ethtool", "ethtool"),
+    ("ovs-vswitchd", "openvswitch-switch"),
+];
+
+/// Installs what is missing for the demo and the figures, where that is possible; says what to do where not.
 pub(crate) fn setup() -> Result<()> {
-    let missing: Vec<_> = TOOLS
+    install(&TOOLS)
+}
+
+/// The same, for the tests.
+pub(crate) fn for_tests() -> Result<()> {
+    // Who is not root runs no lab.
+    let lab: &[_] = if is_root() { &TEST_TOOLS } else { &[] };
+    install(&[&TOOLS, lab].concat())
+}
+
+fn install(tools: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<_> = tools
         .iter()
         .filter(|(tool, _)| find(tool).is_none())
         .collect();

@@ -14,6 +14,9 @@
 //! comes before theirs. ARP and ND are not gathered by key: the key
 //! does not hold all that the switch checks in them, so each has an upcall of its own.
 //!
+//! A gate of the kernel may hold a ruling for exact flows only. Then each flow that the front does not know is offered to the
+//! switch beside its being forwarded, so that its next frames do not come here; [`LaneLimits::offers_per_s`] bounds that.
+//!
 //! Flooding bypasses the switch once a ruling is cached, so the allowance for it is kept here: a frame with more than one
 //! receiver costs a token, and a lane has [`LaneLimits::floods_per_s`] of them a second and saves up one second's worth.
 //! A frame with a single receiver costs no more than unicast does and is not limited.
@@ -47,6 +50,8 @@ pub struct LaneLimits {
     pub parked_bytes: usize,
     /// Frames with more than one receiver, per second.
     pub floods_per_s: u32,
+    /// Flows that are offered to the kernel, per second.
+    pub offers_per_s: u32,
     /// How long an upcall is waited for, in ms. More than [`policy::ANSWER_MS_MAX`](crate::policy::ANSWER_MS_MAX), so that
     /// the switch says first why.
     pub upcall_ms: u64,
@@ -64,6 +69,7 @@ impl Default for LaneLimits {
             parked: 512,
             parked_bytes: 1 << 20,
             floods_per_s: 1000,
+            offers_per_s: 2000,
             upcall_ms: 3000,
             idle_ms: 10_000,
         }
@@ -84,6 +90,9 @@ pub enum Step {
         frame: Bytes,
         /// Never empty.
         to: Arc<[Output]>,
+        /// The kernel could hold this flow: tell the node of it ([`Input::Offer`](crate::node::Input::Offer)). If that
+        /// fails, call [`Lane::offer_refused`].
+        offer: bool,
     },
     /// It waits for a ruling that is on its way.
     Parked,
@@ -162,6 +171,7 @@ struct Flow {
     action: Action,
     longest: u32,
     obstacle: Option<Obstacle>,
+    each_flow: bool,
     since: Moment,
     used: Moment,
     frames: u64,
@@ -186,6 +196,35 @@ struct Front {
     key: FlowKey,
     slot: u32,
     turn: u32,
+}
+
+/// So many a second; what was not used is saved up, a second's worth at most.
+#[derive(Debug)]
+struct Allowance {
+    /// In nanoseconds.
+    credit: u64,
+    seen: Moment,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self {
+            credit: 1_000_000_000,
+            seen: Moment(0),
+        }
+    }
+}
+
+impl Allowance {
+    fn spend(&mut self, per_s: u32, now: Moment) -> bool {
+        let price = 1_000_000_000 / u64::from(per_s.max(1));
+        let earned = now.0.saturating_sub(self.seen.0);
+        self.credit = self.credit.saturating_add(earned).min(1_000_000_000);
+        self.seen = self.seen.max(now);
+        let paid = self.credit.checked_sub(price);
+        self.credit = paid.unwrap_or(self.credit);
+        paid.is_some()
+    }
 }
 
 #[derive(Debug)]
@@ -213,9 +252,10 @@ pub struct Lane {
     next_upcall: UpcallId,
     parked: usize,
     parked_bytes: usize,
-    /// Saved-up right to flood, in nanoseconds.
-    flood_credit: u64,
-    flood_seen: Moment,
+    floods: Allowance,
+    offers: Allowance,
+    /// Where the front has the flow that was offered last.
+    offered: usize,
     counters: LaneCounters,
     last_drops: Vec<LaneDrop>,
 }
@@ -241,8 +281,9 @@ impl Lane {
             next_upcall: UpcallId(seed >> 1),
             parked: 0,
             parked_bytes: 0,
-            flood_credit: 1_000_000_000,
-            flood_seen: Moment(0),
+            floods: Allowance::default(),
+            offers: Allowance::default(),
+            offered: 0,
             counters: LaneCounters::default(),
             last_drops: Vec::new(),
         }
@@ -305,7 +346,7 @@ impl Lane {
         if !self.waiting_by_key.is_empty() && self.waiting_by_key.contains_key(&key) {
             return self.park(key, frame, now);
         }
-        let Some(slot) = self.find(&key, epoch, now) else {
+        let Some((slot, offer)) = self.find(&key, epoch, now) else {
             return self.park(key, frame, now);
         };
         let Some(flow) = self
@@ -326,7 +367,7 @@ impl Lane {
             Action::Forward(to) => {
                 let to = Arc::clone(to);
                 if self.may_flood(to.len(), now) {
-                    Step::Forward { frame, to }
+                    Step::Forward { frame, to, offer }
                 } else {
                     self.drop_frame(DropReason::BumLimit, Some(key), now)
                 }
@@ -341,18 +382,23 @@ impl Lane {
     pub fn ruling(&mut self, upcall: UpcallId, ruling: Ruling, now: Moment) -> Option<Released> {
         let waited = self.take_waiting(upcall);
         if let Some(flow) = ruling.cache {
-            let waited = waited.as_ref().map_or(&[][..], |w| &w.frames);
+            let frames = waited.as_ref().map_or(&[][..], |w| &w.frames);
             let entry = Flow {
                 flow,
                 action: ruling.action.clone(),
                 longest: ruling.longest,
                 obstacle: ruling.obstacle,
+                each_flow: ruling.each_flow,
                 since: now,
                 used: now,
-                frames: waited.len() as u64,
-                bytes: waited.iter().map(|frame| frame.len() as u64).sum(),
+                frames: frames.len() as u64,
+                bytes: frames.iter().map(|frame| frame.len() as u64).sum(),
             };
-            self.install(entry, now);
+            let slot = self.install(entry, now);
+            if let (Some(slot), Some(Waiting { key, .. })) = (slot, &waited) {
+                let place = self.place_of(key);
+                self.remember(place, *key, slot);
+            }
         }
         let Waiting {
             key, mut frames, ..
@@ -398,6 +444,13 @@ impl Lane {
                 Some(key),
                 now,
             );
+        }
+    }
+
+    /// The shell could not hand the last offer over: the flow is offered again.
+    pub fn offer_refused(&mut self) {
+        if let Some(front) = self.front.get_mut(self.offered) {
+            *front = None;
         }
     }
 
@@ -467,13 +520,7 @@ impl Lane {
         if receivers < 2 {
             return true;
         }
-        let price = 1_000_000_000 / u64::from(self.limits.floods_per_s.max(1));
-        let earned = now.0.saturating_sub(self.flood_seen.0);
-        self.flood_credit = self.flood_credit.saturating_add(earned).min(1_000_000_000);
-        self.flood_seen = self.flood_seen.max(now);
-        let paid = self.flood_credit.checked_sub(price);
-        self.flood_credit = paid.unwrap_or(self.flood_credit);
-        paid.is_some()
+        self.floods.spend(self.limits.floods_per_s, now)
     }
 
     // The cache.
@@ -483,8 +530,20 @@ impl Lane {
         flow.is_some_and(|f| f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until))
     }
 
-    fn find(&mut self, key: &FlowKey, epoch: Epoch, now: Moment) -> Option<u32> {
-        let place = (self.hasher.hash_one(key) as usize) & (FRONT_SLOTS - 1);
+    fn place_of(&self, key: &FlowKey) -> usize {
+        (self.hasher.hash_one(key) as usize) & (FRONT_SLOTS - 1)
+    }
+
+    fn remember(&mut self, place: usize, key: FlowKey, slot: u32) {
+        let turn = self.slots.get(slot as usize).map(|slot| slot.turn);
+        if let (Some(front), Some(turn)) = (self.front.get_mut(place), turn) {
+            *front = Some(Front { key, slot, turn });
+        }
+    }
+
+    /// The slot of the flow, and whether the kernel could hold this key and has not been offered it.
+    fn find(&mut self, key: &FlowKey, epoch: Epoch, now: Moment) -> Option<(u32, bool)> {
+        let place = self.place_of(key);
         if let Some(Some(front)) = self.front.get(place)
             && front.key == *key
             && self
@@ -493,27 +552,28 @@ impl Lane {
                 .is_some_and(|s| s.turn == front.turn)
             && self.holds(front.slot, epoch, now)
         {
-            return Some(front.slot);
+            return Some((front.slot, false));
         }
         let found = self
             .tuples
             .iter()
             .filter_map(|t| t.flows.get(&t.mask.apply(key)).copied())
             .find(|&slot| self.holds(slot, epoch, now))?;
-        let turn = self.slots.get(found as usize)?.turn;
-        if let Some(front) = self.front.get_mut(place) {
-            *front = Some(Front {
-                key: *key,
-                slot: found,
-                turn,
-            });
+        let flow = self.slots.get(found as usize)?.flow.as_ref()?;
+        let offer = flow.each_flow && self.offers.spend(self.limits.offers_per_s, now);
+        // One that could not be offered now comes by again.
+        if offer || !flow.each_flow {
+            self.remember(place, *key, found);
         }
-        Some(found)
+        if offer {
+            self.offered = place;
+        }
+        Some((found, offer))
     }
 
-    fn install(&mut self, mut entry: Flow, now: Moment) {
+    fn install(&mut self, mut entry: Flow, now: Moment) -> Option<u32> {
         if self.limits.flows == 0 {
-            return;
+            return None;
         }
         entry.flow.key = entry.flow.mask.apply(&entry.flow.key);
         let (key, mask) = (entry.flow.key, entry.flow.mask);
@@ -522,7 +582,9 @@ impl Lane {
             .iter()
             .find(|t| t.mask == mask)
             .and_then(|t| t.flows.get(&key));
-        if let Some(slot) = old.and_then(|&slot| self.slots.get_mut(slot as usize)) {
+        if let Some(&number) = old
+            && let Some(slot) = self.slots.get_mut(number as usize)
+        {
             if let Some(before) = &slot.flow {
                 // The same flow in a new epoch: it goes on.
                 entry.since = before.since;
@@ -530,7 +592,7 @@ impl Lane {
                 entry.bytes += before.bytes;
             }
             slot.flow = Some(entry);
-            return;
+            return Some(number);
         }
         // Room first: to evict may remove tuples.
         let slot = self.free_slot(now);
@@ -541,7 +603,9 @@ impl Lane {
         ) {
             place.flow = Some(entry);
             tuple.flows.insert(key, slot);
+            return Some(slot);
         }
+        None
     }
 
     /// The place of the tuple of `mask`. If there are as many masks as may be, the one with the fewest flows gives way.

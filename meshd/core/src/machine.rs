@@ -181,6 +181,9 @@ impl Node {
                 self.switch
                     .upcall(origin, upcall, vni, &frame, now.moment, out);
             }
+            Input::Offer { origin, vni, frame } => {
+                self.switch.offer(origin, vni, frame, now.moment, out);
+            }
             Input::Answer {
                 query,
                 epoch,

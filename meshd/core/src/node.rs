@@ -47,6 +47,17 @@ pub enum Input {
         /// From the destination MAC on.
         frame: Bytes,
     },
+    /// A lane has a ruling that the kernel holds for exact flows only, and here is another flow: see [`Step::Forward`].
+    ///
+    /// [`Step::Forward`]: crate::lane::Step::Forward
+    Offer {
+        /// The lane.
+        origin: Origin,
+        /// The network.
+        vni: Vni,
+        /// One of the flow's frames, from the destination MAC on.
+        frame: Bytes,
+    },
     /// Something about a QUIC connection.
     Session(SessionEvent),
     /// A message on a session's control stream.

@@ -159,6 +159,8 @@ obstacles! {
     /// See the text.
     NotWired = "the kernel does not know the destination yet",
     /// See the text.
+    TurnsBack = "it would leave by the VXLAN device that it came in by, which a bridge does not do",
+    /// See the text.
     Fresh = "the source is new, and the other nodes are being told of it",
     /// See the text.
     TableFull = "the kernel holds as many flows as it may",
@@ -228,8 +230,7 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
         Output::Port(port) => {
             let by_vxlan = plane.foreign.get(&key.dst_mac) == Some(&port);
             if by_vxlan && entrance == Entrance::Vxlan(key.vni) {
-                // It would leave by the device that it came in by.
-                return Err(Obstacle::NotWired);
+                return Err(Obstacle::TurnsBack);
             }
             if plane.here.get(&key.dst_mac) != Some(&port) && !by_vxlan {
                 return Err(Obstacle::NotWired);
@@ -238,6 +239,9 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
             c.sender
                 .and_then(|node| plane.slots.get(&node).copied())
                 .unwrap_or(PathSlot::NONE)
+        }
+        Output::Peer(_) if entrance == Entrance::Vxlan(key.vni) => {
+            return Err(Obstacle::TurnsBack);
         }
         Output::Peer(node) => {
             let slot = plane.open.get(&node).ok_or(Obstacle::PathIsQuic)?;
@@ -535,6 +539,28 @@ mod tests {
             Obstacle::Flooded
         );
         assert_eq!(at(&|k, _, _| k.ip_kind = IpKind::ArpV4), Obstacle::Neighbor);
+    }
+
+    #[test]
+    fn what_came_by_vxlan_is_not_left_to_a_bridge_that_would_send_it_back_by_vxlan() {
+        let mut plane = plane();
+        plane.foreign.insert(DST, PortId(7));
+        let key = tcp();
+        for to in [Output::Peer(NodeId([9; 32])), Output::Port(PortId(7))] {
+            let considered = Considered {
+                origin: Origin::Vxlan(key.vni),
+                sender: None,
+                key: &key,
+                action: &Action::Forward([to].into()),
+                mask: Some(&pair_mask()),
+                epoch: Epoch(5),
+                until: None,
+            };
+            assert_eq!(
+                consider(Some(&plane), &considered),
+                Err(Obstacle::TurnsBack)
+            );
+        }
     }
 
     proptest! {

@@ -44,6 +44,8 @@ pub struct Ruling {
     pub longest: u32,
     /// Why the kernel's gates do not hold it; `None`: they do.
     pub obstacle: Option<Obstacle>,
+    /// The gates hold it for exact flows only, and now for this one: each other flow under the megaflow is to be offered.
+    pub each_flow: bool,
 }
 
 /// A flow key with a mask, and how long the ruling on it holds.

@@ -19,7 +19,7 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
 use crate::neighbor::{Neighbors, Owner, is_neighborly};
 use crate::node::{Direction, Output as Out, Question};
-use crate::offload::{GateOp, Obstacle};
+use crate::offload::{GateFlow, GateOp, Obstacle};
 use crate::outbox::Outbox;
 use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
@@ -170,7 +170,7 @@ pub struct TraceOutcome {
 #[derive(Debug)]
 struct Pending {
     origin: Origin,
-    /// `None`: no lane waits; an entry of the gates is looked at.
+    /// `None`: no lane waits; it is only about what the gates hold.
     upcall: Option<UpcallId>,
     vni: Vni,
     frame: Bytes,
@@ -462,6 +462,19 @@ impl Switch {
         );
     }
 
+    /// A lane forwards such frames by a ruling that the gates hold for exact flows only: this one is to be held, too.
+    pub fn offer(&mut self, origin: Origin, vni: Vni, frame: Bytes, now: Moment, out: &mut Outbox) {
+        let pending = Pending {
+            origin,
+            upcall: None,
+            vni,
+            frame,
+            since: now,
+            said: Vec::new(),
+        };
+        self.proceed(pending, now, out);
+    }
+
     /// A chain answered. `epoch` is that of the question.
     pub fn answer(
         &mut self,
@@ -556,6 +569,7 @@ impl Switch {
                 cache: None,
                 longest: u32::MAX,
                 obstacle: Some(Obstacle::NotForwarded),
+                each_flow: false,
             };
             return TraceOutcome {
                 steps,
@@ -586,7 +600,7 @@ impl Switch {
                     },
                 });
                 TraceEnd::Ruled {
-                    ruling: self.ruling(&decision, &key, gate.err()),
+                    ruling: self.ruling(&decision, &key, gate),
                     why: decision.why,
                 }
             }
@@ -745,12 +759,13 @@ impl Switch {
             self.offload(origin, &key, &mut decision, now)
         });
         let ruling = match &key {
-            Some(key) => self.ruling(&decision, key, gate.err()),
+            Some(key) => self.ruling(&decision, key, gate),
             None => Ruling {
                 action: decision.action.clone(),
                 cache: None,
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),
+                each_flow: false,
             },
         };
         if let Action::Drop(reason) = decision.action {
@@ -781,7 +796,12 @@ impl Switch {
         }
     }
 
-    fn ruling(&self, decision: &Decision, key: &FlowKey, obstacle: Option<Obstacle>) -> Ruling {
+    fn ruling(
+        &self,
+        decision: &Decision,
+        key: &FlowKey,
+        gate: Result<GateFlow, Obstacle>,
+    ) -> Ruling {
         let cache = decision.mask.map(|mask| Megaflow {
             key: mask.apply(key),
             mask,
@@ -792,7 +812,8 @@ impl Switch {
             action: decision.action.clone(),
             cache,
             longest: decision.longest,
-            obstacle,
+            obstacle: gate.err(),
+            each_flow: gate.is_ok_and(|flow| flow.matches.l4.is_some()),
         }
     }
 

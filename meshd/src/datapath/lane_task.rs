@@ -85,7 +85,20 @@ impl LaneTask {
             .lane
             .frame(vni, framed.slice(datagram::WHOLE_LEN..), epoch, now)
         {
-            Step::Forward { to, .. } => self.forward(vni, framed, &to),
+            Step::Forward { frame, to, offer } => {
+                self.forward(vni, framed, &to);
+                if offer {
+                    let input = Input::Offer {
+                        origin: self.lane.origin(),
+                        vni,
+                        // The buffer that it was read into is larger.
+                        frame: Bytes::copy_from_slice(&frame),
+                    };
+                    if self.shared.inputs.try_send(input).is_err() {
+                        self.lane.offer_refused();
+                    }
+                }
+            }
             Step::Upcall { upcall, frame } => {
                 let input = Input::Upcall {
                     origin: self.lane.origin(),

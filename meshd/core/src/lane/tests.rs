@@ -47,6 +47,7 @@ fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
         }),
         longest: 1500,
         obstacle: None,
+        each_flow: false,
     }
 }
 
@@ -217,6 +218,7 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
         cache: None,
         longest: 1500,
         obstacle: None,
+        each_flow: false,
     };
     assert_eq!(
         lane.ruling(second, uncached.clone(), at(0))
@@ -393,7 +395,7 @@ proptest! {
                 open.push(upcall);
             }
             if answer && let Some(upcall) = open.pop() {
-                lane.ruling(upcall, Ruling { action: to_b(), cache: None, longest: 1500, obstacle: None }, at(0));
+                lane.ruling(upcall, Ruling { action: to_b(), cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
             }
             let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
             prop_assert_eq!(held, lane.parked_bytes);
@@ -401,5 +403,54 @@ proptest! {
         }
         lane.handle_timeout(at(3000));
         prop_assert_eq!((lane.sizes().1, lane.parked_bytes, lane.waiting_by_key.len()), (0, 0, 0));
+    }
+}
+
+#[test]
+fn each_new_flow_under_a_ruling_that_the_kernel_holds_by_flow_is_offered_once() {
+    let limits = LaneLimits {
+        offers_per_s: 2,
+        ..LaneLimits::default()
+    };
+    let mut lane = lane(limits);
+    let all = FlowMask::default();
+    let each = |flow: &Bytes| Ruling {
+        each_flow: true,
+        ..ruling(to_b(), flow, all)
+    };
+    let offered = |lane: &mut Lane, port: u16, ms: u64| match lane.frame(
+        vni(),
+        frame(port, 1),
+        EPOCH,
+        at(ms),
+    ) {
+        Step::Forward { offer, .. } => offer,
+        other => panic!("{other:?}"),
+    };
+    let first = frame(80, 1);
+    let id = upcall(lane.frame(vni(), first.clone(), EPOCH, at(0)));
+    lane.ruling(id, each(&first), at(0));
+    assert!(!offered(&mut lane, 80, 1), "the first one is held already");
+    assert!(offered(&mut lane, 81, 1));
+    assert!(!offered(&mut lane, 81, 2), "once");
+    assert!(offered(&mut lane, 82, 3));
+    lane.offer_refused();
+    assert!(!offered(&mut lane, 82, 4), "two a second");
+    assert!(offered(&mut lane, 82, 600), "later again");
+    // In a new epoch it is for the switch to say.
+    let step = lane.frame(vni(), frame(81, 1), Epoch(2), at(700));
+    assert!(matches!(step, Step::Upcall { .. }), "{step:?}");
+}
+
+#[test]
+fn flows_under_a_ruling_that_the_kernel_holds_by_pair_or_not_at_all_are_not_offered() {
+    let mut lane = lane(LaneLimits::default());
+    teach(&mut lane, &frame(80, 1), to_b(), FlowMask::default(), at(0));
+    for port in 1..100 {
+        let step = lane.frame(vni(), frame(port, 1), EPOCH, at(1));
+        assert!(
+            matches!(step, Step::Forward { offer: false, .. }),
+            "{step:?}"
+        );
     }
 }

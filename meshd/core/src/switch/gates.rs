@@ -400,7 +400,7 @@ impl Switch {
         }
     }
 
-    /// Policy has answered about an entry of an earlier run.
+    /// What has become of an entry of an earlier run, or of a flow that was offered.
     pub(super) fn reconsidered(
         &mut self,
         pending: &Pending,

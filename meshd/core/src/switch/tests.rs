@@ -1081,3 +1081,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn under_one_ruling_each_flow_that_is_offered_gets_its_own_entry_without_asking_again() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let plane = crate::offload::Plane {
+        here: [(A, PA), (B, PB)].into(),
+        ..crate::offload::Plane::default()
+    };
+    bench.switch.set_plane(vni(), Some(plane), &mut bench.out);
+    bench.drain();
+    let opened = |outputs: &[Out]| -> Vec<u16> {
+        let entries = outputs.iter().filter_map(|output| match output {
+            Out::Gate(crate::offload::GateOp::Open(flow)) => flow.matches.l4,
+            _ => None,
+        });
+        entries.map(|l4| l4.src_port).collect()
+    };
+    let frame = |src_port: u16| {
+        let mut frame = udp(B, A, [10, 0, 0, 11], [10, 0, 0, 12], 53, 0);
+        frame[34..36].copy_from_slice(&src_port.to_be_bytes());
+        frame
+    };
+    let asked = bench.upcall(FROM_A, &frame(1000));
+    let asked = bench.answer(&asked, pass());
+    let outputs = bench.answer(&asked, pass());
+    assert!(ruling(&outputs).unwrap().each_flow);
+    assert_eq!(opened(&outputs), [1000]);
+    let offered = Bytes::from(frame(1001));
+    bench
+        .switch
+        .offer(FROM_A, vni(), offered, at(1), &mut bench.out);
+    let outputs = bench.drain();
+    assert_eq!(opened(&outputs), [1001]);
+    assert!(question(&outputs).is_none() && ruling(&outputs).is_none());
+    assert_eq!(bench.switch.offloads().iter().count(), 2);
+}

@@ -872,7 +872,14 @@ impl World {
             return;
         };
         match lane.frame(vni, frame, epoch, now.moment) {
-            Step::Forward { frame, to } => self.forward(at, vni, &frame, &to),
+            Step::Forward { frame, to, offer } => {
+                self.forward(at, vni, &frame, &to);
+                if offer {
+                    let life = self.hosts[at].life;
+                    let offer = Input::Offer { origin, vni, frame };
+                    self.later(20_000, Event::Input(at, life, offer));
+                }
+            }
             Step::Upcall { upcall, frame } => {
                 let life = self.hosts[at].life;
                 self.later(
