@@ -38,6 +38,7 @@ pub async fn examine(state: &Path, underlay: SocketAddr, daemon: bool) -> Doctor
             "run `meshd doctor` as root",
         )),
     }
+    checks.push(bridge_filter(kernel::bridges_are_filtered()));
     match kernel::underlay_addresses(underlay).await {
         Ok(found) => checks.extend(addresses(&found)),
         Err(error) => checks.push(check(
@@ -160,6 +161,22 @@ fn feature(feature: &Feature) -> Check {
             )
         }
     }
+}
+
+fn bridge_filter(filtered: bool) -> Check {
+    let name = "bridged frames";
+    if !filtered {
+        let found = "are not filtered by the host's iptables";
+        return check(name, CheckState::Ok, found, "");
+    }
+    check(
+        name,
+        CheckState::Warn,
+        "go through this host's iptables (br_netfilter): where a FORWARD rule or policy drops, as Docker's does, frames between \
+         containers that the kernel forwards are lost",
+        "sysctl net.bridge.bridge-nf-call-iptables=0, and the same for ip6tables and arptables; or let the rules accept what \
+         comes from bridges mb+; or `fast_path = false` under [kernel] in the config",
+    )
 }
 
 fn addresses(found: &[UnderlayAddress]) -> Vec<Check> {

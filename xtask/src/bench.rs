@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: figures of the two-host lab, beside a plain veth and kernel VXLAN in the same run; and of the gate alone.
+//! `cargo xtask bench`: figures of the two-host lab, beside a plain veth and kernel VXLAN in the same run; of
+//! the gate alone; and of a large network.
 
 use crate::setup;
 use crate::shell::{cargo, run, target};
@@ -47,6 +48,11 @@ pub(crate) fn gate(quick: bool) -> Result<()> {
         rate(&lab, &program)?.markdown()
     );
     Ok(())
+}
+
+/// What a network of 10,000 endpoints costs a node in time and memory.
+pub(crate) fn scale() -> Result<()> {
+    run(&mut cargo("run --release -p meshd-core --example scale"))
 }
 
 fn machine(whom: &str) -> String {

@@ -27,6 +27,7 @@ cargo xtask TASK
   lab [FILTER]      the tests on the real kernel alone (root)
   bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
   bench gate [--quick]  what a gate costs, by nftables and by tc-bpf (root)
+  bench scale       what a network of 500 peers and 10,000 endpoints costs a node
   fmt               formats every workspace of the repository
 ";
 
@@ -70,6 +71,7 @@ fn task(words: &[String]) -> Result<()> {
         "lab" => gate::lab(rest),
         "bench" => match rest {
             [what] if what == "gate" => bench::gate(false),
+            [what] if what == "scale" => bench::scale(),
             [what, quick] if what == "gate" && quick == "--quick" => bench::gate(true),
             _ => bench::bench(flag("--quick")?),
         },
