@@ -159,6 +159,107 @@ fn containers_of_one_host_are_joined_by_the_kernel() {
     });
 }
 
+/// Has the host's br_netfilter look at bridged frames, as container engines do; false: this kernel has none.
+fn filters_bridges(host: &str) -> Result<bool> {
+    netns::within(host, || {
+        let switches = ["iptables", "ip6tables"];
+        Ok(switches.iter().all(|tables| {
+            let path = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
+            std::fs::write(path, "1").is_ok()
+        }))
+    })
+}
+
+#[test]
+fn a_firewall_that_drops_bridged_frames_costs_speed_but_not_the_network() {
+    scene(LabSpec::hosts(2).containers(2).trusted(), |lab| {
+        let host = &lab.hosts[0].netns;
+        if !filters_bridges(host)? {
+            say("SKIPPED, NOT TESTED: this kernel has no br_netfilter");
+            return Ok(());
+        }
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let of_host = |index| stations.iter().filter(move |s| s.host == index);
+        let (here, near) = (
+            of_host(0).next().context("a station")?,
+            of_host(0).nth(1).context("another")?,
+        );
+        let far = of_host(1).next().context("a far one")?;
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        until_in_kernel(lab, here, near)?;
+        until_in_kernel(lab, here, far)?;
+        let probes = || -> Result<[Probe; 3]> {
+            Ok([
+                Probe::start(&here.netns, &near.netns, near.port.v4()?, 5000, 1000)?,
+                Probe::start(&here.netns, &far.netns, far.port.v4()?, 5001, 1000)?,
+                Probe::start(&far.netns, &here.netns, here.port.v4()?, 5002, 1000)?,
+            ])
+        };
+        let running = probes()?;
+        std::thread::sleep(Duration::from_secs(1));
+        // As Docker starts.
+        netns::run(host, "nft", &["add", "table", "ip", "filter"])?;
+        let chain = "{ type filter hook forward priority 0; policy drop; }";
+        netns::run(
+            host,
+            "nft",
+            &["add", "chain", "ip", "filter", "FORWARD", chain],
+        )?;
+        std::thread::sleep(Duration::from_secs(3));
+        for probe in running {
+            let told = probe.finish();
+            say(&format!(
+                "FORWARD drops: {} of {} lost, longest gap {} ms",
+                told.lost(),
+                told.sent,
+                told.gap.as_millis()
+            ));
+            ensure!(told.gap < Duration::from_secs(1), "{told:?}");
+        }
+        ensure!(
+            lab.node(0).flows("kernel")?.is_empty(),
+            "flows stay in the kernel"
+        );
+        let told = lab.node(0).events("bridge-filtered")?;
+        ensure!(told.len() == 1, "events: {told:?}");
+        let doctor = lab.node(0).json(&["doctor"])?;
+        let check = doctor["checks"]
+            .as_array()
+            .and_then(|all| all.iter().find(|check| check["name"] == "bridged frames"))
+            .context("no such check")?;
+        ensure!(check["state"] == "warn", "{check}");
+        ensure!(
+            check["found"]
+                .as_str()
+                .is_some_and(|text| text.contains("FORWARD")),
+            "{check}"
+        );
+        // A daemon that starts beside it takes nothing of an earlier run for good.
+        lab.node(0).restart()?;
+        lab.converged(SOON)?;
+        ensure!(
+            ping(&here.netns, near.port.v4()?, 5, 56)?.received == 5,
+            "after a restart"
+        );
+
+        let running = probes()?;
+        netns::run(host, "nft", &["delete", "table", "ip", "filter"])?;
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        until_in_kernel(lab, here, near)?;
+        until_in_kernel(lab, here, far)?;
+        for probe in running {
+            let told = probe.finish();
+            ensure!(told.lost() == 0, "lost on the way back: {told:?}");
+        }
+        ensure!(
+            !lab.node(0).events("bridge-unfiltered")?.is_empty(),
+            "no event"
+        );
+        Ok(())
+    });
+}
+
 /// What a run of the suite came to; the same over both paths.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {

@@ -15,7 +15,7 @@ use crate::driver::{self, DriverHandle, HEARD_MAX, INPUTS_MAX, Parts};
 use crate::executor::{self, Executor};
 use crate::identity::Identity;
 use crate::join::Bootstrap;
-use crate::kernel::{Kernel, KernelConfig, try_features};
+use crate::kernel::{BridgeFilterWatch, Kernel, KernelConfig, bridge_filter, try_features};
 use crate::rulings::Rulings;
 use crate::store::Store;
 use crate::underlay::{Heard, Underlay, UnderlayConfig, UnderlayError};
@@ -135,6 +135,7 @@ async fn serve(
         || format!("{}.internal", identity.mesh_name()),
         |domain| domain.as_str().to_owned(),
     );
+    let planes = planes(&config, &kernel).await;
     let node_config = NodeConfig {
         mesh: identity.mesh(),
         records: Vec::new(),
@@ -147,7 +148,7 @@ async fn serve(
         macs_per_port: usize::from(config.limits.macs_per_port),
         dns: config.dns.enabled,
         chains: rulings.chains(),
-        planes: planes(&config, &kernel).await,
+        planes: planes.clone(),
         gates: kernel.ledger().found(),
     };
     let node = Node::new(
@@ -168,7 +169,7 @@ async fn serve(
     }
     let mut networks: std::collections::BTreeSet<_> = node.ports().networks();
     networks.extend(node.vteps().iter().map(|(vni, _)| vni));
-    if !config.kernel.fast_path {
+    if !planes.in_kernel() {
         networks.clear();
     }
     for complaint in kernel.sweep_networks(&networks).await {
@@ -221,6 +222,8 @@ async fn serve(
     let api = tokio::spawn(crate::api::serve(socket, live));
     apply_networks(&handle, &config).await;
     let watching = tokio::spawn(crate::watch::follow(config_path, config, handle.clone()));
+    let filter = BridgeFilterWatch::new(planes.bridge_filter);
+    let filter = tokio::spawn(follow_bridge_filter(filter, handle.clone()));
     tracing::info!(node = %identity.node_id(), mesh = %identity.mesh_name(), socket = %options.socket.display(), "ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let ended = tokio::select! {
@@ -230,6 +233,7 @@ async fn serve(
     };
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     watching.abort();
+    filter.abort();
     gauge.abort();
     api.abort();
     match ended {
@@ -267,13 +271,35 @@ async fn planes(config: &Config, kernel: &Kernel) -> PlanesConfig {
     {
         tracing::warn!("no VXLAN on this host: the kernel lacks {what}");
     }
-    PlanesConfig {
+    let planes = PlanesConfig {
         bridge: bridge.is_none() && !features.is_empty(),
         vxlan: vxlan.map_or(Ok(()), Err),
-        fast_path: config.kernel.fast_path,
+        kernel: config.kernel,
+        bridge_filter: bridge_filter().await,
         trusted: config.underlay.trusted.clone(),
         port: config.underlay.vxlan_port,
         first_slot: kernel.ledger().first_slot(),
+    };
+    if let Some(by) = planes.steps_back() {
+        tracing::warn!(
+            "no fast path on this host for now: its firewall filters bridged frames (br_netfilter), and {by}; see `meshd doctor`"
+        );
+    }
+    planes
+}
+
+/// Tells the node whenever something else stands in the way of what this host's bridges forward.
+async fn follow_bridge_filter(mut watch: BridgeFilterWatch, handle: DriverHandle) {
+    loop {
+        let in_the_way = watch.changed().await;
+        // Refused only when the daemon stops.
+        if handle
+            .command(Command::BridgeFilter { in_the_way })
+            .await
+            .is_err()
+        {
+            return;
+        }
     }
 }
 

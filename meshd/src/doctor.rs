@@ -38,7 +38,7 @@ pub async fn examine(state: &Path, underlay: SocketAddr, daemon: bool) -> Doctor
             "run `meshd doctor` as root",
         )),
     }
-    checks.push(bridge_filter(kernel::bridges_are_filtered()));
+    checks.push(bridge_filter(kernel::bridge_filter().await));
     match kernel::underlay_addresses(underlay).await {
         Ok(found) => checks.extend(addresses(&found)),
         Err(error) => checks.push(check(
@@ -163,19 +163,22 @@ fn feature(feature: &Feature) -> Check {
     }
 }
 
-fn bridge_filter(filtered: bool) -> Check {
+fn bridge_filter(in_the_way: Option<String>) -> Check {
     let name = "bridged frames";
-    if !filtered {
-        let found = "are not filtered by the host's iptables";
+    let Some(by) = in_the_way else {
+        let found = "are not filtered by the host's firewall";
         return check(name, CheckState::Ok, found, "");
-    }
+    };
     check(
         name,
         CheckState::Warn,
-        "go through this host's iptables (br_netfilter): where a FORWARD rule or policy drops, as Docker's does, frames between \
-         containers that the kernel forwards are lost",
-        "sysctl net.bridge.bridge-nf-call-iptables=0, and the same for ip6tables and arptables; or let the rules accept what \
-         comes from bridges mb+; or `fast_path = false` under [kernel] in the config",
+        format!(
+            "pass this host's firewall (br_netfilter), where {by}: frames that the kernel forwards could be lost there, so the \
+             daemon forwards all of them itself, more slowly"
+        ),
+        "for the kernel's fast path: `sysctl net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0` if \
+         nothing else here needs it; or let the rules accept what comes from bridges mb+, and set `bridge_filter = \"ignore\"` \
+         under [kernel] in the config",
     )
 }
 

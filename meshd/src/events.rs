@@ -137,6 +137,7 @@ fn log(event: &Event) {
         | Notice::HeldBack { .. }
         | Notice::KernelTrouble { .. }
         | Notice::KernelRepaired { .. }
+        | Notice::BridgeFiltered { .. }
         | Notice::StateUnkept { .. }
         | Notice::Refused { .. } => {
             tracing::warn!(target: "meshd::events", "{text}");

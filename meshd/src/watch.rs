@@ -72,7 +72,7 @@ pub(crate) async fn follow(path: Option<PathBuf>, mut current: Config, handle: D
                 {
                     let wishes = Command::KernelWishes {
                         trusted: new.underlay.trusted.clone(),
-                        fast_path: new.kernel.fast_path,
+                        kernel: new.kernel,
                     };
                     // Refused only when the daemon stops.
                     let _ = handle.command(wishes).await;

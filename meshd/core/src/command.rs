@@ -2,6 +2,7 @@
 //!
 //! Owns the shapes. `node.rs` dispatches them; reading without change is in `view.rs`.
 
+use crate::config::KernelSettings;
 use crate::flow::Origin;
 use crate::ident::{IfName, Label, MacAddr, NodeId, PortId, Vni};
 use crate::wire::record::{NetworkDef, Role};
@@ -52,8 +53,13 @@ pub enum Command {
     KernelWishes {
         /// `[underlay] trusted`.
         trusted: Vec<ipnet::IpNet>,
-        /// `[kernel] fast_path`.
-        fast_path: bool,
+        /// `[kernel]`.
+        kernel: KernelSettings,
+    },
+    /// What was found of the host's own filter of bridged frames.
+    BridgeFilter {
+        /// What of it may drop what the kernel forwards, in words; `None`: nothing.
+        in_the_way: Option<String>,
     },
     /// Sets the policy chain of a network on this node; the shell has loaded the plugins.
     PolicyChain {

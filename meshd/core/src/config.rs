@@ -84,12 +84,29 @@ pub struct KernelSettings {
     /// Let the kernel forward what policy has let pass: between ports of this host, and by VXLAN where the underlay is
     /// trusted.
     pub fast_path: bool,
+    /// What to do where the host's own firewall filters bridged frames.
+    pub bridge_filter: BridgeFilter,
 }
 
 impl Default for KernelSettings {
     fn default() -> Self {
-        Self { fast_path: true }
+        Self {
+            fast_path: true,
+            bridge_filter: BridgeFilter::Avoid,
+        }
     }
+}
+
+/// `[kernel] bridge_filter`: frames that the kernel forwards pass the host's own FORWARD rules where `br_netfilter` is
+/// loaded; those that the daemon forwards do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BridgeFilter {
+    /// While such rules may drop, the daemon forwards all frames.
+    #[default]
+    Avoid,
+    /// The rules are known to let pass what should: let the kernel forward.
+    Ignore,
 }
 
 /// `[dns]`.
@@ -541,6 +558,11 @@ impl ConfigDiff {
             running.kernel.fast_path != new.kernel.fast_path,
             true,
             "kernel.fast_path",
+        );
+        note(
+            running.kernel.bridge_filter != new.kernel.bridge_filter,
+            true,
+            "kernel.bridge_filter",
         );
         note(running.dns.enabled != new.dns.enabled, false, "dns.enabled");
         note(running.dns.domain != new.dns.domain, false, "dns.domain");

@@ -400,8 +400,13 @@ impl Node {
                 self.vteps
                     .remove(&network, ip, &self.mesh.directory, &mut self.out)
             }
-            Command::KernelWishes { trusted, fast_path } => {
-                self.planes.set_wishes(trusted, fast_path);
+            Command::KernelWishes { trusted, kernel } => {
+                self.planes.set_wishes(trusted, kernel, &mut self.out);
+                self.trust_changed(now);
+                Ok(Reply::Done)
+            }
+            Command::BridgeFilter { in_the_way } => {
+                self.planes.set_bridge_filter(in_the_way, &mut self.out);
                 self.trust_changed(now);
                 Ok(Reply::Done)
             }

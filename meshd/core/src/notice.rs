@@ -142,6 +142,12 @@ pub enum Notice {
         network: String,
         reason: String,
     },
+    /// The host's own firewall may drop what its bridges forward, so the daemon forwards all frames itself.
+    BridgeFiltered {
+        by: String,
+    },
+    /// It may not any more.
+    BridgeUnfiltered {},
     /// Somebody else changed something of ours, and it was put right.
     KernelRepaired {
         vni: Vni,

@@ -10,6 +10,7 @@
 //! Owns the derivation of plans, the numbers of paths and what the kernel was last heard to have. Refuses to decide what passes
 //! a gate (`offload.rs`) and which path is good (`path.rs`): it feeds both.
 
+use crate::config::{BridgeFilter, KernelSettings};
 use crate::directory::Directory;
 use crate::fdb::{How, Place};
 use crate::ident::{MacAddr, Moment, NodeId, Now, PortId, Vni};
@@ -46,14 +47,31 @@ pub struct PlanesConfig {
     pub bridge: bool,
     /// It has VXLAN and the fence; if not: why, in words.
     pub vxlan: Result<(), String>,
-    /// `[kernel] fast_path`.
-    pub fast_path: bool,
+    /// `[kernel]`.
+    pub kernel: KernelSettings,
+    /// What of the host's own filter may drop what its bridges forward, in words.
+    pub bridge_filter: Option<String>,
     /// `[underlay] trusted`.
     pub trusted: Vec<IpNet>,
     /// `[underlay] vxlan_port`.
     pub port: u16,
     /// Paths of an earlier run have lower numbers. With any: what the kernel carries now goes on until probes say otherwise.
     pub first_slot: u32,
+}
+
+impl PlanesConfig {
+    /// Why the daemon forwards all frames though the operator wants the kernel to: the host's filter would drop some.
+    #[must_use]
+    pub fn steps_back(&self) -> Option<&str> {
+        let wanted = self.kernel.fast_path && self.kernel.bridge_filter == BridgeFilter::Avoid;
+        self.bridge_filter.as_deref().filter(|_| wanted)
+    }
+
+    /// Is there to be anything in the kernel?
+    #[must_use]
+    pub fn in_kernel(&self) -> bool {
+        self.bridge && self.kernel.fast_path && self.steps_back().is_none()
+    }
 }
 
 /// What the kernel was last heard to have of a network.
@@ -140,16 +158,41 @@ impl Planes {
         self.underlay = Some(addresses.iter().map(SocketAddr::ip).collect());
     }
 
-    /// Another `[underlay] trusted` and `[kernel] fast_path`.
-    pub fn set_wishes(&mut self, trusted: Vec<IpNet>, fast_path: bool) {
-        (self.config.trusted, self.config.fast_path) = (trusted, fast_path);
+    /// Another `[underlay] trusted` and `[kernel]`.
+    pub(crate) fn set_wishes(
+        &mut self,
+        trusted: Vec<IpNet>,
+        kernel: KernelSettings,
+        out: &mut Outbox,
+    ) {
+        let before = self.config.steps_back().map(str::to_owned);
+        (self.config.trusted, self.config.kernel) = (trusted, kernel);
+        self.tell_step(before, out);
+    }
+
+    /// Something else, or nothing, stands in the way of what bridges forward.
+    pub(crate) fn set_bridge_filter(&mut self, found: Option<String>, out: &mut Outbox) {
+        let before = self.config.steps_back().map(str::to_owned);
+        self.config.bridge_filter = found;
+        self.tell_step(before, out);
+    }
+
+    fn tell_step(&self, before: Option<String>, out: &mut Outbox) {
+        let after = self.config.steps_back();
+        if before.as_deref() == after {
+            return;
+        }
+        out.push(Output::Notice(match after {
+            Some(by) => Notice::BridgeFiltered { by: by.to_owned() },
+            None => Notice::BridgeUnfiltered {},
+        }));
     }
 
     /// Where this node takes VXLAN: at its first address that it trusts.
     #[must_use]
     pub fn vtep(&self) -> Option<Vtep> {
         let trusted = |ip: &&IpAddr| self.config.trusted.iter().any(|net| net.contains(*ip));
-        let able = self.config.fast_path && self.config.bridge && self.config.vxlan.is_ok();
+        let able = self.config.in_kernel() && self.config.vxlan.is_ok();
         let ip = self
             .underlay
             .iter()
@@ -206,7 +249,7 @@ impl Planes {
     fn derive(&self, vni: Vni, around: Around<'_>) -> Option<NetworkPlan> {
         let directory = &around.mesh.directory;
         let def = directory.network_by_vni(vni)?;
-        if !self.config.bridge || !self.config.fast_path {
+        if !self.config.in_kernel() {
             return None;
         }
         let mut ports: BTreeMap<PortId, BTreeSet<MacAddr>> = around
@@ -283,7 +326,7 @@ impl Planes {
         let unknown = !self.held.contains_key(&vni) && self.adopts;
         self.paths.device(vni, device || unknown, now);
         let here = Side {
-            vxlan: self.config.vxlan.is_ok() && self.config.bridge && self.config.fast_path,
+            vxlan: self.config.vxlan.is_ok() && self.config.in_kernel(),
             vtep: self.vtep().map(|vtep| vtep.ip),
             trusted: self.config.trusted.clone(),
         };

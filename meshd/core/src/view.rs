@@ -794,6 +794,15 @@ pub fn sentence(notice: &Notice) -> String {
             esc(network),
             esc(reason)
         ),
+        Notice::BridgeFiltered { by } => format!(
+            "frames of bridges go through this host's firewall, where {} (br_netfilter): so that none is lost, the daemon \
+             forwards all frames itself, more slowly; see `meshd doctor`",
+            esc(by)
+        ),
+        Notice::BridgeUnfiltered {} => {
+            "this host's firewall is in the way of bridged frames no more, or is to be ignored: the kernel forwards again"
+                .to_owned()
+        }
         Notice::KernelRepaired { network, what, .. } => format!(
             "network {} in the kernel was changed by somebody else, and put right: {}",
             esc(network),

@@ -13,6 +13,7 @@
 mod addresses;
 mod batch;
 mod bridge;
+mod bridge_filter;
 mod device;
 mod disturbance;
 mod entries;
@@ -43,13 +44,14 @@ mod tests;
 mod vtap;
 mod vxlan;
 
+pub use bridge_filter::{BridgeFilterWatch, bridge_filter};
 pub use disturbance::{Disturbance, Part, What};
 pub use fdb::{FdbChange, FdbEntry, FdbFailure, FdbTable, FdbTarget};
 pub use features::{Feature, try_features};
 pub use fence::{Fence, FenceError, FenceReading, FenceState, FenceWatch};
 pub use ledger::Ledger;
 pub use marks::NetworkRole;
-pub use network::{NetworkDevice, NetworkError, Observed, bridges_are_filtered};
+pub use network::{NetworkDevice, NetworkError, Observed};
 pub use vtap::{Gso, VnetHeader, Vtap};
 pub use vxlan::VxlanSpec;
 

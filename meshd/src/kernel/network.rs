@@ -75,17 +75,6 @@ pub struct Observed {
     pub ports: BTreeMap<u32, bool>,
 }
 
-/// Do bridged frames go through the host's iptables (br_netfilter, as container engines switch it on)? A bridge's own
-/// switches, which are off on ours, cannot take that back: what the gate opens then meets the host's FORWARD rules, and is
-/// lost where they drop.
-#[must_use]
-pub fn bridges_are_filtered() -> bool {
-    ["iptables", "ip6tables", "arptables"].iter().any(|tables| {
-        let switch = format!("/proc/sys/net/bridge/bridge-nf-call-{tables}");
-        std::fs::read_to_string(switch).is_ok_and(|value| value.trim() != "0")
-    })
-}
-
 impl Kernel {
     /// Held while a network is worked on.
     async fn network_lane(&self, vni: Vni) -> Option<MutexGuard<'_, ()>> {

@@ -107,19 +107,6 @@ fn a_bridge_is_made_once_adopted_and_repaired() {
 }
 
 #[test]
-fn that_the_hosts_firewall_looks_into_bridges_is_seen() {
-    on_a_host(async || {
-        let switch = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-        if std::fs::write(switch, "1").is_err() {
-            // No br_netfilter here, so it cannot look.
-            assert!(!bridges_are_filtered());
-            return;
-        }
-        assert!(bridges_are_filtered());
-    });
-}
-
-#[test]
 fn a_network_of_others_is_never_touched_whatever_its_devices_are_called() {
     on_a_host(async || {
         run("ip link add mb7 type bridge");

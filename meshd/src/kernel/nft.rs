@@ -106,9 +106,9 @@ pub(super) struct Message {
 }
 
 impl Message {
-    fn append(&self, datagram: &mut Vec<u8>, flags: u16, sequence: u32) {
+    fn append(&self, datagram: &mut Vec<u8>, family: u8, flags: u16, sequence: u32) {
         // struct nfgenmsg: family 1, version 1, resource 2.
-        let body = encode(Body::new(INET, 4), &self.attributes).bytes();
+        let body = encode(Body::new(family, 4), &self.attributes).bytes();
         let flags = NLM_F_REQUEST | self.flags | flags;
         netlink::append(datagram, SUBSYSTEM | self.kind, flags, sequence, &body);
     }
@@ -218,7 +218,7 @@ impl Nft {
             } else {
                 0
             };
-            change.append(&mut datagram, flags, last);
+            change.append(&mut datagram, INET, flags, last);
         }
         let end = wire.next();
         let tail = Body::new(0, 4)
@@ -256,9 +256,18 @@ impl Nft {
     /// # Errors
     /// The kernel's answer; EAGAIN: it was disturbed by changes, again and again.
     pub(super) async fn dump(&self, question: &Message) -> Result<Vec<Vec<u8>>, Errno> {
+        self.dump_of(INET, question).await
+    }
+
+    /// As [`Self::dump`], of the tables of another family (`NFPROTO_*`).
+    pub(super) async fn dump_of(
+        &self,
+        family: u8,
+        question: &Message,
+    ) -> Result<Vec<Vec<u8>>, Errno> {
         let mut wire = self.wire.lock().await;
         for _ in 0..5 {
-            if let Some(bodies) = wire.ask(question, NLM_F_DUMP).await? {
+            if let Some(bodies) = wire.ask(family, question, NLM_F_DUMP).await? {
                 return Ok(bodies);
             }
         }
@@ -270,7 +279,7 @@ impl Nft {
     /// # Errors
     /// ENOENT: there is none.
     pub(super) async fn get(&self, question: &Message) -> Result<Vec<u8>, Errno> {
-        let bodies = self.wire.lock().await.ask(question, 0).await?;
+        let bodies = self.wire.lock().await.ask(INET, question, 0).await?;
         bodies
             .and_then(|bodies| bodies.into_iter().next())
             .ok_or(Errno::ENOENT)
@@ -303,10 +312,15 @@ impl Wire {
     }
 
     /// `None`: disturbed by a change.
-    async fn ask(&mut self, question: &Message, flags: u16) -> Result<Option<Vec<Vec<u8>>>, Errno> {
+    async fn ask(
+        &mut self,
+        family: u8,
+        question: &Message,
+        flags: u16,
+    ) -> Result<Option<Vec<Vec<u8>>>, Errno> {
         let errno = |error: io::Error| Refusal::socket(&error).error;
         let (mut datagram, sequence) = (Vec::new(), self.next());
-        question.append(&mut datagram, flags, sequence);
+        question.append(&mut datagram, family, flags, sequence);
         self.send(&datagram).await.map_err(errno)?;
         let (mut bodies, mut torn) = (Vec::new(), false);
         loop {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use meshd_core::command::{
     AttachSpec, Command, InviteSpec, IpSpec, NetnsRef, NetworkSpec, PortRecord, Refusal, Reply,
 };
+use meshd_core::config::KernelSettings;
 use meshd_core::flow::{FlowMask, Origin};
 use meshd_core::ident::{
     CommandId, Epoch, IfName, MacAddr, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
@@ -237,7 +238,11 @@ impl World {
             planes: PlanesConfig {
                 bridge: self.trusted,
                 vxlan: Ok(()),
-                fast_path: self.trusted,
+                kernel: KernelSettings {
+                    fast_path: self.trusted,
+                    ..KernelSettings::default()
+                },
+                bridge_filter: None,
                 trusted: vec!["10.255.0.0/16".parse().unwrap()],
                 port: 4789,
                 first_slot: host.kernel.first_slot(),
