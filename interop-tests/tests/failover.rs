@@ -206,77 +206,46 @@ fn what_somebody_does_to_the_kernels_side_of_a_network_is_undone_and_told() {
                 .map(|name| name.split('@').next().unwrap_or(name).to_owned())
                 .with_context(|| format!("no device {prefix}… in\n{links}"))
         };
-        let faults: [(&str, Vec<String>); 7] = [
-            (
-                "VXLAN device deleted",
-                vec!["ip".into(), "link".into(), "del".into(), named("mx")?],
-            ),
-            (
-                "VXLAN device down",
-                vec![
-                    "ip".into(),
-                    "link".into(),
-                    "set".into(),
-                    named("mx")?,
-                    "down".into(),
-                ],
-            ),
-            (
-                "bridge deleted",
-                vec!["ip".into(), "link".into(), "del".into(), named("mb")?],
-            ),
-            (
-                "ruleset flushed",
-                vec!["nft".into(), "flush".into(), "ruleset".into()],
-            ),
+        let peer = &stations[1].port.mac;
+        // More news than its sockets hold while the daemon stands still, and the device deleted meanwhile.
+        let pid = lab.node(0).pid().context("the daemon runs")?;
+        let storm = format!(
+            "kill -STOP {pid}; ip link del {{mx}}; \
+             seq 20000 | sed 's/.*/link set lo alias storm&/' | ip -batch -; kill -CONT {pid}"
+        );
+        let rename = |from: &str, to: &str| {
+            format!(
+                "ip link set {{{from}}} down; ip link set {{{from}}} name {to}; ip link set {to} up"
+            )
+        };
+        let faults: [(&str, String); 11] = [
+            ("VXLAN device deleted", "ip link del {mx}".into()),
+            ("VXLAN device down", "ip link set {mx} down".into()),
+            ("bridge deleted", "ip link del {mb}".into()),
+            ("bridge down", "ip link set {mb} down".into()),
+            ("ruleset flushed", "nft flush ruleset".into()),
             (
                 "FDB flushed",
-                vec![
-                    "bridge".into(),
-                    "fdb".into(),
-                    "del".into(),
-                    stations[1].port.mac.clone(),
-                    "dev".into(),
-                    named("mx")?,
-                    "self".into(),
-                ],
+                format!("bridge fdb del {peer} dev {{mx}} self"),
             ),
-            (
-                "filter deleted",
-                vec![
-                    "tc".into(),
-                    "filter".into(),
-                    "del".into(),
-                    "dev".into(),
-                    named("mx")?,
-                    "ingress".into(),
-                ],
-            ),
-            (
-                "qdisc deleted",
-                vec![
-                    "tc".into(),
-                    "qdisc".into(),
-                    "del".into(),
-                    "dev".into(),
-                    named("mv")?,
-                    "clsact".into(),
-                ],
-            ),
+            ("filter deleted", "tc filter del dev {mx} ingress".into()),
+            ("qdisc deleted", "tc qdisc del dev {mv} clsact".into()),
+            ("events lost", storm),
+            ("bridge renamed", rename("mb", "other0")),
+            ("VXLAN device renamed", rename("mx", "other1")),
         ];
-        for (what, words) in faults {
+        for (what, script) in faults {
             // A device that was made anew may have another name.
-            let words: Vec<String> = words
-                .into_iter()
-                .map(|word| match word.get(..2) {
-                    Some(prefix @ ("mx" | "mb" | "mv")) => named(prefix).unwrap_or(word),
-                    _ => word,
-                })
-                .collect();
-            let args: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+            let mut script = script;
+            for prefix in ["mx", "mb", "mv"] {
+                let place = format!("{{{prefix}}}");
+                if script.contains(&place) {
+                    script = script.replace(&place, &named(prefix)?);
+                }
+            }
             let before = lab.node(0).events("kernel-repaired")?.len();
             let (forth, back) = under_traffic(stations, || {
-                netns::run(ns, &words[0], &args)?;
+                netns::run(ns, "sh", &["-ec", &script])?;
                 std::thread::sleep(Duration::from_secs(2));
                 Ok(())
             })?;

@@ -198,8 +198,12 @@ impl Work {
     }
 
     /// Makes one network as it is to be. `disturbed`: what somebody else did to it.
-    async fn carry_out(&mut self, vni: Vni, disturbed: Option<String>) {
+    async fn carry_out(&mut self, vni: Vni, mut disturbed: Option<String>) {
         let plan = self.wanted.get(&vni).cloned();
+        let left = self.told.get(&vni).and_then(|(plan, problems)| {
+            let whole = plan.clone().filter(|_| problems.is_empty())?;
+            Some(whole)
+        });
         let (mut problems, mut acted) = (Vec::new(), false);
         let mut scene = NetworkScene::default();
         for pass in 0..=PASSES_MAX {
@@ -213,6 +217,10 @@ impl Work {
             let steps = diff(&scene, plan.as_deref());
             if steps.is_empty() || pass == PASSES_MAX {
                 break;
+            }
+            // A wish may come before the news of what somebody else did, or that news was lost.
+            if let (0, None, Some(left)) = (pass, &disturbed, &left) {
+                disturbed = missing(&scene, left);
             }
             acted = true;
             problems = self.act(vni, &steps).await;
@@ -525,4 +533,17 @@ fn held(scene: &NetworkScene, plan: Option<&NetworkPlan>) -> Option<NetworkPlan>
             }
         }),
     })
+}
+
+/// Devices that were left whole and are not any more, in words.
+fn missing(scene: &NetworkScene, left: &NetworkPlan) -> Option<String> {
+    let missing: Vec<&str> = diff(scene, Some(left))
+        .iter()
+        .filter_map(|step| match step {
+            Step::MakeBridge { .. } => Some("the bridge is gone, or not as it was left"),
+            Step::MakeVxlan { .. } => Some("the VXLAN device is gone, or not as it was left"),
+            _ => None,
+        })
+        .collect();
+    (!missing.is_empty()).then(|| missing.join("; "))
 }

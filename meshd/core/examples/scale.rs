@@ -175,6 +175,10 @@ fn main() {
     for record in &signed {
         assert!(directory.accept(record, None, now, &mut out).unwrap());
     }
+    for number in 1..=PEERS {
+        let node = FakeKeyring::member(1, number).node();
+        directory.set_reachable(node, true, &mut out);
+    }
     let accepted = start.elapsed().as_secs_f64() * 1e3;
     directory.settle();
     while out.pop().is_some() {}
