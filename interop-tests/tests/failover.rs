@@ -12,6 +12,7 @@ use std::time::Duration;
 const SUBNET: [&str; 2] = ["--subnet", "10.10.0.0/24"];
 const SOON: Duration = Duration::from_secs(10);
 const VXLAN: &str = "udp dport 4789";
+const RESTARTED: &str = "bridge down, after a restart";
 
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
@@ -218,7 +219,7 @@ fn what_somebody_does_to_the_kernels_side_of_a_network_is_undone_and_told() {
                 "ip link set {{{from}}} down; ip link set {{{from}}} name {to}; ip link set {to} up"
             )
         };
-        let faults: [(&str, String); 11] = [
+        let faults: [(&str, String); 16] = [
             ("VXLAN device deleted", "ip link del {mx}".into()),
             ("VXLAN device down", "ip link set {mx} down".into()),
             ("bridge deleted", "ip link del {mb}".into()),
@@ -231,10 +232,34 @@ fn what_somebody_does_to_the_kernels_side_of_a_network_is_undone_and_told() {
             ("filter deleted", "tc filter del dev {mx} ingress".into()),
             ("qdisc deleted", "tc qdisc del dev {mv} clsact".into()),
             ("events lost", storm),
+            (
+                "spanning tree on",
+                "ip link set {mb} type bridge stp_state 1".into(),
+            ),
+            (
+                "bridge down, after another setting",
+                "ip link set {mb} down".into(),
+            ),
+            (
+                "bridge port closed",
+                "bridge link set dev {mv} state 0".into(),
+            ),
+            (RESTARTED, "ip link set {mb} down".into()),
+            (
+                "port floods, after a restart",
+                "bridge link set dev {mv} flood on".into(),
+            ),
             ("bridge renamed", rename("mb", "other0")),
             ("VXLAN device renamed", rename("mx", "other1")),
         ];
         for (what, script) in faults {
+            if what == RESTARTED {
+                // What an earlier run made is watched as well.
+                lab.node(0).restart()?;
+                lab.converged(SOON)?;
+                lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+                back_in_kernel(lab, stations)?;
+            }
             // A device that was made anew may have another name.
             let mut script = script;
             for prefix in ["mx", "mb", "mv"] {
@@ -330,6 +355,35 @@ fn a_stranger_cannot_send_into_a_network_by_vxlan() {
         ensure!(!heard()?, "a member was heard on another network");
         let status = first.json(&["status"])?;
         ensure!(status["fenced_off"].as_u64().unwrap_or(0) >= 5, "{status}");
+
+        // Where the fence cannot stand nothing comes in by VXLAN, also after a restart; and that is said.
+        let host = &lab.hosts[0].netns;
+        let tables = netns::run(host, "nft", &["list", "tables", "inet"])?;
+        let table = tables
+            .split_whitespace()
+            .find(|word| word.starts_with("meshd-"))
+            .with_context(|| format!("no fence in {tables}"))?;
+        let script = format!("flush ruleset; add table inet {table} {{ comment \"mine\" ; }}");
+        netns::run(host, "nft", &[&script])?;
+        for run in ["at once", "after a restart"] {
+            first.waits_for_kernel_path("b", false, SOON)?;
+            std::thread::sleep(Duration::from_secs(1));
+            send(2, vni)?;
+            ensure!(!heard()?, "a stranger was heard without a fence, {run}");
+            let links = netns::run(host, "ip", &["-br", "link", "show", "type", "vxlan"])?;
+            ensure!(!links.contains(",UP"), "the device is up, {run}: {links}");
+            let status = first.json(&["status"])?;
+            let problems = status["problems"].to_string();
+            ensure!(problems.contains(table), "{run}: {problems}");
+            ping_until(lab.container(0, 0), b.v4()?, SOON)?;
+            first.kill();
+            first.run()?;
+            lab.converged(SOON)?;
+        }
+        netns::run(host, "nft", &["delete", "table", "inet", table])?;
+        first.waits_for_kernel_path("b", true, Duration::from_secs(90))?;
+        send(2, vni)?;
+        ensure!(!heard()?, "a stranger was heard in the end");
         Ok(())
     });
 }

@@ -6,7 +6,7 @@
 //!
 //! Owns the start and the end. What runs is in the parts.
 
-use crate::api::socket::Socket;
+use crate::api::socket::{Socket, SocketError};
 use crate::backend::Live;
 use crate::clock::Clock;
 use crate::datapath::Datapath;
@@ -98,7 +98,7 @@ async fn serve(
     crate::identity::refuse_core_dumps();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-    let socket = Socket::bind(&options.socket)?;
+    let socket = bind_api(&options.socket).await?;
     let state = options.state.clone();
     // One that was told to stop a moment ago may still say goodbye to its peers.
     let store = tokio::task::spawn_blocking(move || Store::open_within(&state, PREDECESSOR))
@@ -299,6 +299,19 @@ async fn follow_bridge_filter(mut watch: BridgeFilterWatch, handle: DriverHandle
             .is_err()
         {
             return;
+        }
+    }
+}
+
+/// One that was killed a moment ago may still answer at its socket.
+async fn bind_api(path: &Path) -> Result<Socket, SocketError> {
+    let end = tokio::time::Instant::now() + PREDECESSOR;
+    loop {
+        match Socket::bind(path) {
+            Err(SocketError::InUse { .. }) if tokio::time::Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            bound => return bound,
         }
     }
 }

@@ -29,6 +29,9 @@ use tokio::sync::{Notify, mpsc};
 
 /// A network whose plan could not be carried out is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
+/// The kernel is asked again so often, and after so long, where it could not be read.
+const LOOKS_MAX: u32 = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Passes over one network in a row, before it is left until the retry.
 const PASSES_MAX: u32 = 3;
 
@@ -165,12 +168,7 @@ impl Work {
         }
         let fenced: Vec<Vni> = wanted.vnis.iter().copied().collect();
         for &vni in &fenced {
-            if let Err(error) = self
-                .tools
-                .kernel
-                .set_up(vni, NetworkRole::Vxlan, false)
-                .await
-            {
+            if let Err(error) = self.close_vxlan(vni).await {
                 tracing::error!(%vni, %error, "the fence is gone, and the VXLAN device cannot be set down");
             }
         }
@@ -233,7 +231,7 @@ impl Work {
         if plan.as_ref().is_none_or(|plan| plan.vxlan.is_none()) {
             self.forget_vxlan(vni).await;
         }
-        if let Some(what) = disturbed.filter(|_| acted) {
+        if let Some(what) = disturbed.filter(|_| acted && problems.is_empty()) {
             let network = vni.to_string();
             self.tools
                 .driver
@@ -261,8 +259,19 @@ impl Work {
         }
     }
 
-    /// What the kernel has of a network, in the words of plans.
+    /// As [`Self::look`], with patience: while others change devices in a storm, no list of them comes out whole.
     async fn observe(&self, vni: Vni) -> Result<NetworkScene, String> {
+        for _ in 0..LOOKS_MAX {
+            if let Ok(scene) = self.look(vni).await {
+                return Ok(scene);
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        self.look(vni).await
+    }
+
+    /// What the kernel has of a network, in the words of plans.
+    async fn look(&self, vni: Vni) -> Result<NetworkScene, String> {
         let kernel = &self.tools.kernel;
         let seen = kernel.observe(vni).await.map_err(|e| e.to_string())?;
         let table = kernel.read_fdb(vni).await.map_err(|e| e.to_string())?;
@@ -271,7 +280,7 @@ impl Work {
         let vxlan = of(NetworkRole::Vxlan);
         let mut scene = NetworkScene {
             bridge: bridge
-                .filter(|device| device.is_up)
+                .filter(|_| !seen.odd.contains(&NetworkRole::Bridge))
                 .and_then(|device| u16::try_from(device.mtu).ok()),
             ..NetworkScene::default()
         };
@@ -291,7 +300,8 @@ impl Work {
                 local: spec.map_or(IpAddr::from([0, 0, 0, 0]), |spec| spec.local),
                 port: spec.map_or(0, |spec| spec.port),
                 mtu: u16::try_from(device.mtu).unwrap_or(u16::MAX),
-                ready: device.is_up
+                ready: !seen.odd.contains(&NetworkRole::Vxlan)
+                    && !seen.odd.contains(&NetworkRole::Vtap)
                     && in_bridge
                     && whole
                     && kernel.filter_stands(device.index)
@@ -330,10 +340,15 @@ impl Work {
     }
 
     /// Does the steps; FDB entries that follow each other go in one send. Answers what failed.
+    /// While the fence is not as it is to be, nothing is done that lets VXLAN in, and the device goes down.
     async fn act(&mut self, vni: Vni, steps: &[Step]) -> Vec<String> {
         let mut problems = Vec::new();
         let mut entries: Vec<FdbChange> = Vec::new();
+        let mut fenced = true;
         for step in steps {
+            if !fenced && step.opens_vxlan() {
+                continue;
+            }
             if let Some(change) = self.entry(vni, step) {
                 entries.push(change);
                 continue;
@@ -342,10 +357,20 @@ impl Work {
             // An entry whose device is not there yet is made in the next pass.
             if let Err(problem) = self.step(vni, step).await {
                 problems.push(problem);
+                if matches!(step, Step::Bar { .. } | Step::Admit { .. }) {
+                    fenced = false;
+                    problems.extend(self.close_vxlan(vni).await.err());
+                }
             }
         }
         self.send(vni, &mut entries, &mut problems).await;
         problems
+    }
+
+    /// Nothing comes in by VXLAN from now on.
+    async fn close_vxlan(&self, vni: Vni) -> Result<(), String> {
+        let down = self.tools.kernel.set_up(vni, NetworkRole::Vxlan, false);
+        down.await.map_err(|error| error.to_string())
     }
 
     async fn send(&self, vni: Vni, entries: &mut Vec<FdbChange>, problems: &mut Vec<String>) {
@@ -494,6 +519,14 @@ impl Work {
         };
         kernel.gate_vxlan(vni, device.index, vtap, mtu).await?;
         kernel.join(vni, device.index).await.map_err(text)?;
+        // Read again: a plan that changes nothing of the fence does not look at it.
+        match kernel.fence().read().await {
+            Ok(FenceReading::Whole(state)) if state.port == port && state.vnis.contains(&vni) => {}
+            _ => {
+                self.close_vxlan(vni).await?;
+                return Err("the fence does not stand, so the VXLAN device stays down".to_owned());
+            }
+        }
         kernel
             .set_up(vni, NetworkRole::Vxlan, true)
             .await

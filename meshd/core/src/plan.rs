@@ -119,6 +119,23 @@ pub enum Step {
     Bridge { mac: MacAddr, behind: Behind },
 }
 
+impl Step {
+    /// Does it, or what it prepares, let frames in from other hosts? Then the fence comes first.
+    #[must_use]
+    pub fn opens_vxlan(&self) -> bool {
+        matches!(
+            self,
+            Self::MakeVxlan { .. }
+                | Self::Learn { .. }
+                | Self::Flood { .. }
+                | Self::Bridge {
+                    behind: Behind::Vxlan,
+                    ..
+                }
+        )
+    }
+}
+
 /// Which device of the bridge a MAC is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Behind {

@@ -435,12 +435,20 @@ impl Planes {
     #[must_use]
     pub(crate) fn plane(&self, vni: Vni, directory: &Directory, vteps: &Vteps) -> Option<Plane> {
         let plan = self.held.get(&vni)?.plan.as_ref()?;
+        // What is about to be taken away is not relied on any more: gates close before the bridge forgets.
+        let asked = self.asked.get(&vni)?;
         let here = plan
             .ports
             .iter()
-            .flat_map(|(&port, macs)| macs.iter().map(move |&mac| (mac, port)))
+            .filter_map(|(port, macs)| Some((*port, macs, asked.ports.get(port)?)))
+            .flat_map(|(port, macs, stay)| macs.intersection(stay).map(move |&mac| (mac, port)))
             .collect();
+        let stays = |mac: &MacAddr, vtep: &IpAddr| {
+            let vxlan = asked.vxlan.as_ref();
+            vxlan.is_some_and(|vxlan| vxlan.endpoints.get(mac) == Some(vtep))
+        };
         let there = plan.vxlan.iter().flat_map(|vxlan| &vxlan.endpoints);
+        let there = there.filter(|(mac, vtep)| stays(mac, vtep));
         let there = there
             .filter_map(|(&mac, &vtep)| {
                 let (node, _) = directory.mac(vni, mac)?;
@@ -451,7 +459,8 @@ impl Planes {
         let foreign = vteps.of(vni).map_or_else(BTreeMap::new, |gateway| {
             let known = plan.vxlan.iter().flat_map(|vxlan| &vxlan.endpoints);
             let behind = known.filter(|(mac, vtep)| {
-                gateway.vtep_of(**mac) == Some(**vtep)
+                stays(mac, vtep)
+                    && gateway.vtep_of(**mac) == Some(**vtep)
                     && directory
                         .mac(vni, **mac)
                         .is_none_or(|(node, _)| node == self.me)

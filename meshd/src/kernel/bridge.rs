@@ -31,6 +31,11 @@ const VLAN_DEFAULT_PVID: u16 = 39;
 const OFF: [u16; 10] = [4, 8, 9, 27, 30, 33, 10, 28, 32, 39];
 /// Of those, what every kernel that we know takes.
 const SET_OFF: usize = 6;
+/// `IFLA_BRPORT_STATE`, of 802.1D; `BR_STATE_FORWARDING`.
+const STATE: u16 = 1;
+const FORWARDING: u8 = 3;
+/// `IFLA_BRPORT_BACKUP_PORT`: the index of another port, zero for none.
+const BACKUP_PORT: u16 = 34;
 
 /// What is zero on a bridge of ours, with the bytes of its value.
 const ZERO: [(u16, usize); 8] = [
@@ -71,13 +76,30 @@ pub(super) fn settings(data: &[u8]) -> Vec<u16> {
     odd
 }
 
-/// The flags of a bridge port that should be off and are on.
-pub(super) fn port_flags(port_data: &[u8]) -> Vec<u16> {
-    let on = netlink::attributes(port_data, 0)
-        .filter(|(kind, value)| OFF.contains(kind) && value.iter().any(|&byte| byte != 0));
-    let mut on: Vec<_> = on.map(|(kind, _)| kind).collect();
-    on.sort_unstable();
-    on
+/// What of a bridge port is not as it should be, as attributes: flags that are on, another port in its stead, or that it
+/// does not forward though its link is up.
+pub(super) fn port_odds(port: &Link) -> Vec<u16> {
+    let live = port.is_up() && port.has_carrier();
+    let odd = netlink::attributes(&port.port_data, 0).filter(|(kind, value)| {
+        let is_on = value.iter().any(|&byte| byte != 0);
+        match *kind {
+            STATE => live && value.first() != Some(&FORWARDING),
+            BACKUP_PORT => is_on,
+            kind => is_on && OFF.contains(&kind),
+        }
+    });
+    let mut odd: Vec<_> = odd.map(|(kind, _)| kind).collect();
+    odd.sort_unstable();
+    odd
+}
+
+/// What a part of [`port_odds`] should be.
+fn port_set(body: Body, odd: u16) -> Body {
+    match odd {
+        STATE => body.attribute(odd, &[FORWARDING]),
+        BACKUP_PORT => body.attribute(odd, &0u32.to_ne_bytes()),
+        _ => body.attribute(odd, &[0]),
+    }
 }
 
 /// Puts `device` into the bridge, and right after that sets its flags as a port.
@@ -146,16 +168,14 @@ impl Workbench<'_> {
                 link.master.unwrap_or_default()
             )));
         }
-        if link.master.is_none() || !port_flags(&link.port_data).is_empty() {
+        let odds = port_odds(&link);
+        if link.master.is_none() || !odds.is_empty() {
             self.inventory.networks.unwatch(device);
             let [enter, mut flags] = join_requests(device, bridge.index);
-            if !port_flags(&link.port_data).is_empty() {
-                // All that are known: somebody turned one on, so this kernel has it.
-                let on = port_flags(&link.port_data);
-                let off = on
-                    .into_iter()
-                    .fold(Body::attributes(), |body, flag| body.attribute(flag, &[0]));
-                flags.body = port_body(device, off).bytes();
+            if !odds.is_empty() {
+                // Somebody else set them so, hence this kernel has them.
+                let set = odds.into_iter().fold(Body::attributes(), port_set);
+                flags.body = port_body(device, set).bytes();
             }
             let failed = self.batch.send(&[enter, flags]).await;
             let failed = failed.map_err(|error| failure(format!("put {shown}: {error}")))?;
@@ -206,7 +226,20 @@ mod tests {
             // Timers and the like are not looked at.
             .attribute(19, &[9; 8]);
         assert_eq!(settings(&odd.bytes()), [STP_STATE, MCAST_SNOOPING]);
-        let port = Body::attributes().attribute(8, &[1]).attribute(9, &[0]);
-        assert_eq!(port_flags(&port.bytes()), [8]);
+        let port = |flags: libc::c_int, state: u8| Link {
+            flags: flags.cast_unsigned(),
+            port_data: Body::attributes()
+                .attribute(STATE, &[state])
+                .attribute(8, &[1])
+                .attribute(9, &[0])
+                .attribute(BACKUP_PORT, &7u32.to_ne_bytes())
+                .bytes(),
+            ..Link::default()
+        };
+        let live = libc::IFF_UP | libc::IFF_RUNNING;
+        assert_eq!(port_odds(&port(live, FORWARDING)), [8, BACKUP_PORT]);
+        assert_eq!(port_odds(&port(live, 0)), [STATE, 8, BACKUP_PORT]);
+        // Without a carrier the kernel itself closes the port.
+        assert_eq!(port_odds(&port(libc::IFF_UP, 0)), [8, BACKUP_PORT]);
     }
 }

@@ -160,7 +160,7 @@ async fn bridge(netlink: &Netlink) -> Result<(), String> {
             .map_err(|error| format!("a port without learning and flooding: {}", error.desc()))?;
     }
     match find(b"trial1").await? {
-        Some(port) if bridge::port_flags(&port.port_data).is_empty() => Ok(()),
+        Some(port) if bridge::port_odds(&port).is_empty() => Ok(()),
         _ => Err("a port without learning and flooding: it is set, and reads otherwise".to_owned()),
     }
 }

@@ -102,6 +102,14 @@ impl Holdings {
         self.tables().watched.insert(link.index, link);
     }
 
+    /// As [`Self::watch`], of one that is not watched: its trouble was told, or an earlier run made it.
+    pub(super) fn watch_again(&self, link: &Link) {
+        let mut tables = self.tables();
+        if tables.part(link.index).is_some() && !tables.watched.contains_key(&link.index) {
+            tables.watched.insert(link.index, link.clone());
+        }
+    }
+
     /// We are about to change it, or its trouble is told: nothing of it is told until it is watched again.
     pub(super) fn unwatch(&self, index: u32) {
         self.tables().watched.remove(&index);
@@ -185,7 +193,7 @@ fn difference(wanted: &Link, seen: &Link, part: Part) -> Option<What> {
     if bridged && wanted.master != seen.master {
         return Some(What::LeftBridge);
     }
-    if bridged && bridge::port_flags(&seen.port_data) != bridge::port_flags(&wanted.port_data) {
+    if bridged && bridge::port_odds(seen) != bridge::port_odds(wanted) {
         return Some(What::Changed);
     }
     let Part::Device(role) = part else {

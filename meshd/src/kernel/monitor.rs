@@ -112,7 +112,9 @@ impl Monitor {
                 () = tokio::time::sleep_until(wake), if due.is_some() => {
                     due = None;
                     self.last_read = Some(Instant::now());
-                    self.reread_addresses().await?;
+                    if !self.reread_addresses().await? {
+                        due = Some(Instant::now() + READ_PERIOD_MIN);
+                    }
                 }
                 () = self.events.closed() => return Err(Closed),
             }
@@ -311,12 +313,13 @@ impl Monitor {
         Ok(())
     }
 
-    async fn reread_addresses(&mut self) -> Result<(), Closed> {
+    /// False: they could not be read, which a storm of changes may do (EAGAIN).
+    async fn reread_addresses(&mut self) -> Result<bool, Closed> {
         let host = match host(&self.netlink, &self.inventory).await {
             Ok(host) => host,
             Err(error) => {
                 tracing::warn!(%error, "kernel events: read addresses");
-                return Ok(());
+                return Ok(false);
             }
         };
         let offered = addresses::offered(&host, self.underlay);
@@ -324,7 +327,7 @@ impl Monitor {
             self.tell(KernelEvent::Addresses(offered.clone())).await?;
             self.told = Some(offered);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -10,7 +10,7 @@
 use super::disturbance::Disturbance;
 use super::failure::Failure;
 use super::fdb::{FdbChange, FdbFailure, FdbTable};
-use super::fence::Fence;
+use super::fence::{Fence, FenceReading};
 use super::marks::NetworkRole;
 use super::netlink::Link;
 use super::vtap::Vtap;
@@ -73,6 +73,8 @@ pub struct Observed {
     pub vxlan: Option<VxlanSpec>,
     /// The ports of its bridge, by the index of their device; true: with flags as they should be.
     pub ports: BTreeMap<u32, bool>,
+    /// Devices that are down, or in MAC or settings not as we make them.
+    pub odd: BTreeSet<NetworkRole>,
 }
 
 impl Kernel {
@@ -213,7 +215,7 @@ impl Kernel {
         self.0.inventory.networks.networks()
     }
 
-    /// Reads what the network has, from the kernel.
+    /// Reads what the network has, from the kernel. From then on changes of what is as it should be are told.
     ///
     /// # Errors
     /// If the devices cannot be read.
@@ -229,15 +231,31 @@ impl Kernel {
             };
             if of == vni && inner.inventory.networks.of(vni, role) == Some(link.index) {
                 observed.devices.insert(role, link.into());
-                if role == NetworkRole::Vxlan {
-                    observed.vxlan = VxlanSpec::read(link);
+                let mac = Some(inner.marks.network_mac(vni, role));
+                let is_right = match role {
+                    NetworkRole::Bridge => {
+                        bridge::settings(&link.data).is_empty() && link.mac == mac
+                    }
+                    NetworkRole::Vxlan => {
+                        observed.vxlan = VxlanSpec::read(link);
+                        observed.vxlan.is_some() && link.mac == mac
+                    }
+                    NetworkRole::Vtap => true,
+                };
+                if is_right && link.is_up() {
+                    inner.inventory.networks.watch_again(link);
+                } else {
+                    observed.odd.insert(role);
                 }
             }
         }
         let bridge = observed.devices.get(&NetworkRole::Bridge);
         if let Some(bridge) = bridge.map(|bridge| bridge.index) {
             for link in links.iter().filter(|link| link.master == Some(bridge)) {
-                let is_set = bridge::port_flags(&link.port_data).is_empty();
+                let is_set = bridge::port_odds(link).is_empty();
+                if is_set && inner.inventory.networks.bridge_of(link.index) == Some(bridge) {
+                    inner.inventory.networks.watch_again(link);
+                }
                 observed.ports.insert(link.index, is_set);
             }
         }
@@ -264,12 +282,27 @@ impl Kernel {
         errors
     }
 
-    /// Removes the devices with our mark of networks that are not in `keep`. The answer is what could not be removed.
+    /// Removes the devices with our mark of networks that are not in `keep`, and then what the fence says of them. The answer is what could not be removed.
     pub async fn sweep_networks(&self, keep: &BTreeSet<Vni>) -> Vec<NetworkError> {
         let mut errors = Vec::new();
         for vni in self.networks().difference(keep) {
             tracing::info!(%vni, "removing devices of a network that is not here");
             errors.extend(self.remove_network(*vni).await);
+        }
+        if let Ok(FenceReading::Whole(mut state)) = self.fence().read().await {
+            let before = state.vnis.len();
+            state.vnis.retain(|vni| keep.contains(vni));
+            state.members.retain(|(_, vni)| keep.contains(vni));
+            let swept = if state.vnis.is_empty() {
+                self.fence().remove().await
+            } else if state.vnis.len() < before {
+                self.fence().write(&state).await
+            } else {
+                Ok(())
+            };
+            errors.extend(swept.err().map(|error| NetworkError {
+                reason: error.to_string(),
+            }));
         }
         errors
     }
