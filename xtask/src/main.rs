@@ -8,6 +8,7 @@ mod docs;
 mod gate;
 mod setup;
 mod shell;
+mod vm;
 mod walls;
 mod wasm;
 
@@ -25,6 +26,8 @@ cargo xtask TASK
   walls             checks that meshd-core touches no clock, socket, file or thread
   docs              checks that the links of the documentation lead somewhere
   lab [FILTER]      the tests on the real kernel alone (root)
+  vm [--kernel cloud|generic|PACKAGE] [--suite DEBIAN] [--limit SECONDS] [--kvm] [--verbose] [TESTS [FILTER…]]…
+                    the lab under a stock kernel in a throw-away guest: its own tests, or files of interop-tests/tests
   bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
   bench gate [--quick]  what a gate costs, by nftables and by tc-bpf (root)
   bench scale       what a network of 500 peers and 10,000 endpoints costs a node
@@ -69,6 +72,7 @@ fn task(words: &[String]) -> Result<()> {
         "walls" => walls::walls().or_else(walls::explain),
         "docs" => docs::links(),
         "lab" => gate::lab(rest),
+        "vm" => vm::vm(rest),
         "bench" => match rest {
             [what] if what == "gate" => bench::gate(false),
             [what] if what == "scale" => bench::scale(),

@@ -20,6 +20,15 @@ const TEST_TOOLS: [(&str, &str); 2] = [
     ("ovs-vswitchd", "openvswitch-switch"),
 ];
 
+/// What the VM is made with; the rest of its programs are those of the lab.
+const VM_TOOLS: [(&str, &str); 5] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("cpio", "cpio"),
+    ("kmod", "kmod"),
+    ("dpkg-deb", "dpkg"),
+    ("ethtool", "ethtool"),
+];
+
 /// Installs what is missing for the demo and the figures, where that is possible; says what to do where not.
 pub(crate) fn setup() -> Result<()> {
     install(&TOOLS)
@@ -30,6 +39,11 @@ pub(crate) fn for_tests() -> Result<()> {
     // Who is not root runs no lab.
     let lab: &[_] = if is_root() { &TEST_TOOLS } else { &[] };
     install(&[&TOOLS, lab].concat())
+}
+
+/// The same, for the VM, which needs no root.
+pub(crate) fn for_vm() -> Result<()> {
+    install(&[&TOOLS[..], &VM_TOOLS].concat())
 }
 
 fn install(tools: &[(&str, &str)]) -> Result<()> {
