@@ -1,4 +1,5 @@
-//! What can go wrong on the wire: loss and partitions, by nftables at the receiver's `und0`.
+//! What can go wrong on the wire: loss and partitions, by nftables at the receiver's `und0`; delay and reordering, by netem
+//! at the sender's, where the kernel has it.
 //!
 //! The ingress hook of the receiver is the place: a rule at the sender would tell it, by an error, what a real wire does
 //! in silence.
@@ -72,12 +73,27 @@ impl Lab {
         nft(&self.hosts[index].netns, &format!("{what} counter {how}"))
     }
 
+    /// What each host sends on the wire goes through netem with these words.
+    ///
+    /// # Errors
+    /// If tc refuses, as where the kernel has no netem.
+    pub fn netem(&self, words: &str) -> Result<()> {
+        let all = format!("qdisc replace dev und0 root netem {words}");
+        let all: Vec<&str> = all.split_whitespace().collect();
+        for host in &self.hosts {
+            netns::run(&host.netns, "tc", &all)?;
+        }
+        Ok(())
+    }
+
     /// All impairments end.
     ///
     /// # Errors
     /// If nft refuses.
     pub fn heal(&self) -> Result<()> {
         for host in &self.hosts {
+            let qdisc = ["qdisc", "del", "dev", "und0", "root"];
+            let _ = netns::run(&host.netns, "tc", &qdisc);
             let _ = netns::run(&host.netns, "nft", &["delete", "table", "netdev", "impair"]);
         }
         Ok(())

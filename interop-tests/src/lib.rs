@@ -10,11 +10,13 @@
 //!
 //! [`lab`] owns the namespaces and their end, [`node`] one daemon and its command line, [`traffic`], [`frames`] and
 //! [`lookup`] what containers send, [`impair`] what the wire does to it, [`foreign`] hosts that
-//! speak VXLAN and are no members, [`report`] how results are shown.
+//! speak VXLAN and are no members, [`guest`] what only a machine that is thrown away may suffer, [`report`] how results
+//! are shown.
 
 pub mod bench;
 pub mod foreign;
 pub mod frames;
+pub mod guest;
 pub mod impair;
 pub mod lab;
 pub mod lookup;
@@ -25,9 +27,24 @@ pub mod segment;
 pub mod traffic;
 
 use anyhow::{Result, bail};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Asks `done` every 50 ms until it says yes.
+/// How many times slower this machine is than those that the lab's limits are for: `MESHD_LAB_SLOW`, 1 unless told otherwise.
+///
+/// All of the lab's time is stretched by it, so that each claim stays what it is: whoever waits has as much more patience, and
+/// whoever sends at a steady rate has as much more time between two datagrams.
+#[must_use]
+pub fn slow() -> u32 {
+    static SLOW: OnceLock<u32> = OnceLock::new();
+    *SLOW.get_or_init(|| {
+        let told = std::env::var("MESHD_LAB_SLOW").ok();
+        told.and_then(|text| text.parse().ok())
+            .map_or(1, |factor: u32| factor.clamp(1, 100))
+    })
+}
+
+/// Asks `done` every 50 ms until it says yes. On a [`slow`] machine the limit is longer.
 ///
 /// # Errors
 /// If `done` fails or has not said yes within `limit`; the message names `what`.
@@ -36,7 +53,7 @@ pub fn wait(
     limit: Duration,
     mut done: impl FnMut() -> Result<bool>,
 ) -> Result<Duration> {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * slow());
     loop {
         if done()? {
             return Ok(start.elapsed());

@@ -351,7 +351,8 @@ struct Seen {
 }
 
 impl Probe {
-    /// Starts `rate` datagrams a second from `client` to `to`, which is inside `server`.
+    /// Starts `rate` datagrams a second from `client` to `to`, which is inside `server`; fewer on a
+    /// [slow](crate::slow) machine.
     ///
     /// # Errors
     /// If a socket cannot be made.
@@ -363,6 +364,7 @@ impl Probe {
             Arc::new(AtomicBool::new(false)),
             Arc::new(Mutex::new(Seen::default())),
         );
+        let rate = f64::from(rate) / f64::from(crate::slow());
         let (halt, target) = (Arc::clone(&stop), SocketAddr::new(to, port));
         let sender = std::thread::spawn(move || {
             let (start, mut sent) = (Instant::now(), 0u64);
@@ -370,7 +372,7 @@ impl Probe {
                 sent += 1;
                 // While the way is down the kernel may answer a send with an error; the number counts as sent.
                 let _ = outbox.send_to(&sent.to_be_bytes(), target);
-                let due = start + Duration::from_secs_f64(sent as f64 / f64::from(rate));
+                let due = start + Duration::from_secs_f64(sent as f64 / rate);
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
             sent

@@ -14,6 +14,11 @@ const SOON: Duration = Duration::from_secs(10);
 const VXLAN: &str = "udp dport 4789";
 const RESTARTED: &str = "bridge down, after a restart";
 
+/// An outage that is none to speak of.
+fn brief() -> Duration {
+    Duration::from_secs(1) * interop_tests::slow()
+}
+
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
@@ -58,14 +63,6 @@ fn under_traffic(
     Ok((forth.finish(), back.finish()))
 }
 
-fn code(lab: &Lab, host: usize, peer: &str) -> Result<String> {
-    let row = lab
-        .node(host)
-        .path(peer, "kernel-vxlan")?
-        .context("the path is listed")?;
-    Ok(row["reason_code"].as_str().unwrap_or_default().to_owned())
-}
-
 #[test]
 fn blocked_vxlan_moves_to_quic_at_once_and_back_when_it_is_lifted() {
     in_kernel(|lab, stations| {
@@ -87,7 +84,7 @@ fn blocked_vxlan_moves_to_quic_at_once_and_back_when_it_is_lifted() {
         ));
         // The goal is 300 ms; machines that run tests are busy.
         ensure!(
-            forth.gap < Duration::from_secs(1) && back.gap < Duration::from_secs(1),
+            forth.gap < brief() && back.gap < brief(),
             "{forth:?} {back:?}"
         );
         let events = lab.node(0).events("path")?;
@@ -137,12 +134,16 @@ fn a_direction_that_dies_is_left_by_its_sender_and_the_other_one_goes_on() {
             forth.gap.as_millis(),
             back.gap.as_millis()
         ));
-        ensure!(forth.gap < Duration::from_secs(1), "{forth:?}");
+        ensure!(forth.gap < brief(), "{forth:?}");
         ensure!(back.lost() == 0, "the other direction lost {back:?}");
+        // It may be on trial again by now; why it was left stays on record.
+        let row = lab.node(0).path("b", "kernel-vxlan")?.context("listed")?;
+        let left = row["history"]
+            .as_array()
+            .and_then(|all| all.iter().rfind(|step| step["from"] == "up"));
         ensure!(
-            code(lab, 0, "b")? == "one-way" || code(lab, 0, "b")? == "held",
-            "{}",
-            code(lab, 0, "b")?
+            left.is_some_and(|step| step["reason"] == "one-way"),
+            "{row}"
         );
         ping_until(&stations[0].netns, stations[1].port.v4()?, SOON)?;
         Ok(())
@@ -173,12 +174,13 @@ fn a_hole_for_large_packets_is_found_named_and_gone_round() {
 #[test]
 fn payload_that_arrives_altered_is_found_and_gone_round() {
     in_kernel(|lab, stations| {
-        // One byte deep inside of the inner packet, and no checksum on the outside to tell: @th is the outer UDP header.
+        // One byte deep inside of the inner packet, and no checksum on the outside to tell: @th is the outer UDP header, of
+        // which older kernels reach 255 bytes.
         for host in 0..2 {
             lab.corrupt(
                 host,
                 &format!("{VXLAN} meta length > 600"),
-                "udp checksum set 0 @th,2400,8 set 0x55",
+                "udp checksum set 0 @th,2000,8 set 0x55",
             )?;
         }
         lab.node(0).waits_for_kernel_path("b", false, SOON)?;
@@ -282,7 +284,7 @@ fn what_somebody_does_to_the_kernels_side_of_a_network_is_undone_and_told() {
                 back.lost()
             ));
             ensure!(
-                forth.gap < Duration::from_secs(3) && back.gap < Duration::from_secs(3),
+                forth.gap < 3 * brief() && back.gap < 3 * brief(),
                 "{what}: {forth:?} {back:?}"
             );
             interop_tests::wait(&format!("{what}: it is told"), SOON, || {
