@@ -155,7 +155,7 @@ fn in_kernel(lab: &Lab, host: usize, from: &Station) -> Result<bool> {
 
 /// As Docker has it.
 const DROP: &str =
-    "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; } }";
+    "table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }";
 
 #[test]
 #[ignore = "needs a guest: cargo xtask vm"]
