@@ -5,6 +5,7 @@
 
 use super::tell;
 use anyhow::{Context, Result, ensure};
+use interop_tests::lab::is_root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,14 @@ impl Kernel {
             let apt = Apt::of(cache, debian)?;
             // Whole or not at all.
             let half = cache.join(format!("fetch-{}", std::process::id()));
-            let fetched = fetch(&apt, package, &half);
+            let mut fetched = fetch(&apt, package, &half);
+            if fetched.is_err() && debian.is_none() && is_root() {
+                // The package lists may be old, or absent as in a container image.
+                println!("vm: apt-get update");
+                tell(apt.program("apt-get").args(["-q", "update"]))?;
+                let _ = fs::remove_dir_all(&half);
+                fetched = fetch(&apt, package, &half);
+            }
             if fetched.is_ok() {
                 fs::rename(&half, &folder)
                     .with_context(|| format!("cannot make {}", folder.display()))?;

@@ -166,7 +166,9 @@ impl Work {
         // Those of runs that were killed.
         for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if let Some(pid) = name.strip_prefix("run-")
+            if let Some(pid) = name
+                .strip_prefix("run-")
+                .or_else(|| name.strip_prefix("fetch-"))
                 && !Path::new("/proc").join(pid).exists()
             {
                 let _ = std::fs::remove_dir_all(entry.path());
