@@ -444,7 +444,7 @@ impl Driver {
                 self.executor.wish(vni, plan);
             }
             Output::Probe { vni, probe } => parts.datapath.probe(vni, &probe),
-            Output::Inject { port, frame } => parts.datapath.inject(port, &frame),
+            Output::Inject { vni, to, frame } => parts.datapath.inject(vni, to, &frame),
             Output::Epoch(epoch) => parts.datapath.set_epoch(epoch),
             Output::Ask {
                 query,

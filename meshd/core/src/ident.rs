@@ -135,6 +135,15 @@ macro_rules! key_ident {
     };
 }
 key_ident!(NodeId, "node id (52 characters of base32)");
+
+impl NodeId {
+    /// The first eight bytes as a number: how plugins know a member.
+    #[must_use]
+    pub fn handle(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+}
 key_ident!(MeshId, "mesh id (52 characters of base32)");
 
 /// VXLAN network identifier, 24 bits, never 0 (RFC 7348 §5).

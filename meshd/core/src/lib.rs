@@ -8,6 +8,7 @@ pub(crate) mod announce;
 pub mod attach;
 pub mod claims;
 pub mod command;
+mod complaint;
 pub mod config;
 pub mod directory;
 pub mod fdb;
@@ -41,7 +42,6 @@ mod swim;
 pub mod switch;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod too_big;
 pub mod view;
 pub mod vteps;
 pub mod wire;

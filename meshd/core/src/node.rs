@@ -25,7 +25,7 @@ use crate::notice::Notice;
 use crate::offload::{GateMatch, GateOp, PathSlot};
 use crate::plan::NetworkPlan;
 use crate::policy::Answer;
-use crate::ruling::Ruling;
+use crate::ruling::{self, Ruling};
 use crate::wire::control::{JoinRefusal, Message, Welcome};
 use crate::wire::probe::ProbeFrame;
 use bytes::Bytes;
@@ -231,10 +231,12 @@ pub enum Output {
         /// The ruling.
         ruling: Ruling,
     },
-    /// A frame that the switch made itself (ARP and ND answers).
+    /// A frame that the switch made itself: ARP and ND answers, complaints.
     Inject {
-        /// Out of this port.
-        port: PortId,
+        /// Of this network.
+        vni: Vni,
+        /// Out of a port, or to the peer whose frame it answers.
+        to: ruling::Output,
         /// From the destination MAC on.
         frame: Bytes,
     },

@@ -141,6 +141,8 @@ obstacles! {
     /// See the text.
     Flooded = "it has more than one receiver, or is for a group",
     /// See the text.
+    Redirected = "policy sends it elsewhere than its destination MAC is, and the kernel knows places by MAC",
+    /// See the text.
     Service = "it is from or for the node's own name service",
     /// See the text.
     Tagged = "it bears a VLAN tag, or is no Ethernet II frame",
@@ -190,6 +192,8 @@ pub(crate) struct Considered<'a> {
     pub(crate) sender: Option<NodeId>,
     pub(crate) key: &'a FlowKey,
     pub(crate) action: &'a Action,
+    /// Policy sent it elsewhere than its destination MAC is.
+    pub(crate) redirected: bool,
     pub(crate) mask: Option<&'a FlowMask>,
     pub(crate) epoch: Epoch,
     pub(crate) until: Option<Moment>,
@@ -212,6 +216,9 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
     };
     if key.dst_mac.is_group() || !key.src_mac.is_source() {
         return Err(Obstacle::Flooded);
+    }
+    if c.redirected {
+        return Err(Obstacle::Redirected);
     }
     let mask = c.mask.ok_or(Obstacle::NotCached)?;
     let l4 = conditions(key, mask)?;
@@ -485,6 +492,7 @@ mod tests {
                 sender: None,
                 key,
                 action: &action,
+                redirected: false,
                 mask: Some(mask),
                 epoch: Epoch(5),
                 until: None,
@@ -552,6 +560,7 @@ mod tests {
                 sender: None,
                 key: &key,
                 action: &Action::Forward([to].into()),
+                redirected: false,
                 mask: Some(&pair_mask()),
                 epoch: Epoch(5),
                 until: None,

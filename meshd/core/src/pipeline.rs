@@ -14,16 +14,16 @@
 //! read; ARP and ND are never cached, and since the family is always matched none of them can meet a cached ruling.
 
 use crate::announce::Announcements;
+use crate::complaint::{self, Complaint, Speaker};
 use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
 use crate::ident::{MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
-use crate::policy::{Answer, Verdict};
+use crate::policy::{Answer, FloodSet, Orders, Redirect, Verdict};
 use crate::ruling::{Action, DropReason, Output};
 use crate::switch::PortFace;
-use crate::too_big::{self, Speaker};
 use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,9 @@ use std::net::IpAddr;
 pub const UNKNOWN_MS: u64 = 1000;
 /// How long a ruling holds that a failed or silent plugin caused, in ms.
 pub const FAILED_MS: u64 = 1000;
+
+/// How long a refusal holds that the sender is told of, in ms: an answer each time, and no question for each frame between.
+pub const REJECTED_MS: u64 = 100;
 
 /// Bytes of the longest frame of a network with `mtu`: the Ethernet header, two tags, and the payload.
 #[must_use]
@@ -99,15 +102,17 @@ pub(crate) struct Decision {
     pub(crate) why: Option<String>,
     /// A MAC that is nowhere, of which this decision made something.
     pub(crate) unknown: Option<MacAddr>,
+    /// Policy chose where to.
+    pub(crate) redirected: bool,
     /// An answer that the switch gives itself.
-    pub(crate) reply: Option<(PortId, Bytes)>,
+    pub(crate) reply: Option<(Output, Bytes)>,
 }
 
 /// Why a walk ends before the frame has receivers.
 enum Stop {
     Drop(DropReason, Option<String>),
     Ask(Box<Question>),
-    Consume(Option<(PortId, Bytes)>),
+    Consume(Option<(Output, Bytes)>),
 }
 
 fn stop<T>(reason: DropReason) -> Result<T, Stop> {
@@ -129,6 +134,10 @@ pub(crate) struct Walk<'a> {
     cacheable: bool,
     until: Option<Moment>,
     unknown: Option<MacAddr>,
+    redirected: bool,
+    /// The sender is to be told that policy refuses.
+    reject: bool,
+    mirrors: BTreeSet<PortId>,
     steps: Option<&'a mut Vec<TraceStep>>,
 }
 
@@ -163,6 +172,9 @@ impl<'a> Walk<'a> {
             cacheable,
             until: None,
             unknown: None,
+            redirected: false,
+            reject: false,
+            mirrors: BTreeSet::new(),
             steps: None,
         }
     }
@@ -179,15 +191,24 @@ impl<'a> Walk<'a> {
     /// The question whose answer is missing.
     pub(crate) fn decide(mut self) -> Result<Decision, Box<Question>> {
         let (action, why, reply) = match self.walk() {
-            Ok(to) => (Action::Forward(to.into()), None, None),
+            Ok(mut to) => {
+                self.mirror(&mut to);
+                (Action::Forward(to.into()), None, None)
+            }
             Err(Stop::Consume(reply)) => (Action::Consume, None, reply),
             Err(Stop::Drop(reason, why)) => {
                 self.step("drop", || {
                     why.clone().unwrap_or_else(|| reason.explain().to_owned())
                 });
-                let told = (reason == DropReason::TooLong)
-                    .then(|| self.too_big())
-                    .flatten();
+                let told = match reason {
+                    DropReason::TooLong => self.too_big(),
+                    DropReason::Policy if self.reject => self.prohibited(),
+                    _ => None,
+                };
+                if told.is_some() && reason == DropReason::Policy {
+                    self.step("reject", || "the sender is told".to_owned());
+                    self.hold(self.now.plus_ms(REJECTED_MS));
+                }
                 (Action::Drop(reason), why, told)
             }
             Err(Stop::Ask(question)) => return Err(question),
@@ -199,12 +220,31 @@ impl<'a> Walk<'a> {
             longest: self.network.map_or(u32::MAX, |n| longest(n.mtu)),
             why,
             unknown: self.unknown,
+            redirected: self.redirected,
             reply,
         })
     }
 
+    /// Adds the ports that get a copy, where they are on the network and do not get the frame anyway.
+    fn mirror(&mut self, to: &mut Vec<Output>) {
+        let Some(network) = self.network.filter(|_| !self.mirrors.is_empty()) else {
+            return;
+        };
+        for port in std::mem::take(&mut self.mirrors) {
+            let there = network.ports.get(&port).is_some_and(|face| !face.service);
+            if !there || self.origin == Origin::Port(port) || to.contains(&Output::Port(port)) {
+                self.step("mirror", || {
+                    format!("port {port}: is not on the network, or has the frame anyway")
+                });
+                continue;
+            }
+            self.step("mirror", || format!("a copy to port {port}"));
+            to.push(Output::Port(port));
+        }
+    }
+
     /// What a router would tell who sent a frame that is too long.
-    fn too_big(&self) -> Option<(PortId, Bytes)> {
+    fn too_big(&self) -> Option<(Output, Bytes)> {
         let (Origin::Port(port), network) = (self.origin, self.network?) else {
             return None;
         };
@@ -213,10 +253,25 @@ impl<'a> Walk<'a> {
             mac: service.map_or(self.key.dst_mac, |face| face.mac),
             ips: service.map_or(&[], |face| &face.ips),
         };
-        Some((
-            port,
-            too_big::reply(self.frame.bytes(), network.mtu, speaker)?,
-        ))
+        let complaint = Complaint::TooBig(network.mtu);
+        let reply = complaint::reply(self.frame.bytes(), complaint, speaker)?;
+        Some((Output::Port(port), reply))
+    }
+
+    /// What the receiver, or a firewall in front of it, would tell who sent a frame that policy refuses. It comes from the
+    /// receiver's addresses, which the sender's node knows to be here.
+    fn prohibited(&self) -> Option<(Output, Bytes)> {
+        let to = match (self.origin, self.sender) {
+            (Origin::Port(port), _) => Output::Port(port),
+            (_, Some(node)) => Output::Peer(node),
+            (_, None) => return None,
+        };
+        let speaker = Speaker {
+            mac: self.key.dst_mac,
+            ips: &[],
+        };
+        let reply = complaint::reply(self.frame.bytes(), Complaint::Prohibited, speaker)?;
+        Some((to, reply))
     }
 
     /// Where the frame comes from, if it may come from there, and what the FDB says of its source.
@@ -401,7 +456,7 @@ impl<'a> Walk<'a> {
                     format!("{ip} is at {}: answered here", owner.mac)
                 });
                 let back = match from {
-                    Place::Port(port) | Place::Service(port) => Some((port, reply)),
+                    Place::Port(port) | Place::Service(port) => Some((Output::Port(port), reply)),
                     Place::Node(_) => None,
                 };
                 Err(Stop::Consume(back))
@@ -452,7 +507,10 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         if let Place::Port(port) = from {
-            self.pass(Direction::Ingress, port, class)?;
+            let orders = self.pass(Direction::Ingress, port, class)?;
+            if let Some(redirect) = orders.redirect {
+                return self.redirect(network, from, redirect, class);
+            }
         }
         let output = match to {
             Place::Port(port) => {
@@ -466,7 +524,40 @@ impl<'a> Walk<'a> {
         Ok(vec![output])
     }
 
-    /// To all ports here but the one it came from, and, if it came from a port, to all peers that have the network.
+    /// To where policy sent it, if that is on the network.
+    fn redirect(
+        &mut self,
+        network: &Network,
+        from: Place,
+        redirect: Redirect,
+        class: DstClass,
+    ) -> Result<Vec<Output>, Stop> {
+        self.redirected = true;
+        let output = match redirect {
+            Redirect::Port(port) => {
+                let there = network.ports.get(&port).is_some_and(|face| !face.service);
+                if !there || from == Place::Port(port) {
+                    let why = format!("port {port} is not on the network, or it came from there");
+                    return Err(Stop::Drop(DropReason::PolicyTarget, Some(why)));
+                }
+                self.pass(Direction::Egress, port, class)?;
+                Output::Port(port)
+            }
+            Redirect::Peer(handle) => {
+                let node = network.members.iter().find(|node| node.handle() == handle);
+                let Some(&node) = node else {
+                    let why = format!("no peer on the network has the number {handle:#018x}");
+                    return Err(Stop::Drop(DropReason::PolicyTarget, Some(why)));
+                };
+                Output::Peer(node)
+            }
+        };
+        self.step("redirect", || show(&[output]));
+        Ok(vec![output])
+    }
+
+    /// To all ports here but the one it came from, and, if it came from a port, to all peers that have the network; of those
+    /// only to whom policy lets it.
     fn flood(
         &mut self,
         network: &Network,
@@ -478,8 +569,15 @@ impl<'a> Walk<'a> {
             // In the place of an unknown source, if need be: this ruling ends within a second anyway.
             self.unknown = Some(self.key.dst_mac);
         }
+        let mut only: Option<FloodSet> = None;
         match from {
-            Place::Port(port) => self.pass(Direction::Ingress, port, class)?,
+            Place::Port(port) => {
+                let orders = self.pass(Direction::Ingress, port, class)?;
+                if let Some(redirect) = orders.redirect {
+                    return self.redirect(network, from, redirect, class);
+                }
+                only = orders.flood;
+            }
             Place::Service(_) if !is_neighborly(self.key.ip_kind) => {
                 return Err(Stop::Drop(
                     DropReason::NoReceiver,
@@ -494,14 +592,28 @@ impl<'a> Walk<'a> {
             if face.service || from == Place::Port(port) {
                 continue;
             }
+            if only
+                .as_ref()
+                .is_some_and(|only| !only.ports.contains(&port))
+            {
+                refused = Some((DropReason::Policy, Some(NOT_FLOODED.to_owned())));
+                continue;
+            }
             match self.pass(Direction::Egress, port, class) {
-                Ok(()) => to.push(Output::Port(port)),
+                Ok(_) => to.push(Output::Port(port)),
                 Err(Stop::Drop(reason, why)) => refused = Some((reason, why)),
                 Err(other) => return Err(other),
             }
         }
         if matches!(from, Place::Port(_)) {
-            to.extend(network.members.iter().map(|&node| Output::Peer(node)));
+            let members = network.members.iter().filter(|node| {
+                let only = only.as_ref();
+                only.is_none_or(|only| only.peers.contains(&node.handle()))
+            });
+            to.extend(members.map(|&node| Output::Peer(node)));
+            if to.is_empty() && only.is_some() {
+                refused = Some((DropReason::Policy, Some(NOT_FLOODED.to_owned())));
+            }
         }
         match (to.is_empty(), refused) {
             (false, _) => {
@@ -523,9 +635,9 @@ impl<'a> Walk<'a> {
         direction: Direction,
         port: PortId,
         dst_class: DstClass,
-    ) -> Result<(), Stop> {
+    ) -> Result<Orders, Stop> {
         if !self.chain {
-            return Ok(());
+            return Ok(Orders::default());
         }
         let peer = self.sender;
         let question = Question {
@@ -557,9 +669,19 @@ impl<'a> Walk<'a> {
                 format!("port {port}: {said} ({})", answer.why)
             },
         );
+        if let Some(ms) = answer.hard_ms {
+            self.hold(self.now.plus_ms(u64::from(ms)));
+        }
         match answer.verdict {
-            Verdict::Pass => Ok(()),
-            Verdict::Drop => Err(Stop::Drop(DropReason::Policy, Some(answer.why))),
+            Verdict::Pass => {
+                self.mirrors.extend(&answer.orders.mirrors);
+                Ok(answer.orders)
+            }
+            Verdict::Drop => {
+                // In a flood one receiver's refusal is nothing that the sender is told.
+                self.reject = answer.orders.reject && dst_class == DstClass::UnicastKnown;
+                Err(Stop::Drop(DropReason::Policy, Some(answer.why)))
+            }
             Verdict::Failed => {
                 self.hold(self.now.plus_ms(FAILED_MS));
                 Err(Stop::Drop(DropReason::PolicyFailed, Some(answer.why)))
@@ -583,6 +705,8 @@ impl<'a> Walk<'a> {
 
 const SERVICE_STAYS: &str =
     "the node's own service speaks to ports of this node only, and does not broadcast";
+
+const NOT_FLOODED: &str = "policy lets it be flooded to nobody here";
 
 /// `port 3, port 4, node abcdefgh`.
 fn show(to: &[Output]) -> String {

@@ -16,7 +16,7 @@ use crate::ident::{Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
 use crate::outbox::Outbox;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How long an answer is waited for, in ms.
 pub const ANSWER_MS_MAX: u64 = 2000;
@@ -32,8 +32,60 @@ pub struct Answer {
     pub read_dst_class: bool,
     /// False: ask for every frame.
     pub cacheable: bool,
+    /// It holds for so many ms; `None`: until the chain changes.
+    pub hard_ms: Option<u32>,
+    /// What else the chain wants.
+    pub orders: Orders,
     /// Who decided, and under which reason, for people: `acl: tcp/22 (code 1)`.
     pub why: String,
+}
+
+/// What a chain wants of a frame besides its verdict. By default nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orders {
+    /// With [`Verdict::Drop`]: the sender is told, where its protocol has words for it.
+    pub reject: bool,
+    /// It goes there, and not where its destination MAC is. Of questions at ingress only.
+    pub redirect: Option<Redirect>,
+    /// If it is flooded, only to these; `None`: to all. Of questions at ingress only.
+    pub flood: Option<FloodSet>,
+    /// These ports get a copy, if it is forwarded at all.
+    pub mirrors: BTreeSet<PortId>,
+}
+
+/// Where a frame goes instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Redirect {
+    /// Out of a port of this node.
+    Port(PortId),
+    /// To a member, by its [`NodeId::handle`].
+    Peer(u64),
+}
+
+/// Who may get a flooded frame.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FloodSet {
+    /// Ports of this node.
+    pub ports: BTreeSet<PortId>,
+    /// Members, by their [`NodeId::handle`].
+    pub peers: BTreeSet<u64>,
+}
+
+impl Orders {
+    /// As a chain is composed: what a later plugin wants besides. The first redirect stays, flood sets are intersected, and
+    /// mirrors united.
+    pub fn compose(&mut self, later: &Self) {
+        self.redirect = self.redirect.or(later.redirect);
+        self.flood = match (self.flood.take(), &later.flood) {
+            (Some(ours), Some(theirs)) => Some(FloodSet {
+                ports: ours.ports.intersection(&theirs.ports).copied().collect(),
+                peers: ours.peers.intersection(&theirs.peers).copied().collect(),
+            }),
+            (ours, theirs) => ours.or_else(|| theirs.clone()),
+        };
+        self.mirrors.extend(&later.mirrors);
+    }
 }
 
 /// Composed over the chain.
@@ -99,8 +151,11 @@ impl Scope {
     }
 }
 
-/// Answers of one scope: for each mask, masked key and destination class if that was read.
-type Kept = Vec<(FlowMask, BTreeMap<(FlowKey, Option<DstClass>), Answer>)>;
+/// Answers of one scope, and until when they hold: for each mask, masked key and destination class if that was read.
+type Kept = Vec<(
+    FlowMask,
+    BTreeMap<(FlowKey, Option<DstClass>), (Answer, Option<Moment>)>,
+)>;
 
 /// A question on its way, and who waits for it.
 #[derive(Debug)]
@@ -172,18 +227,25 @@ impl Policy {
             .collect()
     }
 
-    /// What the chain said to such a question, if that is known.
+    /// What the chain said to such a question, if that is known and still holds, and for how long from now.
     #[must_use]
-    pub fn look(&self, question: &Question) -> Option<&Answer> {
-        self.kept
-            .get(&Scope::of(question))?
-            .iter()
-            .find_map(|(mask, answers)| {
-                let key = mask.apply(&question.key);
-                answers
-                    .get(&(key, None))
-                    .or_else(|| answers.get(&(key, Some(question.dst_class))))
-            })
+    pub fn look(&self, question: &Question, now: Moment) -> Option<Answer> {
+        let kept = self.kept.get(&Scope::of(question))?;
+        kept.iter().find_map(|(mask, answers)| {
+            let key = mask.apply(&question.key);
+            let (answer, until) = answers
+                .get(&(key, None))
+                .or_else(|| answers.get(&(key, Some(question.dst_class))))?;
+            let mut answer = answer.clone();
+            if let Some(until) = until {
+                let left = until.ms_since(now);
+                if left == 0 {
+                    return None;
+                }
+                answer.hard_ms = Some(u32::try_from(left).unwrap_or(u32::MAX));
+            }
+            Some(answer)
+        })
     }
 
     /// Asks, or joins one who asked the same. False if too many questions are on their way.
@@ -234,6 +296,7 @@ impl Policy {
         query: QueryId,
         epoch: Epoch,
         mut answer: Answer,
+        now: Moment,
     ) -> Option<(Question, Answer, Vec<u64>)> {
         if self.flights.get(&query)?.epoch != epoch {
             return None;
@@ -244,7 +307,7 @@ impl Policy {
         answer.mask = answer.mask.with_prerequisites();
         // What failed is asked again as soon as the ruling made of it has run out.
         if answer.cacheable && answer.verdict != Verdict::Failed {
-            self.keep(&question, &answer);
+            self.keep(&question, &answer, now);
         }
         Some((question, answer, waiters))
     }
@@ -277,7 +340,7 @@ impl Policy {
         Some(flight)
     }
 
-    fn keep(&mut self, question: &Question, answer: &Answer) {
+    fn keep(&mut self, question: &Question, answer: &Answer, now: Moment) {
         let scope = Scope::of(question);
         // What is full starts anew: answers can be asked for again, and lanes keep the rulings that were made of them.
         if !self.kept.contains_key(&scope) && self.kept.len() >= self.limits.scopes {
@@ -301,7 +364,8 @@ impl Policy {
         };
         if let Some((mask, answers)) = kept.get_mut(at) {
             let class = answer.read_dst_class.then_some(question.dst_class);
-            answers.insert((mask.apply(&question.key), class), answer.clone());
+            let until = answer.hard_ms.map(|ms| now.plus_ms(u64::from(ms)));
+            answers.insert((mask.apply(&question.key), class), (answer.clone(), until));
         }
     }
 }
@@ -342,6 +406,8 @@ mod tests {
             mask,
             read_dst_class: false,
             cacheable: true,
+            hard_ms: None,
+            orders: Orders::default(),
             why: String::new(),
         }
     }
@@ -369,19 +435,21 @@ mod tests {
         assert!(policy.ask(question(80), 11, epoch, Moment(0), &mut out));
         let queries = asked(&mut out);
         assert_eq!(queries.len(), 1);
-        let (_, said, waiters) = policy.answer(queries[0], epoch, answer(0xfff0)).unwrap();
+        let (_, said, waiters) = policy
+            .answer(queries[0], epoch, answer(0xfff0), Moment(0))
+            .unwrap();
         assert_eq!(waiters, [10, 11]);
         assert!(
             said.mask.fields.has(Fields::IP_PROTO.with(Fields::L4_OK)),
             "a mask is made whole"
         );
-        assert!(policy.look(&question(81)).is_some());
-        assert!(policy.look(&question(96)).is_none());
+        assert!(policy.look(&question(81), Moment(0)).is_some());
+        assert!(policy.look(&question(96), Moment(0)).is_none());
         let elsewhere = Question {
             port: PortId(2),
             ..question(80)
         };
-        assert!(policy.look(&elsewhere).is_none());
+        assert!(policy.look(&elsewhere, Moment(0)).is_none());
     }
 
     #[test]
@@ -394,11 +462,15 @@ mod tests {
         policy.ask(question(80), 1, epoch, Moment(0), &mut out);
         policy.ask(question(81), 2, epoch, Moment(0), &mut out);
         let queries = asked(&mut out);
-        policy.answer(queries[0], epoch, answer(0xffff)).unwrap();
+        policy
+            .answer(queries[0], epoch, answer(0xffff), Moment(0))
+            .unwrap();
         assert_eq!(policy.set_chain(question(80).vni, 2), [2]);
-        assert!(policy.look(&question(80)).is_none());
+        assert!(policy.look(&question(80), Moment(0)).is_none());
         assert!(
-            policy.answer(queries[1], epoch, answer(0xffff)).is_none(),
+            policy
+                .answer(queries[1], epoch, answer(0xffff), Moment(0))
+                .is_none(),
             "an answer of the old chain came home late"
         );
     }
@@ -428,9 +500,10 @@ mod tests {
                     cacheable: false,
                     ..answer(0)
                 },
+                Moment(0),
             )
             .unwrap();
-        assert!(policy.look(&question(80)).is_none());
+        assert!(policy.look(&question(80), Moment(0)).is_none());
         policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
         policy
             .answer(
@@ -440,17 +513,58 @@ mod tests {
                     read_dst_class: true,
                     ..answer(0)
                 },
+                Moment(0),
             )
             .unwrap();
-        assert!(policy.look(&question(81)).is_some());
+        assert!(policy.look(&question(81), Moment(0)).is_some());
         assert!(
             policy
-                .look(&Question {
-                    dst_class: DstClass::Broadcast,
-                    ..question(81)
-                })
+                .look(
+                    &Question {
+                        dst_class: DstClass::Broadcast,
+                        ..question(81)
+                    },
+                    Moment(0)
+                )
                 .is_none()
         );
+    }
+
+    #[test]
+    fn an_answer_with_an_end_is_kept_until_then_and_says_how_long_it_still_holds() {
+        let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+        policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
+        let ends = Answer {
+            hard_ms: Some(500),
+            ..answer(0xffff)
+        };
+        let start = Moment(0).plus_ms(100);
+        let query = asked(&mut out)[0];
+        policy.answer(query, Epoch(0), ends, start).unwrap();
+        let at = |ms| policy.look(&question(80), Moment(0).plus_ms(ms));
+        assert_eq!(at(200).unwrap().hard_ms, Some(400));
+        assert_eq!(at(599).unwrap().hard_ms, Some(1));
+        assert_eq!(at(600), None);
+    }
+
+    #[test]
+    fn orders_of_a_chain_are_composed_the_first_redirect_common_receivers_all_mirrors() {
+        let ports = |list: &[u32]| list.iter().map(|&n| PortId(n)).collect::<BTreeSet<_>>();
+        let orders = |port, flood: &[u32], mirrors: &[u32]| Orders {
+            reject: false,
+            redirect: Some(Redirect::Port(PortId(port))),
+            flood: Some(FloodSet {
+                ports: ports(flood),
+                peers: BTreeSet::new(),
+            }),
+            mirrors: ports(mirrors),
+        };
+        let mut all = Orders::default();
+        all.compose(&Orders::default());
+        assert_eq!(all, Orders::default());
+        all.compose(&orders(1, &[1, 2, 3], &[7]));
+        all.compose(&orders(2, &[2, 3, 4], &[8]));
+        assert_eq!(all, orders(1, &[2, 3], &[7, 8]));
     }
 
     proptest! {
@@ -463,7 +577,7 @@ mod tests {
                 policy.ask(question, 0, Epoch(0), Moment(0), &mut out);
                 if bits % 3 > 0 {
                     for query in asked(&mut out) {
-                        policy.answer(query, Epoch(0), answer(bits));
+                        policy.answer(query, Epoch(0), answer(bits), Moment(0));
                     }
                 }
                 prop_assert!(policy.kept.len() <= 3 && policy.flights.len() <= 5);

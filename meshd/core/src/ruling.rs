@@ -113,6 +113,8 @@ drop_reasons! {
     NoReceiver = "nobody else is on the network",
     /// The policy chain said no.
     Policy = "a policy plugin refused the flow",
+    /// The policy chain said where to, and that is no place.
+    PolicyTarget = "a policy plugin sent the flow to a port or peer that is not on the network, or that it came from",
     /// A plugin failed, and fails closed.
     PolicyFailed = "a policy plugin failed, and its fail mode is closed",
     /// The question to the plugin was not answered in time.

@@ -23,7 +23,7 @@ use crate::offload::{GateFlow, GateOp, Obstacle};
 use crate::outbox::Outbox;
 use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
-use crate::ruling::{Action, DropReason, Megaflow, Ruling};
+use crate::ruling::{self, Action, DropReason, Megaflow, Ruling};
 use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -484,7 +484,8 @@ impl Switch {
         now: Moment,
         out: &mut Outbox,
     ) {
-        let Some((question, answer, waiters)) = self.policy.answer(query, epoch, answer) else {
+        let Some((question, answer, waiters)) = self.policy.answer(query, epoch, answer, now)
+        else {
             return;
         };
         for waiter in waiters {
@@ -530,7 +531,7 @@ impl Switch {
 
     /// Tells the ports here which addresses have another MAC than before, as fast as it may.
     fn announce(&mut self, now: Moment, out: &mut Outbox) {
-        for network in self.networks.values_mut() {
+        for (&vni, network) in &mut self.networks {
             while network.announcements.is_due() && self.pace.ready(now) {
                 let Some((ip, frame)) = network.announcements.pop() else {
                     break;
@@ -541,8 +542,8 @@ impl Switch {
                 let mut frames = 0;
                 for (&port, face) in &network.ports {
                     if !face.service && owner.place != Place::Port(port) {
-                        let frame = frame.clone();
-                        out.push(Out::Inject { port, frame });
+                        let (to, frame) = (ruling::Output::Port(port), frame.clone());
+                        out.push(Out::Inject { vni, to, frame });
                         frames += 1;
                     }
                 }
@@ -650,6 +651,7 @@ impl Switch {
                 longest: u32::MAX,
                 why: None,
                 unknown: None,
+                redirected: false,
                 reply: None,
             };
             return self.finish(&pending, None, decision, now, out);
@@ -660,9 +662,8 @@ impl Switch {
             let own = pending.said.iter().rev().find(|(direction, port, _)| {
                 (*direction, *port) == (question.direction, question.port)
             });
-            own.map(|(_, _, answer)| answer)
-                .or_else(|| policy.look(question))
-                .cloned()
+            own.map(|(_, _, answer)| answer.clone())
+                .or_else(|| policy.look(question, now))
         };
         let walk = Walk::new(
             self.networks.get(&vni),
@@ -695,6 +696,7 @@ impl Switch {
                         longest: u32::MAX,
                         why,
                         unknown: None,
+                        redirected: false,
                         reply: None,
                     };
                     self.finish(&pending, Some(key), decision, now, out);
@@ -718,6 +720,7 @@ impl Switch {
                 question.port
             )),
             unknown: None,
+            redirected: false,
             reply: None,
         };
         self.finish(pending, Some(question.key), decision, now, out);
@@ -780,10 +783,10 @@ impl Switch {
                 },
             );
         }
-        if let Some((port, frame)) = decision.reply
+        if let Some((to, frame)) = decision.reply
             && (decision.action == Action::Consume || self.may_complain(now))
         {
-            out.push(Out::Inject { port, frame });
+            out.push(Out::Inject { vni, to, frame });
         }
         out.push(Out::Ruling {
             origin,

@@ -4,13 +4,20 @@
 //! whatever the guest claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
 
 use crate::bindings::meshd::policy::types::{
-    CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FlowKey as GuestKey,
-    Frag as GuestFrag, Ip, IpKind as GuestKind, Mac, Target, TcpFlags, Verdict,
+    Action, CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FloodMember,
+    FloodSet as GuestSet, FlowKey as GuestKey, Frag as GuestFrag, Ip, IpKind as GuestKind, Mac,
+    MirrorTo, Target, TcpFlags, Verdict,
 };
 use crate::fault::Fault;
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
-use meshd_core::ident::{MacAddr, NodeId};
+use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
+use meshd_core::policy::{FloodSet, Orders, Redirect};
+
+/// Ports that one verdict may mirror to.
+const MIRRORS_MAX: usize = 4;
+/// Members of a flood set that one verdict may name.
+const FLOOD_MAX: usize = 4096;
 
 /// What one plugin decided about one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +30,10 @@ pub struct Decision {
     pub read_dst_class: bool,
     /// False: it holds for this frame only.
     pub cacheable: bool,
+    /// It holds for so many ms; `None`: as long as code and config.
+    pub hard_ms: Option<u32>,
+    /// What else it wants.
+    pub orders: Orders,
 }
 
 /// What one plugin said.
@@ -47,7 +58,7 @@ pub(crate) fn key(question: &Question) -> GuestKey {
             Direction::Egress => GuestDirection::Egress,
         },
         in_port: question.port.0,
-        in_peer: question.peer.map_or(0, peer),
+        in_peer: question.peer.map_or(0, |node| node.handle()),
         tenant: question.vni.get(),
         src_identity: 0,
         dst_identity: 0,
@@ -127,12 +138,6 @@ pub(crate) fn warm_up() -> GuestKey {
     }
 }
 
-/// A member as a guest sees it: the first eight bytes of its key.
-fn peer(node: NodeId) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = node.0;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
 fn mac(MacAddr([a, b, c, d, e, f]): MacAddr) -> Mac {
     Mac {
         hi: u16::from_be_bytes([a, b]),
@@ -167,19 +172,43 @@ fn tcp_flags(bits: u16) -> TcpFlags {
         .fold(TcpFlags::empty(), |all, (_, flag)| all | *flag)
 }
 
-pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
-    let say = match &verdict.target {
-        Target::Next => Say::Next,
-        Target::Accept => Say::Accept,
-        Target::Drop(reason) => Say::Drop { code: reason.code },
-        Target::Port(_) => return Err(cannot("target `port`")),
-        Target::Peer(_) => return Err(cannot("target `peer`")),
+/// What a verdict on a question of this direction comes to.
+pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decision, Fault> {
+    let mut orders = Orders::default();
+    let mut say = Say::Next;
+    match &verdict.target {
+        Target::Next => {}
+        Target::Accept => say = Say::Accept,
+        Target::Drop(reason) => {
+            orders.reject = reason.reject;
+            say = Say::Drop { code: reason.code };
+        }
+        Target::Port(port) => orders.redirect = Some(Redirect::Port(PortId(*port))),
+        Target::Peer(peer) => orders.redirect = Some(Redirect::Peer(*peer)),
         Target::Path(_) => return Err(cannot("target `path`")),
         Target::Group(_) => return Err(cannot("target `group`")),
-        Target::Flood(_) => return Err(cannot("target `flood`")),
-    };
-    if !verdict.actions.is_empty() {
-        return Err(cannot("actions"));
+        Target::Flood(set) => orders.flood = flood(set)?,
+    }
+    if direction == Direction::Egress && (orders.redirect.is_some() || orders.flood.is_some()) {
+        return Err(Fault::Verdict {
+            what: "at egress a frame is at its receiver already: give targets `port`, `peer` and `flood` at ingress only"
+                .to_owned(),
+        });
+    }
+    for action in &verdict.actions {
+        match action {
+            Action::Mirror((MirrorTo::Port(port), 0)) => {
+                orders.mirrors.insert(PortId(*port));
+            }
+            Action::Mirror((MirrorTo::Port(_), _)) => return Err(cannot("truncated mirrors")),
+            Action::Mirror(_) => return Err(cannot("mirrors but to ports of this node")),
+            _ => return Err(cannot("actions but `mirror`")),
+        }
+    }
+    if orders.mirrors.len() > MIRRORS_MAX {
+        return Err(Fault::Verdict {
+            what: format!("it mirrors to more than {MIRRORS_MAX} ports"),
+        });
     }
     let (claimed, parts) = (verdict.deps.fields, &verdict.deps.partial);
     let mask = FlowMask {
@@ -203,9 +232,32 @@ pub(crate) fn decision(verdict: &Verdict) -> Result<Decision, Fault> {
         say,
         mask: mask.with_prerequisites(),
         read_dst_class: claimed.contains(Deps::DST_CLASS),
-        // An answer has no time of its own yet, so one that ends by the clock is not kept at all.
-        cacheable: verdict.life.cacheable && verdict.life.hard_ms == 0,
+        cacheable: verdict.life.cacheable,
+        hard_ms: (verdict.life.hard_ms > 0).then_some(verdict.life.hard_ms),
+        orders,
     })
+}
+
+/// `None`: all.
+fn flood(set: &GuestSet) -> Result<Option<FloodSet>, Fault> {
+    match set {
+        GuestSet::Whole => Ok(None),
+        GuestSet::None => Ok(Some(FloodSet::default())),
+        GuestSet::Named(_) => Err(cannot("named flood sets")),
+        GuestSet::Only(members) if members.len() > FLOOD_MAX => Err(Fault::Verdict {
+            what: format!("its flood set has more than {FLOOD_MAX} members"),
+        }),
+        GuestSet::Only(members) => {
+            let mut set = FloodSet::default();
+            for member in members {
+                match member {
+                    FloodMember::Port(port) => set.ports.insert(PortId(*port)),
+                    FloodMember::Peer(peer) => set.peers.insert(*peer),
+                };
+            }
+            Ok(Some(set))
+        }
+    }
 }
 
 fn cannot(what: &str) -> Fault {

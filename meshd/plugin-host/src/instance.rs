@@ -13,7 +13,7 @@ use crate::convert::{self, Decision};
 use crate::engine::{CONFIGURE_TICKS, DECIDE_TICKS, Limits};
 use crate::fault::Fault;
 use crate::load::Plugin;
-use meshd_core::node::Question;
+use meshd_core::node::{Direction, Question};
 use std::sync::Arc;
 use wasmtime::{ResourceLimiter, Store};
 
@@ -178,7 +178,12 @@ impl Live {
         }
     }
 
-    fn decide(&mut self, plugin: &Plugin, key: GuestKey) -> Result<Decision, Fault> {
+    fn decide(
+        &mut self,
+        plugin: &Plugin,
+        key: GuestKey,
+        direction: Direction,
+    ) -> Result<Decision, Fault> {
         let fuel = plugin.engine.limits().decide_fuel;
         plugin.engine.guard();
         self.store.set_epoch_deadline(DECIDE_TICKS);
@@ -191,7 +196,7 @@ impl Live {
                     .call_decide(&mut self.store, key)
             })
             .map_err(|e| Fault::of(&e, fuel, self.store.data().refused))
-            .and_then(|verdict| convert::decision(&verdict))
+            .and_then(|verdict| convert::decision(&verdict, direction))
     }
 }
 
@@ -230,7 +235,7 @@ impl Instance {
 
     fn start(&self) -> Result<Live, ConfigureError> {
         let mut live = Live::new(&self.plugin, &self.config, self.generation)?;
-        live.decide(&self.plugin, convert::warm_up())
+        live.decide(&self.plugin, convert::warm_up(), Direction::Ingress)
             .map_err(ConfigureError::FirstDecision)?;
         Ok(live)
     }
@@ -246,7 +251,7 @@ impl Instance {
                 what: e.to_string(),
             })?,
         };
-        let decision = live.decide(&self.plugin, convert::key(question))?;
+        let decision = live.decide(&self.plugin, convert::key(question), question.direction)?;
         self.live = Some(live);
         Ok(decision)
     }

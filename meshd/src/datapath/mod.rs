@@ -26,12 +26,13 @@ use lane_task::ToLane;
 
 use crate::clock::Clock;
 use arc_swap::ArcSwap;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, NodeId, PortId, SessionId, UpcallId, Vni};
 use meshd_core::lane::{LaneCounters, LaneDrop, LaneLimits};
 use meshd_core::node::Input;
-use meshd_core::ruling::{DropCounts, Ruling};
+use meshd_core::ruling::{self, DropCounts, Ruling};
+use meshd_core::wire::datagram;
 use meshd_core::wire::probe::ProbeFrame;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -235,11 +236,23 @@ impl Datapath {
         }
     }
 
-    /// A frame of the switch's own making.
-    pub(crate) fn inject(&self, port: PortId, frame: &Bytes) {
-        if let Some(outlet) = self.shared.outlets.load().ports.get(&port) {
-            // What does not fit is asked for again by who sent the question.
-            let _ = outlet.send(frame);
+    /// A frame of the switch's own making. What does not fit is asked for again by who sent the question.
+    pub(crate) fn inject(&self, vni: Vni, to: ruling::Output, frame: &Bytes) {
+        let outlets = self.shared.outlets.load();
+        match to {
+            ruling::Output::Port(port) => {
+                if let Some(outlet) = outlets.ports.get(&port) {
+                    let _ = outlet.send(frame);
+                }
+            }
+            ruling::Output::Peer(node) => {
+                if let Some(outlet) = outlets.peers.get(&node) {
+                    let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
+                    datagram::Header::Whole { vni }.encode_into(&mut framed);
+                    framed.extend_from_slice(frame);
+                    let _ = outlet.send(vni, &framed.freeze());
+                }
+            }
         }
     }
 

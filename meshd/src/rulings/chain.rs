@@ -1,13 +1,14 @@
 //! The chains of all networks, as one immutable set, and how a chain comes to its answer.
 //!
 //! The links are asked in order; the first that drops ends it, `accept` skips the rest. The mask is the union over those
-//! that were asked and no others: a guard that drops on a VLAN keeps the ports out of it.
+//! that were asked and no others: a guard that drops on a VLAN keeps the ports out of it. Of what they want besides, the first
+//! redirect holds, a flood goes to whom all let it, and every mirror gets its copy; the answer ends with the first that ends.
 
 use super::link::{FailMode, Link};
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Vni;
 use meshd_core::node::Question;
-use meshd_core::policy::{Answer, Verdict};
+use meshd_core::policy::{Answer, Orders, Redirect, Verdict};
 use meshd_plugin_host::Say;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ fn passed(why: String) -> Answer {
         mask: FlowMask::default(),
         read_dst_class: false,
         cacheable: true,
+        hard_ms: None,
+        orders: Orders::default(),
         why,
     }
 }
@@ -44,6 +47,8 @@ pub(super) fn failed(why: String) -> Answer {
         mask: FlowMask::default(),
         read_dst_class: false,
         cacheable: false,
+        hard_ms: None,
+        orders: Orders::default(),
         why,
     }
 }
@@ -73,20 +78,50 @@ fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
         out.mask = out.mask.union(&decision.mask);
         out.read_dst_class |= decision.read_dst_class;
         out.cacheable &= decision.cacheable;
+        out.hard_ms = match (out.hard_ms, decision.hard_ms) {
+            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+            (ours, theirs) => ours.or(theirs),
+        };
+        out.orders.compose(&decision.orders);
         match decision.say {
-            Say::Next => note(&mut out.why, format_args!("{}: pass", link.name())),
+            Say::Next => note(
+                &mut out.why,
+                format_args!("{}: pass{}", link.name(), Told(&decision.orders)),
+            ),
             Say::Accept => {
                 note(&mut out.why, format_args!("{}: accept", link.name()));
                 return out;
             }
             Say::Drop { code } => {
                 out.verdict = Verdict::Drop;
+                out.orders = decision.orders;
                 out.why = format!("{}: rule {code}", link.name());
                 return out;
             }
         }
     }
     out
+}
+
+/// What a plugin wants besides, for people.
+struct Told<'a>(&'a Orders);
+
+impl core::fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0.redirect {
+            Some(Redirect::Port(port)) => write!(f, ", to port {port}")?,
+            Some(Redirect::Peer(peer)) => write!(f, ", to peer {peer:#018x}")?,
+            None => {}
+        }
+        if let Some(set) = &self.0.flood {
+            let (ports, peers) = (set.ports.len(), set.peers.len());
+            write!(f, ", floods to at most {ports} ports and {peers} peers")?;
+        }
+        self.0
+            .mirrors
+            .iter()
+            .try_for_each(|port| write!(f, ", a copy to port {port}"))
+    }
 }
 
 fn note(why: &mut String, text: core::fmt::Arguments<'_>) {

@@ -255,6 +255,7 @@ impl Switch {
                 sender: sender(network, origin, key.src_mac),
                 key,
                 action: &decision.action,
+                redirected: decision.redirected,
                 mask: decision.mask.as_ref(),
                 epoch: self.epoch,
                 until: decision.until,
@@ -292,7 +293,7 @@ impl Switch {
         let bytes = specimen(key);
         let frame = Frame::parse(&bytes).ok()?;
         let policy = &self.policy;
-        let mut oracle = |question: &Question| policy.look(question).cloned();
+        let mut oracle = |question: &Question| policy.look(question, now);
         let decision = Walk::new(
             self.networks.get(&key.vni),
             policy.has_chain(key.vni),

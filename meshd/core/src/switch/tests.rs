@@ -5,7 +5,7 @@ use super::*;
 use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
-use crate::policy::Verdict;
+use crate::policy::{FloodSet, Orders, Redirect, Verdict};
 use crate::ruling::Output as To;
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
@@ -168,6 +168,8 @@ fn pass() -> Answer {
         mask,
         read_dst_class: false,
         cacheable: true,
+        hard_ms: None,
+        orders: Orders::default(),
         why: "acl: pass".into(),
     }
 }
@@ -502,7 +504,12 @@ fn arp_for_a_known_address_is_answered_to_the_asker_alone_and_never_cached() {
                 [10, 0, 0, last],
             ),
         );
-        let Out::Inject { port, frame } = &outputs[0] else {
+        let Out::Inject {
+            to: To::Port(port),
+            frame,
+            ..
+        } = &outputs[0]
+        else {
             panic!("{outputs:?}")
         };
         assert_eq!(
@@ -530,7 +537,11 @@ fn announced(bench: &mut Bench) -> Vec<(PortId, MacAddr)> {
     bench.now = bench.now.max(due);
     bench.switch.handle_timeout(bench.now, &mut bench.out);
     let told = bench.drain().into_iter().filter_map(|output| match output {
-        Out::Inject { port, frame } => Some((port, Frame::parse(&frame).unwrap().src())),
+        Out::Inject {
+            to: To::Port(port),
+            frame,
+            ..
+        } => Some((port, Frame::parse(&frame).unwrap().src())),
         _ => None,
     });
     told.collect()
@@ -809,6 +820,162 @@ fn a_flood_leaves_out_the_receivers_that_policy_refuses() {
         panic!()
     };
     assert_eq!(to.to_vec(), [To::Peer(N8), To::Peer(N9)]);
+}
+
+fn with_orders(orders: Orders) -> Answer {
+    Answer { orders, ..pass() }
+}
+
+fn injected(outputs: &[Out]) -> Vec<(To, Vec<u8>)> {
+    let frames = outputs.iter().filter_map(|output| match output {
+        Out::Inject { to, frame, .. } => Some((*to, frame.to_vec())),
+        _ => None,
+    });
+    frames.collect()
+}
+
+#[test]
+fn a_flood_goes_only_to_whom_policy_lets_it() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let only = FloodSet {
+        ports: [PB].into(),
+        peers: [N9.handle()].into(),
+    };
+    let nobody = FloodSet::default();
+    for (set, wanted) in [(only, vec![To::Port(PB), To::Peer(N9)]), (nobody, vec![])] {
+        let asked = bench.upcall(FROM_A, &broadcast(A));
+        let flood = Some(set);
+        let mut told = bench.answer(
+            &asked,
+            with_orders(Orders {
+                flood,
+                ..Orders::default()
+            }),
+        );
+        while question(&told).is_some() {
+            told = bench.answer(&told, pass());
+        }
+        match ruling(&told).unwrap().action {
+            Action::Forward(to) => assert_eq!(to.to_vec(), wanted),
+            action => assert_eq!((action, wanted), (Action::Drop(DropReason::Policy), vec![])),
+        }
+        bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    }
+}
+
+#[test]
+fn policy_may_send_a_flow_elsewhere_and_only_to_places_that_are_on_the_network() {
+    for (redirect, wanted) in [
+        (Redirect::Port(PB), Ok(To::Port(PB))),
+        (Redirect::Peer(N9.handle()), Ok(To::Peer(N9))),
+        (Redirect::Port(PA), Err(DropReason::PolicyTarget)),
+        (Redirect::Port(PortId(77)), Err(DropReason::PolicyTarget)),
+        (Redirect::Peer(77), Err(DropReason::PolicyTarget)),
+    ] {
+        for frame in [ip(R, A), ip(X, A), broadcast(A)] {
+            let mut bench = Bench::new();
+            bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+            let asked = bench.upcall(FROM_A, &frame);
+            let mut told = bench.answer(
+                &asked,
+                with_orders(Orders {
+                    redirect: Some(redirect),
+                    ..Orders::default()
+                }),
+            );
+            // A port that gets it may refuse it.
+            if question(&told).is_some() {
+                assert_eq!(question(&told).unwrap().2.port, PB);
+                told = bench.answer(&told, pass());
+            }
+            let ruling = ruling(&told).unwrap();
+            match (&ruling.action, wanted) {
+                (Action::Forward(to), Ok(wanted)) => assert_eq!(to.to_vec(), [wanted]),
+                (Action::Drop(reason), Err(wanted)) => assert_eq!(*reason, wanted),
+                other => panic!("{redirect:?}: {other:?}"),
+            }
+            assert!(ruling.cache.is_some() && ruling.obstacle.is_some());
+        }
+    }
+}
+
+#[test]
+fn a_mirror_gets_a_copy_of_what_is_forwarded_and_of_nothing_else() {
+    let mirrors = Orders {
+        mirrors: [PB, PA, PortId(77)].into(),
+        ..Orders::default()
+    };
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let Action::Forward(to) = ruling(&bench.answer(&asked, with_orders(mirrors.clone())))
+        .unwrap()
+        .action
+    else {
+        panic!()
+    };
+    assert_eq!(to.to_vec(), [To::Peer(N8), To::Port(PB)]);
+    bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let refused = Answer {
+        orders: mirrors,
+        ..deny()
+    };
+    let action = ruling(&bench.answer(&asked, refused)).unwrap().action;
+    assert_eq!(action, Action::Drop(DropReason::Policy));
+}
+
+#[test]
+fn who_is_refused_is_told_if_the_plugin_wants_it_and_not_for_each_frame() {
+    let rejects = Answer {
+        orders: Orders {
+            reject: true,
+            ..Orders::default()
+        },
+        ..deny()
+    };
+    // From a port here: at the sender. From a peer: at the receiver, and the answer goes back there.
+    for (from, frame, back) in [
+        (FROM_A, ip(R, A), To::Port(PA)),
+        (FROM_8, ip(B, R), To::Peer(N8)),
+    ] {
+        let mut bench = Bench::new();
+        bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+        let asked = bench.upcall(from, &frame);
+        let told = bench.answer(&asked, rejects.clone());
+        let frames = injected(&told);
+        assert_eq!(frames.len(), 1);
+        let (to, answer) = &frames[0];
+        let parsed = Frame::parse(answer).unwrap();
+        let asker = Frame::parse(&frame).unwrap();
+        assert_eq!(
+            (*to, parsed.dst(), parsed.src()),
+            (back, asker.src(), asker.dst())
+        );
+        let cache = ruling(&told).unwrap().cache.unwrap();
+        assert_eq!(cache.until, Some(at(crate::pipeline::REJECTED_MS)));
+    }
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &broadcast(A));
+    assert!(
+        injected(&bench.answer(&asked, rejects)).is_empty(),
+        "a group"
+    );
+}
+
+#[test]
+fn a_ruling_on_an_answer_with_an_end_ends_with_it() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let ends = Answer {
+        hard_ms: Some(250),
+        ..pass()
+    };
+    let cache = ruling(&bench.answer(&asked, ends)).unwrap().cache.unwrap();
+    assert_eq!(cache.until, Some(at(250)));
 }
 
 #[test]

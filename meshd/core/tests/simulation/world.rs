@@ -24,7 +24,7 @@ use meshd_core::node::{Input, KernelEvent, Node, NodeConfig, Output, SessionEven
 use meshd_core::notice::Notice;
 use meshd_core::offload::GateOp;
 use meshd_core::planes::PlanesConfig;
-use meshd_core::policy::{Answer, Verdict};
+use meshd_core::policy::{Answer, Orders, Verdict};
 use meshd_core::ruling;
 use meshd_core::testing::FakeKeyring;
 use meshd_core::wire::control::{JoinRequest, Message, VERSION};
@@ -613,7 +613,11 @@ impl World {
                 upcall,
                 ruling,
             } => self.ruling(at, origin, upcall, ruling),
-            Output::Inject { port, frame } => self.deliver(at, port, &frame),
+            Output::Inject { to, frame, .. } => {
+                if let ruling::Output::Port(port) = to {
+                    self.deliver(at, port, &frame);
+                }
+            }
             Output::Epoch(epoch) => self.hosts[at].epoch = epoch,
             Output::Ask {
                 query,
@@ -631,6 +635,8 @@ impl World {
                     mask,
                     read_dst_class: false,
                     cacheable: true,
+                    hard_ms: None,
+                    orders: Orders::default(),
                     why: String::new(),
                 };
                 self.later(
