@@ -673,7 +673,7 @@ fn a_mac_that_moves_to_another_node_is_followed_at_once() {
             let mut all = Vec::new();
             for turn in 0..6 {
                 // One that moves more than once a second flaps, and stays where it is for that long.
-                std::thread::sleep(Duration::from_millis(1100));
+                std::thread::sleep(Duration::from_millis(1500));
                 all.push(follows(&taps[2], &taps[turn % 2], mac)?.as_millis());
             }
             say(&format!(
@@ -683,7 +683,7 @@ fn a_mac_that_moves_to_another_node_is_followed_at_once() {
             // One of them may meet a machine that does something else just then.
             all.sort_unstable();
             let limit = 100 * u128::from(slow());
-            ensure!(all[all.len() / 2] < limit && all[5] < 10 * limit, "{all:?}");
+            ensure!(all[all.len() / 2] < limit && all[5] < 30 * limit, "{all:?}");
         }
         Ok(())
     });

@@ -105,8 +105,8 @@ fn tcp_over_a_bad_wire_stays_up_and_whole_on_both_paths_and_between_them() {
         }
         // The path goes away under a connection, and comes back.
         let across = std::thread::scope(|scope| -> Result<_> {
-            let moving = scope.spawn(|| transfer(&here.netns, &far.netns, to, 5002, 2 << 20));
-            std::thread::sleep(Duration::from_secs(1));
+            let moving = scope.spawn(|| transfer(&here.netns, &far.netns, to, 5002, 6 << 20));
+            std::thread::sleep(Duration::from_millis(500));
             fast_path(lab, false)?;
             ensure!(
                 !moving.is_finished(),

@@ -21,6 +21,7 @@
 //! receiver costs a token, and a lane has [`LaneLimits::floods_per_s`] of them a second and saves up one second's worth.
 //! A frame with a single receiver costs no more than unicast does and is not limited.
 
+use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
@@ -90,6 +91,8 @@ pub enum Step {
         frame: Bytes,
         /// Never empty.
         to: Arc<[Output]>,
+        /// To be done to the frame first.
+        edits: Option<Arc<[Edit]>>,
         /// The kernel could hold this flow: tell the node of it ([`Input::Offer`](crate::node::Input::Offer)). If that
         /// fails, call [`Lane::offer_refused`].
         offer: bool,
@@ -116,6 +119,8 @@ pub struct Released {
     pub vni: Vni,
     /// The receivers of each frame.
     pub to: Arc<[Output]>,
+    /// To be done to each frame first.
+    pub edits: Option<Arc<[Edit]>>,
     /// Those that are to be forwarded.
     pub frames: Vec<Bytes>,
 }
@@ -169,6 +174,7 @@ pub struct LaneFlow {
 struct Flow {
     flow: Megaflow,
     action: Action,
+    edits: Option<Arc<[Edit]>>,
     longest: u32,
     obstacle: Option<Obstacle>,
     each_flow: bool,
@@ -365,9 +371,14 @@ impl Lane {
         }
         match &flow.action {
             Action::Forward(to) => {
-                let to = Arc::clone(to);
+                let (to, edits) = (Arc::clone(to), flow.edits.clone());
                 if self.may_flood(to.len(), now) {
-                    Step::Forward { frame, to, offer }
+                    Step::Forward {
+                        frame,
+                        to,
+                        edits,
+                        offer,
+                    }
                 } else {
                     self.drop_frame(DropReason::BumLimit, Some(key), now)
                 }
@@ -386,6 +397,7 @@ impl Lane {
             let entry = Flow {
                 flow,
                 action: ruling.action.clone(),
+                edits: ruling.edits.clone(),
                 longest: ruling.longest,
                 obstacle: ruling.obstacle,
                 each_flow: ruling.each_flow,
@@ -424,6 +436,7 @@ impl Lane {
                 (!frames.is_empty()).then_some(Released {
                     vni: key.vni,
                     to,
+                    edits: ruling.edits,
                     frames,
                 })
             }

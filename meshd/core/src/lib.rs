@@ -11,6 +11,7 @@ pub mod command;
 mod complaint;
 pub mod config;
 pub mod directory;
+pub mod edit;
 pub mod fdb;
 pub mod flow;
 pub mod flowtext;

@@ -143,6 +143,8 @@ obstacles! {
     /// See the text.
     Redirected = "policy sends it elsewhere than its destination MAC is, and the kernel knows places by MAC",
     /// See the text.
+    Edited = "policy changes MACs, tags or DSCP, which the gates do not",
+    /// See the text.
     Service = "it is from or for the node's own name service",
     /// See the text.
     Tagged = "it bears a VLAN tag, or is no Ethernet II frame",
@@ -194,6 +196,8 @@ pub(crate) struct Considered<'a> {
     pub(crate) action: &'a Action,
     /// Policy sent it elsewhere than its destination MAC is.
     pub(crate) redirected: bool,
+    /// Policy changes it.
+    pub(crate) edited: bool,
     pub(crate) mask: Option<&'a FlowMask>,
     pub(crate) epoch: Epoch,
     pub(crate) until: Option<Moment>,
@@ -219,6 +223,9 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
     }
     if c.redirected {
         return Err(Obstacle::Redirected);
+    }
+    if c.edited {
+        return Err(Obstacle::Edited);
     }
     let mask = c.mask.ok_or(Obstacle::NotCached)?;
     let l4 = conditions(key, mask)?;
@@ -493,6 +500,7 @@ mod tests {
                 key,
                 action: &action,
                 redirected: false,
+                edited: false,
                 mask: Some(mask),
                 epoch: Epoch(5),
                 until: None,
@@ -561,6 +569,7 @@ mod tests {
                 key: &key,
                 action: &Action::Forward([to].into()),
                 redirected: false,
+                edited: false,
                 mask: Some(&pair_mask()),
                 epoch: Epoch(5),
                 until: None,

@@ -15,6 +15,7 @@
 
 use crate::announce::Announcements;
 use crate::complaint::{self, Complaint, Speaker};
+use crate::edit::Edit;
 use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
@@ -28,6 +29,7 @@ use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// How long a ruling holds that knows no better than to flood, in ms.
 pub const UNKNOWN_MS: u64 = 1000;
@@ -104,6 +106,8 @@ pub(crate) struct Decision {
     pub(crate) unknown: Option<MacAddr>,
     /// Policy chose where to.
     pub(crate) redirected: bool,
+    /// What is changed of it.
+    pub(crate) edits: Option<Arc<[Edit]>>,
     /// An answer that the switch gives itself.
     pub(crate) reply: Option<(Output, Bytes)>,
 }
@@ -138,6 +142,7 @@ pub(crate) struct Walk<'a> {
     /// The sender is to be told that policy refuses.
     reject: bool,
     mirrors: BTreeSet<PortId>,
+    edits: Vec<Edit>,
     steps: Option<&'a mut Vec<TraceStep>>,
 }
 
@@ -175,6 +180,7 @@ impl<'a> Walk<'a> {
             redirected: false,
             reject: false,
             mirrors: BTreeSet::new(),
+            edits: Vec::new(),
             steps: None,
         }
     }
@@ -221,6 +227,7 @@ impl<'a> Walk<'a> {
             why,
             unknown: self.unknown,
             redirected: self.redirected,
+            edits: (!self.edits.is_empty()).then(|| self.edits.into()),
             reply,
         })
     }
@@ -511,6 +518,9 @@ impl<'a> Walk<'a> {
             if let Some(redirect) = orders.redirect {
                 return self.redirect(network, from, redirect, class);
             }
+            if self.key.dst_mac != dst {
+                return self.deliver_changed(network, from);
+            }
         }
         let output = match to {
             Place::Port(port) => {
@@ -519,6 +529,27 @@ impl<'a> Walk<'a> {
             }
             Place::Service(port) => Output::Port(port),
             Place::Node(node) => Output::Peer(node),
+        };
+        self.step("forward", || show(&[output]));
+        Ok(vec![output])
+    }
+
+    /// To the destination that policy gave it, which must be one that is known: it chose that MAC.
+    fn deliver_changed(&mut self, network: &Network, from: Place) -> Result<Vec<Output>, Stop> {
+        let dst = self.key.dst_mac;
+        let class = DstClass::UnicastKnown;
+        let output = match network.fdb.lookup(dst) {
+            Some(Place::Port(port)) if from != Place::Port(port) => {
+                self.pass(Direction::Egress, port, class)?;
+                Output::Port(port)
+            }
+            Some(Place::Node(node)) => Output::Peer(node),
+            _ => {
+                // It may come.
+                self.hold(self.now.plus_ms(UNKNOWN_MS));
+                let why = format!("it is to go to {dst}, which is nowhere, or where it came from");
+                return Err(Stop::Drop(DropReason::PolicyTarget, Some(why)));
+            }
         };
         self.step("forward", || show(&[output]));
         Ok(vec![output])
@@ -564,6 +595,7 @@ impl<'a> Walk<'a> {
         from: Place,
         class: DstClass,
     ) -> Result<Vec<Output>, Stop> {
+        let dst = self.key.dst_mac;
         if class == DstClass::UnicastUnknown {
             self.hold(self.now.plus_ms(UNKNOWN_MS));
             // In the place of an unknown source, if need be: this ruling ends within a second anyway.
@@ -575,6 +607,9 @@ impl<'a> Walk<'a> {
                 let orders = self.pass(Direction::Ingress, port, class)?;
                 if let Some(redirect) = orders.redirect {
                     return self.redirect(network, from, redirect, class);
+                }
+                if self.key.dst_mac != dst {
+                    return self.deliver_changed(network, from);
                 }
                 only = orders.flood;
             }
@@ -675,6 +710,11 @@ impl<'a> Walk<'a> {
         match answer.verdict {
             Verdict::Pass => {
                 self.mirrors.extend(&answer.orders.mirrors);
+                for edit in &answer.orders.edits {
+                    edit.rekey(&mut self.key);
+                    self.mask.fields = self.mask.fields.with(edit.needs());
+                    self.edits.push(*edit);
+                }
                 Ok(answer.orders)
             }
             Verdict::Drop => {

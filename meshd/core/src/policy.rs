@@ -11,6 +11,7 @@
 //! holds until the chain changes; a topology change asks nothing again, since a question has no topology in it but the
 //! destination class, which is kept with an answer that read it.
 
+use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
@@ -49,8 +50,10 @@ pub struct Orders {
     pub redirect: Option<Redirect>,
     /// If it is flooded, only to these; `None`: to all. Of questions at ingress only.
     pub flood: Option<FloodSet>,
-    /// These ports get a copy, if it is forwarded at all.
+    /// These ports get a copy, if it is forwarded at all, as it leaves.
     pub mirrors: BTreeSet<PortId>,
+    /// What is changed of it, in this order; at most [`EDITS_MAX`](crate::edit::EDITS_MAX). Of questions at ingress only.
+    pub edits: Vec<Edit>,
 }
 
 /// Where a frame goes instead.
@@ -85,6 +88,7 @@ impl Orders {
             (ours, theirs) => ours.or_else(|| theirs.clone()),
         };
         self.mirrors.extend(&later.mirrors);
+        self.edits.extend(&later.edits);
     }
 }
 
@@ -558,12 +562,15 @@ mod tests {
                 peers: BTreeSet::new(),
             }),
             mirrors: ports(mirrors),
+            edits: vec![Edit::SetPcp(u8::try_from(port).unwrap())],
         };
         let mut all = Orders::default();
         all.compose(&Orders::default());
         assert_eq!(all, Orders::default());
         all.compose(&orders(1, &[1, 2, 3], &[7]));
         all.compose(&orders(2, &[2, 3, 4], &[8]));
+        assert_eq!(all.edits, [Edit::SetPcp(1), Edit::SetPcp(2)]);
+        all.edits.pop();
         assert_eq!(all, orders(1, &[2, 3], &[7, 8]));
     }
 

@@ -3,6 +3,7 @@
 //! Owns the words; the switch (`switch.rs`) makes rulings, a lane (`lane.rs`) obeys them, and counters, `meshd drops`,
 //! `meshd trace` and the API all render [`DropReason`].
 
+use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId};
 use crate::offload::Obstacle;
@@ -37,6 +38,8 @@ pub enum Action {
 pub struct Ruling {
     /// What happens to the frame of the upcall and to those parked behind it.
     pub action: Action,
+    /// What is changed of each frame that is forwarded; `None`: nothing.
+    pub edits: Option<Arc<[Edit]>>,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at

@@ -567,6 +567,7 @@ impl Switch {
         let Ok(parsed) = Frame::parse(frame) else {
             let ruling = Ruling {
                 action: Action::Drop(DropReason::Malformed),
+                edits: None,
                 cache: None,
                 longest: u32::MAX,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -652,6 +653,7 @@ impl Switch {
                 why: None,
                 unknown: None,
                 redirected: false,
+                edits: None,
                 reply: None,
             };
             return self.finish(&pending, None, decision, now, out);
@@ -697,6 +699,7 @@ impl Switch {
                         why,
                         unknown: None,
                         redirected: false,
+                        edits: None,
                         reply: None,
                     };
                     self.finish(&pending, Some(key), decision, now, out);
@@ -721,6 +724,7 @@ impl Switch {
             )),
             unknown: None,
             redirected: false,
+            edits: None,
             reply: None,
         };
         self.finish(pending, Some(question.key), decision, now, out);
@@ -765,6 +769,7 @@ impl Switch {
             Some(key) => self.ruling(&decision, key, gate),
             None => Ruling {
                 action: decision.action.clone(),
+                edits: decision.edits.clone(),
                 cache: None,
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -813,6 +818,7 @@ impl Switch {
         });
         Ruling {
             action: decision.action.clone(),
+            edits: decision.edits.clone(),
             cache,
             longest: decision.longest,
             obstacle: gate.err(),

@@ -9,6 +9,7 @@ use crate::bindings::meshd::policy::types::{
     MirrorTo, Target, TcpFlags, Verdict,
 };
 use crate::fault::Fault;
+use meshd_core::edit::{EDITS_MAX, Edit};
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
 use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
@@ -202,8 +203,45 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             }
             Action::Mirror((MirrorTo::Port(_), _)) => return Err(cannot("truncated mirrors")),
             Action::Mirror(_) => return Err(cannot("mirrors but to ports of this node")),
-            _ => return Err(cannot("actions but `mirror`")),
+            Action::PushVlan(vid) => {
+                orders
+                    .edits
+                    .push(Edit::PushVlan(bounded("push-vlan", *vid, 1..=4094)?))
+            }
+            Action::PopVlan => orders.edits.push(Edit::PopVlan),
+            Action::SetVlan(vid) => {
+                orders
+                    .edits
+                    .push(Edit::SetVlan(bounded("set-vlan", *vid, 1..=4094)?))
+            }
+            Action::SetPcp(pcp) => {
+                orders
+                    .edits
+                    .push(Edit::SetPcp(bounded("set-pcp", *pcp, 0..=7)?))
+            }
+            Action::SetDscp(dscp) => {
+                orders
+                    .edits
+                    .push(Edit::SetDscp(bounded("set-dscp", *dscp, 0..=63)?))
+            }
+            Action::SetSrcMac(mac) => orders.edits.push(Edit::SetSrcMac(mac_addr(*mac))),
+            Action::SetDstMac(mac) => orders.edits.push(Edit::SetDstMac(mac_addr(*mac))),
+            Action::SetCtMark(_) | Action::CtCommit => return Err(cannot("connection tracking")),
+            Action::Meter(_) => return Err(cannot("meters")),
+            Action::Count(_) => return Err(cannot("labelled counters")),
+            Action::Learn(_) => return Err(cannot("action `learn`")),
         }
+        if orders.edits.len() > EDITS_MAX {
+            return Err(Fault::Verdict {
+                what: format!("it changes more than {EDITS_MAX} things"),
+            });
+        }
+    }
+    if direction == Direction::Egress && !orders.edits.is_empty() {
+        return Err(Fault::Verdict {
+            what: "at egress a frame is at its receiver already: change it at ingress only"
+                .to_owned(),
+        });
     }
     if orders.mirrors.len() > MIRRORS_MAX {
         return Err(Fault::Verdict {
@@ -258,6 +296,25 @@ fn flood(set: &GuestSet) -> Result<Option<FloodSet>, Fault> {
             Ok(Some(set))
         }
     }
+}
+
+fn bounded<T: Copy + PartialOrd + core::fmt::Display>(
+    name: &str,
+    value: T,
+    range: core::ops::RangeInclusive<T>,
+) -> Result<T, Fault> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = (range.start(), range.end());
+    Err(Fault::Verdict {
+        what: format!("{name} is {value}, and must be {low} to {high}"),
+    })
+}
+
+fn mac_addr(mac: Mac) -> MacAddr {
+    let ([a, b], [c, d, e, f]) = (mac.hi.to_be_bytes(), mac.lo.to_be_bytes());
+    MacAddr([a, b, c, d, e, f])
 }
 
 fn cannot(what: &str) -> Fault {

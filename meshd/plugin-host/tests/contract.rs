@@ -4,7 +4,10 @@
 mod guests;
 
 use guests::{component, instance, plugin, tcp_to};
+use meshd_core::edit::Edit;
 use meshd_core::flow::{Fields, FlowMask};
+use meshd_core::ident::PortId;
+use meshd_core::policy::{Orders, Redirect};
 use meshd_plugin_host::{
     ConfigureError, Digest, Engine, Fault, Instance, Limits, LoadError, MAX_COMPONENT, MAX_CONFIG,
     Plugin, Say,
@@ -93,8 +96,8 @@ fn endless_recursion_ends() {
 fn verdicts_that_cannot_be_are_faults_that_say_what_is_wrong() {
     for (what, words) in [
         ("bad-prefix", "src-ip-prefix is 200"),
-        ("bad-target", "target `port`"),
-        ("bad-action", "actions"),
+        ("bad-target", "target `group`"),
+        ("bad-action", "set-dscp is 64, and must be 0 to 63"),
     ] {
         let fault = fault(what);
         assert!(fault.to_string().contains(words), "{fault}");
@@ -124,6 +127,25 @@ fn a_verdict_comes_with_the_mask_and_its_prerequisites() {
         (decision.say, decision.mask),
         (Say::Accept, FlowMask::default())
     );
+}
+
+#[test]
+fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
+    let guest = |what: &str| {
+        let config = format!(r#"{{"on-port":666,"do":"{what}","to":3}}"#);
+        instance("fixture", &config)
+    };
+    let orders = |what: &str| guest(what).decide(&tcp_to(666)).unwrap().orders;
+    let none = Orders::default();
+    assert!(orders("drop").reject);
+    assert_eq!(orders("redirect").redirect, Some(Redirect::Port(PortId(3))));
+    assert_eq!(orders("mirror").mirrors, [PortId(3)].into());
+    let flood = orders("flood").flood.unwrap();
+    assert_eq!((flood.ports, flood.peers.len()), ([PortId(3)].into(), 0));
+    assert_eq!(orders("edit").edits, [Edit::PushVlan(7), Edit::SetDscp(46)]);
+    assert_eq!(orders("nothing"), none);
+    let shortly = guest("shortly").decide(&tcp_to(666)).unwrap();
+    assert_eq!((shortly.hard_ms, shortly.orders), (Some(300), none));
 }
 
 #[test]

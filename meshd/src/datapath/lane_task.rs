@@ -3,7 +3,8 @@
 //! Owns the lane. Per frame it takes no lock and allocates nothing; per batch it publishes what was counted.
 
 use super::{LaneReport, Shared};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
+use meshd_core::edit::{self, Edit};
 use meshd_core::flow::FlowKey;
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
@@ -85,8 +86,16 @@ impl LaneTask {
             .lane
             .frame(vni, framed.slice(datagram::WHOLE_LEN..), epoch, now)
         {
-            Step::Forward { frame, to, offer } => {
-                self.forward(vni, framed, &to);
+            Step::Forward {
+                frame,
+                to,
+                edits,
+                offer,
+            } => {
+                match edits {
+                    None => self.forward(vni, framed, &to),
+                    Some(edits) => self.forward(vni, &edited(vni, &frame, &edits), &to),
+                }
                 if offer {
                     let input = Input::Offer {
                         origin: self.lane.origin(),
@@ -148,10 +157,8 @@ impl LaneTask {
         };
         for frame in released.frames {
             let vni = released.vni;
-            let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
-            datagram::Header::Whole { vni }.encode_into(&mut framed);
-            framed.put_slice(&frame);
-            self.forward(vni, &framed.freeze(), &released.to);
+            let framed = edited(vni, &frame, released.edits.as_deref().unwrap_or_default());
+            self.forward(vni, &framed, &released.to);
         }
     }
 
@@ -222,4 +229,13 @@ impl LaneTask {
             Some(_) => {}
         }
     }
+}
+
+/// The frame as it is to go, behind its overlay header.
+fn edited(vni: Vni, frame: &[u8], edits: &[Edit]) -> Bytes {
+    let room = datagram::WHOLE_LEN + frame.len() + 4 * edits.len();
+    let mut framed = BytesMut::with_capacity(room);
+    datagram::Header::Whole { vni }.encode_into(&mut framed);
+    edit::apply(edits, frame, &mut framed);
+    framed.freeze()
 }

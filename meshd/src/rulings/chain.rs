@@ -5,11 +5,13 @@
 //! redirect holds, a flood goes to whom all let it, and every mirror gets its copy; the answer ends with the first that ends.
 
 use super::link::{FailMode, Link};
+use meshd_core::edit::EDITS_MAX;
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Vni;
 use meshd_core::node::Question;
 use meshd_core::policy::{Answer, Orders, Redirect, Verdict};
 use meshd_plugin_host::Say;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,8 +57,9 @@ pub(super) fn failed(why: String) -> Answer {
 
 fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
     let mut out = passed(String::new());
+    let mut question = Cow::Borrowed(question);
     for link in links {
-        let decision = match link.ask(question, now) {
+        let decision = match link.ask(&question, now) {
             Ok(decision) => decision,
             Err(reason) => {
                 // Whether a plugin fails does not depend on the key alone, so nothing of this is kept.
@@ -83,6 +86,17 @@ fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
             (ours, theirs) => ours.or(theirs),
         };
         out.orders.compose(&decision.orders);
+        if out.orders.edits.len() > EDITS_MAX {
+            out.verdict = Verdict::Failed;
+            out.cacheable = false;
+            out.why = format!("the chain changes more than {EDITS_MAX} things of a frame");
+            return out;
+        }
+        // Later links see the frame as it will be.
+        for edit in &decision.orders.edits {
+            edit.rekey(&mut question.to_mut().key);
+            out.mask.fields = out.mask.fields.with(edit.needs());
+        }
         match decision.say {
             Say::Next => note(
                 &mut out.why,
@@ -116,6 +130,9 @@ impl core::fmt::Display for Told<'_> {
         if let Some(set) = &self.0.flood {
             let (ports, peers) = (set.ports.len(), set.peers.len());
             write!(f, ", floods to at most {ports} ports and {peers} peers")?;
+        }
+        for edit in &self.0.edits {
+            write!(f, ", {edit}")?;
         }
         self.0
             .mirrors

@@ -39,6 +39,7 @@ fn to_b() -> Action {
 fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
     Ruling {
         action,
+        edits: None,
         cache: Some(Megaflow {
             key: mask.apply(&key(frame)),
             mask,
@@ -215,6 +216,7 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
     let second = upcall(lane.frame(vni(), ask, EPOCH, at(0)));
     let uncached = Ruling {
         action: to_b(),
+        edits: None,
         cache: None,
         longest: 1500,
         obstacle: None,
@@ -395,7 +397,7 @@ proptest! {
                 open.push(upcall);
             }
             if answer && let Some(upcall) = open.pop() {
-                lane.ruling(upcall, Ruling { action: to_b(), cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
+                lane.ruling(upcall, Ruling { action: to_b(), edits: None, cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
             }
             let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
             prop_assert_eq!(held, lane.parked_bytes);

@@ -147,6 +147,9 @@ impl Life {
             return (Reason::Altered, evidence);
         }
         if tally.small_heard > 0 || self.voice.data_grown >= DATA_GROWN_MIN {
+            if tally.small_heard == 0 {
+                evidence += &format!("; {} frames of data came there", self.voice.data_grown);
+            }
             if let Some((passed, stuck)) = self.voice.search.bounds() {
                 evidence += &format!("; {passed} bytes pass, {stuck} do not");
             }

@@ -61,7 +61,9 @@ impl Reason {
             Self::NotTrustedThere => {
                 "the peer does not trust the underlay to this node with frames in the clear"
             }
-            Self::NoVxlanHere => "this node's kernel offers no VXLAN device",
+            Self::NoVxlanHere => {
+                "this node's kernel lacks something that VXLAN with a fence needs, or its firewall filters bridged frames"
+            }
             Self::NoVxlanThere => "the peer says that it has no VXLAN device",
             Self::NoCommonFamily => {
                 "one end of the tunnel would have an IPv4 address, the other an IPv6 address"
@@ -100,7 +102,7 @@ impl Reason {
                 "if the underlay is yours, put the subnets of both nodes into `[underlay] trusted` on the peer"
             }
             Self::NoVxlanHere => {
-                "load the kernel module `vxlan`; `meshd doctor` says what is missing"
+                "`meshd doctor` says which: load the kernel's module for it, or let the firewall leave bridges alone"
             }
             Self::NoVxlanThere => "run `meshd doctor` on the peer",
             Self::NoCommonFamily => "give both nodes trusted addresses of one family",

@@ -256,6 +256,7 @@ impl Switch {
                 key,
                 action: &decision.action,
                 redirected: decision.redirected,
+                edited: decision.edits.is_some(),
                 mask: decision.mask.as_ref(),
                 epoch: self.epoch,
                 until: decision.until,

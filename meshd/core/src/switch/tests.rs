@@ -2,6 +2,7 @@
 //! Claims about the switch, one network at a time: who gets a frame, who does not, and why.
 
 use super::*;
+use crate::edit::Edit;
 use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
@@ -963,6 +964,45 @@ fn who_is_refused_is_told_if_the_plugin_wants_it_and_not_for_each_frame() {
         injected(&bench.answer(&asked, rejects)).is_empty(),
         "a group"
     );
+}
+
+#[test]
+fn what_policy_changes_is_seen_by_the_receivers_policy_and_by_the_fdb() {
+    let edits = |edits: &[Edit]| Orders {
+        edits: edits.to_vec(),
+        ..Orders::default()
+    };
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    // To R on node 8; it is sent to B here instead, with a tag.
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let changes = [Edit::SetDstMac(B), Edit::PushVlan(7), Edit::SetDscp(46)];
+    let asked = bench.answer(&asked, with_orders(edits(&changes)));
+    let (_, _, out) = question(&asked).unwrap();
+    assert_eq!((out.direction, out.port), (Direction::Egress, PB));
+    assert_eq!(
+        (out.key.dst_mac, out.key.vlan, out.key.dscp),
+        (B, 0x1007, 46)
+    );
+    let ruling_b = ruling(&bench.answer(&asked, pass())).unwrap();
+    assert!(matches!(&ruling_b.action, Action::Forward(to) if to[..] == [To::Port(PB)]));
+    assert_eq!(ruling_b.edits.as_deref(), Some(&changes[..]));
+    let mask = ruling_b.cache.unwrap().mask;
+    assert!(
+        mask.fields.has(Fields::VLAN.with(Fields::INNER_VLAN)),
+        "of the frame as it came"
+    );
+    assert_eq!(mask.dst_mac, 48);
+    // Nowhere, or back to where it came from.
+    for dst in [X, A] {
+        bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+        let asked = bench.upcall(FROM_A, &ip(B, A));
+        let told = bench.answer(&asked, with_orders(edits(&[Edit::SetDstMac(dst)])));
+        assert_eq!(
+            ruling(&told).unwrap().action,
+            Action::Drop(DropReason::PolicyTarget)
+        );
+    }
 }
 
 #[test]

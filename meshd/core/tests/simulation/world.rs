@@ -883,7 +883,9 @@ impl World {
             return;
         };
         match lane.frame(vni, frame, epoch, now.moment) {
-            Step::Forward { frame, to, offer } => {
+            Step::Forward {
+                frame, to, offer, ..
+            } => {
                 self.forward(at, vni, &frame, &to);
                 if offer {
                     let life = self.hosts[at].life;
