@@ -4,8 +4,9 @@
 //! way through it. So the reads *are* the mask. Predicates (`dst_ip_in`, `dst_port_in`) note only the bits that their
 //! answer rests on, which keeps the mask wide and the cache effective; prefer them to comparing whole fields.
 
+use crate::mac::{Mac, MacMap};
 use crate::net::Net;
-use crate::wit::types::{DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
+use crate::wit::types::{self, DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
 use core::cell::Cell;
 use core::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,6 +18,8 @@ pub struct Key<'a> {
     raw: &'a FlowKey,
     fields: Cell<Deps>,
     // Each by itself: cheaper in fuel than a record that is copied out and back.
+    src_mac: Cell<u8>,
+    dst_mac: Cell<u8>,
     src_ip: Cell<u8>,
     dst_ip: Cell<u8>,
     src_port: Cell<u16>,
@@ -39,6 +42,8 @@ impl<'a> Key<'a> {
         Self {
             raw,
             fields: Cell::new(Deps::empty()),
+            src_mac: Cell::new(0),
+            dst_mac: Cell::new(0),
             src_ip: Cell::new(0),
             dst_ip: Cell::new(0),
             src_port: Cell::new(0),
@@ -49,8 +54,8 @@ impl<'a> Key<'a> {
     /// What was read so far.
     pub(crate) fn deps(&self) -> DepMask {
         let partial = PartialDeps {
-            src_mac_prefix: 0,
-            dst_mac_prefix: 0,
+            src_mac_prefix: self.src_mac.get(),
+            dst_mac_prefix: self.dst_mac.get(),
             src_ip_prefix: self.src_ip.get(),
             dst_ip_prefix: self.dst_ip.get(),
             src_port_mask: self.src_port.get(),
@@ -105,18 +110,57 @@ impl<'a> Key<'a> {
         icmp_code: u8, ICMP_CODE;
     }
 
-    /// Source MAC, in wire order.
+    /// The whole source MAC; where it is one of a few known ones, ask by [`Self::src_mac_is`] or [`Self::src_mac_in`].
     #[must_use]
-    pub fn src_mac(&self) -> [u8; 6] {
-        self.note(Deps::SRC_MAC);
-        mac(self.raw.src_mac.hi, self.raw.src_mac.lo)
+    pub fn src_mac(&self) -> Mac {
+        self.src_mac.set(48);
+        mac(&self.raw.src_mac)
     }
 
-    /// Destination MAC, in wire order.
+    /// Whether the source MAC is this one. A difference in the first bits is a matter of those.
     #[must_use]
-    pub fn dst_mac(&self) -> [u8; 6] {
-        self.note(Deps::DST_MAC);
-        mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo)
+    pub fn src_mac_is(&self, one: Mac) -> bool {
+        let (same, bits) = mac(&self.raw.src_mac).compare(one);
+        self.src_mac.set(self.src_mac.get().max(bits));
+        same
+    }
+
+    /// The entry of the source MAC. If it has none, only the first bits matter, as far as they tell it from all that have.
+    #[must_use]
+    pub fn src_mac_in<'m, T>(&self, table: &'m MacMap<T>) -> Option<&'m T> {
+        let (found, bits) = table.look(mac(&self.raw.src_mac));
+        self.src_mac.set(self.src_mac.get().max(bits));
+        found
+    }
+
+    /// The whole destination MAC; where it is one of a few known ones, ask by [`Self::dst_mac_is`] or [`Self::dst_mac_in`].
+    #[must_use]
+    pub fn dst_mac(&self) -> Mac {
+        self.dst_mac.set(48);
+        mac(&self.raw.dst_mac)
+    }
+
+    /// Whether the destination MAC is this one. A difference in the first bits is a matter of those.
+    #[must_use]
+    pub fn dst_mac_is(&self, one: Mac) -> bool {
+        let (same, bits) = mac(&self.raw.dst_mac).compare(one);
+        self.dst_mac.set(self.dst_mac.get().max(bits));
+        same
+    }
+
+    /// The entry of the destination MAC. If it has none, only the first bits matter, as far as they tell it from all that have.
+    #[must_use]
+    pub fn dst_mac_in<'m, T>(&self, table: &'m MacMap<T>) -> Option<&'m T> {
+        let (found, bits) = table.look(mac(&self.raw.dst_mac));
+        self.dst_mac.set(self.dst_mac.get().max(bits));
+        found
+    }
+
+    /// To a group: multicast and broadcast. Rests on the first byte of the destination.
+    #[must_use]
+    pub fn is_group(&self) -> bool {
+        self.dst_mac.set(self.dst_mac.get().max(8));
+        mac(&self.raw.dst_mac).is_group()
     }
 
     /// The whole source address; `None` if the frame has none. ARP: sender protocol address.
@@ -232,24 +276,25 @@ pub(crate) fn bits(hi: u64, lo: u64) -> u128 {
     u128::from(hi) << 64 | u128::from(lo)
 }
 
-fn mac(hi: u16, lo: u32) -> [u8; 6] {
-    let ([a, b], [c, d, e, f]) = (hi.to_be_bytes(), lo.to_be_bytes());
-    [a, b, c, d, e, f]
+pub(crate) fn mac(raw: &types::Mac) -> Mac {
+    Mac::from_halves(raw.hi, raw.lo)
 }
 
+/// From bit 0 on.
+pub(crate) const FLAGS: [TcpFlags; 9] = [
+    TcpFlags::FIN,
+    TcpFlags::SYN,
+    TcpFlags::RST,
+    TcpFlags::PSH,
+    TcpFlags::ACK,
+    TcpFlags::URG,
+    TcpFlags::ECE,
+    TcpFlags::CWR,
+    TcpFlags::NS,
+];
+
 pub(crate) fn flag_bits(flags: TcpFlags) -> u16 {
-    const ORDER: [TcpFlags; 9] = [
-        TcpFlags::FIN,
-        TcpFlags::SYN,
-        TcpFlags::RST,
-        TcpFlags::PSH,
-        TcpFlags::ACK,
-        TcpFlags::URG,
-        TcpFlags::ECE,
-        TcpFlags::CWR,
-        TcpFlags::NS,
-    ];
-    ORDER.iter().enumerate().fold(0, |all, (i, flag)| {
+    FLAGS.iter().enumerate().fold(0, |all, (i, flag)| {
         all | u16::from(flags.contains(*flag)) << i
     })
 }
