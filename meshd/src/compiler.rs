@@ -56,7 +56,8 @@ pub enum CompileError {
     },
     /// Over the deadline or the processor time.
     #[error(
-        "compiling the component was stopped after {} s: it takes too long. Build it in release mode and look for huge functions, which generated code often has",
+        "compiling the component was stopped, for it takes too long: {} s of processor time and one more for each MiB are allowed, and {} s in all. Build it in release mode and look for huge functions, which generated code often has",
+        child::CPU_S,
         DEADLINE.as_secs()
     )]
     TooLong,

@@ -105,13 +105,13 @@ fn a_component_compiles_in_a_process_of_its_own_and_comes_back_from_the_cache() 
 
 #[test]
 fn load_time_bombs_end_in_one_sentence() {
-    // Blocks in blocks, a million deep.
-    let deep = [[0x02, 0x40].repeat(1_000_000), vec![0x0b; 1_000_000]].concat();
+    // Blocks in blocks.
+    let deep = [[0x02, 0x40].repeat(300_000), vec![0x0b; 300_000]].concat();
     let _ = outcome("deep nesting", &around(&[functions(1, &deep)]));
-    // One function of seven million bytes: a chain of branches, which makes as many blocks.
+    // One function of two million bytes: a chain of branches, which makes as many blocks.
     let branches = [
         &[0x02, 0x40][..],
-        &[0x41, 0, 0x0d, 0].repeat(1_700_000),
+        &[0x41, 0, 0x0d, 0].repeat(500_000),
         &[0x0b],
     ]
     .concat();
@@ -132,8 +132,7 @@ fn load_time_bombs_end_in_one_sentence() {
         section(11, &[&[2][..], &data(&[0]), &data(&[0x7f])].concat()),
     ];
     let _ = outcome("data far apart", &around(&[far.concat()]));
-    // Thirty-two megabytes of small functions.
-    let many = around(&[functions(120_000, &[0x41, 0, 0x1a].repeat(80))]);
+    let many = around(&[functions(10_000, &[0x41, 0, 0x1a].repeat(80))]);
     let _ = outcome("much code", &many);
 }
 
