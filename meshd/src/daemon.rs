@@ -27,6 +27,7 @@ use meshd_core::config::Config;
 use meshd_core::lane::LaneLimits;
 use meshd_core::names::Names;
 use meshd_core::node::{Node, NodeConfig};
+use meshd_core::notice::Notice;
 use meshd_core::planes::PlanesConfig;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -219,6 +220,7 @@ async fn serve(
         rulings,
         kernel: live_kernel,
     };
+    let findings = tokio::spawn(follow_findings(live.rulings.clone(), handle.clone()));
     let api = tokio::spawn(crate::api::serve(socket, live));
     apply_networks(&handle, &config).await;
     let watching = tokio::spawn(crate::watch::follow(config_path, config, handle.clone()));
@@ -235,6 +237,7 @@ async fn serve(
     watching.abort();
     filter.abort();
     gauge.abort();
+    findings.abort();
     api.abort();
     match ended {
         None => {
@@ -353,5 +356,23 @@ pub(crate) async fn apply_networks(handle: &DriverHandle, config: &Config) {
                 tracing::warn!(network = %network.name, "network of the config file: {refusal}");
             }
         }
+    }
+}
+
+/// What the plugins' checker finds: first the node forgets what it kept of the old answers, then people are told.
+async fn follow_findings(rulings: Rulings, driver: DriverHandle) {
+    let Some(mut findings) = rulings.findings() else {
+        return;
+    };
+    while let Some(finding) = findings.recv().await {
+        for (vni, plugins) in rulings.chains() {
+            // It refuses only when the daemon stops.
+            let _ = driver.command(Command::PolicyChain { vni, plugins }).await;
+        }
+        driver.notice(Notice::PluginQuarantined {
+            plugin: finding.plugin.to_string(),
+            vni: finding.vni,
+            reason: finding.reason,
+        });
     }
 }

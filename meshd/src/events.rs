@@ -139,6 +139,7 @@ fn log(event: &Event) {
         | Notice::KernelRepaired { .. }
         | Notice::BridgeFiltered { .. }
         | Notice::StateUnkept { .. }
+        | Notice::PluginQuarantined { .. }
         | Notice::Refused { .. } => {
             tracing::warn!(target: "meshd::events", "{text}");
         }

@@ -5,6 +5,7 @@ mod backend;
 mod bounded;
 pub mod cli;
 mod clock;
+pub mod compiler;
 mod daemon;
 mod datapath;
 mod dns;

@@ -4,40 +4,60 @@
 //!   driver --ask--> queue (1024) --> worker: chain of the network, link by link --> Input::Answer --> driver
 //!                      | full: Answer "failed" at once                ^
 //!   API --install, attach, detach--> registry --new set of chains-----+  swapped whole, after it is on the disk
+//!           \--> compiler (a child process), before anything is locked  |
+//!   checker: a sample of the decisions, examined <----------------------+  what does not hold is a Finding
 //! ```
 //!
-//! Owns the queue, the worker and the current set of chains. A change is built beside the running set, and only a set in
+//! Owns the queue, the worker, the checker and the current set of chains. A change is built beside the running set, and only a set in
 //! which every plugin took its config replaces it. Never blocks the driver, and decides nothing itself: a link says what
 //! the plugin said (`rulings/link.rs`), the registry what is installed (`rulings/registry.rs`). After a change the caller
 //! tells the node by `Command::PolicyChain` with the number from [`Rulings::chains`], so that old rulings go stale.
 
 mod chain;
+mod checker;
+mod error;
 mod link;
 mod registry;
+mod report;
 mod shelf;
 
+pub use error::{AttachError, DetachError, InstallError, RemoveError, RollbackError, StartError};
 pub use link::FailMode;
-pub use registry::{
-    AttachError, AttachmentInfo, DetachError, InstallError, Placement, PluginInfo, StartError,
-};
+pub use report::{AttachmentInfo, Placement, PluginInfo};
 pub use shelf::ShelfError;
 
+use crate::compiler::{Compiler, Loader};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use chain::Chains;
+use checker::{Caught, Checker};
 use meshd_core::ident::{Epoch, Label, QueryId, Vni};
 use meshd_core::node::{Input, Question};
 use meshd_core::policy::Answer;
+use meshd_plugin_host::{Engine, Limits};
 use registry::Registry;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Questions that may wait. At 1 to 3 µs each this is a few ms; whoever comes later is better off with an answer now.
 const QUEUE: usize = 1024;
+/// Findings that may wait to be told. Each is one attachment's only one, until it changes.
+const FINDINGS: usize = 64;
+
+/// A plugin's decision did not hold for all frames for which its mask said it does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The plugin.
+    pub plugin: Label,
+    /// Where it decided.
+    pub vni: Vni,
+    /// What does not hold.
+    pub reason: String,
+}
 
 /// Plugins, chains and the worker that asks them. Clones share them; the worker ends with the last one.
 #[derive(Clone)]
@@ -48,6 +68,8 @@ struct Inner {
     inputs: mpsc::Sender<Input>,
     chains: Arc<ArcSwap<Chains>>,
     registry: Mutex<Registry>,
+    loader: Arc<Loader>,
+    findings: Mutex<Option<mpsc::Receiver<Finding>>>,
 }
 
 struct Ask {
@@ -67,7 +89,31 @@ impl Rulings {
         state_dir: &Path,
         inputs: mpsc::Sender<Input>,
     ) -> Result<Self, StartError> {
-        let registry = Registry::open(store, state_dir)?;
+        Self::start_with(store, state_dir, inputs, Compiler::itself())
+    }
+
+    /// The same, with another compiler than this program itself.
+    ///
+    /// # Errors
+    /// As of [`Rulings::start`].
+    pub fn start_with(
+        store: Store,
+        state_dir: &Path,
+        inputs: mpsc::Sender<Input>,
+        compiler: Compiler,
+    ) -> Result<Self, StartError> {
+        let engine = Engine::new(Limits::default())?;
+        let loader = Arc::new(Loader::new(engine, compiler, state_dir));
+        let home: Arc<OnceLock<Weak<Inner>>> = Arc::default();
+        let (tell, findings) = mpsc::channel(FINDINGS);
+        let back = Arc::clone(&home);
+        let caught = move |caught| {
+            if let Some(inner) = back.get().and_then(Weak::upgrade) {
+                Self(inner).caught(&caught, &tell);
+            }
+        };
+        let checker = Checker::start(seed(), caught).map_err(StartError::Thread)?;
+        let registry = Registry::open(store, state_dir, Arc::clone(&loader), Some(checker))?;
         let chains = Arc::new(ArcSwap::from_pointee(registry.chains()));
         let (asks, queue) = sync_channel(QUEUE);
         let (seen, answers) = (Arc::clone(&chains), inputs.clone());
@@ -75,12 +121,41 @@ impl Rulings {
             .name("meshd-policy".to_owned())
             .spawn(move || work(&queue, &seen, &answers))
             .map_err(StartError::Thread)?;
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             asks,
             inputs,
             chains,
             registry: Mutex::new(registry),
-        })))
+            loader,
+            findings: Mutex::new(Some(findings)),
+        });
+        // It was empty.
+        let _ = home.set(Arc::downgrade(&inner));
+        Ok(Self(inner))
+    }
+
+    fn caught(&self, caught: &Caught, tell: &mpsc::Sender<Finding>) {
+        if !self.registry().quarantine(caught) {
+            return;
+        }
+        let finding = Finding {
+            plugin: caught.name.clone(),
+            vni: caught.vni,
+            reason: caught.lie.to_string(),
+        };
+        tracing::error!(plugin = %finding.plugin, vni = %finding.vni, reason = %finding.reason, "a plugin's answers hold for exactly equal frames only from now on");
+        // Who does not listen still sees it in the list of plugins.
+        let _ = tell.try_send(finding);
+    }
+
+    /// What the checker finds, for who tells the node and people; once. After each, `Command::PolicyChain` is due.
+    pub fn findings(&self) -> Option<mpsc::Receiver<Finding>> {
+        let mut findings = self
+            .0
+            .findings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        findings.take()
     }
 
     /// Asks the chain of the question's network; the answer comes as `Input::Answer`. Never blocks: where the queue is
@@ -117,10 +192,48 @@ impl Rulings {
     /// # Errors
     /// Why it is no plugin, which attachment's config it refuses, or that it cannot be kept. Nothing has changed then.
     pub fn install(&self, name: &Label, wasm: &[u8]) -> Result<PluginInfo, InstallError> {
+        // Takes a while, so it comes before the lock.
+        let plugin = self
+            .0
+            .loader
+            .load(wasm)
+            .map_err(|source| InstallError::Load {
+                name: name.clone(),
+                source,
+            })?;
         let mut registry = self.registry();
-        let info = registry.install(name, wasm)?;
+        let info = registry.install(name, plugin, wasm)?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
+    }
+
+    /// Puts an earlier version in the place of `name`'s code: the one before, or the one whose digest begins with `to`. Its
+    /// attachments change over, all or none.
+    ///
+    /// # Errors
+    /// There is none such, or an attachment's config is none for it. Nothing has changed then.
+    pub fn roll_back(&self, name: &Label, to: Option<&str>) -> Result<PluginInfo, RollbackError> {
+        let wasm = self.registry().earlier(name, to)?;
+        let plugin = self
+            .0
+            .loader
+            .load(&wasm)
+            .map_err(|source| InstallError::Load {
+                name: name.clone(),
+                source,
+            })?;
+        let mut registry = self.registry();
+        let info = registry.roll_back(name, plugin)?;
+        self.0.chains.store(Arc::new(registry.chains()));
+        Ok(info)
+    }
+
+    /// Removes a plugin that is attached nowhere, with all its versions.
+    ///
+    /// # Errors
+    /// There is none such, it is attached, or the change cannot be kept.
+    pub fn remove(&self, name: &Label) -> Result<(), RemoveError> {
+        self.registry().remove(name)
     }
 
     /// Puts an installed plugin into the chain of a network, with `config` as JSON (empty: `{}`). If it is there already,
@@ -153,6 +266,11 @@ impl Rulings {
         Ok(info)
     }
 
+    /// How many components were compiled since the start. What was compiled before by this release is not again.
+    pub fn compiled(&self) -> u64 {
+        self.0.loader.compiler().runs()
+    }
+
     /// Everything installed, by name.
     pub fn list(&self) -> Vec<PluginInfo> {
         self.registry().list()
@@ -171,6 +289,14 @@ impl Rulings {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// For scrambling: a plugin must not know what it will be asked.
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Without random numbers, scrambled keys can be foreseen, and are still scrambled.
+    let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+    u64::from_ne_bytes(bytes)
 }
 
 fn work(queue: &Receiver<Ask>, chains: &ArcSwap<Chains>, answers: &mpsc::Sender<Input>) {

@@ -10,6 +10,12 @@ use std::net::IpAddr;
 #[serde(rename_all = "kebab-case", tag = "event")]
 #[allow(missing_docs)]
 pub enum Notice {
+    /// An answer of the plugin did not hold for all frames that its mask named.
+    PluginQuarantined {
+        plugin: String,
+        vni: Vni,
+        reason: String,
+    },
     PeerUp {
         node: NodeId,
         name: String,

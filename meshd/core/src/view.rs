@@ -594,6 +594,8 @@ pub struct Plugin {
     pub size: u64,
     /// Why it cannot be used, if so.
     pub trouble: Option<String>,
+    /// Digests of the versions to which it can go back, the one before first.
+    pub earlier: Vec<String>,
     /// Questions since the daemon started, on all networks.
     pub calls: u64,
     /// Where it decides.
@@ -609,7 +611,7 @@ pub struct PluginAttachment {
     pub vni: Vni,
     /// Lower is asked earlier.
     pub order: u16,
-    /// What holds for frames when it fails: `closed` (dropped) or `open` (passed on).
+    /// What holds for frames when it fails: `closed` (dropped), `open` (passed on) or `last-good` (the version before decides).
     pub fail: String,
     /// Its config, as given: JSON.
     pub config: String,
@@ -625,6 +627,8 @@ pub struct PluginAttachment {
     pub failed: u64,
     /// Time spent in the plugin, all questions together.
     pub busy_us: u64,
+    /// Why its answers hold for exactly equal frames only, if so.
+    pub quarantine: Option<String>,
 }
 
 /// A word of an enum as JSON has it: `MtuHole` is `mtu-hole`.
@@ -652,6 +656,15 @@ pub fn sentence(notice: &Notice) -> String {
         }
     };
     match notice {
+        Notice::PluginQuarantined {
+            plugin,
+            vni,
+            reason,
+        } => format!(
+            "plugin {} on VNI {vni} is quarantined, its answers hold for exactly equal frames only: {}; change its config or install a mended version",
+            esc(plugin),
+            esc(reason)
+        ),
         Notice::PeerUp { node, name, remote } => {
             format!("session with {} at {} is up", who(node, name), esc(remote))
         }

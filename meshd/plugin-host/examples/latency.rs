@@ -3,9 +3,9 @@
 #[path = "../tests/guests/mod.rs"]
 mod guests;
 
-use guests::{instance, plugin, tcp_to};
+use guests::{component, instance, plugin, tcp_to};
 use meshd_core::node::Question;
-use meshd_plugin_host::Instance;
+use meshd_plugin_host::{Engine, Instance, Limits, Plugin};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -35,6 +35,19 @@ fn main() {
         "a fresh instance               {:>6} ns",
         best(200, || drop(black_box(Instance::new(&acl, deny, 1))))
     );
+    println!(
+        "a hang cut by fuel             {:>6} ns at most of 50",
+        hang("spin", &Limits::default())
+    );
+    // Fuel for a minute: the clock alone has to end it.
+    let endless = Limits {
+        decide_fuel: u64::MAX / 2,
+        ..Limits::default()
+    };
+    println!(
+        "a hang cut by the clock        {:>6} ns at most of 50",
+        hang("spin", &endless)
+    );
     for what in ["trap", "spin", "recurse", "memory", "fill"] {
         let mut guest = instance("fixture", &format!(r#"{{"on-port":666,"do":"{what}"}}"#));
         println!(
@@ -42,6 +55,22 @@ fn main() {
             best(20, || drop(black_box(guest.decide(&tcp_to(666)))))
         );
     }
+}
+
+/// The longest of some decisions that hang, without the fresh instance after each.
+fn hang(what: &str, limits: &Limits) -> u128 {
+    let engine = Engine::new(*limits).unwrap_or_else(|e| panic!("{e}"));
+    let plugin = Plugin::load(&engine, &component("fixture")).unwrap_or_else(|e| panic!("{e}"));
+    let config = format!(r#"{{"on-port":666,"do":"{what}"}}"#);
+    let mut guest = Instance::new(&plugin, &config, 1).unwrap_or_else(|e| panic!("{e}"));
+    let round = |_| {
+        // Starts the fresh one.
+        drop(black_box(guest.decide(&tcp_to(1))));
+        let started = Instant::now();
+        drop(black_box(guest.decide(&tcp_to(666))));
+        started.elapsed().as_nanos()
+    };
+    (0..50).map(round).max().unwrap_or_default()
 }
 
 fn decision(name: &str, config: &str, question: &Question) -> u128 {

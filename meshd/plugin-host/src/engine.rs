@@ -1,8 +1,9 @@
 //! The wasmtime engine for policy: what every guest may use up, and the watch that ends one that uses more.
 //!
-//! Fuel bounds a decision, and its exhaustion depends on the key alone. Fuel does not see inside one bulk-memory
-//! instruction, so epochs stand behind it: a thread advances them every [`TICK`] while decisions are made, and sleeps
-//! while none are.
+//! Fuel bounds a decision, and its exhaustion depends on the key alone; bulk-memory instructions cost a unit a byte. What is
+//! slow for other reasons (page faults, memory that misses every cache) meets the clock behind it: a thread advances epochs
+//! every [`TICK`] while decisions are made, and sleeps while none are; at each epoch the guest's own thread looks how much
+//! processor time it had. So a guest that hangs is cut within 2 ms, and one that a busy machine kept waiting is not.
 
 use crate::load::LoadError;
 use std::sync::Arc;
@@ -12,13 +13,60 @@ use std::time::Duration;
 use wasmtime::Config;
 
 /// Length of an epoch.
-const TICK: Duration = Duration::from_millis(5);
-/// Epochs that a decision may last, about 100 ms: long enough that a busy machine does not fault a guest that it kept waiting.
-pub(crate) const DECIDE_TICKS: u64 = 20;
-/// Epochs that `configure` may last.
-pub(crate) const CONFIGURE_TICKS: u64 = 200;
+const TICK: Duration = Duration::from_micros(500);
+/// Processor time of a decision behind its first epoch: with that one, at most 1.5 ms. A little less than two epochs, so that
+/// a tick that comes early does not add a third.
+pub(crate) const DECIDE_TIME: Patience = Patience {
+    cpu: Duration::from_micros(900),
+    ticks: 200,
+};
+/// The same for `configure`.
+pub(crate) const CONFIGURE_TIME: Patience = Patience {
+    cpu: Duration::from_secs(1),
+    ticks: 10_000,
+};
 /// Ticks without a decision after which the watch goes to sleep.
-const IDLE_TICKS: u32 = 100;
+const IDLE_TICKS: u32 = 1000;
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Processor time, counted from the first epoch that ends during the call.
+    cpu: Duration,
+    /// Epochs that may end during the call whatever it got of the processor: 100 ms for a decision.
+    ticks: u32,
+}
+
+/// A call's time so far.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    patience: Patience,
+    first: Option<Duration>,
+    ticks: u32,
+}
+
+impl Stopwatch {
+    pub(crate) fn start(patience: Patience) -> Self {
+        Self {
+            patience,
+            first: None,
+            ticks: 0,
+        }
+    }
+
+    /// An epoch ended, and this thread has had so much processor time in its life. True: the call goes on.
+    pub(crate) fn tick(&mut self, cpu: Duration) -> bool {
+        self.ticks += 1;
+        let used = cpu.saturating_sub(*self.first.get_or_insert(cpu));
+        used < self.patience.cpu && self.ticks < self.patience.ticks
+    }
+}
+
+/// Processor time of this thread; where the system does not tell, none, and the epochs alone count.
+pub(crate) fn thread_cpu() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(Duration::ZERO, Duration::from)
+}
 
 /// What one instance may use up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,20 +106,7 @@ impl Engine {
     /// # Errors
     /// [`LoadError::Engine`] if this machine cannot run compiled WASM, or has no thread to give.
     pub fn new(limits: Limits) -> Result<Self, LoadError> {
-        let mut config = Config::new();
-        config.wasm_component_model(true);
-        // Costs 1.6 to 1.8 times per call, and a policy has nothing to wait for.
-        config.concurrency_support(false);
-        config.consume_fuel(true);
-        config.epoch_interruption(true);
-        config.max_wasm_stack(256 << 10);
-        // The same verdict on every machine.
-        config.cranelift_nan_canonicalization(true);
-        config.wasm_relaxed_simd(false);
-        config.wasm_memory64(false);
-        // A fault is what an attacker repeats; a backtrace each time is work for us, not for them.
-        config.wasm_backtrace_max_frames(None);
-        let wasm = wasmtime::Engine::new(&config).map_err(|e| LoadError::Engine {
+        let wasm = wasmtime::Engine::new(&settings()).map_err(|e| LoadError::Engine {
             reason: format!("{e:#}"),
         })?;
         let watch = Watch::start(wasm.clone()).map_err(|e| LoadError::Engine {
@@ -98,6 +133,24 @@ impl Engine {
     pub(crate) fn guard(&self) {
         self.0.watch.guard();
     }
+}
+
+/// What compiled code depends on: the same where it is made and where it runs.
+pub(crate) fn settings() -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model(true);
+    // Costs 1.6 to 1.8 times per call, and a policy has nothing to wait for.
+    config.concurrency_support(false);
+    config.consume_fuel(true);
+    config.epoch_interruption(true);
+    config.max_wasm_stack(256 << 10);
+    // The same verdict on every machine.
+    config.cranelift_nan_canonicalization(true);
+    config.wasm_relaxed_simd(false);
+    config.wasm_memory64(false);
+    // A fault is what an attacker repeats; a backtrace each time is work for us, not for them.
+    config.wasm_backtrace_max_frames(None);
+    config
 }
 
 impl core::fmt::Debug for Engine {
@@ -172,5 +225,23 @@ impl Drop for Watch {
             // It cannot have panicked in a way that matters here.
             let _ = handle.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_ends_by_the_processor_time_it_had_and_not_by_the_time_it_was_kept_waiting() {
+        let us = Duration::from_micros;
+        let mut hangs = Stopwatch::start(DECIDE_TIME);
+        assert_eq!(
+            [7_400, 7_900, 8_390].map(|at| hangs.tick(us(at))),
+            [true, true, false]
+        );
+        let mut waits = Stopwatch::start(DECIDE_TIME);
+        assert!((0..199).all(|n| waits.tick(us(7_000 + n))));
+        assert!(!waits.tick(us(7_200)), "100 ms is enough in any case");
     }
 }

@@ -46,6 +46,25 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Every [`Fault::kind`], in order.
+    pub const KINDS: [&'static str; 7] = [
+        "fuel", "deadline", "memory", "stack", "trap", "verdict", "restart",
+    ];
+
+    /// Which of [`Fault::KINDS`] this is, by its place there: for counters.
+    #[must_use]
+    pub fn kind(&self) -> usize {
+        match self {
+            Self::Fuel { .. } => 0,
+            Self::Deadline => 1,
+            Self::Memory { .. } => 2,
+            Self::Stack => 3,
+            Self::Trap { .. } => 4,
+            Self::Verdict { .. } => 5,
+            Self::Restart { .. } => 6,
+        }
+    }
+
     /// The fault behind an error of a call, given the limits of the instance and what memory it was refused.
     pub(crate) fn of(error: &wasmtime::Error, fuel: u64, refused: Option<(usize, usize)>) -> Self {
         if let Some((wanted, limit)) = refused {

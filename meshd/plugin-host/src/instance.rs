@@ -10,12 +10,12 @@
 use crate::bindings::Policy;
 use crate::bindings::meshd::policy::types::FlowKey as GuestKey;
 use crate::convert::{self, Decision};
-use crate::engine::{CONFIGURE_TICKS, DECIDE_TICKS, Limits};
+use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, Stopwatch, thread_cpu};
 use crate::fault::Fault;
 use crate::load::Plugin;
 use meshd_core::node::{Direction, Question};
 use std::sync::Arc;
-use wasmtime::{ResourceLimiter, Store};
+use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 /// The longest config that is taken, in bytes of JSON.
 pub const MAX_CONFIG: usize = 256 << 10;
@@ -71,6 +71,7 @@ pub(crate) struct Guest {
     limits: Limits,
     /// Memory it asked for and did not get, and the limit.
     refused: Option<(usize, usize)>,
+    watch: Stopwatch,
 }
 
 impl ResourceLimiter for Guest {
@@ -125,11 +126,19 @@ impl Live {
             Guest {
                 limits,
                 refused: None,
+                watch: Stopwatch::start(CONFIGURE_TIME),
             },
         );
         store.limiter(|guest| guest);
         plugin.engine.guard();
-        store.set_epoch_deadline(CONFIGURE_TICKS);
+        store.epoch_deadline_callback(|mut context| {
+            Ok(if context.data_mut().watch.tick(thread_cpu()) {
+                UpdateDeadline::Continue(1)
+            } else {
+                UpdateDeadline::Interrupt
+            })
+        });
+        store.set_epoch_deadline(1);
         let policy = match store
             .set_fuel(limits.configure_fuel)
             .and_then(|()| plugin.pre.instantiate(&mut store))
@@ -186,7 +195,8 @@ impl Live {
     ) -> Result<Decision, Fault> {
         let fuel = plugin.engine.limits().decide_fuel;
         plugin.engine.guard();
-        self.store.set_epoch_deadline(DECIDE_TICKS);
+        self.store.data_mut().watch = Stopwatch::start(DECIDE_TIME);
+        self.store.set_epoch_deadline(1);
         self.decisions += 1;
         self.store
             .set_fuel(fuel)
@@ -254,6 +264,23 @@ impl Instance {
         let decision = live.decide(&self.plugin, convert::key(question), question.direction)?;
         self.live = Some(live);
         Ok(decision)
+    }
+
+    /// Another one of the same plugin, config and generation. It starts when it is asked, and has decided nothing until then.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            plugin: self.plugin.clone(),
+            config: Arc::clone(&self.config),
+            generation: self.generation,
+            live: None,
+        }
+    }
+
+    /// The plugin it runs.
+    #[must_use]
+    pub fn plugin(&self) -> &Plugin {
+        &self.plugin
     }
 
     /// The config it runs with.

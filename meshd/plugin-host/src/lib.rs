@@ -1,9 +1,10 @@
 //! Hosts policy plugins, and distrusts them.
 //!
 //! ```text
-//!   bytes --load--> Plugin --Instance::new(config)--> Instance --decide(question)--> Decision
-//!           |                      |                              |
-//!        LoadError           ConfigureError                     Fault (and a fresh instance for the next question)
+//!   bytes --precompile--> code --from_compiled--> Plugin --Instance::new(config)--> Instance --decide(question)--> Decision
+//!                  |                     |                        |                              |
+//!                  +------LoadError------+                  ConfigureError                     Fault (and a fresh
+//!                                                                                     instance for the next question)
 //! ```
 //!
 //! Owns the engine, the contract check, the limits and the translation between the core's words and those of `wit/`.
@@ -12,14 +13,18 @@
 //! a memory cap, and nothing it returns is believed unread.
 
 mod bindings;
+mod check;
 mod convert;
 mod engine;
 mod fault;
 mod instance;
 mod load;
 
+pub use check::{Lie, Scramble, examine};
 pub use convert::{Decision, Say};
 pub use engine::{Engine, Limits};
 pub use fault::Fault;
 pub use instance::{ConfigProblem, ConfigureError, Instance, MAX_CONFIG};
-pub use load::{Digest, LoadError, MAX_COMPONENT, Plugin};
+pub use load::{
+    Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, compatibility, precheck, precompile,
+};

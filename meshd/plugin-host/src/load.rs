@@ -1,17 +1,21 @@
 //! Component bytes in, a plugin that keeps the contract out.
 //!
 //! ```text
-//!   size -> sha256 -> component? -> compile -> imports none? -> exports decide? -> types right? -> Plugin
+//!   size -> component? -> compile -> machine code -> imports none? -> exports decide? -> types right? -> Plugin
+//!   \--------- precompile ---------/             \---------------- Plugin::from_compiled ----------------/
 //! ```
 //!
+//! The halves can run in two processes: a compiler that a stranger's component eats its way into takes nothing with it.
 //! Refuses everything that is not exactly a `meshd:policy/policy` component, and says what it is instead.
 
 use crate::bindings::PolicyPre;
-use crate::engine::Engine;
+use crate::engine::{Engine, settings};
 use crate::instance::Guest;
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use core::str::FromStr;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker};
 
@@ -132,6 +136,12 @@ pub enum LoadError {
         /// As the compiler says.
         reason: String,
     },
+    /// Compiled, but not by this release for this machine.
+    #[error("the compiled component is not of this release and machine: {reason}")]
+    Stale {
+        /// As the engine says.
+        reason: String,
+    },
     /// A policy gets no imports.
     #[error("the component imports {import}, and a policy gets no imports. {hint}")]
     Import {
@@ -164,51 +174,148 @@ pub struct Plugin {
     pub(crate) engine: Engine,
     pub(crate) pre: PolicyPre<Guest>,
     digest: Digest,
+    shape: Arc<Shape>,
+}
+
+/// The names at a component's outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Types of the contract and nothing else.
+    pub imports: Vec<String>,
+    /// At least the contract's.
+    pub exports: Vec<String>,
+}
+
+/// The version of `meshd:policy` that this host speaks.
+pub const WIT: &str = "meshd:policy@0.1.0";
+
+/// Is this of a size and kind that is worth a compiler?
+///
+/// # Errors
+/// What it is instead of a component, and what to do about it.
+pub fn precheck(bytes: &[u8]) -> Result<(), LoadError> {
+    if bytes.len() > MAX_COMPONENT {
+        return Err(LoadError::TooLarge { size: bytes.len() });
+    }
+    match bytes {
+        // Magic, then version 1 and layer 0: a core module (component-model Binary.md).
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => Err(LoadError::CoreModule),
+        [0, b'a', b's', b'm', ..] => Ok(()),
+        _ => {
+            let start: String = bytes
+                .iter()
+                .take(4)
+                .map(|byte| format!("{byte:02x} "))
+                .collect();
+            let start = if start.is_empty() {
+                "nothing".to_owned()
+            } else {
+                start.trim_end().to_owned()
+            };
+            Err(LoadError::NotWasm { start })
+        }
+    }
+}
+
+/// Makes machine code of a component, for [`Plugin::from_compiled`] of the same release on the same machine. One thread; how
+/// long it takes and how much memory is up to the component, so call it in a process that has limits.
+///
+/// # Errors
+/// What the bytes are instead of a component, or as the compiler says.
+pub fn precompile(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
+    precheck(bytes)?;
+    let mut config = settings();
+    config.parallel_compilation(false);
+    wasmtime::Engine::new(&config)
+        .map_err(|e| LoadError::Engine {
+            reason: one_line(&e),
+        })?
+        .precompile_component(bytes)
+        .map_err(|e| LoadError::Compile {
+            reason: one_line(&e),
+        })
+}
+
+/// Names everything that compiled code depends on beside the component: this release's engine, its settings, the processor.
+/// 16 hex digits.
+#[must_use]
+pub fn compatibility(engine: &Engine) -> String {
+    struct Sha(ring::digest::Context);
+    impl Hasher for Sha {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            let digest = self.0.clone().finish();
+            digest
+                .as_ref()
+                .iter()
+                .take(8)
+                .fold(0, |all, byte| all << 8 | u64::from(*byte))
+        }
+    }
+    let mut sha = Sha(ring::digest::Context::new(&ring::digest::SHA256));
+    engine.wasm().precompile_compatibility_hash().hash(&mut sha);
+    format!("{:016x}", sha.finish())
 }
 
 impl Plugin {
-    /// Compiles and checks a component. Takes some 20 ms for 20 KB; call it where that disturbs nobody.
+    /// Compiles and checks a component, all in this process: for tools and tests. The daemon has [`precompile`] done by a
+    /// child process, since what a compiler takes of time and memory is the component's choice.
     ///
     /// # Errors
     /// What the bytes are instead of a policy component, and what to do about it.
     pub fn load(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
-        if bytes.len() > MAX_COMPONENT {
-            return Err(LoadError::TooLarge { size: bytes.len() });
-        }
-        match bytes {
-            // Magic, then version 1 and layer 0: a core module (component-model Binary.md).
-            [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => return Err(LoadError::CoreModule),
-            [0, b'a', b's', b'm', ..] => {}
-            _ => {
-                let start: String = bytes
-                    .iter()
-                    .take(4)
-                    .map(|byte| format!("{byte:02x} "))
-                    .collect();
-                let start = if start.is_empty() {
-                    "nothing".to_owned()
-                } else {
-                    start.trim_end().to_owned()
-                };
-                return Err(LoadError::NotWasm { start });
-            }
-        }
+        precheck(bytes)?;
         let component =
             Component::from_binary(engine.wasm(), bytes).map_err(|e| LoadError::Compile {
                 reason: one_line(&e),
             })?;
-        check(engine, &component)?;
+        Self::of(engine, Digest::of(bytes), &component)
+    }
+
+    /// Checks a component that [`precompile`] has compiled. `digest` is of its WASM.
+    ///
+    /// # Errors
+    /// [`LoadError::Stale`] where another release or machine compiled it; else why it is no policy component.
+    ///
+    /// # Safety
+    /// `compiled` is run as machine code: it must be what [`precompile`] returned, every byte. Who did not just get it from
+    /// there must have proof of that.
+    #[allow(unsafe_code)]
+    pub unsafe fn from_compiled(
+        engine: &Engine,
+        digest: Digest,
+        compiled: &[u8],
+    ) -> Result<Self, LoadError> {
+        // SAFETY: as the caller promises.
+        let component = unsafe { Component::deserialize(engine.wasm(), compiled) };
+        let component = component.map_err(|e| LoadError::Stale {
+            reason: one_line(&e),
+        })?;
+        Self::of(engine, digest, &component)
+    }
+
+    fn of(engine: &Engine, digest: Digest, component: &Component) -> Result<Self, LoadError> {
+        let shape = check(engine, component)?;
         let linker = Linker::new(engine.wasm());
         let contract = |e: wasmtime::Error| LoadError::Contract {
             reason: one_line(&e),
         };
-        let pre = PolicyPre::new(linker.instantiate_pre(&component).map_err(contract)?)
+        let pre = PolicyPre::new(linker.instantiate_pre(component).map_err(contract)?)
             .map_err(contract)?;
         Ok(Self {
             engine: engine.clone(),
             pre,
-            digest: Digest::of(bytes),
+            digest,
+            shape: Arc::new(shape),
         })
+    }
+
+    /// What it imports and exports.
+    #[must_use]
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// SHA-256 of the component's bytes.
@@ -226,8 +333,9 @@ impl fmt::Debug for Plugin {
     }
 }
 
-fn check(engine: &Engine, component: &Component) -> Result<(), LoadError> {
+fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
     let shape = component.component_type();
+    let mut imports = Vec::new();
     for (name, item) in shape.imports(engine.wasm()) {
         let types_only = name == TYPES
             && matches!(&item.ty, ComponentItem::ComponentInstance(instance)
@@ -238,10 +346,14 @@ fn check(engine: &Engine, component: &Component) -> Result<(), LoadError> {
                 hint: hint(name),
             });
         }
+        imports.push(name.to_owned());
     }
     let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
     if exports.contains(&DECIDE) {
-        return Ok(());
+        return Ok(Shape {
+            imports,
+            exports: exports.into_iter().map(str::to_owned).collect(),
+        });
     }
     let found = if exports.is_empty() {
         "nothing".to_owned()

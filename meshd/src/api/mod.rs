@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod plugin_views;
 mod plugins;
 pub mod requests;
 mod routes;

@@ -2,18 +2,23 @@
 //! node before it is answered, so that no ruling of the old chain outlives the answer.
 
 use super::backend::Backend;
-use super::requests::{PluginWish, invalid};
-use super::routes::{Answer, ApiError, Body, Segments};
+use super::plugin_views::{self, ChainLink, PluginStats};
+use super::requests::{PluginWish, RollbackWish, invalid};
+use super::routes::{Answer, ApiError, Asked, Body, Segments};
 use super::trace;
+use crate::compiler::CompileError;
 use crate::rulings::{
-    AttachError, DetachError, FailMode, InstallError, Placement, PluginInfo, Rulings,
+    AttachError, DetachError, InstallError, Placement, PluginInfo, RemoveError, RollbackError,
+    Rulings,
 };
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::Json;
 use meshd_core::command::{Command, Refusal, RefusalCode};
 use meshd_core::ident::{Label, Vni, escape};
 use meshd_core::view;
+use serde::Deserialize;
 
 pub(super) async fn list<B: Backend>(State(backend): State<B>) -> Answer<Vec<view::Plugin>> {
     let networks = backend.networks().await?;
@@ -61,12 +66,7 @@ pub(super) async fn detach<B: Backend>(
     State(backend): State<B>,
     Segments((network, plugin)): Segments<(String, String)>,
 ) -> Answer<view::Plugin> {
-    // A network that is gone may still have a chain; its number finds it.
-    let vni = match network
-        .parse()
-        .ok()
-        .and_then(|number| Vni::new(number).ok())
-    {
+    let vni = match number(&network) {
         Some(vni) => vni,
         None => vni(&backend, &network).await?,
     };
@@ -75,6 +75,101 @@ pub(super) async fn detach<B: Backend>(
         rulings.detach(&name, vni).map_err(refuse_detach)
     })
     .await
+}
+
+pub(super) async fn roll_back<B: Backend>(
+    State(backend): State<B>,
+    Segments(plugin): Segments<String>,
+    Body(wish): Body<RollbackWish>,
+) -> Answer<view::Plugin> {
+    let name = name(&plugin)?;
+    change(&backend, move |rulings| {
+        rulings
+            .roll_back(&name, wish.to.as_deref())
+            .map_err(refuse_rollback)
+    })
+    .await
+}
+
+pub(super) async fn remove<B: Backend>(
+    State(backend): State<B>,
+    Segments(plugin): Segments<String>,
+) -> Result<StatusCode, ApiError> {
+    let name = name(&plugin)?;
+    let rulings = backend.rulings();
+    let networks = backend.networks().await?;
+    tokio::task::spawn_blocking(move || rulings.remove(&name).map_err(refuse_remove))
+        .await
+        .map_err(broke_off)?
+        .map_err(|refusal| by_name(refusal, &networks))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// In the order in which they are asked.
+pub(super) async fn chain<B: Backend>(
+    State(backend): State<B>,
+    Segments(network): Segments<String>,
+) -> Answer<Vec<ChainLink>> {
+    let networks = backend.networks().await?;
+    let vni = number(&network).map_or_else(|| vni_of(&networks, &network), Ok)?;
+    let plugins = backend.rulings().list();
+    let mut links: Vec<ChainLink> = plugins
+        .iter()
+        .flat_map(|plugin| {
+            let place = plugin.attachments.iter().find(|at| at.vni == vni);
+            place.map(|at| plugin_views::link(plugin, at))
+        })
+        .collect();
+    // They come by name, and the sort is stable.
+    links.sort_by_key(|link| link.order);
+    Ok(Json(links))
+}
+
+pub(super) async fn stats<B: Backend>(
+    State(backend): State<B>,
+    Asked(query): Asked<StatsQuery>,
+) -> Answer<Vec<PluginStats>> {
+    let networks = backend.networks().await?;
+    let wanted = query.plugin.as_deref().map(name).transpose()?;
+    let plugins = backend.rulings().list();
+    if let Some(wanted) = &wanted
+        && !plugins.iter().any(|plugin| plugin.name == *wanted)
+    {
+        return Err(refuse_detach(DetachError::NotInstalled {
+            name: wanted.clone(),
+        })
+        .into());
+    }
+    let rows = plugins
+        .iter()
+        .filter(|plugin| wanted.as_ref().is_none_or(|wanted| plugin.name == *wanted))
+        .flat_map(|plugin| {
+            let places = plugin.attachments.iter();
+            places.map(|at| plugin_views::stats(plugin, at, network_name(&networks, at.vni)))
+        });
+    Ok(Json(rows.collect()))
+}
+
+/// What stands behind the `?` of `GET /v1/plugin-stats`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatsQuery {
+    plugin: Option<String>,
+}
+
+fn broke_off(error: tokio::task::JoinError) -> Refusal {
+    Refusal {
+        code: RefusalCode::Failed,
+        message: format!("the work broke off: {error}; the daemon's log says more"),
+    }
+}
+
+/// A network that is gone may still have a chain; its number finds it.
+fn number(network: &str) -> Option<Vni> {
+    network
+        .parse()
+        .ok()
+        .and_then(|number| Vni::new(number).ok())
 }
 
 async fn change<B: Backend>(
@@ -86,10 +181,7 @@ async fn change<B: Backend>(
     let before = backend.networks().await?;
     let info = tokio::task::spawn_blocking(move || work(&worker))
         .await
-        .map_err(|e| Refusal {
-            code: RefusalCode::Failed,
-            message: format!("the work broke off: {e}; the daemon's log says more"),
-        })?
+        .map_err(broke_off)?
         .map_err(|refusal| by_name(refusal, &before))?;
     for (vni, plugins) in rulings.chains() {
         backend
@@ -101,7 +193,18 @@ async fn change<B: Backend>(
 }
 
 async fn vni<B: Backend>(backend: &B, network: &str) -> Result<Vni, ApiError> {
-    Ok(trace::network(&backend.networks().await?, network)?.vni)
+    vni_of(&backend.networks().await?, network)
+}
+
+fn vni_of(networks: &[view::Network], network: &str) -> Result<Vni, ApiError> {
+    Ok(trace::network(networks, network)?.vni)
+}
+
+fn network_name(networks: &[view::Network], vni: Vni) -> String {
+    networks
+        .iter()
+        .find(|n| n.vni == vni)
+        .map_or_else(|| vni.to_string(), |n| n.name.to_string())
 }
 
 fn name(text: &str) -> Result<Label, ApiError> {
@@ -115,30 +218,21 @@ fn name(text: &str) -> Result<Label, ApiError> {
 }
 
 fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
-    let network = |vni: Vni| {
-        networks
-            .iter()
-            .find(|n| n.vni == vni)
-            .map_or_else(|| vni.to_string(), |n| n.name.to_string())
-    };
     view::Plugin {
         name: info.name.clone(),
         digest: info.digest.to_string(),
         size: info.size,
         trouble: info.trouble.clone(),
+        earlier: info.earlier.iter().map(ToString::to_string).collect(),
         calls: info.attachments.iter().map(|at| at.asked).sum(),
         attachments: info
             .attachments
             .iter()
             .map(|at| view::PluginAttachment {
-                network: network(at.vni),
+                network: network_name(networks, at.vni),
                 vni: at.vni,
                 order: at.order,
-                fail: match at.fail {
-                    FailMode::Closed => "closed",
-                    FailMode::Open => "open",
-                }
-                .to_owned(),
+                fail: at.fail.word().to_owned(),
                 config: at.config.clone(),
                 trouble: at.trouble.clone(),
                 last_fault: at.last_fault.clone(),
@@ -146,6 +240,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
                 dropped: at.dropped,
                 failed: at.failed,
                 busy_us: at.ns / 1000,
+                quarantine: at.quarantine.clone(),
             })
             .collect(),
     }
@@ -155,7 +250,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
 fn by_name(refusal: Refusal, networks: &[view::Network]) -> Refusal {
     let mut message = format!("{} ", refusal.message);
     for network in networks {
-        for end in [" ", ";", ":", "."] {
+        for end in [" ", ";", ":", ".", ","] {
             let number = format!("network {}{end}", network.vni);
             message = message.replace(&number, &format!("network {}{end}", network.name));
         }
@@ -167,14 +262,21 @@ fn by_name(refusal: Refusal, networks: &[view::Network]) -> Refusal {
 }
 
 fn refuse_install(error: InstallError) -> Refusal {
-    let code = match &error {
+    Refusal {
+        code: code_of_install(&error),
+        message: error.to_string(),
+    }
+}
+
+fn code_of_install(error: &InstallError) -> RefusalCode {
+    match error {
+        InstallError::Load {
+            source: CompileError::Start { .. },
+            ..
+        } => RefusalCode::Failed,
         InstallError::Load { .. } | InstallError::Configure { .. } => RefusalCode::Invalid,
         InstallError::Full { .. } => RefusalCode::Conflict,
         InstallError::Keep { .. } => RefusalCode::Failed,
-    };
-    Refusal {
-        code,
-        message: error.to_string(),
     }
 }
 
@@ -195,6 +297,32 @@ fn refuse_detach(error: DetachError) -> Refusal {
     let code = match &error {
         DetachError::NotInstalled { .. } | DetachError::NotAttached { .. } => RefusalCode::NotFound,
         DetachError::Keep(_) => RefusalCode::Failed,
+    };
+    Refusal {
+        code,
+        message: error.to_string(),
+    }
+}
+
+fn refuse_rollback(error: RollbackError) -> Refusal {
+    let code = match &error {
+        RollbackError::Install(error) => code_of_install(error),
+        RollbackError::NotInstalled { .. } | RollbackError::NoVersion { .. } => {
+            RefusalCode::NotFound
+        }
+        RollbackError::Broken { .. } => RefusalCode::Conflict,
+    };
+    Refusal {
+        code,
+        message: error.to_string(),
+    }
+}
+
+fn refuse_remove(error: RemoveError) -> Refusal {
+    let code = match &error {
+        RemoveError::NotInstalled { .. } => RefusalCode::NotFound,
+        RemoveError::Attached { .. } => RefusalCode::Conflict,
+        RemoveError::Keep { .. } => RefusalCode::Failed,
     };
     Refusal {
         code,

@@ -176,9 +176,18 @@ pub struct PluginWish {
     /// Lower is asked earlier; left out: as it was, or 100.
     #[serde(default)]
     pub order: Option<u16>,
-    /// `"closed"` or `"open"`; left out: as it was, or closed.
+    /// `"closed"`, `"open"` or `"last-good"`; left out: as it was, or closed.
     #[serde(default)]
     pub fail: Option<FailMode>,
+}
+
+/// `POST /v1/plugins/{plugin}/rollback`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackWish {
+    /// First digits of the version's digest; left out: the version before.
+    #[serde(default)]
+    pub to: Option<String>,
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {

@@ -88,7 +88,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment
 }
 
 /// What stands behind the `?`.
-struct Asked<T>(T);
+pub(super) struct Asked<T>(pub(super) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     type Rejection = ApiError;
@@ -135,8 +135,16 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
         .route("/v1/plugins", get(plugins::list::<B>))
         .route(
             "/v1/plugins/{plugin}",
-            post(plugins::install::<B>).layer(DefaultBodyLimit::max(PLUGIN_MAX)),
+            post(plugins::install::<B>)
+                .layer(DefaultBodyLimit::max(PLUGIN_MAX))
+                .delete(plugins::remove::<B>),
         )
+        .route(
+            "/v1/plugins/{plugin}/rollback",
+            post(plugins::roll_back::<B>),
+        )
+        .route("/v1/networks/{network}/plugins", get(plugins::chain::<B>))
+        .route("/v1/plugin-stats", get(plugins::stats::<B>))
         .fallback(async || {
             no_such("there is nothing at this path; docs/reference/api.md lists what there is")
         })
@@ -159,7 +167,10 @@ fn no_such(message: &str) -> ApiError {
 /// The whole of a request, from the body that is to come on, within its times; only so many changes at once.
 async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let takes_query = matches!(path, "/v1/fdb" | "/v1/flows" | "/v1/events");
+    let takes_query = matches!(
+        path,
+        "/v1/fdb" | "/v1/flows" | "/v1/events" | "/v1/plugin-stats"
+    );
     if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
         let refusal = invalid("this path takes no query (what stands behind the `?`)");
         return ApiError(refusal).into_response();

@@ -254,6 +254,9 @@ pub(super) enum Command {
     /// Print the reference page of all commands.
     #[command(hide = true)]
     HelpMarkdown,
+    /// Compile a component, stdin to stdout, with limits and without rights: what `meshd run` has its plugins compiled by.
+    #[command(hide = true, name = crate::compiler::SUBCOMMAND)]
+    CompilePlugin,
 }
 
 /// `meshd network`.
@@ -348,7 +351,7 @@ pub(super) enum PluginCommand {
         /// Place in the chain, lower is asked earlier [default: as it was, or 100].
         #[arg(long, value_name = "NUMBER")]
         order: Option<u16>,
-        /// What holds for frames when the plugin fails [default: as it was, or closed].
+        /// What holds for frames when the plugin fails, or is not asked because it failed [default: as it was, or closed].
         #[arg(long, value_enum)]
         fail: Option<FailArg>,
     },
@@ -363,6 +366,62 @@ pub(super) enum PluginCommand {
     },
     /// List what is installed, where it decides and how it does.
     Ls,
+    /// Say whether a component is a policy plugin, without a daemon: contract, imports, size, and that it compiles.
+    #[command(
+        after_help = "Examples:\n  meshd plugin check acl.wasm\n  meshd plugin check acl.wasm --config @acl.json\n\n\
+        It is compiled as the daemon does it: in a process of its own, with limits and without rights."
+    )]
+    Check {
+        /// The component (.wasm).
+        file: PathBuf,
+        /// Config to try, as JSON or @FILE; `@-` reads stdin.
+        #[arg(long, value_name = "JSON|@FILE", value_parser = clap::value_parser!(OsString))]
+        config: Option<OsString>,
+    },
+    /// Show the policy chain of a network on this node: who is asked, in order, and what each does.
+    #[command(
+        after_help = "Examples:\n  meshd plugin chain demo\n  meshd plugin chain demo --json | jq -r '.[] | select(.state != \"answers\") | .plugin'\n\n\
+        STATE is `answers`; `quarantined`: an answer did not hold for all frames that its mask named, so its answers hold for\n\
+        exactly equal frames only until its code or config changes; `paused`: it failed 5 times within 10 s and is not asked\n\
+        for 10 s; or `broken`: it cannot be used. The fail mode answers for one that is paused or broken."
+    )]
+    Chain {
+        /// Name or VNI of the network.
+        #[arg(value_parser = values::word)]
+        network: String,
+    },
+    /// Put an earlier version in the place of a plugin's code, wherever it is attached, all or nowhere.
+    #[command(
+        after_help = "Examples:\n  meshd plugin rollback acl\n  meshd plugin rollback acl --to 9e107d9d372b\n\n\
+        Three earlier versions stay ready; `meshd plugin ls --json` shows their digests. Configs stay as they are. The version\n\
+        that is left goes to the end of the earlier ones, so going back again goes further back."
+    )]
+    Rollback {
+        /// The plugin.
+        #[arg(value_parser = values::label)]
+        name: Label,
+        /// First digits of the version's digest [default: the version before].
+        #[arg(long, value_name = "DIGEST", value_parser = values::word)]
+        to: Option<String>,
+    },
+    /// Remove a plugin that is attached nowhere, with all its versions.
+    #[command(after_help = "Examples:\n  meshd plugin detach acl demo && meshd plugin rm acl")]
+    Rm {
+        /// The plugin.
+        #[arg(value_parser = values::label)]
+        name: Label,
+    },
+    /// Show what plugins had to do since the daemon started: questions, time, faults by kind.
+    #[command(
+        after_help = "Examples:\n  meshd plugin stats\n  meshd plugin stats acl\n  meshd plugin stats --json | jq '.[].times'\n\n\
+        Times are counted by powers of two, so P50 and P99 are the bounds that half and 99 of 100 calls stayed below. Frames\n\
+        that a cached answer decides are no calls."
+    )]
+    Stats {
+        /// Only this plugin.
+        #[arg(value_parser = values::label)]
+        name: Option<Label>,
+    },
 }
 
 /// [`Role`] as a word.
@@ -390,6 +449,8 @@ pub(super) enum FailArg {
     Closed,
     /// Frames go to the next plugin.
     Open,
+    /// What was in place before the last change of code or config, and worked, decides; if there is none: closed.
+    LastGood,
 }
 
 impl From<FailArg> for FailMode {
@@ -397,6 +458,7 @@ impl From<FailArg> for FailMode {
         match fail {
             FailArg::Closed => Self::Closed,
             FailArg::Open => Self::Open,
+            FailArg::LastGood => Self::LastGood,
         }
     }
 }

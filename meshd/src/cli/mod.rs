@@ -12,13 +12,14 @@
 mod args;
 mod doctor;
 mod local;
+mod plugins;
 mod reference;
 mod remote;
 mod show;
 mod values;
 
 use crate::api::client::ClientError;
-use args::{Cli, Command};
+use args::{Cli, Command, PluginCommand};
 use clap::{CommandFactory, Parser};
 use meshd_core::command::RefusalCode;
 use std::io::Write;
@@ -98,6 +99,11 @@ impl Printed {
 pub fn main() -> ExitCode {
     let mut json = false;
     let outcome = match Cli::try_parse() {
+        // Before anything else is opened or started.
+        Ok(Cli {
+            command: Command::CompilePlugin,
+            ..
+        }) => return crate::compiler::child::main(),
         Ok(cli) => {
             json = cli.common.json;
             run(cli)
@@ -169,6 +175,9 @@ fn run(cli: Cli) -> Result<Printed, Failure> {
             Printed::text(String::from_utf8_lossy(&script))
         }
         Command::HelpMarkdown => Printed::text(reference::page()),
+        Command::Plugin(PluginCommand::Check { file, config }) => {
+            plugins::check(&cli.common, &file, config.as_ref())
+        }
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

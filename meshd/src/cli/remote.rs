@@ -1,15 +1,12 @@
 //! Commands that the daemon answers.
 
-use super::args::{Command, Common, NetworkCommand, PluginCommand, VtepCommand};
-use super::values::{self, show_path};
-use super::{Failure, Printed, doctor, show};
+use super::args::{Command, Common, NetworkCommand, VtepCommand};
+use super::values;
+use super::{Failure, Printed, doctor, plugins, show};
 use crate::api::client::{Client, ClientError, Followed, segment};
-use crate::api::requests::{AttachWish, ByteInput, Invite, InviteWish, PluginWish, TraceWish};
-use crate::bounded;
-use bytes::Bytes;
+use crate::api::requests::{AttachWish, ByteInput, Invite, InviteWish, TraceWish};
 use meshd_core::command::NetworkSpec;
 use meshd_core::view;
-use meshd_plugin_host::MAX_COMPONENT;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -118,7 +115,7 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
             let report: view::TraceReport = ask.client.post("/v1/trace", &wish).await?;
             ask.made(&report, show::trace)
         }
-        Command::Plugin(command) => plugin(&ask, command).await,
+        Command::Plugin(command) => plugins::run(&ask, command).await,
         Command::Doctor { config } => doctor::run(common, config, &ask.client).await,
         Command::Version => version(&ask).await,
         // Done in `super::run`; named here so that a new command is not forgotten.
@@ -126,12 +123,13 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
         | Command::Join { .. }
         | Command::Run { .. }
         | Command::Completions { .. }
+        | Command::CompilePlugin
         | Command::HelpMarkdown => Printed::text(""),
     }
 }
 
-struct Ask {
-    client: Client,
+pub(super) struct Ask {
+    pub(super) client: Client,
     json: bool,
 }
 
@@ -145,7 +143,7 @@ impl Ask {
         self.made(&view, table)
     }
 
-    async fn rows<T: DeserializeOwned + Serialize>(
+    pub(super) async fn rows<T: DeserializeOwned + Serialize>(
         &self,
         path: &str,
         table: impl FnOnce(&[T]) -> String,
@@ -153,7 +151,7 @@ impl Ask {
         self.view(path, |rows: &Vec<T>| table(rows)).await
     }
 
-    fn made<T: Serialize>(
+    pub(super) fn made<T: Serialize>(
         &self,
         made: &T,
         words: impl FnOnce(&T) -> String,
@@ -165,7 +163,12 @@ impl Ask {
         })
     }
 
-    fn done(&self, verb: &str, what: &str, sentence: String) -> Result<Printed, Failure> {
+    pub(super) fn done(
+        &self,
+        verb: &str,
+        what: &str,
+        sentence: String,
+    ) -> Result<Printed, Failure> {
         Printed::text(if self.json {
             show::json(&json!({ verb: what }))
         } else {
@@ -255,73 +258,6 @@ async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure>
                 .await?;
             ask.done("removed", &network, format!("network {network} is removed"))
         }
-    }
-}
-
-async fn plugin(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
-    match command {
-        PluginCommand::Install { name, file } => {
-            let component = bounded::file(&file, MAX_COMPONENT).map_err(|e| {
-                Failure::new(format!("read the component {}: {e}", show_path(&file)))
-            })?;
-            let made: view::Plugin = ask
-                .client
-                .post_bytes(&format!("/v1/plugins/{name}"), Bytes::from(component))
-                .await?;
-            ask.made(&made, |made| {
-                let digest = made.digest.get(..12).unwrap_or(&made.digest);
-                match made.attachments.len() {
-                    0 => format!(
-                        "{} ({digest}) is installed; next: meshd plugin attach {} NETWORK\n",
-                        made.name, made.name
-                    ),
-                    n => format!(
-                        "{} ({digest}) is installed and decides on {n} network(s) from now on\n",
-                        made.name
-                    ),
-                }
-            })
-        }
-        PluginCommand::Attach {
-            name,
-            network,
-            config,
-            order,
-            fail,
-        } => {
-            let config = config
-                .map(|typed| values::config(&typed))
-                .transpose()
-                .map_err(Failure::new)?;
-            let wish = PluginWish {
-                config,
-                order,
-                fail: fail.map(Into::into),
-            };
-            let path = format!("/v1/networks/{}/plugins/{name}", segment(&network));
-            let made: view::Plugin = ask.client.post(&path, &wish).await?;
-            ask.made(&made, |made| {
-                format!(
-                    "{} decides on network {} from now on\n",
-                    made.name,
-                    show::clean(&network)
-                )
-            })
-        }
-        PluginCommand::Detach { name, network } => {
-            ask.client
-                .delete(&format!(
-                    "/v1/networks/{}/plugins/{name}",
-                    segment(&network)
-                ))
-                .await?;
-            ask.done(
-                "detached",
-                name.as_str(),
-                format!("{name} decides no more on network {network}"),
-            )
-        }
-        PluginCommand::Ls => ask.rows("/v1/plugins", show::plugins).await,
     }
 }
 

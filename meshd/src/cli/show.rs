@@ -37,6 +37,11 @@ pub(super) fn clean(text: &str) -> String {
     out
 }
 
+/// Lines, each of them clean.
+pub(super) fn clean_lines(lines: &[String]) -> String {
+    lines.iter().map(|line| clean(line) + "\n").collect()
+}
+
 /// Milliseconds since the Unix epoch as RFC 3339, in UTC and to the second.
 pub(super) fn time(ms: u64) -> String {
     let seconds = ms / 1000;
@@ -132,7 +137,11 @@ fn role(role: Role) -> &'static str {
 }
 
 /// Rows under a header line, columns two spaces apart; on a terminal cells are wrapped to its width.
-fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>, empty: &str) -> String {
+pub(super) fn table(
+    header: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    empty: &str,
+) -> String {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING);
     table.set_header(header);
@@ -680,7 +689,9 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
             .attachments
             .iter()
             .map(|at| {
-                let trouble = at.trouble.clone().or_else(|| {
+                let quarantine = at.quarantine.as_ref();
+                let quarantine = quarantine.map(|reason| format!("quarantined: {reason}"));
+                let trouble = at.trouble.clone().or(quarantine).or_else(|| {
                     at.last_fault
                         .as_ref()
                         .map(|fault| format!("last fault: {fault}"))

@@ -56,6 +56,16 @@ pub(super) fn failed(why: String) -> Answer {
 }
 
 fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
+    let mut fell_back = String::new();
+    let mut out = walk(links, question, now, &mut fell_back);
+    if !fell_back.is_empty() {
+        out.why = format!("{}, where {fell_back}", out.why);
+    }
+    out
+}
+
+/// `fell_back`: who could not answer, and which version did.
+fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut String) -> Answer {
     let mut out = passed(String::new());
     let mut question = Cow::Borrowed(question);
     for link in links {
@@ -70,12 +80,30 @@ fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
                         out.why = format!("{}: {reason}; it fails closed", link.name());
                         return out;
                     }
-                    FailMode::Open => note(
-                        &mut out.why,
-                        format_args!("{}: {reason}; it fails open", link.name()),
-                    ),
+                    FailMode::Open => {
+                        note(
+                            &mut out.why,
+                            format_args!("{}: {reason}; it fails open", link.name()),
+                        );
+                        continue;
+                    }
+                    FailMode::LastGood => {
+                        let Some((digest, decision)) = link.fall_back(question, now) else {
+                            out.verdict = Verdict::Failed;
+                            out.why = format!(
+                                "{}: {reason}; there is no last good version that answers, so it fails closed",
+                                link.name()
+                            );
+                            return out;
+                        };
+                        let (name, digest) = (link.name(), digest.short());
+                        note(
+                            fell_back,
+                            format_args!("{name} is its last good version {digest}: {reason}"),
+                        );
+                        decision
+                    }
                 }
-                continue;
             }
         };
         out.mask = out.mask.union(&decision.mask);

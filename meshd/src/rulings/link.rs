@@ -3,14 +3,17 @@
 //!
 //! ```text
 //!   closed --5 faults in 10 s--> open for 10 s: answered by fail mode, not called --> closed
+//!   trusted --a sample of its decisions does not hold--> quarantined: its answers hold for exactly equal frames only
 //! ```
 
+use super::checker::{Checker, Sample};
+use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
-use meshd_plugin_host::{Decision, Instance, Say};
+use meshd_plugin_host::{Decision, Digest, Fault, Instance, Say};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +23,12 @@ const FAULTS: usize = 5;
 const WINDOW: Duration = Duration::from_secs(10);
 /// How long an open breaker stays open.
 const PAUSE: Duration = Duration::from_secs(10);
+/// One decision of so many is examined, beginning with the first.
+const SAMPLE: u64 = 256;
+/// Times of decisions are counted by powers of two: below 128 ns, below 256 ns and so on up to a second and more.
+pub(super) const TIMES: usize = 24;
+/// See [`TIMES`].
+const FIRST_TIME_LOG2: u32 = 7;
 
 /// What holds for the frames that a plugin ought to have decided and could not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +39,21 @@ pub enum FailMode {
     Closed,
     /// They go to the next plugin.
     Open,
+    /// The version that was in place before the last change of code or config, and worked, decides with its config; where
+    /// there is none, they are dropped.
+    LastGood,
+}
+
+impl FailMode {
+    /// As it is typed and shown.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::LastGood => "last-good",
+        }
+    }
 }
 
 /// What came of the questions so far; survives a change of config and code.
@@ -39,6 +63,27 @@ pub(super) struct Counters {
     pub(super) dropped: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) ns: AtomicU64,
+    pub(super) accepted: AtomicU64,
+    /// Of `failed`, answered by the last good version.
+    pub(super) fell_back: AtomicU64,
+    /// Decisions that were examined.
+    pub(super) examined: Arc<AtomicU64>,
+    /// By [`Fault::KINDS`].
+    pub(super) faults: [AtomicU64; Fault::KINDS.len()],
+    /// Calls by how long they took.
+    pub(super) times: [AtomicU64; TIMES],
+}
+
+/// The bucket of [`Counters::times`] for a call.
+fn bucket(ns: u64) -> usize {
+    let bits = u64::BITS - ns.leading_zeros();
+    (bits.saturating_sub(FIRST_TIME_LOG2) as usize).min(TIMES - 1)
+}
+
+/// Calls in this bucket took less, in ns; the last bucket has no end.
+pub(super) fn below(bucket: usize) -> Option<u64> {
+    let bits = u32::try_from(bucket).unwrap_or(u32::MAX);
+    (bucket + 1 < TIMES).then(|| 1 << (bits + FIRST_TIME_LOG2))
 }
 
 /// An attachment at work.
@@ -48,6 +93,15 @@ pub(super) struct Link {
     fail: FailMode,
     counters: Arc<Counters>,
     seat: Mutex<Seat>,
+    checker: Option<Checker>,
+    /// A sample is with the checker: one at a time, so that a slow plugin keeps no other from being examined.
+    in_check: Arc<AtomicBool>,
+}
+
+/// Another version that answers where the plugin fails.
+pub(super) struct Spare {
+    pub(super) digest: Digest,
+    pub(super) instance: Instance,
 }
 
 struct Seat {
@@ -55,6 +109,11 @@ struct Seat {
     instance: Result<Instance, String>,
     breaker: Breaker,
     last_fault: Option<String>,
+    decisions: u64,
+    /// Why its masks are not believed, if so.
+    quarantine: Option<String>,
+    spare: Option<Spare>,
+    spare_breaker: Breaker,
 }
 
 impl Link {
@@ -74,7 +133,70 @@ impl Link {
                 instance,
                 breaker: Breaker::default(),
                 last_fault: None,
+                decisions: 0,
+                quarantine: None,
+                spare: None,
+                spare_breaker: Breaker::default(),
             }),
+            checker: None,
+            in_check: Arc::default(),
+        }
+    }
+
+    /// With a version that answers where this one fails.
+    pub(super) fn with_spare(self, spare: Option<Spare>) -> Self {
+        self.seat().spare = spare;
+        self
+    }
+
+    /// With somebody who examines a sample of its decisions.
+    pub(super) fn with_checker(self, checker: Option<Checker>) -> Self {
+        Self { checker, ..self }
+    }
+
+    /// Its masks are not believed from now on, or never were.
+    pub(super) fn quarantine(&self, reason: Option<String>) {
+        self.seat().quarantine = reason;
+    }
+
+    /// Why its masks are not believed, if so.
+    pub(super) fn quarantined(&self) -> Option<String> {
+        self.seat().quarantine.clone()
+    }
+
+    /// Is `mark` of a sample of this very link, and not of one before it?
+    pub(super) fn is_mark(&self, mark: &Arc<AtomicBool>) -> bool {
+        Arc::ptr_eq(&self.in_check, mark)
+    }
+
+    /// Which version would answer if it failed.
+    pub(super) fn spare(&self) -> Option<Digest> {
+        self.seat().spare.as_ref().map(|spare| spare.digest)
+    }
+
+    /// What the last good version says, if there is one and it works.
+    pub(super) fn fall_back(
+        &self,
+        question: &Question,
+        now: Instant,
+    ) -> Option<(Digest, Decision)> {
+        let mut seat = self.seat();
+        let Seat {
+            spare,
+            spare_breaker,
+            ..
+        } = &mut *seat;
+        let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
+        match spare.instance.decide(question) {
+            Ok(decision) => {
+                self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
+                Some((spare.digest, decision))
+            }
+            Err(fault) => {
+                tracing::warn!(plugin = %self.name, vni = %question.vni, %fault, "the last good version failed too");
+                spare_breaker.fault(now);
+                None
+            }
         }
     }
 
@@ -120,6 +242,9 @@ impl Link {
             instance,
             breaker,
             last_fault,
+            decisions,
+            quarantine,
+            ..
         } = &mut *seat;
         let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
         add(&self.counters.asked, 1);
@@ -129,12 +254,29 @@ impl Link {
             Ok(instance) => {
                 let started = Instant::now();
                 let outcome = instance.decide(question);
-                add(
-                    &self.counters.ns,
-                    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX),
-                );
-                outcome.map_err(|fault| {
+                let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                add(&self.counters.ns, ns);
+                if let Some(times) = self.counters.times.get(bucket(ns)) {
+                    add(times, 1);
+                }
+                outcome.map(|decision| {
+                    *decisions += 1;
+                    if quarantine.is_some() {
+                        return Decision {
+                            mask: FlowMask::exact(),
+                            read_dst_class: true,
+                            ..decision
+                        };
+                    }
+                    if *decisions % SAMPLE == 1 && decision.cacheable {
+                        self.sample(instance, question, &decision);
+                    }
+                    decision
+                }).map_err(|fault| {
                     let text = fault.to_string();
+                    if let Some(faults) = self.counters.faults.get(fault.kind()) {
+                        add(faults, 1);
+                    }
                     // The breaker bounds how often this is said.
                     tracing::warn!(plugin = %self.name, vni = %question.vni, fault = %text, "a policy plugin failed");
                     *last_fault = Some(text.clone());
@@ -150,10 +292,30 @@ impl Link {
                 say: Say::Drop { .. },
                 ..
             }) => add(&self.counters.dropped, 1),
+            Ok(Decision {
+                say: Say::Accept, ..
+            }) => add(&self.counters.accepted, 1),
             Ok(_) => 0,
             Err(_) => add(&self.counters.failed, 1),
         };
         outcome
+    }
+
+    fn sample(&self, instance: &Instance, question: &Question, decision: &Decision) {
+        let Some(checker) = &self.checker else {
+            return;
+        };
+        if self.in_check.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        checker.offer(Sample {
+            name: self.name.clone(),
+            mark: Arc::clone(&self.in_check),
+            examined: Arc::clone(&self.counters.examined),
+            instance: instance.sibling(),
+            question: question.clone(),
+            decision: decision.clone(),
+        });
     }
 
     fn seat(&self) -> MutexGuard<'_, Seat> {
@@ -203,6 +365,19 @@ impl Breaker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_counted_where_the_bound_of_its_bucket_says() {
+        for ns in [0, 1, 127, 128, 129, 700, 1 << 20, u64::MAX] {
+            let at = bucket(ns);
+            assert!(below(at).is_none_or(|end| ns < end), "{ns}");
+            assert!(
+                at == 0 || below(at - 1).is_some_and(|end| ns >= end),
+                "{ns}"
+            );
+        }
+        assert_eq!((below(0), below(TIMES - 1)), (Some(128), None));
+    }
 
     #[test]
     fn five_faults_in_ten_seconds_open_the_breaker_for_ten_and_slower_ones_do_not() {

@@ -4,231 +4,66 @@
 //! changes nothing, and a crash leaves the old or the new.
 
 use super::chain::Chains;
-use super::link::{Counters, FailMode, Link};
-use super::shelf::{Attachment, Record, Shelf, ShelfError};
+use super::checker::{Caught, Checker};
+use super::error::{
+    AttachError, DetachError, InstallError, RemoveError, RollbackError, StartError,
+};
+use super::link::{Counters, FailMode, Link, Spare};
+use super::report::{Placement, PluginInfo, show};
+use super::shelf::{Attachment, Good, Record, Shelf, Version};
+use crate::compiler::Loader;
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{ConfigureError, Digest, Engine, Instance, Limits, LoadError, Plugin};
-use serde::{Deserialize, Serialize};
+use meshd_plugin_host::{Digest, Instance, Plugin};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Where an attachment stands if nothing is said.
 const ORDER: u16 = 100;
 /// Plugins that can be installed, and networks one can be attached to; each attachment may hold 16 MiB.
-const MAX_PLUGINS: usize = 256;
+pub(super) const MAX_PLUGINS: usize = 256;
 /// See [`MAX_PLUGINS`].
-const MAX_ATTACHMENTS: usize = 256;
+pub(super) const MAX_ATTACHMENTS: usize = 256;
+/// Earlier versions of a plugin that stay ready for `rollback`.
+const MAX_EARLIER: usize = 3;
 
-/// Where in the chain a plugin stands, and what holds when it fails. `None`: as it was, or else 100 and closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Placement {
-    /// Lower is asked earlier; the plugin's name decides between equals.
-    pub order: Option<u16>,
-    /// Dropped or passed on.
-    pub fail: Option<FailMode>,
-}
-
-/// An installed plugin, to be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct PluginInfo {
-    /// Its name on this node.
-    pub name: Label,
-    /// SHA-256 of the component.
-    pub digest: Digest,
-    /// Bytes of the component.
-    pub size: u64,
-    /// Why it cannot be used, if so.
-    pub trouble: Option<String>,
-    /// By VNI.
-    pub attachments: Vec<AttachmentInfo>,
-}
-
-/// A plugin in a network's chain, to be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct AttachmentInfo {
-    /// The network.
-    pub vni: Vni,
-    /// Lower is asked earlier.
-    pub order: u16,
-    /// JSON.
-    pub config: String,
-    /// What holds when it fails.
-    pub fail: FailMode,
-    /// Why its fail mode answers at the moment, if so.
-    pub trouble: Option<String>,
-    /// How it failed last.
-    pub last_fault: Option<String>,
-    /// Questions since the daemon started.
-    pub asked: u64,
-    /// Of them, refused by the plugin.
-    pub dropped: u64,
-    /// Of them, answered by the fail mode.
-    pub failed: u64,
-    /// Time in the plugin, in ns.
-    pub ns: u64,
-}
-
-/// Why the plugins of this node cannot be brought up.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The state.
-    #[error(transparent)]
-    Shelf(#[from] ShelfError),
-    /// The engine.
-    #[error(transparent)]
-    Engine(#[from] LoadError),
-    /// The system has no thread to give.
-    #[error("cannot start the policy thread: {0}")]
-    Thread(io::Error),
-}
-
-/// Why a component is not installed.
-#[derive(Debug, thiserror::Error)]
-pub enum InstallError {
-    /// It is no policy component.
-    #[error("{name} cannot be installed: {source}")]
-    Load {
-        /// The plugin.
-        name: Label,
-        /// What is wrong with it.
-        source: LoadError,
-    },
-    /// A network where the name is attached has a config that this component refuses.
-    #[error(
-        "{name} cannot replace the installed one on network {vni}: {source}. The installed one goes on; change the config there first, or detach it"
-    )]
-    Configure {
-        /// The plugin.
-        name: Label,
-        /// The network.
-        vni: Vni,
-        /// What it says.
-        source: ConfigureError,
-    },
-    /// Too many.
-    #[error("{name} cannot be installed: this node has {MAX_PLUGINS} plugins already")]
-    Full {
-        /// The plugin.
-        name: Label,
-    },
-    /// The state cannot be written.
-    #[error("{name} cannot be kept: {source}")]
-    Keep {
-        /// The plugin.
-        name: Label,
-        /// What fails.
-        source: ShelfError,
-    },
-}
-
-/// Why a plugin is not attached.
-#[derive(Debug, thiserror::Error)]
-pub enum AttachError {
-    /// No such plugin.
-    #[error(
-        "no plugin {name} is installed on this node; `meshd plugin install {name} FILE.wasm` first"
-    )]
-    NotInstalled {
-        /// The plugin.
-        name: Label,
-    },
-    /// It did not load when the daemon started.
-    #[error("{name} is installed, but cannot be used: {reason}")]
-    Broken {
-        /// The plugin.
-        name: Label,
-        /// Why it does not load.
-        reason: String,
-    },
-    /// It refuses the config.
-    #[error("{name} is not attached to network {vni} with this config: {source}")]
-    Configure {
-        /// The plugin.
-        name: Label,
-        /// The network.
-        vni: Vni,
-        /// What it says.
-        source: ConfigureError,
-    },
-    /// Too many.
-    #[error("{name} is attached to {MAX_ATTACHMENTS} networks already")]
-    Full {
-        /// The plugin.
-        name: Label,
-    },
-    /// The state cannot be written.
-    #[error("the attachment of {name} cannot be kept: {source}")]
-    Keep {
-        /// The plugin.
-        name: Label,
-        /// What fails.
-        source: ShelfError,
-    },
-}
-
-/// Why a plugin is not detached.
-#[derive(Debug, thiserror::Error)]
-pub enum DetachError {
-    /// No such plugin.
-    #[error("no plugin {name} is installed on this node; `meshd plugin ls` shows those that are")]
-    NotInstalled {
-        /// The plugin.
-        name: Label,
-    },
-    /// It is not there.
-    #[error("{name} is not attached to network {vni}; `meshd plugin ls` shows where it is")]
-    NotAttached {
-        /// The plugin.
-        name: Label,
-        /// The network.
-        vni: Vni,
-    },
-    /// The state cannot be written.
-    #[error("the change cannot be kept: {0}")]
-    Keep(ShelfError),
-}
-
-struct Installed {
-    record: Record,
+pub(super) struct Installed {
+    pub(super) record: Record,
     /// Or why it does not load.
-    plugin: Result<Plugin, String>,
-    links: BTreeMap<Vni, Arc<Link>>,
+    pub(super) plugin: Result<Plugin, String>,
+    pub(super) links: BTreeMap<Vni, Arc<Link>>,
 }
 
 pub(super) struct Registry {
-    engine: Engine,
+    loader: Arc<Loader>,
     shelf: Shelf,
+    checker: Option<Checker>,
     installed: BTreeMap<Label, Installed>,
     revision: u32,
     revisions: BTreeMap<Vni, u32>,
 }
 
 impl Registry {
-    pub(super) fn open(store: Store, state_dir: &Path) -> Result<Self, StartError> {
+    pub(super) fn open(
+        store: Store,
+        state_dir: &Path,
+        loader: Arc<Loader>,
+        checker: Option<Checker>,
+    ) -> Result<Self, StartError> {
         let shelf = Shelf::open(store, state_dir)?;
-        let engine = Engine::new(Limits::default())?;
         let records = shelf.records()?;
-        shelf.sweep(&records.values().map(|record| record.digest).collect());
         let mut out = Self {
-            engine,
+            loader,
             shelf,
+            checker,
             installed: BTreeMap::new(),
             revision: 0,
             revisions: BTreeMap::new(),
         };
         for (name, record) in records {
-            let plugin = out
-                .shelf
-                .get(record.digest)
-                .and_then(|wasm| Plugin::load(&out.engine, &wasm).map_err(|e| e.to_string()));
+            let plugin = out.ready(record.digest);
             if let Err(reason) = &plugin {
                 tracing::error!(plugin = %name, %reason, "an installed plugin does not load; its attachments answer by their fail mode");
             }
@@ -237,28 +72,62 @@ impl Registry {
                 let instance = plugin.clone().and_then(|plugin| {
                     Instance::new(&plugin, &attachment.config, 1).map_err(|e| e.to_string())
                 });
-                links.insert(
-                    vni,
-                    Arc::new(Link::new(
-                        name.clone(),
-                        attachment.order,
-                        attachment.fail,
-                        instance,
-                        Arc::default(),
-                    )),
-                );
+                let link = out.link(&name, attachment, instance, Arc::default());
+                links.insert(vni, link);
                 out.moved(vni);
             }
-            out.installed.insert(
-                name,
-                Installed {
-                    record,
-                    plugin,
-                    links,
-                },
-            );
+            let installed = Installed {
+                record,
+                plugin,
+                links,
+            };
+            out.installed.insert(name, installed);
         }
+        out.sweep();
         Ok(out)
+    }
+
+    /// The plugin with this digest, from its file.
+    fn ready(&self, digest: Digest) -> Result<Plugin, String> {
+        let wasm = self.shelf.get(digest)?;
+        self.loader.load(&wasm).map_err(|e| e.to_string())
+    }
+
+    fn link(
+        &self,
+        name: &Label,
+        attachment: &Attachment,
+        instance: Result<Instance, String>,
+        counters: Arc<Counters>,
+    ) -> Arc<Link> {
+        let (order, fail) = (attachment.order, attachment.fail);
+        let spare = match (fail, &attachment.last_good) {
+            (FailMode::LastGood, Some(good)) => self
+                .ready(good.digest)
+                .and_then(|plugin| {
+                    Instance::new(&plugin, &good.config, 1).map_err(|e| e.to_string())
+                })
+                .inspect_err(|reason| tracing::warn!(plugin = %name, %reason, "the last good version does not work; what this one cannot decide is dropped"))
+                .ok()
+                .map(|instance| Spare {
+                    digest: good.digest,
+                    instance,
+                }),
+            _ => None,
+        };
+        let link = Link::new(name.clone(), order, fail, instance, counters)
+            .with_spare(spare)
+            .with_checker(self.checker.clone());
+        link.quarantine(attachment.quarantine.clone());
+        Arc::new(link)
+    }
+
+    /// Files that nothing needs any more go.
+    fn sweep(&self) {
+        let records = self.installed.values().map(|installed| &installed.record);
+        let needed: BTreeSet<Digest> = records.flat_map(Record::digests).collect();
+        self.shelf.sweep(&needed);
+        self.loader.sweep(&needed);
     }
 
     pub(super) fn chains(&self) -> Chains {
@@ -300,54 +169,142 @@ impl Registry {
         u64::from(self.revision) + 1
     }
 
+    /// Takes `plugin`, which was made of `wasm`, into use under `name`.
     pub(super) fn install(
         &mut self,
         name: &Label,
+        plugin: Plugin,
         wasm: &[u8],
     ) -> Result<PluginInfo, InstallError> {
-        let plugin = Plugin::load(&self.engine, wasm).map_err(|source| InstallError::Load {
-            name: name.clone(),
-            source,
-        })?;
         let old = self.installed.get(name);
         if old.is_none() && self.installed.len() >= MAX_PLUGINS {
             return Err(InstallError::Full { name: name.clone() });
         }
-        let attachments = old
-            .map(|old| old.record.attachments.clone())
-            .unwrap_or_default();
-        let mut links = BTreeMap::new();
-        for (&vni, attachment) in &attachments {
+        let mut record = old.map(|old| old.record.clone()).unwrap_or_else(|| Record {
+            digest: plugin.digest(),
+            size: wasm.len() as u64,
+            attachments: BTreeMap::new(),
+            history: Vec::new(),
+        });
+        if record.digest != plugin.digest() {
+            let before = Version {
+                digest: record.digest,
+                size: record.size,
+            };
+            (record.digest, record.size) = (plugin.digest(), wasm.len() as u64);
+            record
+                .history
+                .retain(|version| version.digest != record.digest);
+            record.history.insert(0, before);
+            record.history.truncate(MAX_EARLIER);
+        }
+        self.shelf
+            .put(record.digest, wasm)
+            .map_err(|source| InstallError::Keep {
+                name: name.clone(),
+                source,
+            })?;
+        self.change_code(name, plugin, record)
+    }
+
+    /// The component of an earlier version of `name`: the one before, or the one whose digest begins with `wanted`.
+    pub(super) fn earlier(
+        &self,
+        name: &Label,
+        wanted: Option<&str>,
+    ) -> Result<Vec<u8>, RollbackError> {
+        let installed = self
+            .installed
+            .get(name)
+            .ok_or_else(|| RollbackError::NotInstalled { name: name.clone() })?;
+        let history = &installed.record.history;
+        let digest = history
+            .iter()
+            .map(|version| version.digest)
+            .find(|digest| wanted.is_none_or(|wanted| digest.to_string().starts_with(wanted)))
+            .ok_or_else(|| RollbackError::NoVersion {
+                name: name.clone(),
+                wanted: wanted.map_or_else(String::new, |wanted| format!(" {wanted}")),
+                have: match history.is_empty() {
+                    true => "none".to_owned(),
+                    false => {
+                        let short = history.iter().map(|version| version.digest.short());
+                        short.collect::<Vec<_>>().join(", ")
+                    }
+                },
+            })?;
+        self.shelf
+            .get(digest)
+            .map_err(|reason| RollbackError::Broken {
+                name: name.clone(),
+                reason,
+            })
+    }
+
+    /// Back to `plugin`, one of the earlier versions. The one that is left goes to the end of those, so that going back
+    /// again goes further back.
+    pub(super) fn roll_back(
+        &mut self,
+        name: &Label,
+        plugin: Plugin,
+    ) -> Result<PluginInfo, RollbackError> {
+        let installed = self
+            .installed
+            .get(name)
+            .ok_or_else(|| RollbackError::NotInstalled { name: name.clone() })?;
+        let mut record = installed.record.clone();
+        let found = record
+            .history
+            .iter()
+            .position(|version| version.digest == plugin.digest())
+            .ok_or_else(|| RollbackError::NoVersion {
+                name: name.clone(),
+                wanted: format!(" {} any more", plugin.digest().short()),
+                have: "others; look at `meshd plugin ls`".to_owned(),
+            })?;
+        let target = record.history.remove(found);
+        record.history.push(Version {
+            digest: record.digest,
+            size: record.size,
+        });
+        (record.digest, record.size) = (target.digest, target.size);
+        Ok(self.change_code(name, plugin, record)?)
+    }
+
+    /// Two phases: every attachment gets an instance of `plugin` and `record` is kept, or nothing has changed.
+    fn change_code(
+        &mut self,
+        name: &Label,
+        plugin: Plugin,
+        mut record: Record,
+    ) -> Result<PluginInfo, InstallError> {
+        let old = self.installed.get(name);
+        let mut instances = BTreeMap::new();
+        for (&vni, attachment) in &mut record.attachments {
             let instance = Instance::new(&plugin, &attachment.config, self.next_generation())
                 .map_err(|source| InstallError::Configure {
                     name: name.clone(),
                     vni,
                     source,
                 })?;
-            let counters = counters(old, vni);
-            links.insert(
-                vni,
-                Arc::new(Link::new(
-                    name.clone(),
-                    attachment.order,
-                    attachment.fail,
-                    Ok(instance),
-                    counters,
-                )),
-            );
+            let new = (plugin.digest(), attachment.config.clone());
+            attachment.last_good = good_before(old, vni, &new);
+            attachment.quarantine = None;
+            instances.insert(vni, instance);
         }
-        let record = Record {
-            digest: plugin.digest(),
-            size: wasm.len() as u64,
-            attachments,
-        };
         self.shelf
-            .put(record.digest, wasm)
-            .and_then(|()| self.shelf.keep(name, &record))
+            .keep(name, &record)
             .map_err(|source| InstallError::Keep {
                 name: name.clone(),
                 source,
             })?;
+        let mut links = BTreeMap::new();
+        for (vni, instance) in instances {
+            if let Some(attachment) = record.attachments.get(&vni) {
+                let link = self.link(name, attachment, Ok(instance), counters(old, vni));
+                links.insert(vni, link);
+            }
+        }
         let networks: Vec<Vni> = links.keys().copied().collect();
         let installed = Installed {
             record,
@@ -359,14 +316,57 @@ impl Registry {
         for vni in networks {
             self.moved(vni);
         }
-        self.shelf.sweep(
-            &self
-                .installed
-                .values()
-                .map(|installed| installed.record.digest)
-                .collect(),
-        );
+        self.sweep();
         Ok(info)
+    }
+
+    pub(super) fn remove(&mut self, name: &Label) -> Result<(), RemoveError> {
+        let installed = self
+            .installed
+            .get(name)
+            .ok_or_else(|| RemoveError::NotInstalled { name: name.clone() })?;
+        let networks: Vec<Vni> = installed.record.attachments.keys().copied().collect();
+        if !networks.is_empty() {
+            return Err(RemoveError::Attached {
+                name: name.clone(),
+                networks,
+            });
+        }
+        self.shelf
+            .forget(name)
+            .map_err(|source| RemoveError::Keep {
+                name: name.clone(),
+                source,
+            })?;
+        self.installed.remove(name);
+        self.sweep();
+        Ok(())
+    }
+
+    /// A decision did not hold: the attachment that made it answers for exactly equal frames only, until its code or config
+    /// changes. False: it has changed already.
+    pub(super) fn quarantine(&mut self, caught: &Caught) -> bool {
+        let Some(installed) = self.installed.get_mut(&caught.name) else {
+            return false;
+        };
+        let Some(link) = installed
+            .links
+            .get(&caught.vni)
+            .filter(|link| link.is_mark(&caught.mark) && link.quarantined().is_none())
+        else {
+            return false;
+        };
+        let reason = caught.lie.to_string();
+        link.quarantine(Some(reason.clone()));
+        if let Some(attachment) = installed.record.attachments.get_mut(&caught.vni) {
+            attachment.quarantine = Some(reason);
+        }
+        if let Err(error) = self.shelf.keep(&caught.name, &installed.record) {
+            // It holds until the next start, and then the next sample finds it again.
+            tracing::warn!(plugin = %caught.name, %error, "a quarantine cannot be kept");
+        }
+        self.moved(caught.vni);
+        true
     }
 
     pub(super) fn attach(
@@ -379,7 +379,7 @@ impl Registry {
         let generation = self.next_generation();
         let installed = self
             .installed
-            .get_mut(name)
+            .get(name)
             .ok_or_else(|| AttachError::NotInstalled { name: name.clone() })?;
         let plugin = installed
             .plugin
@@ -410,14 +410,20 @@ impl Registry {
                 vni,
                 source,
             })?;
-        record.attachments.insert(
-            vni,
-            Attachment {
-                order,
-                config: instance.config().to_owned(),
-                fail,
+        let old = record.attachments.get(&vni);
+        let new = (record.digest, instance.config().to_owned());
+        let same = old.is_some_and(|old| old.config == new.1);
+        let attachment = Attachment {
+            order,
+            fail,
+            last_good: match old.filter(|_| same) {
+                Some(old) => old.last_good.clone(),
+                None => good_before(Some(installed), vni, &new),
             },
-        );
+            quarantine: old.filter(|_| same).and_then(|old| old.quarantine.clone()),
+            config: new.1,
+        };
+        record.attachments.insert(vni, attachment.clone());
         self.shelf
             .keep(name, &record)
             .map_err(|source| AttachError::Keep {
@@ -425,13 +431,16 @@ impl Registry {
                 source,
             })?;
         let counters = counters(Some(installed), vni);
+        let link = self.link(name, &attachment, Ok(instance), counters);
+        let installed = self
+            .installed
+            .get_mut(name)
+            .ok_or_else(|| AttachError::NotInstalled { name: name.clone() })?;
         installed.record = record;
-        installed.links.insert(
-            vni,
-            Arc::new(Link::new(name.clone(), order, fail, Ok(instance), counters)),
-        );
+        installed.links.insert(vni, link);
         let info = show(name, installed);
         self.moved(vni);
+        self.sweep();
         Ok(info)
     }
 
@@ -469,36 +478,22 @@ fn counters(old: Option<&Installed>, vni: Vni) -> Arc<Counters> {
         .unwrap_or_default()
 }
 
-fn show(name: &Label, installed: &Installed) -> PluginInfo {
-    let Installed {
-        record,
-        plugin,
-        links,
-    } = installed;
-    let now = Instant::now();
-    let attachments = record.attachments.iter().map(|(&vni, attachment)| {
-        let link = links.get(&vni);
-        let count = |of: fn(&Counters) -> &std::sync::atomic::AtomicU64| {
-            link.map_or(0, |link| of(link.counters()).load(Ordering::Relaxed))
-        };
-        AttachmentInfo {
-            vni,
-            order: attachment.order,
-            config: attachment.config.clone(),
-            fail: attachment.fail,
-            trouble: link.and_then(|link| link.trouble(now)),
-            last_fault: link.and_then(|link| link.last_fault()),
-            asked: count(|c| &c.asked),
-            dropped: count(|c| &c.dropped),
-            failed: count(|c| &c.failed),
-            ns: count(|c| &c.ns),
-        }
-    });
-    PluginInfo {
-        name: name.clone(),
-        digest: record.digest,
-        size: record.size,
-        trouble: plugin.as_ref().err().cloned(),
-        attachments: attachments.collect(),
-    }
+/// What an attachment falls back on after a change to `new`: what was there before if it works, else what that fell back on.
+fn good_before(old: Option<&Installed>, vni: Vni, new: &(Digest, String)) -> Option<Good> {
+    let old = old?;
+    let before = old.record.attachments.get(&vni)?;
+    let works = old
+        .links
+        .get(&vni)
+        .is_some_and(|link| link.trouble(Instant::now()).is_none());
+    let good = match works {
+        true => Some(Good {
+            digest: old.record.digest,
+            config: before.config.clone(),
+        }),
+        false => None,
+    };
+    let differs = |good: &Good| good.digest != new.0 || good.config != new.1;
+    good.filter(differs)
+        .or_else(|| before.last_good.clone().filter(differs))
 }

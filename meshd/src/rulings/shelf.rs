@@ -24,6 +24,41 @@ pub(super) struct Record {
     /// Bytes of the component.
     pub(super) size: u64,
     pub(super) attachments: BTreeMap<Vni, Attachment>,
+    /// Earlier versions that stay ready, the one before first.
+    #[serde(default)]
+    pub(super) history: Vec<Version>,
+}
+
+impl Record {
+    /// Every component that this plugin may need.
+    pub(super) fn digests(&self) -> BTreeSet<Digest> {
+        let earlier = self.history.iter().map(|version| version.digest);
+        let good = self
+            .attachments
+            .values()
+            .filter_map(|at| at.last_good.as_ref());
+        [self.digest]
+            .into_iter()
+            .chain(earlier)
+            .chain(good.map(|good| good.digest))
+            .collect()
+    }
+}
+
+/// An earlier version of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Version {
+    pub(super) digest: Digest,
+    /// Bytes of the component.
+    pub(super) size: u64,
+}
+
+/// Code and config that worked together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Good {
+    pub(super) digest: Digest,
+    /// JSON.
+    pub(super) config: String,
 }
 
 /// One plugin in one network's chain, as it is kept.
@@ -34,6 +69,12 @@ pub(super) struct Attachment {
     /// JSON.
     pub(super) config: String,
     pub(super) fail: FailMode,
+    /// What decides if it fails and its fail mode is `last-good`.
+    #[serde(default)]
+    pub(super) last_good: Option<Good>,
+    /// Why its masks are not believed, if so.
+    #[serde(default)]
+    pub(super) quarantine: Option<String>,
 }
 
 /// Why the shelf cannot be read or written.
@@ -107,6 +148,11 @@ impl Shelf {
             reason: e.to_string(),
         })?;
         Ok(self.store.put(&format!("{PREFIX}{name}"), &value)?)
+    }
+
+    /// Forgets a record; durable on return.
+    pub(super) fn forget(&self, name: &Label) -> Result<(), ShelfError> {
+        Ok(self.store.remove(&format!("{PREFIX}{name}"))?)
     }
 
     /// Keeps a component; durable on return.

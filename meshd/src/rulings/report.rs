@@ -1,0 +1,134 @@
+//! Plugins and their places in chains, to be shown. Refuses to change anything.
+
+use super::link::{Counters, FailMode, below};
+use super::registry::Installed;
+use meshd_core::ident::{Label, Vni};
+use meshd_plugin_host::Digest;
+#[cfg(doc)]
+use meshd_plugin_host::Fault;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Where in the chain a plugin stands, and what holds when it fails. `None`: as it was, or else 100 and closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Placement {
+    /// Lower is asked earlier; the plugin's name decides between equals.
+    pub order: Option<u16>,
+    /// Dropped, passed on, or decided by the version before.
+    pub fail: Option<FailMode>,
+}
+
+/// An installed plugin, to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PluginInfo {
+    /// Its name on this node.
+    pub name: Label,
+    /// SHA-256 of the component.
+    pub digest: Digest,
+    /// Bytes of the component.
+    pub size: u64,
+    /// Why it cannot be used, if so.
+    pub trouble: Option<String>,
+    /// Versions to which `rollback` can go back, the next one first.
+    pub earlier: Vec<Digest>,
+    /// By VNI.
+    pub attachments: Vec<AttachmentInfo>,
+}
+
+/// A plugin in a network's chain, to be shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct AttachmentInfo {
+    /// The network.
+    pub vni: Vni,
+    /// Lower is asked earlier.
+    pub order: u16,
+    /// JSON.
+    pub config: String,
+    /// What holds when it fails.
+    pub fail: FailMode,
+    /// Why its fail mode answers at the moment, if so.
+    pub trouble: Option<String>,
+    /// How it failed last.
+    pub last_fault: Option<String>,
+    /// Questions since the daemon started.
+    pub asked: u64,
+    /// Of them, refused by the plugin.
+    pub dropped: u64,
+    /// Of them, answered by the fail mode.
+    pub failed: u64,
+    /// Time in the plugin, in ns.
+    pub ns: u64,
+    /// Of the questions, those after whose answer nobody else was asked.
+    pub accepted: u64,
+    /// Of `failed`, decided by the last good version.
+    pub fell_back: u64,
+    /// The version that decides if it fails, where its fail mode wants one.
+    pub last_good: Option<Digest>,
+    /// Why its answers hold for exactly equal frames only, if so.
+    pub quarantine: Option<String>,
+    /// Decisions that were examined.
+    pub examined: u64,
+    /// By [`Fault::KINDS`].
+    pub faults: Vec<u64>,
+    /// Calls by how long they took: below so many ns (`None`: or more), and how many. Empty buckets are left out.
+    pub times: Vec<(Option<u64>, u64)>,
+}
+
+pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
+    let Installed {
+        record,
+        plugin,
+        links,
+    } = installed;
+    let now = Instant::now();
+    let attachments = record.attachments.iter().map(|(&vni, attachment)| {
+        let link = links.get(&vni);
+        let count = |of: fn(&Counters) -> &std::sync::atomic::AtomicU64| {
+            link.map_or(0, |link| of(link.counters()).load(Ordering::Relaxed))
+        };
+        AttachmentInfo {
+            vni,
+            order: attachment.order,
+            config: attachment.config.clone(),
+            fail: attachment.fail,
+            trouble: link.and_then(|link| link.trouble(now)),
+            last_fault: link.and_then(|link| link.last_fault()),
+            asked: count(|c| &c.asked),
+            dropped: count(|c| &c.dropped),
+            failed: count(|c| &c.failed),
+            ns: count(|c| &c.ns),
+            accepted: count(|c| &c.accepted),
+            fell_back: count(|c| &c.fell_back),
+            last_good: link.and_then(|link| link.spare()),
+            quarantine: link.and_then(|link| link.quarantined()),
+            examined: count(|c| &c.examined),
+            faults: link.map_or_else(Vec::new, |link| {
+                let faults = link.counters().faults.iter();
+                faults.map(|n| n.load(Ordering::Relaxed)).collect()
+            }),
+            times: link.map_or_else(Vec::new, |link| {
+                let times = link.counters().times.iter().enumerate();
+                times
+                    .map(|(at, n)| (below(at), n.load(Ordering::Relaxed)))
+                    .filter(|(_, n)| *n > 0)
+                    .collect()
+            }),
+        }
+    });
+    PluginInfo {
+        name: name.clone(),
+        digest: record.digest,
+        size: record.size,
+        trouble: plugin.as_ref().err().cloned(),
+        earlier: record
+            .history
+            .iter()
+            .map(|version| version.digest)
+            .collect(),
+        attachments: attachments.collect(),
+    }
+}
