@@ -4,6 +4,7 @@
 //! way through it. So the reads *are* the mask. Predicates (`dst_ip_in`, `dst_port_in`) note only the bits that their
 //! answer rests on, which keeps the mask wide and the cache effective; prefer them to comparing whole fields.
 
+use crate::mac::Mac;
 use crate::net::Net;
 use crate::wit::types::{DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
 use core::cell::Cell;
@@ -17,6 +18,8 @@ pub struct Key<'a> {
     raw: &'a FlowKey,
     fields: Cell<Deps>,
     // Each by itself: cheaper in fuel than a record that is copied out and back.
+    src_mac: Cell<u8>,
+    dst_mac: Cell<u8>,
     src_ip: Cell<u8>,
     dst_ip: Cell<u8>,
     src_port: Cell<u16>,
@@ -39,6 +42,8 @@ impl<'a> Key<'a> {
         Self {
             raw,
             fields: Cell::new(Deps::empty()),
+            src_mac: Cell::new(0),
+            dst_mac: Cell::new(0),
             src_ip: Cell::new(0),
             dst_ip: Cell::new(0),
             src_port: Cell::new(0),
@@ -49,8 +54,8 @@ impl<'a> Key<'a> {
     /// What was read so far.
     pub(crate) fn deps(&self) -> DepMask {
         let partial = PartialDeps {
-            src_mac_prefix: 0,
-            dst_mac_prefix: 0,
+            src_mac_prefix: self.src_mac.get(),
+            dst_mac_prefix: self.dst_mac.get(),
             src_ip_prefix: self.src_ip.get(),
             dst_ip_prefix: self.dst_ip.get(),
             src_port_mask: self.src_port.get(),
@@ -105,18 +110,41 @@ impl<'a> Key<'a> {
         icmp_code: u8, ICMP_CODE;
     }
 
-    /// Source MAC, in wire order.
+    /// The whole source MAC; where it is one of a few known ones, ask by [`Self::src_mac_is`].
     #[must_use]
-    pub fn src_mac(&self) -> [u8; 6] {
-        self.note(Deps::SRC_MAC);
+    pub fn src_mac(&self) -> Mac {
+        self.src_mac.set(48);
         mac(self.raw.src_mac.hi, self.raw.src_mac.lo)
     }
 
-    /// Destination MAC, in wire order.
+    /// The whole destination MAC; where it is one of a few known ones, ask by [`Self::dst_mac_is`].
     #[must_use]
-    pub fn dst_mac(&self) -> [u8; 6] {
-        self.note(Deps::DST_MAC);
+    pub fn dst_mac(&self) -> Mac {
+        self.dst_mac.set(48);
         mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo)
+    }
+
+    /// Whether the source MAC is this one. A difference in the first bits is a matter of those.
+    #[must_use]
+    pub fn src_mac_is(&self, one: Mac) -> bool {
+        let (same, bits) = compare(mac(self.raw.src_mac.hi, self.raw.src_mac.lo), one);
+        self.src_mac.set(self.src_mac.get().max(bits));
+        same
+    }
+
+    /// Whether the destination MAC is this one. A difference in the first bits is a matter of those.
+    #[must_use]
+    pub fn dst_mac_is(&self, one: Mac) -> bool {
+        let (same, bits) = compare(mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo), one);
+        self.dst_mac.set(self.dst_mac.get().max(bits));
+        same
+    }
+
+    /// To a group: multicast and broadcast. Rests on the first byte of the destination.
+    #[must_use]
+    pub fn is_group(&self) -> bool {
+        self.dst_mac.set(self.dst_mac.get().max(8));
+        mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo).is_group()
     }
 
     /// The whole source address; `None` if the frame has none. ARP: sender protocol address.
@@ -232,24 +260,36 @@ pub(crate) fn bits(hi: u64, lo: u64) -> u128 {
     u128::from(hi) << 64 | u128::from(lo)
 }
 
-fn mac(hi: u16, lo: u32) -> [u8; 6] {
+pub(crate) fn mac(hi: u16, lo: u32) -> Mac {
     let ([a, b], [c, d, e, f]) = (hi.to_be_bytes(), lo.to_be_bytes());
-    [a, b, c, d, e, f]
+    Mac([a, b, c, d, e, f])
 }
 
+/// Whether they are equal, and how many leading bits that rests on.
+fn compare(a: Mac, b: Mac) -> (bool, u8) {
+    let difference = a.bits() ^ b.bits();
+    if difference == 0 {
+        return (true, 48);
+    }
+    // Of 64 bits the first 16 are empty, and there is a difference behind them.
+    (false, difference.leading_zeros() as u8 - 15)
+}
+
+/// From bit 0 on.
+pub(crate) const FLAGS: [TcpFlags; 9] = [
+    TcpFlags::FIN,
+    TcpFlags::SYN,
+    TcpFlags::RST,
+    TcpFlags::PSH,
+    TcpFlags::ACK,
+    TcpFlags::URG,
+    TcpFlags::ECE,
+    TcpFlags::CWR,
+    TcpFlags::NS,
+];
+
 pub(crate) fn flag_bits(flags: TcpFlags) -> u16 {
-    const ORDER: [TcpFlags; 9] = [
-        TcpFlags::FIN,
-        TcpFlags::SYN,
-        TcpFlags::RST,
-        TcpFlags::PSH,
-        TcpFlags::ACK,
-        TcpFlags::URG,
-        TcpFlags::ECE,
-        TcpFlags::CWR,
-        TcpFlags::NS,
-    ];
-    ORDER.iter().enumerate().fold(0, |all, (i, flag)| {
+    FLAGS.iter().enumerate().fold(0, |all, (i, flag)| {
         all | u16::from(flags.contains(*flag)) << i
     })
 }

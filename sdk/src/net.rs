@@ -2,13 +2,11 @@
 
 use core::fmt;
 use core::str::FromStr;
-use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// An address with a prefix length, such as `10.0.0.0/24` or `fd00::/8`; without a length it is one address. In a config
 /// it is that text.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Net {
     /// IPv4 as `::ffff:a.b.c.d`.
     bits: u128,
@@ -134,19 +132,6 @@ impl fmt::Display for Net {
 impl fmt::Debug for Net {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl TryFrom<String> for Net {
-    type Error = ParseNetError;
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Net> for String {
-    fn from(net: Net) -> Self {
-        net.to_string()
     }
 }
 

@@ -1,32 +1,14 @@
 //! What an author writes, and how it becomes a component.
 
+use crate::config::{self, Config, ConfigError};
 use crate::key::Key;
+use crate::manifest::Described;
 use crate::verdict::Verdict;
-use serde::de::DeserializeOwned;
 
-/// One thing that is wrong in a config.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    /// JSON pointer to the place (RFC 6901), such as `/rules/2/port`; empty: the whole.
-    pub pointer: String,
-    /// What is wrong there, and what would be right.
-    pub message: String,
-}
-
-impl ConfigError {
-    /// `message` about the place `pointer`.
-    pub fn new(pointer: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            pointer: pointer.into(),
-            message: message.into(),
-        }
-    }
-}
-
-/// A policy: its fields are its config, read from JSON; `#[serde(deny_unknown_fields)]` makes slips visible.
+/// A policy: its fields are its config. `#[policy(stage = "guard", fail = "closed")]` stands above the `impl`.
 ///
 /// `decide` takes `&self`, so that the same key always gets the same verdict; keep nothing in cells or statics.
-pub trait Policy: DeserializeOwned + Send + Sync + 'static {
+pub trait Policy: Config + Described + Send + Sync + 'static {
     /// Says what is wrong in a config that reads; also the place to prepare it. meshd keeps the old config then.
     ///
     /// # Errors
@@ -40,46 +22,29 @@ pub trait Policy: DeserializeOwned + Send + Sync + 'static {
 }
 
 /// Reads and checks a config.
-pub(crate) fn read<P: Policy>(config: &str) -> Result<P, Vec<ConfigError>> {
-    // A list would be read as the fields in their order, and an empty one as a config in which nothing is set.
-    if config.trim_start().starts_with('[') {
-        return Err(vec![ConfigError::new(
-            "",
-            "the config is a list; an object is wanted, such as {}",
-        )]);
-    }
-    let json = &mut serde_json::Deserializer::from_str(config);
-    let mut policy: P = serde_path_to_error::deserialize(&mut *json)
-        .map_err(|e| vec![ConfigError::new(pointer(e.path()), e.inner().to_string())])?;
-    json.end()
-        .map_err(|e| vec![ConfigError::new("", e.to_string())])?;
+pub(crate) fn read<P: Policy>(text: &str) -> Result<P, Vec<ConfigError>> {
+    let mut policy: P = config::from_json(text)?;
     policy.check()?;
     Ok(policy)
 }
 
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    let mut out = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => out.push_str(&format!("/{index}")),
-            Segment::Map { key } => {
-                out.push_str(&format!("/{}", key.replace('~', "~0").replace('/', "~1")))
-            }
-            Segment::Enum { variant } => out.push_str(&format!("/{variant}")),
-            Segment::Unknown => {}
-        }
-    }
-    out
-}
-
-/// Makes the crate's component out of a [`Policy`]. Does nothing in a native build, where tests run.
+/// What `#[policy]` makes the crate's component with. Does nothing in a native build, where tests run.
+#[doc(hidden)]
 #[macro_export]
-macro_rules! export_policy {
+macro_rules! __export_policy {
     ($policy:ty) => {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             static POLICY: ::std::sync::OnceLock<$policy> = ::std::sync::OnceLock::new();
+            const MANIFEST: &[u8] = <$policy as $crate::manifest::Described>::MANIFEST;
+            #[allow(unsafe_code)]
+            #[used]
+            #[unsafe(link_section = "meshd:plugin")]
+            static SECTION: [u8; MANIFEST.len()] = {
+                let mut bytes = [0; MANIFEST.len()];
+                bytes.copy_from_slice(MANIFEST);
+                bytes
+            };
             struct Component;
             impl $crate::wit::Guest for Component {
                 fn configure(
@@ -99,7 +64,7 @@ macro_rules! export_policy {
     };
 }
 
-/// What [`export_policy!`] expands to; not for use by hand.
+/// What the component calls; not for use by hand.
 #[doc(hidden)]
 pub mod guest {
     use super::{Policy, read};

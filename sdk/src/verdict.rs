@@ -17,6 +17,42 @@ pub(crate) enum Say {
     Drop(u16),
 }
 
+/// Why a frame is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reason(u16);
+
+impl Reason {
+    /// What `#[policy]` makes of a name.
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn interned(code: u16) -> Self {
+        Self(code)
+    }
+}
+
+/// A reason: a name in quotes, or the number of a rule as `u16`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no reason to drop a frame",
+    note = "a name is written in the `impl` under `#[policy]`, in quotes: drop(\"telnet\"); that gives it its code",
+    note = "the number of a rule is a `u16`, and `#[policy(rules = …)]` says how many there are"
+)]
+pub trait IntoReason {
+    /// That.
+    fn into_reason(self) -> Reason;
+}
+
+impl IntoReason for Reason {
+    fn into_reason(self) -> Reason {
+        self
+    }
+}
+
+impl IntoReason for u16 {
+    fn into_reason(self) -> Reason {
+        Reason(self)
+    }
+}
+
 /// Leave the frame to the next plugin, and after the last one to the switch.
 pub fn next() -> Verdict {
     Verdict {
@@ -33,8 +69,12 @@ pub fn accept() -> Verdict {
     }
 }
 
-/// Refuse the frame. `code` is the number of the rule that refuses; `meshd trace` shows it.
-pub fn drop(code: u16) -> Verdict {
+/// Refuse the frame. `why` is a name in quotes, or the number of the rule that refuses; `meshd trace` shows it.
+///
+/// Names are lower-case letters, digits and hyphens. `#[policy]` gives each that stands in its `impl` a code, in the order
+/// in which they stand there, and writes the table into the manifest.
+pub fn drop(why: impl IntoReason) -> Verdict {
+    let Reason(code) = why.into_reason();
     Verdict {
         say: Say::Drop(code),
         cacheable: true,

@@ -6,6 +6,8 @@
 //!
 //! Owns the choice of toolchain: rustup's target where it is or can be added; else Debian's `rustc-web` with the library's
 //! source, which builds std itself and links with rustup's `rust-lld`. Refuses a guest with imports, by the import's name.
+//! The manifest, which the SDK put into the module, goes to the component's top level, where a host finds it first; names of
+//! functions are left out, since no host prints a guest's backtrace.
 //! Paths of this machine are mapped away, so that the same sources make the same bytes.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,9 +20,11 @@ use std::process::{Command, Stdio};
 const TARGET: &str = "wasm32-unknown-unknown";
 /// Folder with a `Cargo.toml` of its own, and the guests that it makes.
 const GUESTS: &[(&str, &[&str])] = &[
-    ("plugins", &["acl", "fixture"]),
+    ("plugins", &["acl", "fixture", "isolation"]),
     ("examples/hello-plugin", &["hello-plugin"]),
 ];
+/// The custom section with the manifest; docs/plugins/manifest.md has the format.
+const MANIFEST: &str = "meshd:plugin";
 /// What goes into a guest besides its own folder.
 const SHARED: &[&str] = &["wit", "sdk", "Cargo.toml", "xtask/src/wasm.rs"];
 /// Debian's packages of a Rust that can build its own standard library.
@@ -266,25 +270,59 @@ fn install_debian() -> Result<()> {
 /// A core module without imports becomes a component.
 fn component(module: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
-    for payload in wasmparser::Parser::new(0).parse_all(&bytes) {
-        let wasmparser::Payload::ImportSection(imports) = payload? else {
-            continue;
-        };
-        let Some(import) = imports.into_imports().next() else {
-            continue;
-        };
-        let import = import?;
-        bail!(
-            "it imports {}::{}, and a policy gets no imports. Look for a crate that wants a clock, files, randomness or JavaScript \
-             (`cargo tree --target {TARGET}`; wasm-bindgen and getrandom are the usual ones)",
-            import.module,
-            import.name
-        );
-    }
-    wit_component::ComponentEncoder::default()
+    let (module, manifest) = split(&bytes)?;
+    let mut component = wit_component::ComponentEncoder::default()
         .validate(true)
-        .module(&bytes)?
-        .encode()
+        .module(&module)?
+        .encode()?;
+    if let Some(manifest) = manifest {
+        let json: serde_json::Result<serde_json::Value> = serde_json::from_slice(&manifest);
+        json.with_context(|| format!("the section {MANIFEST} is no JSON"))?;
+        let section = wasm_encoder::CustomSection {
+            name: MANIFEST.into(),
+            data: manifest.as_slice().into(),
+        };
+        wasm_encoder::ComponentSection::append_to_component(&section, &mut component);
+    }
+    Ok(component)
+}
+
+/// The module without its manifest and the names of its functions, and the manifest.
+fn split(bytes: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+    let (mut module, mut manifest) = (wasm_encoder::Module::new(), None);
+    for payload in wasmparser::Parser::new(0).parse_all(bytes) {
+        let payload = payload?;
+        match &payload {
+            wasmparser::Payload::ImportSection(imports) => {
+                if let Some(import) = imports.clone().into_imports().next() {
+                    let import = import?;
+                    bail!(
+                        "it imports {}::{}, and a policy gets no imports. Look for a crate that wants a clock, files, randomness or JavaScript \
+                         (`cargo tree --target {TARGET}`; wasm-bindgen and getrandom are the usual ones)",
+                        import.module,
+                        import.name
+                    );
+                }
+            }
+            wasmparser::Payload::CustomSection(section) if section.name() == MANIFEST => {
+                ensure!(
+                    manifest.is_none(),
+                    "it has two sections {MANIFEST}: one crate, one policy"
+                );
+                manifest = Some(section.data().to_vec());
+                continue;
+            }
+            wasmparser::Payload::CustomSection(section) if section.name() == "name" => continue,
+            _ => {}
+        }
+        if let Some((id, range)) = payload.as_section() {
+            let data = bytes
+                .get(range)
+                .context("a section ends behind its module")?;
+            module.section(&wasm_encoder::RawSection { id, data });
+        }
+    }
+    Ok((module.finish(), manifest))
 }
 
 /// Without what cargo and rustup tell their children: these builds are another toolchain's and another target's.
@@ -339,4 +377,51 @@ fn read(command: &mut Command) -> Result<String> {
         output.status
     );
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasm_encoder::{CustomSection, EntityType, ImportSection, Module};
+
+    fn module(sections: &[(&str, &str)], import: bool) -> Vec<u8> {
+        let mut module = Module::new();
+        if import {
+            let mut imports = ImportSection::new();
+            let memory = wasm_encoder::MemoryType {
+                minimum: 1,
+                maximum: None,
+                memory64: false,
+                shared: false,
+                page_size_log2: None,
+            };
+            imports.import("env", "memory", EntityType::Memory(memory));
+            module.section(&imports);
+        }
+        for (name, data) in sections {
+            module.section(&CustomSection {
+                name: (*name).into(),
+                data: data.as_bytes().into(),
+            });
+        }
+        module.finish()
+    }
+
+    #[test]
+    fn the_manifest_leaves_the_module_and_other_sections_stay() {
+        let all = [("a", "1"), (MANIFEST, "{}"), ("name", "x"), ("b", "2")];
+        let (rest, manifest) = split(&module(&all, false)).unwrap();
+        assert_eq!(manifest.as_deref(), Some(b"{}".as_slice()));
+        assert_eq!(rest, module(&[("a", "1"), ("b", "2")], false));
+        assert_eq!(split(&rest).unwrap(), (rest.clone(), None));
+    }
+
+    #[test]
+    fn an_import_and_a_second_manifest_are_refused() {
+        let error = split(&module(&[], true)).unwrap_err().to_string();
+        assert!(error.contains("it imports env::memory"), "{error}");
+        let two = [(MANIFEST, "{}"), (MANIFEST, "{}")];
+        let error = split(&module(&two, false)).unwrap_err().to_string();
+        assert!(error.contains("two sections"), "{error}");
+    }
 }

@@ -2,38 +2,40 @@
 
 use meshd_sdk::prelude::*;
 
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Config)]
+/// Refuse connections to one TCP port.
 struct NoTelnet {
+    #[config(default = 23)]
     port: u16,
 }
 
+#[policy(stage = "guard", fail = "closed")]
 impl Policy for NoTelnet {
-    fn decide(&self, key: &Key<'_>) -> Verdict {
+    fn decide(&self, key: &Key) -> Verdict {
         if key.is_tcp() && key.dst_port() == self.port {
-            drop(1)
+            drop("telnet")
         } else {
             next()
         }
     }
 }
 
-export_policy!(NoTelnet);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use meshd_sdk::test::{arp, host, tcp};
+    use meshd_sdk::test::{host, pkt};
 
     #[test]
     fn telnet_is_refused_and_the_mask_stays_wide() {
-        let host = host(NoTelnet { port: 23 });
-        host.send(tcp("10.0.0.1:4000", "10.0.0.2:23"))
-            .drops(1)
+        let p = host(NoTelnet { port: 23 });
+        p.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.2:23 syn))
+            .drops("telnet")
             .reads("ip-kind ip-proto l4-ok dst-port");
-        host.send(arp("10.0.0.1", "10.0.0.2"))
+        p.send(pkt!(arp who-has 10.0.0.2 tell 10.0.0.1))
             .passes()
             .reads("ip-kind");
-        host.sound(10_000);
+        p.replay("testdata/office.pcap")
+            .matches("testdata/office.golden");
+        p.sound(10_000);
     }
 }

@@ -6,8 +6,8 @@
 //!   "default": "pass" }
 //! ```
 //!
-//! `deny` stands before `rules`. Rules are numbered from 1 in that order, and a refusal bears the number of its rule; 0 is
-//! the default. `default` speaks of everything but ARP and neighbour discovery, which pass unless a rule names them. The
+//! `deny` stands before `rules`. Rules are numbered from 1 in that order, and a refusal bears the number of its rule, or
+//! the name `default`. `default` speaks of everything but ARP and neighbour discovery, which pass unless a rule names them. The
 //! list is without state: who allows a service with `"default": "drop"` allows its answers by `src-port`.
 //!
 //! A frame that could hide what a rule asks for (a TCP or UDP header cut off before its ports) counts as a match for a
@@ -18,31 +18,33 @@ mod rule;
 
 use meshd_sdk::prelude::*;
 use rule::{Item, Match};
-use serde::Deserialize;
 
-/// See the crate's head.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// An access list without state: the first rule that matches decides.
+#[derive(Debug, Config)]
 struct Acl {
-    #[serde(default)]
+    /// What is refused, before anything else is looked at.
+    #[config(default = [])]
     deny: Vec<Match>,
-    #[serde(default)]
+    /// Then these, in their order.
+    #[config(default = [])]
     rules: Vec<Item>,
-    #[serde(default)]
+    /// What holds where no rule matches, except for ARP and neighbour discovery.
+    #[config(default = "pass")]
     default: Default,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Config)]
 enum Default {
-    #[default]
+    /// It passes.
     Pass,
+    /// It is refused.
     Drop,
 }
 
 /// More would not be decided within the fuel of one decision.
-const MAX_RULES: usize = 64;
+const MAX_RULES: u16 = 64;
 
+#[policy(stage = "guard", fail = "closed", rules = MAX_RULES)]
 impl Policy for Acl {
     fn check(&mut self) -> Result<(), Vec<ConfigError>> {
         let denied = self
@@ -60,7 +62,7 @@ impl Policy for Acl {
             .filter_map(|(at, rule)| rule.fault().map(|fault| ConfigError::new(at, fault)))
             .collect();
         let count = self.deny.len() + self.rules.len();
-        if count > MAX_RULES {
+        if count > usize::from(MAX_RULES) {
             errors.push(ConfigError::new(
                 "",
                 format!(
@@ -75,7 +77,7 @@ impl Policy for Acl {
         }
     }
 
-    fn decide(&self, key: &Key<'_>) -> Verdict {
+    fn decide(&self, key: &Key) -> Verdict {
         let denied = self.deny.iter().map(|rule| (false, rule));
         let listed = self.rules.iter().map(|item| (item.allows(), item.rule()));
         for (number, (allow, rule)) in (1..).zip(denied.chain(listed)) {
@@ -86,18 +88,16 @@ impl Policy for Acl {
         match self.default {
             Default::Pass => next(),
             Default::Drop if key.is_neighbor() => next(),
-            Default::Drop => drop(0),
+            Default::Drop => drop("default"),
         }
     }
 }
-
-export_policy!(Acl);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use meshd_sdk::test::{Host, arp, configured, frame, ping, tcp, udp};
+    use meshd_sdk::test::{Host, Packet, configured, pkt};
 
     fn acl(config: &str) -> Host<Acl> {
         configured(config).unwrap_or_else(|errors| panic!("{errors:?}"))
@@ -106,17 +106,18 @@ mod tests {
     #[test]
     fn a_denied_port_is_refused_and_the_rest_passes_under_a_wide_mask() {
         let acl = acl(r#"{"deny":[{"proto":"tcp","port":22}]}"#);
-        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:22"))
+        acl.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.2:22 syn))
             .drops(1)
             .reads("ip-kind ip-proto frag l4-ok dst-port");
-        acl.send(tcp("[fd00::1]:4000", "[fd00::2]:22")).drops(1);
-        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:80"))
+        acl.send(pkt!(tcp [fd00::1]:4000 > [fd00::2]:22 syn))
+            .drops(1);
+        acl.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.2:80 syn))
             .passes()
             .reads("ip-kind ip-proto frag l4-ok dst-port/0xffc0");
-        acl.send(udp("10.0.0.1:4000", "10.0.0.2:22"))
+        acl.send(pkt!(udp 10.0.0.1:4000 > 10.0.0.2:22))
             .passes()
             .reads("ip-kind ip-proto");
-        acl.send(arp("10.0.0.1", "10.0.0.2"))
+        acl.send(pkt!(arp who-has 10.0.0.2 tell 10.0.0.1))
             .passes()
             .reads("ip-kind");
         acl.sound(20_000);
@@ -134,39 +135,50 @@ mod tests {
         let acl = acl(r#"{"deny":[{"proto":"icmp","src":"10.0.0.66"}],
             "rules":[{"allow":{"proto":"udp","port":53}},{"deny":{"proto":"udp","dst":"10.0.0.0/24"}},{"allow":{"proto":"tcp","port":"8000-8099"}}],
             "default":"drop"}"#);
-        acl.send(ping("10.0.0.66", "10.0.0.2")).drops(1);
-        acl.send(ping("10.0.0.67", "10.0.0.2")).drops(0);
-        acl.send(udp("10.0.0.1:4000", "10.0.0.2:53")).passes();
-        acl.send(udp("10.0.0.1:4000", "10.0.0.2:54")).drops(3);
-        acl.send(udp("10.0.0.1:4000", "10.0.1.2:54")).drops(0);
-        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:8099")).passes();
-        acl.send(tcp("10.0.0.1:4000", "10.0.0.2:8100")).drops(0);
-        acl.send(frame(0x88cc)).drops(0);
-        acl.send(arp("10.0.0.1", "10.0.0.2")).passes();
+        acl.send(pkt!(icmp 10.0.0.66 > 10.0.0.2)).drops(1);
+        acl.send(pkt!(icmp 10.0.0.67 > 10.0.0.2)).drops("default");
+        acl.send(pkt!(udp 10.0.0.1:4000 > 10.0.0.2:53)).passes();
+        acl.send(pkt!(udp 10.0.0.1:4000 > 10.0.0.2:54)).drops(3);
+        acl.send(pkt!(udp 10.0.0.1:4000 > 10.0.1.2:54))
+            .drops("default");
+        acl.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.2:8099 syn))
+            .passes();
+        acl.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.2:8100 syn))
+            .drops("default");
+        acl.send(pkt!(ether 0x88cc)).drops("default");
+        acl.send(pkt!(arp who-has 10.0.0.2 tell 10.0.0.1)).passes();
         acl.sound(50_000);
     }
 
     #[test]
     fn a_header_that_hides_its_ports_is_taken_for_the_denied_one_and_not_for_the_allowed_one() {
-        let ssh = || tcp("10.0.0.1:4000", "10.0.0.2:22");
+        let ssh = |words: &str| -> Packet { pkt!("tcp 10.0.0.1:4000 > 10.0.0.2:22 syn {words}") };
         let deny = acl(r#"{"deny":[{"proto":"tcp","port":22}]}"#);
-        deny.send(ssh().first_fragment(true)).drops(1);
-        deny.send(ssh().first_fragment(false)).drops(1);
-        deny.send(ssh().unreadable()).drops(1);
-        deny.send(ssh().later_fragment()).passes();
+        deny.send(ssh("first-fragment")).drops(1);
+        deny.send(ssh("first-fragment cut")).drops(1);
+        deny.send(ssh("cut")).drops(1);
+        deny.send(ssh("later-fragment")).passes();
         deny.sound(20_000);
         let allow = acl(r#"{"rules":[{"allow":{"proto":"tcp","port":22}}],"default":"drop"}"#);
-        allow.send(ssh()).passes();
-        allow.send(ssh().unreadable()).drops(0);
+        allow.send(ssh("")).passes();
+        allow.send(ssh("cut")).drops("default");
         allow.sound(20_000);
+    }
+
+    #[test]
+    fn a_recording_of_an_office_is_decided_as_before() {
+        let acl = acl(include_str!("../example.json"));
+        acl.replay("../../sdk/testdata/office.pcap")
+            .matches("testdata/office.golden");
+        acl.sound(20_000);
     }
 
     #[test]
     fn arp_and_other_protocols_can_be_named() {
         let acl = acl(r#"{"deny":[{"proto":"arp","dst":"10.0.0.2"},{"proto":47}]}"#);
-        acl.send(arp("10.0.0.1", "10.0.0.2")).drops(1);
-        acl.send(arp("10.0.0.1", "10.0.0.3")).passes();
-        acl.send(tcp("10.0.0.1:1", "10.0.0.2:2")).passes();
+        acl.send(pkt!(arp who-has 10.0.0.2 tell 10.0.0.1)).drops(1);
+        acl.send(pkt!(arp who-has 10.0.0.3 tell 10.0.0.1)).passes();
+        acl.send(pkt!(tcp 10.0.0.1:1 > 10.0.0.2:2 syn)).passes();
         acl.sound(20_000);
     }
 
@@ -191,8 +203,8 @@ mod tests {
         );
         assert_eq!(at(r#"{"dany":[]}"#).pointer, "/dany");
         assert_eq!(at(r#"{"default":"maybe"}"#).pointer, "/default");
-        assert!(at("{").message.contains("EOF"));
-        let many = format!(r#"{{"deny":[{}{{}}]}}"#, "{},".repeat(MAX_RULES));
+        assert!(at("{").message.contains("line 1, column 2"));
+        let many = format!(r#"{{"deny":[{}{{}}]}}"#, "{},".repeat(MAX_RULES.into()));
         assert!(at(&many).message.contains("at most 64"));
     }
 }

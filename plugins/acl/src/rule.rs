@@ -1,15 +1,15 @@
 //! One rule, its words in the config, and when it matches.
 
 use core::ops::RangeInclusive;
+use meshd_sdk::config::{Errors, Schema, Value};
 use meshd_sdk::prelude::*;
-use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
 
-/// `{"allow": {...}}` or `{"deny": {...}}`.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// A rule of the list.
+#[derive(Debug, Config)]
 pub(crate) enum Item {
+    /// What matches passes.
     Allow(Match),
+    /// What matches is refused.
     Deny(Match),
 }
 
@@ -30,14 +30,16 @@ impl Item {
 }
 
 /// What a rule asks for; a field that is not there matches all. Without `proto`, any IPv4 or IPv6 packet.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[derive(Debug, Config)]
 pub(crate) struct Match {
     proto: Option<Proto>,
+    /// Source addresses; of ARP the sender's.
     src: Option<Net>,
+    /// Destination addresses; of ARP the one asked for.
     dst: Option<Net>,
+    /// Source ports.
     src_port: Option<Ports>,
-    /// Of the destination.
+    /// Destination ports.
     port: Option<Ports>,
 }
 
@@ -100,32 +102,32 @@ enum Proto {
     Ip(u8),
 }
 
-impl<'de> Deserialize<'de> for Proto {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl Visitor<'_> for Words {
-            type Value = Proto;
-            fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                f.write_str("tcp, udp, sctp, icmp, arp, nd, or a protocol number up to 255")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Proto, E> {
-                match text {
-                    "tcp" => Ok(Proto::Ip(6)),
-                    "udp" => Ok(Proto::Ip(17)),
-                    "sctp" => Ok(Proto::Ip(132)),
-                    "icmp" => Ok(Proto::Icmp),
-                    "arp" => Ok(Proto::Arp),
-                    "nd" => Ok(Proto::Nd),
-                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                }
-            }
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Proto, E> {
-                u8::try_from(number)
-                    .map(Proto::Ip)
-                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
-            }
+impl Config for Proto {
+    const SCHEMA: Schema = Schema::AnyOf {
+        doc: "tcp, udp, sctp, icmp (of either family), arp, nd, or a protocol number.",
+        of: &[String::SCHEMA, u8::SCHEMA],
+    };
+
+    fn read(value: &Value<'_>, errors: &mut Errors) -> Option<Self> {
+        let read = match value.text() {
+            Some("tcp") => Some(Self::Ip(6)),
+            Some("udp") => Some(Self::Ip(17)),
+            Some("sctp") => Some(Self::Ip(132)),
+            Some("icmp") => Some(Self::Icmp),
+            Some("arp") => Some(Self::Arp),
+            Some("nd") => Some(Self::Nd),
+            _ => value
+                .whole()
+                .and_then(|n| u8::try_from(n).ok())
+                .map(Self::Ip),
+        };
+        if read.is_none() {
+            errors.wanted(
+                "tcp, udp, sctp, icmp, arp, nd, or a protocol number up to 255",
+                value,
+            );
         }
-        deserializer.deserialize_any(Words)
+        read
     }
 }
 
@@ -133,27 +135,26 @@ impl<'de> Deserialize<'de> for Proto {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ports(RangeInclusive<u16>);
 
-impl<'de> Deserialize<'de> for Ports {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Words;
-        impl Visitor<'_> for Words {
-            type Value = Ports;
-            fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-                f.write_str("a port up to 65535, or two as \"low-high\"")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Ports, E> {
-                let (low, high) = text.split_once('-').unwrap_or((text, text));
-                match (low.parse::<u16>(), high.parse::<u16>()) {
-                    (Ok(low), Ok(high)) if low <= high => Ok(Ports(low..=high)),
-                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
-                }
-            }
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Ports, E> {
-                u16::try_from(number)
-                    .map(|port| Ports(port..=port))
-                    .map_err(|_| E::invalid_value(de::Unexpected::Unsigned(number), &self))
-            }
+impl Config for Ports {
+    const SCHEMA: Schema = Schema::AnyOf {
+        doc: "A port, or a range such as \"8000-8099\".",
+        of: &[u16::SCHEMA, String::SCHEMA],
+    };
+
+    fn read(value: &Value<'_>, errors: &mut Errors) -> Option<Self> {
+        let range = |text: &str| {
+            let (low, high) = text.split_once('-').unwrap_or((text, text));
+            Some((low.parse().ok()?, high.parse().ok()?))
+        };
+        let one = |n: i64| u16::try_from(n).ok().map(|port| (port, port));
+        let read = match value.text() {
+            Some(text) => range(text),
+            None => value.whole().and_then(one),
+        };
+        let read = read.filter(|(low, high)| low <= high);
+        if read.is_none() {
+            errors.wanted("a port up to 65535, or two as \"low-high\",", value);
         }
-        deserializer.deserialize_any(Words)
+        read.map(|(low, high)| Self(low..=high))
     }
 }

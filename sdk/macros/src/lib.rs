@@ -1,0 +1,34 @@
+//! `#[derive(Config)]` and `#[policy]`. Use them through `meshd_sdk`, whose types they write.
+//!
+//! Owns what the attributes may say, and refuses the rest where it stands. What the written code means is `meshd-sdk`'s.
+
+mod config;
+mod policy;
+
+use proc_macro::TokenStream;
+
+/// Reads a struct or an enum from a config, and describes it by a schema; see `meshd_sdk::Config`.
+///
+/// `#[config(default = …)]` gives a JSON value to a field that is absent: a number, a text, `true`, `false` or a list of
+/// such. `#[config(name = "…")]` names a field or variant otherwise than its Rust name with `-` for `_`.
+/// `#[config(skip)]` leaves a field out of the config.
+#[proc_macro_derive(Config, attributes(config))]
+pub fn derive_config(input: TokenStream) -> TokenStream {
+    let input = syn::parse_macro_input!(input as syn::DeriveInput);
+    config::derive(&input)
+        .unwrap_or_else(|e| e.to_compile_error())
+        .into()
+}
+
+/// Stands above `impl Policy for …` and makes it the crate's component, with its manifest.
+///
+/// `stage` is where in a chain it belongs: `guard`, `classify`, `forward` or `observe`. `fail` is what holds while it cannot
+/// answer: `closed` drops, `open` leaves the frame to the next plugin, `last-good` goes on with the answers that are kept;
+/// without it, `closed` for the first two stages and `open` for the others. `rules` is the greatest number of a rule, for
+/// policies that drop by number.
+#[proc_macro_attribute]
+pub fn policy(args: TokenStream, item: TokenStream) -> TokenStream {
+    policy::expand(args.into(), item.into())
+        .unwrap_or_else(|e| e.to_compile_error())
+        .into()
+}

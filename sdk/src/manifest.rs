@@ -1,0 +1,113 @@
+//! What a component says of itself without being run: a custom section with JSON, described in `docs/plugins/manifest.md`.
+//!
+//! Owns the format. It is written while the plugin is compiled and read by nobody in here.
+
+use crate::config::Schema;
+use crate::emit::Writer;
+
+/// Name of the custom section.
+pub const SECTION: &str = "meshd:plugin";
+
+/// The contract that this SDK is made for; a test compares it with `wit/`.
+pub(crate) const WIT: &str = "meshd:policy@0.1.0";
+
+/// What `#[policy]` writes down.
+#[derive(Clone, Copy, Debug)]
+pub struct Manifest {
+    /// Of the crate.
+    pub name: &'static str,
+    /// Of the crate.
+    pub version: &'static str,
+    /// Of the crate.
+    pub description: &'static str,
+    /// `guard`, `classify`, `forward` or `observe`.
+    pub stage: &'static str,
+    /// `closed`, `open` or `last-good`.
+    pub fail: &'static str,
+    /// Codes of drops from 1 to this are numbers of rules.
+    pub rules: u16,
+    /// Names of the codes behind those.
+    pub reasons: &'static [&'static str],
+    /// Of the config.
+    pub schema: Schema,
+}
+
+impl Manifest {
+    /// Bytes of the JSON.
+    #[must_use]
+    #[allow(clippy::len_without_is_empty)]
+    pub const fn len(&self) -> usize {
+        self.write::<0>().len()
+    }
+
+    /// The JSON.
+    #[must_use]
+    pub const fn json<const N: usize>(&self) -> [u8; N] {
+        self.write::<N>().bytes()
+    }
+
+    const fn write<const N: usize>(&self) -> Writer<N> {
+        let mut w = Writer::new();
+        w.raw("{\"manifest\":1");
+        let texts = [
+            ("name", self.name),
+            ("version", self.version),
+            ("description", self.description),
+            ("wit", WIT),
+            ("world", "policy"),
+            ("sdk", concat!("rust ", env!("CARGO_PKG_VERSION"))),
+            ("stage", self.stage),
+            ("fail", self.fail),
+        ];
+        let mut at = 0;
+        while at < texts.len() {
+            w.name(false, texts[at].0);
+            w.string(texts[at].1);
+            at += 1;
+        }
+        w.name(false, "rules");
+        w.number(self.rules as i128);
+        w.name(false, "reasons");
+        w.raw("[");
+        let mut at = 0;
+        while at < self.reasons.len() {
+            w.raw(if at == 0 { "{\"code\":" } else { ",{\"code\":" });
+            w.number(self.rules as i128 + 1 + at as i128);
+            w.name(false, "name");
+            w.string(self.reasons[at]);
+            w.raw("}");
+            at += 1;
+        }
+        w.raw("]");
+        w.name(false, "config-schema");
+        self.schema.write(&mut w);
+        w.raw("}");
+        w
+    }
+}
+
+/// What `#[policy]` knows of a policy.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no manifest",
+    note = "put `#[policy(stage = \"guard\", fail = \"closed\")]` above `impl Policy for {Self}`"
+)]
+pub trait Described {
+    /// Codes of drops from 1 to this are numbers of rules.
+    const RULES: u16;
+    /// Names of the codes behind those.
+    const REASONS: &'static [&'static str];
+    /// The manifest, as JSON.
+    const MANIFEST: &'static [u8];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_names_the_contract_in_wit() {
+        let wit = include_str!("../../wit/worlds.wit");
+        assert_eq!(wit.lines().next(), Some(&*format!("package {WIT};")));
+        assert!(wit.contains("world policy {"));
+    }
+}

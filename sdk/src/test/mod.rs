@@ -1,0 +1,240 @@
+//! Tests of a policy as native code: no daemon, no WASM, no root.
+//!
+//! ```text
+//!   pkt!(…) --> Packet: frame --daemon's parser--> key --decide--> Outcome: .drops("…") .reads("…")
+//!   FILE.pcap -----------------------------------^           \--> Replay:  .matches(FILE.golden)
+//! ```
+
+mod bytes;
+mod keys;
+mod packet;
+mod replay;
+mod sound;
+
+pub use crate::__pkt as pkt;
+pub use packet::{Packet, PacketError};
+pub use replay::{Replay, write_pcap};
+
+use crate::config::ConfigError;
+use crate::key::Key;
+use crate::policy::{self, Policy};
+use crate::verdict::{Say, Verdict};
+use crate::wit::types::{DepMask, FlowKey};
+use core::cell::RefCell;
+use core::fmt;
+use std::path::Path;
+
+/// A policy with somebody to ask it.
+pub struct Host<P> {
+    policy: P,
+    sent: RefCell<Vec<FlowKey>>,
+}
+
+/// Takes a policy, checked as a config is.
+///
+/// # Panics
+/// If `check` refuses it.
+#[track_caller]
+pub fn host<P: Policy>(mut policy: P) -> Host<P> {
+    if let Err(errors) = policy.check() {
+        panic!("the policy refuses its config: {errors:?}");
+    }
+    Host {
+        policy,
+        sent: RefCell::default(),
+    }
+}
+
+/// Reads and checks a config as the daemon has it done.
+///
+/// # Errors
+/// Everything that is wrong in the config.
+pub fn configured<P: Policy>(config: &str) -> Result<Host<P>, Vec<ConfigError>> {
+    policy::read(config).map(|policy| Host {
+        policy,
+        sent: RefCell::default(),
+    })
+}
+
+/// The manifest that the component carries, as JSON.
+///
+/// # Panics
+/// If it is no JSON: a mistake of the SDK.
+#[must_use]
+pub fn manifest<P: Policy>() -> serde_json::Value {
+    serde_json::from_slice(P::MANIFEST).unwrap_or_else(|e| panic!("{e}"))
+}
+
+impl<P: Policy> Host<P> {
+    /// Asks about the first frame of a flow.
+    ///
+    /// # Panics
+    /// If the daemon would drop the frame without asking, since its headers contradict each other.
+    #[track_caller]
+    pub fn send(&self, packet: Packet) -> Outcome {
+        let text = keys::show(&packet);
+        let key = match keys::key(&packet) {
+            Ok(key) => key,
+            Err(why) => panic!("no policy is asked about {text}: {why}"),
+        };
+        self.sent.borrow_mut().push(key);
+        let (verdict, deps) = self.decide(&key);
+        Outcome {
+            text,
+            said: Said::of::<P>(verdict.say),
+            deps,
+        }
+    }
+
+    /// Checks that the verdict rests on nothing but what was read: takes the packets sent so far and `rounds` others like
+    /// them, scrambles every bit that was not read, and asks again. The same rounds each time.
+    ///
+    /// # Panics
+    /// If a verdict or what was read differs: the policy keeps state, or looks at the frame by another way than [`Key`].
+    pub fn sound(&self, rounds: usize) {
+        sound::check(&self.sent.borrow(), rounds, |key| self.decide(key));
+    }
+
+    /// Asks about every frame of a recording (pcap or pcapng), as on its way in from port 1 of network 1. The path is seen
+    /// from the crate's folder.
+    ///
+    /// # Panics
+    /// If the file cannot be read.
+    #[track_caller]
+    pub fn replay(&self, pcap: impl AsRef<Path>) -> Replay {
+        replay::replay(self, pcap.as_ref())
+    }
+
+    fn decide(&self, key: &FlowKey) -> (Verdict, DepMask) {
+        let key = Key::new(key);
+        let verdict = self.policy.decide(&key);
+        (verdict, key.deps())
+    }
+}
+
+/// What a policy said, with the names of its reasons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    Next,
+    Accept,
+    Drop {
+        code: u16,
+        name: Option<&'static str>,
+    },
+}
+
+impl Said {
+    /// # Panics
+    /// If the code is neither the number of a rule nor interned.
+    #[track_caller]
+    fn of<P: Policy>(say: Say) -> Self {
+        match say {
+            Say::Next => Self::Next,
+            Say::Accept => Self::Accept,
+            Say::Drop(code) => {
+                let behind = usize::from(code).checked_sub(usize::from(P::RULES) + 1);
+                let name = behind.and_then(|at| P::REASONS.get(at)).copied();
+                let known = name.is_some() || (1..=P::RULES).contains(&code);
+                assert!(
+                    known,
+                    "drop({code}) is in nobody's manifest: rules are numbered from 1 to {}; say #[policy(…, rules = …)], or give the reason a name",
+                    P::RULES
+                );
+                Self::Drop { code, name }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Next => f.write_str("next"),
+            Self::Accept => f.write_str("accept"),
+            Self::Drop {
+                name: Some(name), ..
+            } => write!(f, "drop {name}"),
+            Self::Drop { code, .. } => write!(f, "drop {code}"),
+        }
+    }
+}
+
+/// A reason as a test names it: by its name, or by the number of the rule.
+pub trait Named {
+    /// As in a golden trace.
+    fn named(&self) -> String;
+}
+
+impl Named for &str {
+    fn named(&self) -> String {
+        (*self).to_owned()
+    }
+}
+
+impl Named for u16 {
+    fn named(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// What a policy said about one packet.
+pub struct Outcome {
+    text: String,
+    said: Said,
+    deps: DepMask,
+}
+
+#[allow(clippy::must_use_candidate, clippy::return_self_not_must_use)]
+impl Outcome {
+    /// # Panics
+    /// Unless the packet was left to the next plugin.
+    #[track_caller]
+    pub fn passes(self) -> Self {
+        self.says("next")
+    }
+
+    /// # Panics
+    /// Unless the packet was accepted past later plugins.
+    #[track_caller]
+    pub fn accepts(self) -> Self {
+        self.says("accept")
+    }
+
+    /// # Panics
+    /// Unless the packet was dropped for this reason.
+    #[track_caller]
+    pub fn drops(self, why: impl Named) -> Self {
+        self.says(&format!("drop {}", why.named()))
+    }
+
+    /// Compares what was read: names as in `wit/types.wit`, in its order, separated by blanks; partial reads of addresses
+    /// with the number of leading bits (`dst-ip/120`, IPv4 has 96 before it), of ports with the mask (`dst-port/0x8000`).
+    ///
+    /// # Panics
+    /// If it is not that.
+    #[track_caller]
+    pub fn reads(self, names: &str) -> Self {
+        let read = keys::names(&self.deps);
+        let wanted = names.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            read == wanted,
+            "of {}\n  the policy read {read:?}\n  and not         {wanted:?}",
+            self.text
+        );
+        self
+    }
+
+    #[track_caller]
+    fn says(self, wanted: &str) -> Self {
+        let said = self.said.to_string();
+        assert!(
+            said == wanted,
+            "of {}\n  the policy says {said:?}\n  and not         {wanted:?}",
+            self.text
+        );
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests;
