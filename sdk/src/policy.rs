@@ -33,6 +33,9 @@ pub(crate) fn read<P: Policy>(text: &str) -> Result<P, Vec<ConfigError>> {
 #[macro_export]
 macro_rules! __export_policy {
     ($policy:ty) => {
+        // Used, so that a native build does not take the whole policy for dead code.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: () = $crate::guest::used::<$policy>();
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             static POLICY: ::std::sync::OnceLock<$policy> = ::std::sync::OnceLock::new();
@@ -71,6 +74,9 @@ pub mod guest {
     use crate::key::Key;
     use crate::wit::types;
     use std::sync::OnceLock;
+
+    /// Does nothing.
+    pub const fn used<P: Policy>() {}
 
     /// Called once per instance.
     ///
