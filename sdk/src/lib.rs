@@ -53,12 +53,12 @@ pub use net::{Net, ParseNetError};
 pub use policy::Policy;
 #[doc(hidden)]
 pub use policy::guest;
-pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next};
+pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_peer, to_port};
 
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
         Config, ConfigError, Direction, DstClass, Frag, IpKind, Key, Mac, Net, Policy, Verdict,
-        accept, drop, next, policy,
+        accept, drop, next, policy, reject, to_peer, to_port,
     };
 }

@@ -12,9 +12,8 @@
 //! change, so it decides where both would. Whoever is not listed is what `others` says.
 //!
 //! Unicast is refused where it enters the network if both ends are known there, and else where it leaves. A frame to a group
-//! enters; it is refused at a listed port that must not hear its sender. Elsewhere it arrives: to keep it from ports that
-//! are not listed by number needs the target `flood`, which the host does not carry out yet. So broadcasts, ARP among
-//! them, do cross between isolated members that are listed by MAC.
+//! enters, and is refused at each listed port that must not hear its sender. Elsewhere it arrives: a key does not say which
+//! stations are behind a port. So broadcasts, ARP among them, do cross between isolated members that are listed by MAC only.
 
 use meshd_sdk::config::{Errors, Schema, Value};
 use meshd_sdk::prelude::*;

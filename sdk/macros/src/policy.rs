@@ -4,7 +4,7 @@
 //!   drop("telnet")  -->  drop(Reason::interned(RULES + 1))      1, 2, … in the order of first appearance
 //! ```
 //!
-//! Goes over tokens and not over expressions, so that a `drop` inside of another macro's arguments has its code too. A name
+//! The same for `reject`. Goes over tokens and not over expressions, so that a `drop` inside of another macro's arguments has its code too. A name
 //! outside of the `impl` does not compile: nobody would know its code.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
@@ -131,7 +131,7 @@ fn intern(tokens: TokenStream, names: &mut Vec<String>) -> Result<TokenStream> {
                 TokenTree::Group(new)
             }
             other => {
-                behind_drop = matches!(&other, TokenTree::Ident(ident) if ident == "drop");
+                behind_drop = matches!(&other, TokenTree::Ident(ident) if ident == "drop" || ident == "reject");
                 other
             }
         };

@@ -21,7 +21,6 @@ use crate::policy::{self, Policy};
 use crate::verdict::{Say, Verdict};
 use crate::wit::types::{DepMask, FlowKey};
 use core::cell::RefCell;
-use core::fmt;
 use std::path::Path;
 
 /// A policy with somebody to ask it.
@@ -81,7 +80,7 @@ impl<P: Policy> Host<P> {
         let (verdict, deps) = self.decide(&key);
         Outcome {
             text,
-            said: Said::of::<P>(verdict.say),
+            said: said::<P>(&verdict),
             deps,
         }
     }
@@ -112,51 +111,40 @@ impl<P: Policy> Host<P> {
     }
 }
 
-/// What a policy said, with the names of its reasons.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Said {
-    Next,
-    Accept,
-    Drop {
-        code: u16,
-        name: Option<&'static str>,
-    },
-}
-
-impl Said {
-    /// # Panics
-    /// If the code is neither the number of a rule nor interned.
-    #[track_caller]
-    fn of<P: Policy>(say: Say) -> Self {
-        match say {
-            Say::Next => Self::Next,
-            Say::Accept => Self::Accept,
-            Say::Drop(code) => {
-                let behind = usize::from(code).checked_sub(usize::from(P::RULES) + 1);
-                let name = behind.and_then(|at| P::REASONS.get(at)).copied();
-                let known = name.is_some() || (1..=P::RULES).contains(&code);
-                assert!(
-                    known,
-                    "drop({code}) is in nobody's manifest: rules are numbered from 1 to {}; say #[policy(…, rules = …)], or give the reason a name",
-                    P::RULES
-                );
-                Self::Drop { code, name }
-            }
+/// What a policy said, with the name of its reason, as a golden trace has it: `next`, `drop telnet`, `reject 7`,
+/// `port 3 for 1000 ms`, `accept uncached`.
+///
+/// # Panics
+/// If a code is neither the number of a rule nor interned.
+#[track_caller]
+fn said<P: Policy>(verdict: &Verdict) -> String {
+    let mut out = match verdict.say {
+        Say::Next => "next".to_owned(),
+        Say::Accept => "accept".to_owned(),
+        Say::Port(port) => format!("port {port}"),
+        Say::Peer(peer) => format!("peer {peer}"),
+        Say::Drop { code, reject } => {
+            let behind = usize::from(code).checked_sub(usize::from(P::RULES) + 1);
+            let name = behind.and_then(|at| P::REASONS.get(at)).copied();
+            let known = name.is_some() || (1..=P::RULES).contains(&code);
+            assert!(
+                known,
+                "drop({code}) is in nobody's manifest: rules are numbered from 1 to {}; say #[policy(…, rules = …)], or give the reason a name",
+                P::RULES
+            );
+            let word = if reject { "reject" } else { "drop" };
+            name.map_or_else(|| format!("{word} {code}"), |name| format!("{word} {name}"))
+        }
+    };
+    if !verdict.cacheable {
+        out += " uncached";
+    }
+    for (word, ms) in [("for", verdict.hard_ms), ("idle", verdict.idle_ms)] {
+        if ms != 0 {
+            out += &format!(" {word} {ms} ms");
         }
     }
-}
-
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Next => f.write_str("next"),
-            Self::Accept => f.write_str("accept"),
-            Self::Drop {
-                name: Some(name), ..
-            } => write!(f, "drop {name}"),
-            Self::Drop { code, .. } => write!(f, "drop {code}"),
-        }
-    }
+    out
 }
 
 /// A reason as a test names it: by its name, or by the number of the rule.
@@ -180,7 +168,7 @@ impl Named for u16 {
 /// What a policy said about one packet.
 pub struct Outcome {
     text: String,
-    said: Said,
+    said: String,
     deps: DepMask,
 }
 
@@ -207,6 +195,20 @@ impl Outcome {
         self.says(&format!("drop {}", why.named()))
     }
 
+    /// # Panics
+    /// Unless the packet was refused for this reason, and its sender told.
+    #[track_caller]
+    pub fn rejects(self, why: impl Named) -> Self {
+        self.says(&format!("reject {}", why.named()))
+    }
+
+    /// # Panics
+    /// Unless the packet was sent there: `"port 3"` or `"peer 7"`.
+    #[track_caller]
+    pub fn goes_to(self, place: &str) -> Self {
+        self.says(place)
+    }
+
     /// Compares what was read: names as in `wit/types.wit`, in its order, separated by blanks; partial reads of addresses
     /// with the number of leading bits (`dst-ip/120`, IPv4 has 96 before it), of ports with the mask (`dst-port/0x8000`).
     ///
@@ -224,9 +226,14 @@ impl Outcome {
         self
     }
 
+    /// Compares the whole verdict as a golden trace has it, also how long it is kept: `"drop telnet for 1000 ms"`, `"next
+    /// uncached"`. The other checks want an answer that is kept as long as nothing changes.
+    ///
+    /// # Panics
+    /// If it is not that.
     #[track_caller]
-    fn says(self, wanted: &str) -> Self {
-        let said = self.said.to_string();
+    pub fn says(self, wanted: &str) -> Self {
+        let said = &self.said;
         assert!(
             said == wanted,
             "of {}\n  the policy says {said:?}\n  and not         {wanted:?}",

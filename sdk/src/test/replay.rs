@@ -3,7 +3,7 @@
 //! A golden trace has one JSON line a frame, so that a change of a policy is reviewed as a diff. `MESHD_BLESS=1` writes it.
 
 use super::packet::Packet;
-use super::{Host, Said, keys};
+use super::{Host, keys, said};
 use crate::policy::Policy;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -55,7 +55,7 @@ fn line<P: Policy>(host: &Host<P>, n: usize, packet: &Packet) -> String {
         r#"{{"n":{n},"key":"{:016x}","packet":{},"verdict":{},"reads":{}}}"#,
         keys::digest(&key),
         json(&packet_text),
-        json(&Said::of::<P>(verdict.say).to_string()),
+        json(&said::<P>(&verdict)),
         json(&keys::names(&deps))
     )
 }

@@ -227,7 +227,37 @@ fn another_verdict_fails_the_test_and_is_shown() {
         .passes();
 }
 
-/// An office of ten minutes' thought: what the reference plugins are replayed with.
+#[derive(Config)]
+struct Words {}
+
+#[policy(stage = "forward")]
+impl Policy for Words {
+    fn decide(&self, key: &Key<'_>) -> Verdict {
+        match key.ether_type() {
+            1 => reject("closed"),
+            2 => to_port(3),
+            3 => to_peer(7),
+            4 => drop("closed").for_ms(1000).idle_ms(10),
+            5 => accept().uncached(),
+            _ => accept(),
+        }
+    }
+}
+
+#[test]
+fn every_word_of_a_policy_can_be_tested() {
+    let p = host(Words {});
+    p.send(pkt!(ether 1)).rejects("closed");
+    p.send(pkt!(ether 2)).goes_to("port 3");
+    p.send(pkt!(ether 3)).goes_to("peer 7");
+    p.send(pkt!(ether 4))
+        .says("drop closed for 1000 ms idle 10 ms");
+    p.send(pkt!(ether 5)).says("accept uncached");
+    p.send(pkt!(ether 6)).accepts();
+    p.sound(10_000);
+}
+
+/// A bit of all that an office has: what the reference plugins are replayed with.
 fn office() -> Vec<Packet> {
     vec![
         pkt!(arp who-has 10.0.0.2 tell 10.0.0.1),
