@@ -4,9 +4,9 @@
 //! way through it. So the reads *are* the mask. Predicates (`dst_ip_in`, `dst_port_in`) note only the bits that their
 //! answer rests on, which keeps the mask wide and the cache effective; prefer them to comparing whole fields.
 
-use crate::mac::Mac;
+use crate::mac::{Mac, MacMap};
 use crate::net::Net;
-use crate::wit::types::{DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
+use crate::wit::types::{self, DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
 use core::cell::Cell;
 use core::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv6Addr};
@@ -110,41 +110,57 @@ impl<'a> Key<'a> {
         icmp_code: u8, ICMP_CODE;
     }
 
-    /// The whole source MAC; where it is one of a few known ones, ask by [`Self::src_mac_is`].
+    /// The whole source MAC; where it is one of a few known ones, ask by [`Self::src_mac_is`] or [`Self::src_mac_in`].
     #[must_use]
     pub fn src_mac(&self) -> Mac {
         self.src_mac.set(48);
-        mac(self.raw.src_mac.hi, self.raw.src_mac.lo)
-    }
-
-    /// The whole destination MAC; where it is one of a few known ones, ask by [`Self::dst_mac_is`].
-    #[must_use]
-    pub fn dst_mac(&self) -> Mac {
-        self.dst_mac.set(48);
-        mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo)
+        mac(&self.raw.src_mac)
     }
 
     /// Whether the source MAC is this one. A difference in the first bits is a matter of those.
     #[must_use]
     pub fn src_mac_is(&self, one: Mac) -> bool {
-        let (same, bits) = compare(mac(self.raw.src_mac.hi, self.raw.src_mac.lo), one);
+        let (same, bits) = mac(&self.raw.src_mac).compare(one);
         self.src_mac.set(self.src_mac.get().max(bits));
         same
+    }
+
+    /// The entry of the source MAC. If it has none, only the first bits matter, as far as they tell it from all that have.
+    #[must_use]
+    pub fn src_mac_in<'m, T>(&self, table: &'m MacMap<T>) -> Option<&'m T> {
+        let (found, bits) = table.look(mac(&self.raw.src_mac));
+        self.src_mac.set(self.src_mac.get().max(bits));
+        found
+    }
+
+    /// The whole destination MAC; where it is one of a few known ones, ask by [`Self::dst_mac_is`] or [`Self::dst_mac_in`].
+    #[must_use]
+    pub fn dst_mac(&self) -> Mac {
+        self.dst_mac.set(48);
+        mac(&self.raw.dst_mac)
     }
 
     /// Whether the destination MAC is this one. A difference in the first bits is a matter of those.
     #[must_use]
     pub fn dst_mac_is(&self, one: Mac) -> bool {
-        let (same, bits) = compare(mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo), one);
+        let (same, bits) = mac(&self.raw.dst_mac).compare(one);
         self.dst_mac.set(self.dst_mac.get().max(bits));
         same
+    }
+
+    /// The entry of the destination MAC. If it has none, only the first bits matter, as far as they tell it from all that have.
+    #[must_use]
+    pub fn dst_mac_in<'m, T>(&self, table: &'m MacMap<T>) -> Option<&'m T> {
+        let (found, bits) = table.look(mac(&self.raw.dst_mac));
+        self.dst_mac.set(self.dst_mac.get().max(bits));
+        found
     }
 
     /// To a group: multicast and broadcast. Rests on the first byte of the destination.
     #[must_use]
     pub fn is_group(&self) -> bool {
         self.dst_mac.set(self.dst_mac.get().max(8));
-        mac(self.raw.dst_mac.hi, self.raw.dst_mac.lo).is_group()
+        mac(&self.raw.dst_mac).is_group()
     }
 
     /// The whole source address; `None` if the frame has none. ARP: sender protocol address.
@@ -260,19 +276,8 @@ pub(crate) fn bits(hi: u64, lo: u64) -> u128 {
     u128::from(hi) << 64 | u128::from(lo)
 }
 
-pub(crate) fn mac(hi: u16, lo: u32) -> Mac {
-    let ([a, b], [c, d, e, f]) = (hi.to_be_bytes(), lo.to_be_bytes());
-    Mac([a, b, c, d, e, f])
-}
-
-/// Whether they are equal, and how many leading bits that rests on.
-fn compare(a: Mac, b: Mac) -> (bool, u8) {
-    let difference = a.bits() ^ b.bits();
-    if difference == 0 {
-        return (true, 48);
-    }
-    // Of 64 bits the first 16 are empty, and there is a difference behind them.
-    (false, difference.leading_zeros() as u8 - 15)
+pub(crate) fn mac(raw: &types::Mac) -> Mac {
+    Mac::from_halves(raw.hi, raw.lo)
 }
 
 /// From bit 0 on.

@@ -47,7 +47,7 @@ pub mod wit;
 
 pub use config::{Config, ConfigError};
 pub use key::{Direction, DstClass, Frag, IpKind, Key};
-pub use mac::{Mac, ParseMacError};
+pub use mac::{Mac, MacMap, ParseMacError};
 pub use meshd_sdk_macros::{Config, policy};
 pub use net::{Net, ParseNetError};
 pub use policy::Policy;
@@ -58,7 +58,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Direction, DstClass, Frag, IpKind, Key, Mac, Net, Policy, Verdict,
-        accept, drop, next, policy, reject, to_peer, to_port,
+        Config, ConfigError, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Net, Policy,
+        Verdict, accept, drop, next, policy, reject, to_peer, to_port,
     };
 }

@@ -35,9 +35,9 @@ struct Isolation {
     #[config(default = "isolated")]
     others: Others,
     #[config(skip)]
-    ports: Vec<(u32, Role)>,
+    ports: BTreeMap<u32, Role>,
     #[config(skip)]
-    macs: Vec<(Mac, Role)>,
+    macs: MacMap<Role>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,14 +92,14 @@ impl Role {
     }
 }
 
-/// More would not be decided within the fuel of one decision: both ends are looked for in all of them.
-const MAX_MEMBERS: usize = 256;
+/// More would not be read within the fuel that a config has.
+const MAX_MEMBERS: usize = 4096;
 
 #[policy(stage = "guard", fail = "closed")]
 impl Policy for Isolation {
     fn check(&mut self) -> Result<(), Vec<ConfigError>> {
         let mut seen = BTreeMap::new();
-        let mut errors = Vec::new();
+        let (mut errors, mut ports, mut macs) = (Vec::new(), BTreeMap::new(), Vec::new());
         for (place, member, role) in self.listed() {
             if let Some(first) = seen.insert(member, place.clone()) {
                 errors.push(ConfigError::new(
@@ -108,21 +108,22 @@ impl Policy for Isolation {
                 ));
             }
             match member {
-                Member::Port(port) => self.ports.push((port, role)),
-                Member::Station(mac) if mac.is_group() => {
-                    errors.push(ConfigError::new(
-                        place,
-                        format!("{mac} is no member, but a group"),
-                    ));
+                Member::Port(port) => {
+                    ports.insert(port, role);
                 }
-                Member::Station(mac) => self.macs.push((mac, role)),
+                Member::Station(mac) if mac.is_group() => {
+                    let message = format!("{mac} is no member, but a group");
+                    errors.push(ConfigError::new(place, message));
+                }
+                Member::Station(mac) => macs.push((mac, role)),
             }
         }
+        (self.ports, self.macs) = (ports, macs.into_iter().collect());
         if seen.len() > MAX_MEMBERS {
             errors.push(ConfigError::new(
                 "",
                 format!(
-                    "{} members; at most {MAX_MEMBERS} can be looked through in the time a decision has",
+                    "{} members; at most {MAX_MEMBERS} can be read in the time a config has",
                     seen.len()
                 ),
             ));
@@ -138,7 +139,7 @@ impl Policy for Isolation {
         let egress = key.dir() == Direction::Egress;
         let from = self
             .port(key, !egress)
-            .unwrap_or_else(|| self.station(|mac| key.src_mac_is(mac)));
+            .unwrap_or_else(|| self.station(key.src_mac_in(&self.macs)));
         // Reaches all: where to does not matter.
         if from == Role::Promiscuous {
             return next();
@@ -146,7 +147,7 @@ impl Policy for Isolation {
         let to = match self.port(key, egress) {
             Some(role) => role,
             None if key.is_group() => return next(),
-            None => self.station(|mac| key.dst_mac_is(mac)),
+            None => self.station(key.dst_mac_in(&self.macs)),
         };
         match from {
             _ if from.reaches(to) => next(),
@@ -188,15 +189,12 @@ impl Isolation {
         if !is_this_end || self.ports.is_empty() {
             return None;
         }
-        let port = key.in_port();
-        let found = self.ports.iter().find(|(number, _)| *number == port);
-        found.map(|(_, role)| *role)
+        self.ports.get(&key.in_port()).copied()
     }
 
-    fn station(&self, is: impl Fn(Mac) -> bool) -> Role {
-        let found = self.macs.iter().find(|(mac, _)| is(*mac));
-        match (found, self.others) {
-            (Some((_, role)), _) => *role,
+    fn station(&self, listed: Option<&Role>) -> Role {
+        match (listed, self.others) {
+            (Some(role), _) => *role,
             (None, Others::Promiscuous) => Role::Promiscuous,
             (None, Others::Isolated) => Role::Isolated,
         }

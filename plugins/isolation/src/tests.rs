@@ -120,7 +120,7 @@ fn a_wrong_config_is_refused_with_its_place() {
     assert!(
         at(&format!(r#"{{"isolated":[{}]}}"#, many.join(",")))
             .message
-            .contains("at most 256")
+            .contains("at most 4096")
     );
 }
 

@@ -71,7 +71,7 @@ fn what_is_there_is_read() {
         "src-mac":"02:00:00:00:00:01","groups":{"a/b":[-128,127]}}"#;
     let all: All = from_json(text).unwrap_or_else(|e| panic!("{e:?}"));
     assert_eq!(all.what, [What::DenyAll(Inner { on: true }), What::Pass]);
-    assert_eq!(all.src_mac, Some(Mac([2, 0, 0, 0, 0, 1])));
+    assert_eq!(all.src_mac, Some(Mac::new([2, 0, 0, 0, 0, 1])));
     assert_eq!(all.groups["a/b"], [-128, 127]);
     assert_eq!(from_json::<Nothing>(" {} "), Ok(Nothing {}));
 }

@@ -30,8 +30,8 @@ pub(crate) enum Change {
 }
 
 /// A frame of another EtherType, with an empty body.
-pub(crate) fn ether(kind: u16, Mac(src): Mac, Mac(dst): Mac) -> Vec<u8> {
-    let mut frame = [dst.as_slice(), &src, &kind.to_be_bytes()].concat();
+pub(crate) fn ether(kind: u16, src: Mac, dst: Mac) -> Vec<u8> {
+    let mut frame = [dst.octets().as_slice(), &src.octets(), &kind.to_be_bytes()].concat();
     frame.resize(LEAST, 0);
     frame
 }

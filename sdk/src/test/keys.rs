@@ -23,7 +23,7 @@ pub(crate) fn key(packet: &Packet) -> Result<FlowKey, String> {
             lo: u32::from_be_bytes([c, d, e, f]),
         }
     };
-    let dst = crate::Mac(core.dst_mac.0);
+    let dst = crate::Mac::new(core.dst_mac.0);
     let dst_class = match (dst, packet.unknown) {
         (crate::Mac::BROADCAST, _) => DstClass::Broadcast,
         (group, _) if group.is_group() => DstClass::Multicast,
@@ -115,7 +115,7 @@ pub(crate) fn halves(bits: u128) -> Ip {
 
 /// A fingerprint of all of a key (FNV-1a), in the order of the record in `wit/types.wit`.
 pub(crate) fn digest(key: &FlowKey) -> u64 {
-    let mac = |mac: &Mac| crate::key::mac(mac.hi, mac.lo).bits();
+    let mac = |mac: &Mac| crate::key::mac(mac).bits();
     let words = [
         key.dir as u64,
         key.in_port.into(),

@@ -411,16 +411,19 @@ impl Draft {
     }
 
     fn packet(self, words: &Words<'_>) -> Result<Packet, PacketError> {
-        let src = self.src.unwrap_or(Mac([2, 0, 0, 0, 0, 1]));
-        let dst = Mac([2, 0, 0, 0, 0, 2]);
+        let src = self.src.unwrap_or(Mac::new([2, 0, 0, 0, 0, 1]));
+        let dst = Mac::new([2, 0, 0, 0, 0, 2]);
         let mut frame = match &self.body {
             Body::Ether(kind) => bytes::ether(*kind, src, self.dst.unwrap_or(dst)),
             Body::Core(packet) => {
                 // A reply goes to who asked.
                 let reply = self.changes.contains(&Change::ArpReply);
                 let group = packet.group_mac().filter(|_| !reply);
-                let dst = self.dst.map(|Mac(mac)| MacAddr(mac)).or(group);
-                packet.frame(MacAddr(src.0), dst.unwrap_or(MacAddr([2, 0, 0, 0, 0, 2])))
+                let dst = self.dst.map(|mac| MacAddr(mac.octets())).or(group);
+                packet.frame(
+                    MacAddr(src.octets()),
+                    dst.unwrap_or(MacAddr([2, 0, 0, 0, 0, 2])),
+                )
             }
         };
         for change in &self.changes {

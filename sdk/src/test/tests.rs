@@ -180,7 +180,7 @@ impl Policy for Ranges {
         {
             return drop(2);
         }
-        if key.src_mac_is(Mac([2, 0, 0, 0, 0, 9])) && key.is_group() {
+        if key.src_mac_is(Mac::new([2, 0, 0, 0, 0, 9])) && key.is_group() {
             return drop("group");
         }
         if key.src_ip().is_some_and(|ip| ip.is_loopback()) {
