@@ -42,6 +42,7 @@ impl Mac {
         }
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) const fn bits(self) -> u64 {
         self.bits
     }

@@ -30,7 +30,7 @@ impl Item {
 }
 
 /// What a rule asks for; a field that is not there matches all. Without `proto`, any IPv4 or IPv6 packet.
-#[derive(Debug, Config)]
+#[derive(Clone, Debug, Config)]
 pub(crate) struct Match {
     proto: Option<Proto>,
     /// Source addresses; of ARP the sender's.
