@@ -67,11 +67,15 @@ impl Net {
         self.v4
     }
 
-    /// Whether it holds these bits, and how many of their leading ones that rests on: the prefix on a hit, and on a miss
-    /// as far as the first difference.
+    /// Whether it holds these bits, of an address of its family, and how many of their leading ones that rests on: the prefix
+    /// on a hit, and on a miss as far as the first difference.
     pub(crate) fn test(self, bits: u128) -> (bool, u8) {
-        // At most 128, so it fits.
-        let same = (bits ^ self.bits).leading_zeros() as u8;
+        // At most 128, so it fits. Of IPv4 the first 96 bits are always the same; to leave them out saves a guest fuel.
+        let same = if self.v4 {
+            96 + (bits as u32 ^ self.bits as u32).leading_zeros() as u8
+        } else {
+            (bits ^ self.bits).leading_zeros() as u8
+        };
         if same >= self.len {
             (true, self.len)
         } else {
