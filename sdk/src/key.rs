@@ -309,10 +309,10 @@ fn address(kind: IpKind, bits: u128) -> Option<IpAddr> {
 }
 
 fn family(kind: IpKind, net: Net) -> bool {
-    match kind {
-        IpKind::None => false,
-        IpKind::V4 | IpKind::ArpV4 => net.is_v4(),
-        IpKind::V6 | IpKind::NdV6 => !net.is_v4(),
+    if net.is_v4() {
+        matches!(kind, IpKind::V4 | IpKind::ArpV4)
+    } else {
+        matches!(kind, IpKind::V6 | IpKind::NdV6)
     }
 }
 

@@ -74,7 +74,11 @@ impl Net {
         let same = if self.v4 {
             96 + (bits as u32 ^ self.bits as u32).leading_zeros() as u8
         } else {
-            (bits ^ self.bits).leading_zeros() as u8
+            let differ = bits ^ self.bits;
+            match (differ >> 64) as u64 {
+                0 => 64 + (differ as u64).leading_zeros() as u8,
+                high => high.leading_zeros() as u8,
+            }
         };
         if same >= self.len {
             (true, self.len)
