@@ -70,7 +70,12 @@ pub fn accept() -> Verdict {
 /// Refuse the frame. `why` is a name in quotes, or the number of the rule that refuses; `meshd trace` shows it.
 ///
 /// Names are lower-case letters, digits and hyphens. `#[policy]` gives each that stands in its `impl` a code, in the order
-/// in which they stand there, and writes the table into the manifest.
+/// in which they stand there, and writes the table into the manifest. Elsewhere nobody would know the code:
+///
+/// ```compile_fail,E0277
+/// # use meshd_sdk::prelude::*;
+/// fn helper() -> Verdict { drop("telnet") }
+/// ```
 pub fn drop(why: impl IntoReason) -> Verdict {
     let Reason(code) = why.into_reason();
     Verdict::of(Say::Drop {

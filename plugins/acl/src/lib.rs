@@ -31,6 +31,9 @@ struct Acl {
     /// What holds where no rule matches, except for ARP and neighbour discovery.
     #[config(default = "pass")]
     default: Default,
+    /// Both lists in their order, and whether a rule allows: one list is quicker to go through than two.
+    #[config(skip)]
+    all: Vec<(bool, Match)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Config)]
@@ -70,19 +73,28 @@ impl Policy for Acl {
                 ),
             ));
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
+        if !errors.is_empty() {
+            return Err(errors);
         }
+        let denied = self.deny.iter().map(|rule| (false, rule.clone()));
+        let listed = self.rules.iter();
+        let listed = listed.map(|item| (item.allows(), item.rule().clone()));
+        self.all = denied.chain(listed).collect();
+        Ok(())
     }
 
     fn decide(&self, key: &Key) -> Verdict {
+<<<<<<< HEAD
         let denied = self.deny.iter().map(|rule| (false, rule));
         let listed = self.rules.iter().map(|item| (item.allows(), item.rule()));
         for (number, (allow, rule)) in (1..).zip(denied.chain(listed)) {
             if rule.matches(key, allow) {
                 return if allow { next() } else { drop(number) };
+=======
+        for (number, (allow, rule)) in (1..).zip(&self.all) {
+            if rule.matches(key, *allow) {
+                return if *allow { next() } else { drop(number) };
+>>>>>>> sdk
             }
         }
         match self.default {
