@@ -88,7 +88,7 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
                         continue;
                     }
                     FailMode::LastGood => {
-                        let Some((digest, decision)) = link.fall_back(question, now) else {
+                        let Some((digest, decision)) = link.fall_back(&question, now) else {
                             out.verdict = Verdict::Failed;
                             out.why = format!(
                                 "{}: {reason}; there is no last good version that answers, so it fails closed",
