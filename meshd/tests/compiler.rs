@@ -117,7 +117,7 @@ fn load_time_bombs_end_in_one_sentence() {
     .concat();
     let _ = outcome("a huge function", &around(&[functions(1, &branches)]));
     let _ = outcome(
-        "a million functions",
+        "many functions",
         &around(&[functions(999_000, &[0x01])]),
     );
     let tables = section(

@@ -347,6 +347,8 @@ mod tests {
             mask: mask.with_prerequisites(),
             read_dst_class,
             cacheable: true,
+            hard_ms: None,
+            orders: meshd_core::policy::Orders::default(),
         }
     }
 
