@@ -42,10 +42,7 @@ impl Mac {
         }
     }
 
-<<<<<<< HEAD
-=======
     #[cfg(not(target_arch = "wasm32"))]
->>>>>>> sdk
     pub(crate) const fn bits(self) -> u64 {
         self.bits
     }

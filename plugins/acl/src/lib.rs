@@ -84,17 +84,9 @@ impl Policy for Acl {
     }
 
     fn decide(&self, key: &Key) -> Verdict {
-<<<<<<< HEAD
-        let denied = self.deny.iter().map(|rule| (false, rule));
-        let listed = self.rules.iter().map(|item| (item.allows(), item.rule()));
-        for (number, (allow, rule)) in (1..).zip(denied.chain(listed)) {
-            if rule.matches(key, allow) {
-                return if allow { next() } else { drop(number) };
-=======
         for (number, (allow, rule)) in (1..).zip(&self.all) {
             if rule.matches(key, *allow) {
                 return if *allow { next() } else { drop(number) };
->>>>>>> sdk
             }
         }
         match self.default {

@@ -30,11 +30,7 @@ impl Item {
 }
 
 /// What a rule asks for; a field that is not there matches all. Without `proto`, any IPv4 or IPv6 packet.
-<<<<<<< HEAD
-#[derive(Debug, Config)]
-=======
 #[derive(Clone, Debug, Config)]
->>>>>>> sdk
 pub(crate) struct Match {
     proto: Option<Proto>,
     /// Source addresses; of ARP the sender's.
