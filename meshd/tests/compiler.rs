@@ -116,10 +116,7 @@ fn load_time_bombs_end_in_one_sentence() {
     ]
     .concat();
     let _ = outcome("a huge function", &around(&[functions(1, &branches)]));
-    let _ = outcome(
-        "many functions",
-        &around(&[functions(999_000, &[0x01])]),
-    );
+    let _ = outcome("many functions", &around(&[functions(999_000, &[0x01])]));
     let tables = section(
         4,
         &[leb(100), [0x70, 0, 0xff, 0xff, 0xff, 0x7f].repeat(100)].concat(),
