@@ -1,6 +1,7 @@
 //! What a policy says.
 
-use crate::wit::types::{self, DepMask, DropReason, Lifetime, Target};
+use crate::mac::Mac;
+use crate::wit::types::{self, Action, DepMask, DropReason, Lifetime, MirrorTo, Target};
 
 /// What is to happen to every frame that agrees with this one in what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,6 +11,63 @@ pub struct Verdict {
     pub(crate) cacheable: bool,
     pub(crate) idle_ms: u32,
     pub(crate) hard_ms: u32,
+    /// In order; the rest is `None`.
+    pub(crate) acts: [Option<Act>; ACTS_MAX],
+}
+
+/// Most changes and copies of one verdict: eight changes are what a host does, and four copies.
+const ACTS_MAX: usize = 12;
+
+/// What is done to a frame before it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
+    PushVlan(u16),
+    PopVlan,
+    SetVlan(u16),
+    SetPcp(u8),
+    SetDscp(u8),
+    SetSrcMac(Mac),
+    SetDstMac(Mac),
+    Mirror(u32),
+}
+
+impl Act {
+    fn sent(self) -> Action {
+        let mac = |mac: Mac| {
+            let [a, b, c, d, e, f] = mac.octets();
+            types::Mac {
+                hi: u16::from_be_bytes([a, b]),
+                lo: u32::from_be_bytes([c, d, e, f]),
+            }
+        };
+        match self {
+            Self::PushVlan(vid) => Action::PushVlan(vid),
+            Self::PopVlan => Action::PopVlan,
+            Self::SetVlan(vid) => Action::SetVlan(vid),
+            Self::SetPcp(pcp) => Action::SetPcp(pcp),
+            Self::SetDscp(dscp) => Action::SetDscp(dscp),
+            Self::SetSrcMac(to) => Action::SetSrcMac(mac(to)),
+            Self::SetDstMac(to) => Action::SetDstMac(mac(to)),
+            Self::Mirror(port) => Action::Mirror((MirrorTo::Port(port), 0)),
+        }
+    }
+}
+
+/// As a golden trace has it.
+#[cfg(not(target_arch = "wasm32"))]
+impl core::fmt::Display for Act {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::PushVlan(vid) => write!(f, "push-vlan {vid}"),
+            Self::PopVlan => f.write_str("pop-vlan"),
+            Self::SetVlan(vid) => write!(f, "set-vlan {vid}"),
+            Self::SetPcp(pcp) => write!(f, "set-pcp {pcp}"),
+            Self::SetDscp(dscp) => write!(f, "set-dscp {dscp}"),
+            Self::SetSrcMac(mac) => write!(f, "set-src-mac {mac}"),
+            Self::SetDstMac(mac) => write!(f, "set-dst-mac {mac}"),
+            Self::Mirror(port) => write!(f, "mirror {port}"),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +165,59 @@ impl Verdict {
             cacheable: true,
             idle_ms: 0,
             hard_ms: 0,
+            acts: [None; ACTS_MAX],
         }
+    }
+
+    /// # Panics
+    /// If there are too many; a policy that does that is one whose author sees it in each test.
+    fn act(mut self, act: Act) -> Self {
+        let free = self.acts.iter_mut().find(|place| place.is_none());
+        match free {
+            Some(place) => *place = Some(act),
+            None => panic!("a verdict has at most {ACTS_MAX} changes and copies"),
+        }
+        self
+    }
+
+    /// With a tag of 802.1Q in front, VID 1 to 4094. This and the other changes: on the way in only, eight at most.
+    pub fn push_vlan(self, vid: u16) -> Self {
+        self.act(Act::PushVlan(vid))
+    }
+
+    /// Without its outer tag.
+    pub fn pop_vlan(self) -> Self {
+        self.act(Act::PopVlan)
+    }
+
+    /// With this VID (1 to 4094) in its outer tag, if it has one.
+    pub fn set_vlan(self, vid: u16) -> Self {
+        self.act(Act::SetVlan(vid))
+    }
+
+    /// With this priority (0 to 7) in its outer tag, if it has one.
+    pub fn set_pcp(self, pcp: u8) -> Self {
+        self.act(Act::SetPcp(pcp))
+    }
+
+    /// With this DSCP (0 to 63), if it is IP; ECN stays.
+    pub fn set_dscp(self, dscp: u8) -> Self {
+        self.act(Act::SetDscp(dscp))
+    }
+
+    /// With this source, which must be an endpoint of this node.
+    pub fn set_src_mac(self, mac: Mac) -> Self {
+        self.act(Act::SetSrcMac(mac))
+    }
+
+    /// With this destination, and so to where that is.
+    pub fn set_dst_mac(self, mac: Mac) -> Self {
+        self.act(Act::SetDstMac(mac))
+    }
+
+    /// With a copy to this port of the node, if it is forwarded; four at most.
+    pub fn mirror(self, port: u32) -> Self {
+        self.act(Act::Mirror(port))
     }
 
     /// Kept for this long at most, from now on; 0: as long as nothing changes.
@@ -137,7 +247,7 @@ impl Verdict {
                 Say::Port(port) => Target::Port(port),
                 Say::Peer(peer) => Target::Peer(peer),
             },
-            actions: Vec::new(),
+            actions: self.acts.iter().flatten().map(|act| act.sent()).collect(),
             deps,
             life: Lifetime {
                 cacheable: self.cacheable,

@@ -112,7 +112,7 @@ impl<P: Policy> Host<P> {
 }
 
 /// What a policy said, with the name of its reason, as a golden trace has it: `next`, `drop telnet`, `reject 7`,
-/// `port 3 for 1000 ms`, `accept uncached`.
+/// `port 3 for 1000 ms`, `next, set-dscp 46, mirror 4`, `accept uncached`.
 ///
 /// # Panics
 /// If a code is neither the number of a rule nor interned.
@@ -136,6 +136,9 @@ fn said<P: Policy>(verdict: &Verdict) -> String {
             name.map_or_else(|| format!("{word} {code}"), |name| format!("{word} {name}"))
         }
     };
+    for act in verdict.acts.iter().flatten() {
+        out += &format!(", {act}");
+    }
     if !verdict.cacheable {
         out += " uncached";
     }

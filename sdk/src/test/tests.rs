@@ -239,6 +239,11 @@ impl Policy for Words {
             3 => to_peer(7),
             4 => drop("closed").for_ms(1000).idle_ms(10),
             5 => accept().uncached(),
+            6 => next()
+                .set_dst_mac(Mac::new([2, 0, 0, 0, 0, 9]))
+                .push_vlan(7)
+                .set_dscp(46)
+                .mirror(4),
             _ => accept(),
         }
     }
@@ -253,7 +258,9 @@ fn every_word_of_a_policy_can_be_tested() {
     p.send(pkt!(ether 4))
         .says("drop closed for 1000 ms idle 10 ms");
     p.send(pkt!(ether 5)).says("accept uncached");
-    p.send(pkt!(ether 6)).accepts();
+    p.send(pkt!(ether 6))
+        .says("next, set-dst-mac 02:00:00:00:00:09, push-vlan 7, set-dscp 46, mirror 4");
+    p.send(pkt!(ether 7)).accepts();
     p.sound(10_000);
 }
 
