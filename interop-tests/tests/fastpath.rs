@@ -680,10 +680,10 @@ fn a_mac_that_moves_to_another_node_is_followed_at_once() {
                 "{}: a MAC that moved is followed after {all:?} ms",
                 if fast { "kernel" } else { "QUIC" }
             ));
-            // One of them may meet a machine that does something else just then.
-            all.sort_unstable();
             let limit = 100 * u128::from(slow());
-            ensure!(all[all.len() / 2] < limit && all[5] < 30 * limit, "{all:?}");
+            // One in six may be slower: such are seen now and then, of 134 and 239 ms, and not explained yet.
+            all.sort_unstable();
+            ensure!(all[4] < limit && all[5] < 30 * limit, "{all:?}");
         }
         Ok(())
     });

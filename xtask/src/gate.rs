@@ -39,17 +39,21 @@ impl Tally {
             command.env("MESHD_PLUGINS", folder);
         }
         let ended = watch(&mut command, |line| self.read(line));
+        self.harness(name, ended, before.1);
+        foot(name, start);
+    }
+
+    /// How a harness ended. Failed tests are counted one by one; one that did not come to its end is one failure.
+    fn harness(&mut self, name: &str, ended: Result<bool>, failed_before: u32) {
         match ended {
             Ok(true) => {}
-            // Failed tests are counted one by one; a harness that did not come to its end is one failure.
-            Ok(false) if self.failed > before.1 => {}
+            Ok(false) if self.failed > failed_before => {}
             Ok(false) => self.fail(name),
             Err(error) => {
                 eprintln!("{error:#}");
                 self.fail(name);
             }
         }
-        foot(name, start);
     }
 
     /// The tests of the VM, which the lab counted as ignored.
@@ -67,15 +71,7 @@ impl Tally {
         });
         let ran = (self.passed + self.failed) - (before.0 + before.1);
         self.ignored = ignored.saturating_sub(ran);
-        match ended {
-            Ok(true) => {}
-            Ok(false) if self.failed > before.1 => {}
-            Ok(false) => self.fail(name),
-            Err(error) => {
-                eprintln!("{error:#}");
-                self.fail(name);
-            }
-        }
+        self.harness(name, ended, before.1);
         foot(name, start);
     }
 
