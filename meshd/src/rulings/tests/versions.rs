@@ -182,7 +182,7 @@ fn a_plugin_is_removed_with_its_files_but_not_while_it_decides() {
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(5));
@@ -256,29 +256,20 @@ fn a_plugin_with_moods_is_caught_and_an_honest_one_is_not() {
     rulings
         .attach(&acl, lan(), DENY_SSH, Placement::default())
         .unwrap();
-    for n in 0..2000 {
-        rulings.ask_now(&tcp_to(600 + n % 100));
-    }
     let of = |name: &Label| {
         let list = rulings.list();
         let info = list.iter().find(|info| info.name == *name).unwrap();
         info.attachments[0].clone()
     };
-    until("both are examined", || {
-        of(&fixture).quarantine.is_some() || of(&fixture).examined > 2
-    });
-    for n in 0..20_000 {
-        rulings.ask_now(&tcp_to(if n % 2 == 0 { 666 } else { n }));
-        if n % 512 == 0 {
-            std::thread::sleep(Duration::from_millis(2));
+    // It goes on asking: a sample that comes while another is under way is not taken. One in three, since one in two would
+    // keep in step with the samples, one of 256.
+    let mut port = 0u16;
+    until("the moody one is caught, the other examined", || {
+        for _ in 0..600 {
+            port = port.wrapping_add(1);
+            rulings.ask_now(&tcp_to(if port % 3 == 0 { 666 } else { port }));
         }
-    }
-    until("the moody one is caught", || {
-        of(&fixture).quarantine.is_some()
+        of(&fixture).quarantine.is_some() && of(&acl).examined > 2
     });
-    assert!(
-        of(&acl).examined > 0 && of(&acl).quarantine.is_none(),
-        "{:?}",
-        of(&acl)
-    );
+    assert_eq!(of(&acl).quarantine, None);
 }
