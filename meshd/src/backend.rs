@@ -176,11 +176,13 @@ impl Backend for Live {
             let (traced, given) = (spec.clone(), answers.clone());
             let outcome = self
                 .driver
-                .view(move |node, _, now| {
+                .view(move |node, world, now| {
+                    let zones = world.datapath.zones();
+                    let ct = zones.peek(traced.vni, &traced.frame, now.moment);
                     node.switch().trace(
                         traced.origin,
                         traced.vni,
-                        &traced.frame,
+                        (&traced.frame, ct),
                         &given,
                         now.moment,
                     )

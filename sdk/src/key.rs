@@ -6,7 +6,7 @@
 
 use crate::mac::{Mac, MacMap};
 use crate::net::Net;
-use crate::wit::types::{self, DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
+use crate::wit::types::{self, CtState, DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
 use core::cell::Cell;
 use core::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv6Addr};
@@ -108,6 +108,15 @@ impl<'a> Key<'a> {
         icmp_type: u8, ICMP_TYPE;
         /// ICMP or ICMPv6 code.
         icmp_code: u8, ICMP_CODE;
+        /// Mark of the connection, as a policy set it last; 0 without one.
+        ct_mark: u32, CT_MARK;
+    }
+
+    /// What the host's connection table says of the frame. Whoever reads it makes the host look the network's frames up.
+    #[must_use]
+    pub fn ct(&self) -> Ct {
+        self.note(Deps::CT);
+        Ct(self.raw.ct)
     }
 
     /// The whole source MAC; where it is one of a few known ones, ask by [`Self::src_mac_is`] or [`Self::src_mac_in`].
@@ -269,6 +278,52 @@ impl<'a> Key<'a> {
 
     fn dst_bits(&self) -> u128 {
         bits(self.raw.dst_ip.hi, self.raw.dst_ip.lo)
+    }
+}
+
+/// What the host's connection table says of a frame.
+#[derive(Clone, Copy)]
+pub struct Ct(CtState);
+
+impl Ct {
+    /// Not looked up: the network is not tracked yet, or the frame is none that has a connection (no IP, a later fragment,
+    /// ICMP that is neither echo nor error).
+    #[must_use]
+    pub fn is_untracked(self) -> bool {
+        self.0.is_empty() || self.0.contains(CtState::UNTRACKED)
+    }
+
+    /// Of a connection that is not entered, has been heard from one end only, or is to be decided anew since the chain
+    /// changed.
+    #[must_use]
+    pub fn is_new(self) -> bool {
+        self.0.contains(CtState::NEW)
+    }
+
+    /// Frames went both ways, and this chain let them.
+    #[must_use]
+    pub fn is_established(self) -> bool {
+        self.0.contains(CtState::ESTABLISHED)
+    }
+
+    /// An ICMP error about a connection that is decided.
+    #[must_use]
+    pub fn is_related(self) -> bool {
+        self.0.contains(CtState::RELATED)
+    }
+
+    /// Against the direction of the connection's first frame. With `is_new`, the connection is to be decided anew, and its
+    /// first frame had source and destination the other way round, and came by in the other direction.
+    #[must_use]
+    pub fn is_reply(self) -> bool {
+        self.0.contains(CtState::REPLY)
+    }
+
+    /// Of no connection, and none that could open one: a header that is cut off, flags that no TCP sends, an answer to
+    /// nothing.
+    #[must_use]
+    pub fn is_invalid(self) -> bool {
+        self.0.contains(CtState::INVALID)
     }
 }
 

@@ -46,7 +46,7 @@ mod verdict;
 pub mod wit;
 
 pub use config::{Config, ConfigError};
-pub use key::{Direction, DstClass, Frag, IpKind, Key};
+pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
 pub use meshd_sdk_macros::{Config, policy};
 pub use net::{Net, ParseNetError};
@@ -58,7 +58,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Net, Policy,
+        Config, ConfigError, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Net, Policy,
         Verdict, accept, drop, next, policy, reject, to_peer, to_port,
     };
 }

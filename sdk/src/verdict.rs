@@ -29,6 +29,8 @@ pub(crate) enum Act {
     SetSrcMac(Mac),
     SetDstMac(Mac),
     Mirror(u32),
+    Commit,
+    Mark(u32),
 }
 
 impl Act {
@@ -49,6 +51,8 @@ impl Act {
             Self::SetSrcMac(to) => Action::SetSrcMac(mac(to)),
             Self::SetDstMac(to) => Action::SetDstMac(mac(to)),
             Self::Mirror(port) => Action::Mirror((MirrorTo::Port(port), 0)),
+            Self::Commit => Action::CtCommit,
+            Self::Mark(mark) => Action::SetCtMark(mark),
         }
     }
 }
@@ -66,6 +70,8 @@ impl core::fmt::Display for Act {
             Self::SetSrcMac(mac) => write!(f, "set-src-mac {mac}"),
             Self::SetDstMac(mac) => write!(f, "set-dst-mac {mac}"),
             Self::Mirror(port) => write!(f, "mirror {port}"),
+            Self::Commit => f.write_str("ct-commit"),
+            Self::Mark(mark) => write!(f, "set-ct-mark {mark}"),
         }
     }
 }
@@ -218,6 +224,17 @@ impl Verdict {
     /// With a copy to this port of the node, if it is forwarded; four at most.
     pub fn mirror(self, port: u32) -> Self {
         self.act(Act::Mirror(port))
+    }
+
+    /// With its connection entered in the host's table, so that its next frames are established as soon as it is answered.
+    /// Of one that is entered already: decided by this chain.
+    pub fn ct_commit(self) -> Self {
+        self.act(Act::Commit)
+    }
+
+    /// With this mark on its connection, if that is in the host's table.
+    pub fn set_ct_mark(self, mark: u32) -> Self {
+        self.act(Act::Mark(mark))
     }
 
     /// Kept for this long at most, from now on; 0: as long as nothing changes.

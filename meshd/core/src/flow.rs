@@ -7,6 +7,7 @@
 //! Owns the key's fields, the masks over them and the rule that a field may only be matched together with the fields that
 //! give it meaning. Knows no table.
 
+use crate::conntrack::{CtState, Tracked};
 use crate::frame::Frame;
 use crate::ident::{MacAddr, NodeId, PortId, Vni};
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,10 @@ pub struct FlowKey {
     pub icmp_type: u8,
     /// ICMP or ICMPv6 code.
     pub icmp_code: u8,
+    /// What the network's connection table says; nothing, unless the network is tracked.
+    pub ct: CtState,
+    /// Mark of the connection.
+    pub ct_mark: u32,
 }
 
 /// Address family of a key.
@@ -127,6 +132,24 @@ impl FlowKey {
             tcp_flags: 0,
             icmp_type: 0,
             icmp_code: 0,
+            ct: CtState::UNTRACKED,
+            ct_mark: 0,
+        }
+    }
+
+    /// The same with what is known of its connection.
+    #[must_use]
+    pub const fn with_ct(mut self, tracked: Tracked) -> Self {
+        (self.ct, self.ct_mark) = (tracked.state, tracked.mark);
+        self
+    }
+
+    /// What it says of its connection.
+    #[must_use]
+    pub const fn tracked(&self) -> Tracked {
+        Tracked {
+            state: self.ct,
+            mark: self.ct_mark,
         }
     }
 
@@ -181,6 +204,8 @@ impl Fields {
     pub const TCP_FLAGS: Self = Self(1 << 11);
     pub const ICMP_TYPE: Self = Self(1 << 12);
     pub const ICMP_CODE: Self = Self(1 << 13);
+    pub const CT: Self = Self(1 << 14);
+    pub const CT_MARK: Self = Self(1 << 15);
 
     #[must_use]
     pub const fn with(self, other: Self) -> Self {
@@ -188,7 +213,7 @@ impl Fields {
     }
 
     /// Every field there is.
-    pub const ALL: Self = Self((1 << 14) - 1);
+    pub const ALL: Self = Self((1 << 16) - 1);
 
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
@@ -258,7 +283,7 @@ impl FlowMask {
             ($($field:ident $bit:ident),*) => { $(if on(Fields::$bit) { out.$field = key.$field; })* };
         }
         whole!(ether_type ETHER_TYPE, vlan VLAN, pcp PCP, inner_vlan INNER_VLAN, ip_kind IP_KIND, ip_proto IP_PROTO, dscp DSCP, ecn ECN,
-            ttl TTL, frag FRAG, l4_ok L4_OK, tcp_flags TCP_FLAGS, icmp_type ICMP_TYPE, icmp_code ICMP_CODE);
+            ttl TTL, frag FRAG, l4_ok L4_OK, tcp_flags TCP_FLAGS, icmp_type ICMP_TYPE, icmp_code ICMP_CODE, ct CT, ct_mark CT_MARK);
         out
     }
 
@@ -357,7 +382,7 @@ pub(crate) mod tests {
         (
             any::<([u8; 6], [u8; 6], u16, u16, u8, u16)>(),
             any::<(u128, u128, u8, u8, u8, u8)>(),
-            any::<(bool, u16, u16, u16, u8, u8)>(),
+            any::<(bool, u16, u16, u16, u8, u8, u8, u32)>(),
             kind,
             frag,
         )
@@ -365,7 +390,7 @@ pub(crate) mod tests {
                 |(
                     (src, dst, ether_type, vlan, pcp, inner_vlan),
                     (src_ip, dst_ip, ip_proto, dscp, ecn, ttl),
-                    (l4_ok, src_port, dst_port, tcp_flags, icmp_type, icmp_code),
+                    (l4_ok, src_port, dst_port, tcp_flags, icmp_type, icmp_code, ct, ct_mark),
                     ip_kind,
                     frag,
                 )| FlowKey {
@@ -390,6 +415,8 @@ pub(crate) mod tests {
                     tcp_flags,
                     icmp_type,
                     icmp_code,
+                    ct: CtState(ct & 31),
+                    ct_mark,
                 },
             )
     }

@@ -82,6 +82,8 @@ pub fn show_masked(key: &FlowKey, mask: &FlowMask) -> String {
     );
     field(Fields::ICMP_TYPE, "icmp-type", key.icmp_type.to_string());
     field(Fields::ICMP_CODE, "icmp-code", key.icmp_code.to_string());
+    field(Fields::CT, "ct", key.ct.to_string());
+    field(Fields::CT_MARK, "ct-mark", key.ct_mark.to_string());
     for (mask, name, port) in [
         (mask.src_port, "src-port", key.src_port),
         (mask.dst_port, "dst-port", key.dst_port),

@@ -133,6 +133,8 @@ fn vlan(tag: Option<u16>) -> u16 {
     tag.map_or(0, |tci| 0x1000 | (tci & 0x0fff))
 }
 
+mod subject;
+
 /// An IPv4 or IPv6 packet whose lengths hold, up to its layer 4.
 struct Packet<'a> {
     kind: IpKind,
@@ -292,6 +294,39 @@ fn is_tpid(ether_type: u16) -> bool {
     matches!(ether_type, TPID_CUSTOMER | TPID_SERVICE)
 }
 
+/// Past the extension headers behind an IPv6 header: the upper-layer protocol, the fragmentation, and what follows.
+fn upper(next: u8, mut rest: &[u8]) -> Option<(u8, Frag, &[u8])> {
+    let (mut protocol, mut frag) = (next, Frag::None);
+    for extensions in 0.. {
+        let len = match protocol {
+            proto::HOP_BY_HOP | proto::ROUTING | proto::DESTINATION => {
+                usize::from(*rest.get(1)?) * 8 + 8
+            }
+            proto::AUTHENTICATION => usize::from(*rest.get(1)?) * 4 + 8,
+            proto::FRAGMENT => 8,
+            _ => break,
+        };
+        if extensions == EXTENSIONS_MAX {
+            return None;
+        }
+        if protocol == proto::FRAGMENT {
+            let fragment = be16(rest, 2)?;
+            match (fragment & 0xfff8, fragment & 1) {
+                // Atomic: a fragment header and no fragment (RFC 6946).
+                (0, 0) => {}
+                (0, _) => frag = Frag::First,
+                _ => frag = Frag::Later,
+            }
+        }
+        protocol = *rest.first()?;
+        rest = rest.get(len..)?;
+        if frag == Frag::Later {
+            break;
+        }
+    }
+    Some((protocol, frag, rest))
+}
+
 impl<'a> Packet<'a> {
     /// RFC 791 §3.1.
     fn v4(bytes: &'a [u8]) -> Option<Self> {
@@ -342,35 +377,7 @@ impl<'a> Packet<'a> {
             return None;
         }
         let end = usize::from(u16::from_be_bytes([len_hi, len_lo])).checked_add(40)?;
-        let mut rest = bytes.get(40..end)?;
-        let (mut protocol, mut frag) = (next, Frag::None);
-        for extensions in 0.. {
-            let len = match protocol {
-                proto::HOP_BY_HOP | proto::ROUTING | proto::DESTINATION => {
-                    usize::from(*rest.get(1)?) * 8 + 8
-                }
-                proto::AUTHENTICATION => usize::from(*rest.get(1)?) * 4 + 8,
-                proto::FRAGMENT => 8,
-                _ => break,
-            };
-            if extensions == EXTENSIONS_MAX {
-                return None;
-            }
-            if protocol == proto::FRAGMENT {
-                let fragment = be16(rest, 2)?;
-                match (fragment & 0xfff8, fragment & 1) {
-                    // Atomic: a fragment header and no fragment (RFC 6946).
-                    (0, 0) => {}
-                    (0, _) => frag = Frag::First,
-                    _ => frag = Frag::Later,
-                }
-            }
-            protocol = *rest.first()?;
-            rest = rest.get(len..)?;
-            if frag == Frag::Later {
-                break;
-            }
-        }
+        let (protocol, frag, rest) = upper(next, bytes.get(40..end)?)?;
         Some(Self {
             kind: IpKind::V6,
             src: v6(bytes, 8)?.to_bits(),

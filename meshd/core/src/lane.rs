@@ -21,6 +21,7 @@
 //! receiver costs a token, and a lane has [`LaneLimits::floods_per_s`] of them a second and saves up one second's worth.
 //! A frame with a single receiver costs no more than unicast does and is not limited.
 
+use crate::conntrack::{Opener, Order, Seen, Subject, Tracked, Zones};
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
 use crate::frame::Frame;
@@ -105,6 +106,8 @@ pub enum Step {
         upcall: UpcallId,
         /// As it came.
         frame: Bytes,
+        /// What is known of its connection.
+        ct: Tracked,
     },
     /// Counted and gone.
     Dropped(DropReason),
@@ -175,6 +178,7 @@ struct Flow {
     flow: Megaflow,
     action: Action,
     edits: Option<Arc<[Edit]>>,
+    track: Option<Arc<Order>>,
     longest: u32,
     obstacle: Option<Obstacle>,
     each_flow: bool,
@@ -255,6 +259,8 @@ pub struct Lane {
     next_sweep: Moment,
     waiting: BTreeMap<UpcallId, Waiting>,
     waiting_by_key: HashMap<FlowKey, UpcallId, FixedState>,
+    /// Connections of tracked networks.
+    seen: Seen,
     next_upcall: UpcallId,
     parked: usize,
     parked_bytes: usize,
@@ -284,6 +290,7 @@ impl Lane {
             next_sweep: Moment(0),
             waiting: BTreeMap::new(),
             waiting_by_key: HashMap::with_hasher(hasher),
+            seen: Seen::new(seed.rotate_left(32)),
             next_upcall: UpcallId(seed >> 1),
             parked: 0,
             parked_bytes: 0,
@@ -340,14 +347,32 @@ impl Lane {
         self.waiting.values().map(|w| (w.key, w.frames.len()))
     }
 
-    /// A frame arrived on network `vni`; `epoch` is the current one.
+    /// A frame arrived on network `vni`, which is not tracked; `epoch` is the current one.
     pub fn frame(&mut self, vni: Vni, frame: Bytes, epoch: Epoch, now: Moment) -> Step {
+        self.frame_in(Zones::NONE, vni, frame, epoch, now)
+    }
+
+    /// A frame arrived on network `vni`; `epoch` is the current one, and was read before `zones`.
+    pub fn frame_in(
+        &mut self,
+        zones: &Zones,
+        vni: Vni,
+        frame: Bytes,
+        epoch: Epoch,
+        now: Moment,
+    ) -> Step {
         self.counters.frames += 1;
         self.counters.bytes += frame.len() as u64;
         let Ok(parsed) = Frame::parse(&frame) else {
             return self.drop_frame(DropReason::Malformed, None, now);
         };
-        let key = parsed.flow_key(vni);
+        let mut key = parsed.flow_key(vni);
+        let zone = zones.get(vni);
+        let mut subject = Subject::None;
+        if let Some(zone) = zone {
+            subject = parsed.subject(&key);
+            key = key.with_ct(zone.look(&mut self.seen, &subject, now));
+        }
         // A wider ruling may have come first: what waits of this flow still goes before this frame.
         if !self.waiting_by_key.is_empty() && self.waiting_by_key.contains_key(&key) {
             return self.park(key, frame, now);
@@ -372,7 +397,12 @@ impl Lane {
         match &flow.action {
             Action::Forward(to) => {
                 let (to, edits) = (Arc::clone(to), flow.edits.clone());
+                let track = zone.zip(flow.track.clone());
                 if self.may_flood(to.len(), now) {
+                    if let Some((zone, order)) = track {
+                        let opener = Opener::of(self.origin, key.src_mac);
+                        zone.order(&mut self.seen, &subject, opener, &order, now);
+                    }
                     Step::Forward {
                         frame,
                         to,
@@ -391,6 +421,17 @@ impl Lane {
     /// The ruling on an upcall: it is kept if it says so, and done to the frames that wait. One on an upcall that is
     /// not waited for any more is kept all the same.
     pub fn ruling(&mut self, upcall: UpcallId, ruling: Ruling, now: Moment) -> Option<Released> {
+        self.ruling_in(Zones::NONE, upcall, ruling, now)
+    }
+
+    /// As [`Self::ruling`], where networks are tracked.
+    pub fn ruling_in(
+        &mut self,
+        zones: &Zones,
+        upcall: UpcallId,
+        ruling: Ruling,
+        now: Moment,
+    ) -> Option<Released> {
         let waited = self.take_waiting(upcall);
         if let Some(flow) = ruling.cache {
             let frames = waited.as_ref().map_or(&[][..], |w| &w.frames);
@@ -398,6 +439,7 @@ impl Lane {
                 flow,
                 action: ruling.action.clone(),
                 edits: ruling.edits.clone(),
+                track: ruling.track.clone(),
                 longest: ruling.longest,
                 obstacle: ruling.obstacle,
                 each_flow: ruling.each_flow,
@@ -433,6 +475,14 @@ impl Lane {
                     Some(key),
                     now,
                 );
+                if let Some((zone, order)) = zones.get(key.vni).zip(ruling.track) {
+                    let opener = Opener::of(self.origin, key.src_mac);
+                    for frame in &frames {
+                        if let Ok(parsed) = Frame::parse(frame) {
+                            zone.order(&mut self.seen, &parsed.subject(&key), opener, &order, now);
+                        }
+                    }
+                }
                 (!frames.is_empty()).then_some(Released {
                     vni: key.vni,
                     to,
@@ -730,7 +780,8 @@ impl Lane {
                 deadline: now.plus_ms(self.limits.upcall_ms),
             },
         );
-        Step::Upcall { upcall, frame }
+        let ct = key.tracked();
+        Step::Upcall { upcall, frame, ct }
     }
 
     fn take_waiting(&mut self, upcall: UpcallId) -> Option<Waiting> {

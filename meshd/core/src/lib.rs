@@ -10,6 +10,7 @@ pub mod claims;
 pub mod command;
 mod complaint;
 pub mod config;
+pub mod conntrack;
 pub mod directory;
 pub mod edit;
 pub mod fdb;

@@ -177,9 +177,10 @@ impl Node {
                 upcall,
                 vni,
                 frame,
+                ct,
             } => {
                 self.switch
-                    .upcall(origin, upcall, vni, &frame, now.moment, out);
+                    .upcall(origin, upcall, (vni, ct), &frame, now.moment, out);
             }
             Input::Offer { origin, vni, frame } => {
                 self.switch.offer(origin, vni, frame, now.moment, out);

@@ -17,6 +17,7 @@
 pub use crate::machine::{Node, NodeConfig};
 
 use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
+use crate::conntrack::Tracked;
 use crate::flow::{FlowKey, Origin};
 use crate::ident::{
     CommandId, Epoch, IfName, MacAddr, NodeId, PortId, QueryId, SessionId, UpcallId, Vni,
@@ -46,6 +47,8 @@ pub enum Input {
         vni: Vni,
         /// From the destination MAC on.
         frame: Bytes,
+        /// What is known of its connection.
+        ct: Tracked,
     },
     /// A lane has a ruling that the kernel holds for exact flows only, and here is another flow: see [`Step::Forward`].
     ///
@@ -242,6 +245,14 @@ pub enum Output {
     },
     /// From now on only rulings of this epoch count.
     Epoch(Epoch),
+    /// Look the frames of a network up in its connection table, and take for decided only what rulings of `since` or later
+    /// entered there. To be done before an `Epoch` that follows.
+    Track {
+        /// The network.
+        vni: Vni,
+        /// `None`: do not look them up; the table is to be forgotten.
+        since: Option<Epoch>,
+    },
     /// Let the kernel hold a ruling, or no longer.
     Gate(GateOp),
     /// Ask the plugin chain of the network.

@@ -155,6 +155,8 @@ obstacles! {
     /// See the text.
     ReadsTcpFlags = "policy looks at TCP flags, which the gates do not",
     /// See the text.
+    Tracked = "policy looks at the state of its connection, or enters it, and only the daemon sees connections",
+    /// See the text.
     ReadsMacBits = "policy looks at parts of a MAC, VLAN or EtherType in a way that the gates do not",
     /// See the text.
     Headers = "policy looks at headers that this packet does not have",
@@ -198,6 +200,8 @@ pub(crate) struct Considered<'a> {
     pub(crate) redirected: bool,
     /// Policy changes it.
     pub(crate) edited: bool,
+    /// Policy has an order about its connection.
+    pub(crate) tracked: bool,
     pub(crate) mask: Option<&'a FlowMask>,
     pub(crate) epoch: Epoch,
     pub(crate) until: Option<Moment>,
@@ -226,6 +230,9 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
     }
     if c.edited {
         return Err(Obstacle::Edited);
+    }
+    if c.tracked {
+        return Err(Obstacle::Tracked);
     }
     let mask = c.mask.ok_or(Obstacle::NotCached)?;
     let l4 = conditions(key, mask)?;
@@ -291,6 +298,9 @@ fn conditions(key: &FlowKey, mask: &FlowMask) -> Result<Option<GateL4>, Obstacle
     }
     if reads(Fields::TCP_FLAGS) {
         return Err(Obstacle::ReadsTcpFlags);
+    }
+    if reads(Fields::CT.with(Fields::CT_MARK)) {
+        return Err(Obstacle::Tracked);
     }
     if mask.src_mac < 48 || mask.dst_mac < 48 || !mask.fields.has(Fields::ETHER_TYPE) {
         // The walk always matches these in full; a ruling that does not is none of its making.
@@ -501,6 +511,7 @@ mod tests {
                 action: &action,
                 redirected: false,
                 edited: false,
+                tracked: false,
                 mask: Some(mask),
                 epoch: Epoch(5),
                 until: None,
@@ -544,6 +555,14 @@ mod tests {
             Obstacle::ReadsTcpFlags
         );
         assert_eq!(
+            at(&|_, m, _| m.fields = m.fields.with(Fields::CT)),
+            Obstacle::Tracked
+        );
+        assert_eq!(
+            at(&|_, m, _| m.fields = m.fields.with(Fields::CT_MARK)),
+            Obstacle::Tracked
+        );
+        assert_eq!(
             at(&|k, m, _| {
                 k.frag = Frag::Later;
                 *m = FlowMask { dst_port: 1, ..*m }.with_prerequisites();
@@ -570,6 +589,7 @@ mod tests {
                 action: &Action::Forward([to].into()),
                 redirected: false,
                 edited: false,
+                tracked: false,
                 mask: Some(&pair_mask()),
                 epoch: Epoch(5),
                 until: None,

@@ -15,11 +15,12 @@
 
 use crate::announce::Announcements;
 use crate::complaint::{self, Complaint, Speaker};
+use crate::conntrack::{Order, Tracked};
 use crate::edit::Edit;
 use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
-use crate::ident::{MacAddr, Moment, NodeId, PortId, Vni};
+use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
 use crate::policy::{Answer, FloodSet, Orders, Redirect, Verdict};
@@ -108,6 +109,8 @@ pub(crate) struct Decision {
     pub(crate) redirected: bool,
     /// What is changed of it.
     pub(crate) edits: Option<Arc<[Edit]>>,
+    /// What policy wants of its connection; the epoch is the switch's to say.
+    pub(crate) track: Option<Order>,
     /// An answer that the switch gives itself.
     pub(crate) reply: Option<(Output, Bytes)>,
 }
@@ -143,6 +146,7 @@ pub(crate) struct Walk<'a> {
     reject: bool,
     mirrors: BTreeSet<PortId>,
     edits: Vec<Edit>,
+    track: Option<Order>,
     steps: Option<&'a mut Vec<TraceStep>>,
 }
 
@@ -152,11 +156,11 @@ impl<'a> Walk<'a> {
         chain: bool,
         origin: Origin,
         vni: Vni,
-        frame: Frame<'a>,
+        (frame, ct): (Frame<'a>, Tracked),
         now: Moment,
         oracle: Oracle<'a>,
     ) -> Self {
-        let key = frame.flow_key(vni);
+        let key = frame.flow_key(vni).with_ct(ct);
         let mask = FlowMask {
             src_mac: 48,
             dst_mac: 48,
@@ -181,6 +185,7 @@ impl<'a> Walk<'a> {
             reject: false,
             mirrors: BTreeSet::new(),
             edits: Vec::new(),
+            track: None,
             steps: None,
         }
     }
@@ -228,6 +233,7 @@ impl<'a> Walk<'a> {
             unknown: self.unknown,
             redirected: self.redirected,
             edits: (!self.edits.is_empty()).then(|| self.edits.into()),
+            track: self.track,
             reply,
         })
     }
@@ -715,6 +721,7 @@ impl<'a> Walk<'a> {
                     self.mask.fields = self.mask.fields.with(edit.needs());
                     self.edits.push(*edit);
                 }
+                self.track(&answer);
                 Ok(answer.orders)
             }
             Verdict::Drop => {
@@ -726,6 +733,27 @@ impl<'a> Walk<'a> {
                 self.hold(self.now.plus_ms(FAILED_MS));
                 Err(Stop::Drop(DropReason::PolicyFailed, Some(answer.why)))
             }
+        }
+    }
+
+    /// What the asked want of the connection, together: entered if one wants it so, with the last mark.
+    fn track(&mut self, answer: &Answer) {
+        let Orders {
+            commit, ct_mark, ..
+        } = answer.orders;
+        if !commit && ct_mark.is_none() {
+            return;
+        }
+        let order = self.track.get_or_insert_with(|| Order {
+            commit: false,
+            mark: None,
+            epoch: Epoch(0),
+            why: String::new(),
+        });
+        order.mark = ct_mark.or(order.mark);
+        if commit {
+            order.commit = true;
+            order.why.clone_from(&answer.why);
         }
     }
 

@@ -12,7 +12,7 @@
 //! destination class, which is kept with an answer that read it.
 
 use crate::edit::Edit;
-use crate::flow::{FlowKey, FlowMask};
+use crate::flow::{Fields, FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
 use crate::outbox::Outbox;
@@ -41,6 +41,15 @@ pub struct Answer {
     pub why: String,
 }
 
+impl Answer {
+    /// True if it rests on the connection of the frame, or is about it.
+    #[must_use]
+    pub fn is_tracked(&self) -> bool {
+        let read = self.mask.fields.meets(Fields::CT.with(Fields::CT_MARK));
+        read || self.orders.commit || self.orders.ct_mark.is_some()
+    }
+}
+
 /// What a chain wants of a frame besides its verdict. By default nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orders {
@@ -54,6 +63,10 @@ pub struct Orders {
     pub mirrors: BTreeSet<PortId>,
     /// What is changed of it, in this order; at most [`EDITS_MAX`](crate::edit::EDITS_MAX). Of questions at ingress only.
     pub edits: Vec<Edit>,
+    /// Its connection is entered in the network's table.
+    pub commit: bool,
+    /// Its connection, if it is in the table, gets this mark.
+    pub ct_mark: Option<u32>,
 }
 
 /// Where a frame goes instead.
@@ -77,7 +90,7 @@ pub struct FloodSet {
 
 impl Orders {
     /// As a chain is composed: what a later plugin wants besides. The first redirect stays, flood sets are intersected, and
-    /// mirrors united.
+    /// mirrors united; the last mark holds.
     pub fn compose(&mut self, later: &Self) {
         self.redirect = self.redirect.or(later.redirect);
         self.flood = match (self.flood.take(), &later.flood) {
@@ -89,6 +102,8 @@ impl Orders {
         };
         self.mirrors.extend(&later.mirrors);
         self.edits.extend(&later.edits);
+        self.commit |= later.commit;
+        self.ct_mark = later.ct_mark.or(self.ct_mark);
     }
 }
 
@@ -378,7 +393,6 @@ impl Policy {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::flow::Fields;
     use proptest::prelude::*;
 
     fn question(dst_port: u16) -> Question {
@@ -563,6 +577,8 @@ mod tests {
             }),
             mirrors: ports(mirrors),
             edits: vec![Edit::SetPcp(u8::try_from(port).unwrap())],
+            commit: port == 2,
+            ct_mark: Some(port),
         };
         let mut all = Orders::default();
         all.compose(&Orders::default());
@@ -570,7 +586,10 @@ mod tests {
         all.compose(&orders(1, &[1, 2, 3], &[7]));
         all.compose(&orders(2, &[2, 3, 4], &[8]));
         assert_eq!(all.edits, [Edit::SetPcp(1), Edit::SetPcp(2)]);
+        assert!(all.commit);
+        assert_eq!(all.ct_mark, Some(2));
         all.edits.pop();
+        (all.commit, all.ct_mark) = (false, Some(1));
         assert_eq!(all, orders(1, &[2, 3], &[7, 8]));
     }
 

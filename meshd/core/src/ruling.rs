@@ -3,6 +3,7 @@
 //! Owns the words; the switch (`switch.rs`) makes rulings, a lane (`lane.rs`) obeys them, and counters, `meshd drops`,
 //! `meshd trace` and the API all render [`DropReason`].
 
+use crate::conntrack::Order;
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId};
@@ -40,6 +41,8 @@ pub struct Ruling {
     pub action: Action,
     /// What is changed of each frame that is forwarded; `None`: nothing.
     pub edits: Option<Arc<[Edit]>>,
+    /// What it wants of the connection of each frame that is forwarded; `None`: nothing.
+    pub track: Option<Arc<Order>>,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at

@@ -13,6 +13,7 @@
 //! on its absence. What of the rulings the kernel holds is in `switch/gates.rs`.
 
 use crate::announce::{Announcements, Pace};
+use crate::conntrack::{Order, Tracked};
 use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
 use crate::flow::{FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
@@ -28,6 +29,7 @@ use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// ICMP errors of one node in a second, at most.
 const COMPLAINTS_PER_S: u32 = 100;
@@ -174,6 +176,8 @@ struct Pending {
     upcall: Option<UpcallId>,
     vni: Vni,
     frame: Bytes,
+    /// What is known of its connection.
+    ct: Tracked,
     since: Moment,
     /// Answers to its questions: those that must not be kept hold for it alone.
     said: Vec<(Direction, PortId, Answer)>,
@@ -196,6 +200,8 @@ pub struct Switch {
     /// State of each FDB's learned MACs when they were last taken.
     taken: BTreeMap<Vni, u64>,
     gates: Gates,
+    /// Networks whose frames are looked up among connections.
+    tracked: BTreeSet<Vni>,
     /// ICMP errors sent since when.
     complained: (Moment, u32),
     /// Of all networks' announcements.
@@ -218,6 +224,7 @@ impl Switch {
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
             gates: Gates::default(),
+            tracked: BTreeSet::new(),
             complained: (Moment(0), 0),
             pace: Pace::default(),
         }
@@ -295,6 +302,7 @@ impl Switch {
         }
         self.taken.remove(&vni);
         self.new_epoch(out);
+        self.untrack(vni, out);
         let waiting = self.policy.set_chain(vni, 0);
         self.ask_again(waiting, now, out);
     }
@@ -424,8 +432,26 @@ impl Switch {
             return;
         }
         let waiting = self.policy.set_chain(vni, plugins);
+        if plugins == 0 {
+            self.untrack(vni, out);
+        } else if self.tracked.contains(&vni) {
+            self.track(vni, out);
+        }
         self.new_epoch(out);
         self.ask_again(waiting, now, out);
+    }
+
+    /// The network's frames are looked up, and connections of before the next epoch are decided anew.
+    fn track(&mut self, vni: Vni, out: &mut Outbox) {
+        self.tracked.insert(vni);
+        let since = Some(Epoch(self.epoch.0 + 1));
+        out.push(Out::Track { vni, since });
+    }
+
+    fn untrack(&mut self, vni: Vni, out: &mut Outbox) {
+        if self.tracked.remove(&vni) {
+            out.push(Out::Track { vni, since: None });
+        }
     }
 
     // What happens.
@@ -435,7 +461,7 @@ impl Switch {
         &mut self,
         origin: Origin,
         upcall: UpcallId,
-        vni: Vni,
+        (vni, ct): (Vni, Tracked),
         frame: &Bytes,
         now: Moment,
         out: &mut Outbox,
@@ -454,6 +480,7 @@ impl Switch {
                 upcall: Some(upcall),
                 vni,
                 frame: frame.clone(),
+                ct,
                 since: now,
                 said: Vec::new(),
             },
@@ -469,6 +496,8 @@ impl Switch {
             upcall: None,
             vni,
             frame,
+            // Of a ruling that looked at none.
+            ct: Tracked::default(),
             since: now,
             said: Vec::new(),
         };
@@ -488,6 +517,14 @@ impl Switch {
         else {
             return;
         };
+        // From now on there is something to look at. This answer is one about a frame that was not looked up.
+        if answer.is_tracked()
+            && self.networks.contains_key(&question.vni)
+            && !self.tracked.contains(&question.vni)
+        {
+            self.track(question.vni, out);
+            self.new_epoch(out);
+        }
         for waiter in waiters {
             if let Some(mut pending) = self.pending.remove(&waiter) {
                 pending
@@ -559,7 +596,7 @@ impl Switch {
         &self,
         origin: Origin,
         vni: Vni,
-        frame: &[u8],
+        (frame, ct): (&[u8], Tracked),
         answers: &[Answer],
         now: Moment,
     ) -> TraceOutcome {
@@ -568,6 +605,7 @@ impl Switch {
             let ruling = Ruling {
                 action: Action::Drop(DropReason::Malformed),
                 edits: None,
+                track: None,
                 cache: None,
                 longest: u32::MAX,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -578,7 +616,16 @@ impl Switch {
                 end: TraceEnd::Ruled { ruling, why: None },
             };
         };
-        let key = parsed.flow_key(vni);
+        let key = parsed.flow_key(vni).with_ct(ct);
+        if self.tracked.contains(&vni) {
+            steps.push(TraceStep {
+                what: "connection".to_owned(),
+                detail: match ct.mark {
+                    0 => ct.state.to_string(),
+                    mark => format!("{}, mark {mark}", ct.state),
+                },
+            });
+        }
         let mut given = answers.iter();
         let mut oracle = |_: &Question| given.next().cloned();
         let walk = Walk::new(
@@ -586,7 +633,7 @@ impl Switch {
             self.policy.has_chain(vni),
             origin,
             vni,
-            parsed,
+            (parsed, ct),
             now,
             &mut oracle,
         );
@@ -654,11 +701,12 @@ impl Switch {
                 unknown: None,
                 redirected: false,
                 edits: None,
+                track: None,
                 reply: None,
             };
             return self.finish(&pending, None, decision, now, out);
         };
-        let key = frame.flow_key(vni);
+        let key = frame.flow_key(vni).with_ct(pending.ct);
         let policy = &self.policy;
         let mut oracle = |question: &Question| {
             let own = pending.said.iter().rev().find(|(direction, port, _)| {
@@ -672,7 +720,7 @@ impl Switch {
             policy.has_chain(vni),
             origin,
             vni,
-            frame,
+            (frame, pending.ct),
             now,
             &mut oracle,
         );
@@ -700,6 +748,7 @@ impl Switch {
                         unknown: None,
                         redirected: false,
                         edits: None,
+                        track: None,
                         reply: None,
                     };
                     self.finish(&pending, Some(key), decision, now, out);
@@ -725,6 +774,7 @@ impl Switch {
             unknown: None,
             redirected: false,
             edits: None,
+            track: None,
             reply: None,
         };
         self.finish(pending, Some(question.key), decision, now, out);
@@ -770,6 +820,7 @@ impl Switch {
             None => Ruling {
                 action: decision.action.clone(),
                 edits: decision.edits.clone(),
+                track: None,
                 cache: None,
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -819,6 +870,12 @@ impl Switch {
         Ruling {
             action: decision.action.clone(),
             edits: decision.edits.clone(),
+            track: decision.track.clone().map(|order| {
+                Arc::new(Order {
+                    epoch: self.epoch,
+                    ..order
+                })
+            }),
             cache,
             longest: decision.longest,
             obstacle: gate.err(),

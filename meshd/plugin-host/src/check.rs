@@ -12,6 +12,7 @@
 
 use crate::convert::Decision;
 use crate::fault::Fault;
+use meshd_core::conntrack::CtState;
 use meshd_core::flow::{Fields, FlowKey, FlowMask, Frag, IpKind};
 use meshd_core::flowtext;
 use meshd_core::ident::MacAddr;
@@ -254,6 +255,31 @@ impl Scramble {
             };
         }
         self.layer4(key, mask);
+        self.connection(key, mask);
+    }
+
+    /// What a connection table may say of such a packet. A claimed state keeps an unclaimed mark possible.
+    fn connection(&mut self, key: &mut FlowKey, mask: &FlowMask) {
+        const STATES: [CtState; 6] = [
+            CtState::UNTRACKED,
+            CtState::NEW,
+            CtState::ESTABLISHED,
+            CtState::ESTABLISHED.with(CtState::REPLY),
+            CtState::RELATED.with(CtState::REPLY),
+            CtState::INVALID,
+        ];
+        if !mask.fields.has(Fields::CT) {
+            key.ct = match key.ip_kind {
+                IpKind::V4 | IpKind::V6 => self.pick(&STATES, CtState::UNTRACKED),
+                _ => CtState::UNTRACKED,
+            };
+        }
+        if !mask.fields.has(Fields::CT_MARK) {
+            key.ct_mark = match key.ct {
+                CtState::UNTRACKED | CtState::INVALID => 0,
+                _ => self.next() as u32,
+            };
+        }
     }
 
     fn layer4(&mut self, key: &mut FlowKey, mask: &FlowMask) {

@@ -99,8 +99,8 @@ pub(crate) fn key(question: &Question) -> GuestKey {
         tcp_flags: tcp_flags(key.tcp_flags),
         icmp_type: key.icmp_type,
         icmp_code: key.icmp_code,
-        ct: CtState::UNTRACKED,
-        ct_mark: 0,
+        ct: ct_state(key.ct),
+        ct_mark: key.ct_mark,
     }
 }
 
@@ -137,6 +137,23 @@ pub(crate) fn warm_up() -> GuestKey {
         ct: CtState::UNTRACKED,
         ct_mark: 0,
     }
+}
+
+fn ct_state(state: meshd_core::conntrack::CtState) -> CtState {
+    use meshd_core::conntrack::CtState as Core;
+    const SAME: [(Core, CtState); 5] = [
+        (Core::NEW, CtState::NEW),
+        (Core::ESTABLISHED, CtState::ESTABLISHED),
+        (Core::RELATED, CtState::RELATED),
+        (Core::REPLY, CtState::REPLY),
+        (Core::INVALID, CtState::INVALID),
+    ];
+    if state == Core::UNTRACKED {
+        return CtState::UNTRACKED;
+    }
+    SAME.iter()
+        .filter(|(core, _)| state.has(*core))
+        .fold(CtState::empty(), |all, (_, guest)| all | *guest)
 }
 
 fn mac(MacAddr([a, b, c, d, e, f]): MacAddr) -> Mac {
@@ -226,7 +243,8 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             }
             Action::SetSrcMac(mac) => orders.edits.push(Edit::SetSrcMac(mac_addr(*mac))),
             Action::SetDstMac(mac) => orders.edits.push(Edit::SetDstMac(mac_addr(*mac))),
-            Action::SetCtMark(_) | Action::CtCommit => return Err(cannot("connection tracking")),
+            Action::SetCtMark(mark) => orders.ct_mark = Some(*mark),
+            Action::CtCommit => orders.commit = true,
             Action::Meter(_) => return Err(cannot("meters")),
             Action::Count(_) => return Err(cannot("labelled counters")),
             Action::Learn(_) => return Err(cannot("action `learn`")),
@@ -333,9 +351,9 @@ fn bits(name: &str, claimed: u8, width: u8) -> Result<u8, Fault> {
     }
 }
 
-/// Direction, port, peer and network are matched in any case; identities and connection state do not vary yet.
+/// Direction, port, peer and network are matched in any case; identities do not vary yet.
 fn fields(claimed: Deps) -> Fields {
-    const SAME: [(Deps, Fields); 14] = [
+    const SAME: [(Deps, Fields); 16] = [
         (Deps::ETHER_TYPE, Fields::ETHER_TYPE),
         (Deps::VLAN, Fields::VLAN),
         (Deps::PCP, Fields::PCP),
@@ -350,6 +368,8 @@ fn fields(claimed: Deps) -> Fields {
         (Deps::TCP_FLAGS, Fields::TCP_FLAGS),
         (Deps::ICMP_TYPE, Fields::ICMP_TYPE),
         (Deps::ICMP_CODE, Fields::ICMP_CODE),
+        (Deps::CT, Fields::CT),
+        (Deps::CT_MARK, Fields::CT_MARK),
     ];
     SAME.iter()
         .filter(|(dep, _)| claimed.contains(*dep))

@@ -82,10 +82,10 @@ impl LaneTask {
     pub(super) fn frame(&mut self, vni: Vni, framed: &Bytes) {
         let now = self.shared.clock.moment();
         let epoch = Epoch(self.shared.epoch.load(Ordering::Acquire));
-        match self
-            .lane
-            .frame(vni, framed.slice(datagram::WHOLE_LEN..), epoch, now)
-        {
+        // After the epoch: a chain that is new in that epoch is also new to the connections.
+        let zones = self.shared.zones.load();
+        let frame = framed.slice(datagram::WHOLE_LEN..);
+        match self.lane.frame_in(&zones, vni, frame, epoch, now) {
             Step::Forward {
                 frame,
                 to,
@@ -108,12 +108,13 @@ impl LaneTask {
                     }
                 }
             }
-            Step::Upcall { upcall, frame } => {
+            Step::Upcall { upcall, frame, ct } => {
                 let input = Input::Upcall {
                     origin: self.lane.origin(),
                     upcall,
                     vni,
                     frame,
+                    ct,
                 };
                 if self.shared.inputs.try_send(input).is_err() {
                     self.lane.upcall_refused(upcall, now);
@@ -152,7 +153,10 @@ impl LaneTask {
     /// The node has ruled; what waited goes its way, in order.
     fn ruling(&mut self, upcall: UpcallId, ruling: Ruling) {
         let now = self.shared.clock.moment();
-        let Some(released) = self.lane.ruling(upcall, ruling, now) else {
+        let Some(released) = self
+            .lane
+            .ruling_in(&self.shared.zones.load(), upcall, ruling, now)
+        else {
             return;
         };
         for frame in released.frames {

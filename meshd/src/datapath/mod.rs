@@ -27,6 +27,7 @@ use lane_task::ToLane;
 use crate::clock::Clock;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
+use meshd_core::conntrack::Zones;
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, NodeId, PortId, SessionId, UpcallId, Vni};
 use meshd_core::lane::{LaneCounters, LaneDrop, LaneLimits};
@@ -57,6 +58,8 @@ pub(crate) struct LaneReport {
 pub(crate) struct Shared {
     /// From here on only rulings of this epoch count.
     epoch: AtomicU64,
+    /// Connections of tracked networks. A zone's epoch is moved before `epoch` is, and read after it.
+    zones: ArcSwap<Zones>,
     outlets: ArcSwap<Outlets>,
     inputs: mpsc::Sender<Input>,
     clock: Clock,
@@ -92,6 +95,7 @@ impl Datapath {
     ) -> Self {
         let shared = Shared {
             epoch: AtomicU64::new(0),
+            zones: ArcSwap::default(),
             outlets: ArcSwap::default(),
             inputs,
             clock,
@@ -110,6 +114,28 @@ impl Datapath {
     /// Only rulings of `epoch` count from now on, on every lane.
     pub(crate) fn set_epoch(&self, epoch: Epoch) {
         self.shared.epoch.store(epoch.0, Ordering::Release);
+    }
+
+    /// Frames of a network are looked up among connections, or no longer; see
+    /// [`Output::Track`](meshd_core::node::Output::Track).
+    pub(crate) fn track(&mut self, vni: Vni, since: Option<Epoch>) {
+        let seed = self.next_seed();
+        if let Some(zones) = self.shared.zones.load().track(vni, since, seed) {
+            self.shared.zones.store(Arc::new(zones));
+        }
+    }
+
+    /// The connections of tracked networks.
+    pub(crate) fn zones(&self) -> Arc<Zones> {
+        self.shared.zones.load_full()
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self
+            .seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.seed
     }
 
     /// A port is there: its frames are read, and it can be sent to.
@@ -292,16 +318,13 @@ impl Datapath {
         self.stop(origin);
         let (to_lane, from_driver) = mpsc::channel(RULINGS_MAX);
         let report = Arc::new(Mutex::new(LaneReport::default()));
-        self.seed = self
-            .seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        let seed = self.next_seed();
         let start = lane_task::Start {
             origin,
             shared: Arc::clone(&self.shared),
             from_driver,
             report: Arc::clone(&report),
-            seed: self.seed,
+            seed,
         };
         let task = spawn(start);
         self.lanes.insert(

@@ -68,8 +68,8 @@ pub(crate) fn key(packet: &Packet) -> Result<FlowKey, String> {
         tcp_flags: flags(core.tcp_flags),
         icmp_type: core.icmp_type,
         icmp_code: core.icmp_code,
-        ct: CtState::UNTRACKED,
-        ct_mark: 0,
+        ct: packet.ct.unwrap_or(CtState::UNTRACKED),
+        ct_mark: packet.mark,
     })
 }
 

@@ -6,12 +6,14 @@
 //! ```
 
 mod bytes;
+mod connections;
 mod keys;
 mod packet;
 mod replay;
 mod sound;
 
 pub use crate::__pkt as pkt;
+use connections::Connections;
 pub use packet::{Packet, PacketError};
 pub use replay::{Replay, write_pcap};
 
@@ -27,6 +29,7 @@ use std::path::Path;
 pub struct Host<P> {
     policy: P,
     sent: RefCell<Vec<FlowKey>>,
+    connections: Option<Connections>,
 }
 
 /// Takes a policy, checked as a config is.
@@ -41,6 +44,7 @@ pub fn host<P: Policy>(mut policy: P) -> Host<P> {
     Host {
         policy,
         sent: RefCell::default(),
+        connections: None,
     }
 }
 
@@ -52,6 +56,7 @@ pub fn configured<P: Policy>(config: &str) -> Result<Host<P>, Vec<ConfigError>> 
     policy::read(config).map(|policy| Host {
         policy,
         sent: RefCell::default(),
+        connections: None,
     })
 }
 
@@ -72,12 +77,10 @@ impl<P: Policy> Host<P> {
     #[track_caller]
     pub fn send(&self, packet: Packet) -> Outcome {
         let text = keys::show(&packet);
-        let key = match keys::key(&packet) {
-            Ok(key) => key,
+        let (_, verdict, deps) = match self.ask(&packet) {
+            Ok(asked) => asked,
             Err(why) => panic!("no policy is asked about {text}: {why}"),
         };
-        self.sent.borrow_mut().push(key);
-        let (verdict, deps) = self.decide(&key);
         Outcome {
             text,
             said: said::<P>(&verdict),
@@ -102,6 +105,62 @@ impl<P: Policy> Host<P> {
     #[track_caller]
     pub fn replay(&self, pcap: impl AsRef<Path>) -> Replay {
         replay::replay(self, pcap.as_ref())
+    }
+
+    /// With the host's own connection table behind it: packets that say no `ct` are looked up, and connections are entered
+    /// as verdicts have it.
+    #[must_use]
+    pub fn tracked(self) -> Self {
+        Self {
+            connections: Some(Connections::new()),
+            ..self
+        }
+    }
+
+    /// Time passes for the connections.
+    ///
+    /// # Panics
+    /// Unless the host is [`Self::tracked`].
+    #[track_caller]
+    pub fn wait_s(&self, seconds: u64) {
+        self.table().wait_s(seconds);
+    }
+
+    /// The chain changes: all connections are to be decided anew. Returns the table behind another policy.
+    ///
+    /// # Panics
+    /// If `check` refuses the policy, or the host is not [`Self::tracked`].
+    #[must_use]
+    #[track_caller]
+    pub fn change_to<Q: Policy>(self, policy: Host<Q>) -> Host<Q> {
+        self.table().decide_anew();
+        Host {
+            connections: self.connections,
+            ..policy
+        }
+    }
+
+    #[track_caller]
+    fn table(&self) -> &Connections {
+        match &self.connections {
+            Some(table) => table,
+            None => panic!("this host has no connection table: host(…).tracked()"),
+        }
+    }
+
+    /// As the daemon does with a frame: looks it up, asks, and does what the verdict wants of its connection.
+    fn ask(&self, packet: &Packet) -> Result<(FlowKey, Verdict, DepMask), String> {
+        let mut key = keys::key(packet)?;
+        let table = self.connections.as_ref().filter(|_| packet.ct.is_none());
+        if let Some(table) = table {
+            (key.ct, key.ct_mark) = table.look(packet);
+        }
+        self.sent.borrow_mut().push(key);
+        let (verdict, deps) = self.decide(&key);
+        if let Some(table) = table {
+            table.order(packet, &verdict);
+        }
+        Ok((key, verdict, deps))
     }
 
     fn decide(&self, key: &FlowKey) -> (Verdict, DepMask) {

@@ -12,6 +12,7 @@
 use super::bytes::{self, Change};
 use crate::Mac;
 use crate::key::Direction;
+use crate::wit::types::CtState;
 use core::fmt;
 use core::str::FromStr;
 use meshd_core::flowtext;
@@ -28,6 +29,9 @@ pub struct Packet {
     pub(crate) vni: u32,
     /// To a station that nobody has heard of.
     pub(crate) unknown: bool,
+    /// As the text has it; `None`: as the host's table has it, if it has one.
+    pub(crate) ct: Option<CtState>,
+    pub(crate) mark: u32,
 }
 
 /// Writes a packet as text: the body, then words in any order.
@@ -55,6 +59,8 @@ pub struct Packet {
 /// | `from port 1` | on its way in, from there; the default |
 /// | `to port 3`, `from peer 7` | on its way out |
 /// | `vni 1` | the network |
+/// | `ct new` | what the connection table says: of `new established related reply invalid untracked` one or more |
+/// | `ct-mark 7` | the connection's mark |
 ///
 /// In quotes it is a format string: `pkt!("tcp 10.0.0.1:4000 > 10.0.0.2:{port} syn")`; also where Rust's words get in the
 /// way, as in `0e:…`, which is half a floating point number to it.
@@ -112,6 +118,8 @@ impl Packet {
             peer: 0,
             vni: 1,
             unknown: false,
+            ct: None,
+            mark: 0,
         }
     }
 
@@ -316,6 +324,8 @@ impl Draft {
                 self.dst = Some(words.read(WANTED)?);
             }
             "unknown" => self.packet.unknown = true,
+            "ct" => self.ct(words)?,
+            "ct-mark" => self.packet.mark = words.read("a mark")?,
             "vni" => self.packet.vni = words.read("a network's number")?,
             "from" | "to" => self.place(at, word, words)?,
             "dscp" if ip => self.changes.push(Change::Dscp(dscp(words)?)),
@@ -331,6 +341,37 @@ impl Draft {
             word => self.of_the_body(at, word, ip, words)?,
         }
         Ok(())
+    }
+
+    /// One or more states.
+    fn ct(&mut self, words: &mut Words<'_>) -> Result<(), PacketError> {
+        let (mut at, mut word) =
+            words.next("one of new, established, related, reply, invalid and untracked")?;
+        loop {
+            let state = match word {
+                "new" => CtState::NEW,
+                "established" => CtState::ESTABLISHED,
+                "related" => CtState::RELATED,
+                "reply" => CtState::REPLY,
+                "invalid" => CtState::INVALID,
+                "untracked" => CtState::UNTRACKED,
+                _ if self.packet.ct.is_some() => {
+                    words.rest.push((at, word));
+                    return Ok(());
+                }
+                _ => {
+                    let wanted =
+                        "one of new, established, related, reply, invalid and untracked is wanted";
+                    return Err(words.wrong(at, wanted));
+                }
+            };
+            let before = self.packet.ct.unwrap_or(CtState::empty());
+            self.packet.ct = Some(before | state);
+            match words.rest.pop() {
+                Some(next) => (at, word) = next,
+                None => return Ok(()),
+            }
+        }
     }
 
     fn place(&mut self, at: usize, word: &str, words: &mut Words<'_>) -> Result<(), PacketError> {
@@ -406,7 +447,7 @@ impl Draft {
         };
         Err(words.wrong(
             at,
-            format!("what may follow here: {more}{of_ip}vlan, inner-vlan, pcp, mac, unknown, from, to, vni"),
+            format!("what may follow here: {more}{of_ip}vlan, inner-vlan, pcp, mac, unknown, from, to, vni, ct, ct-mark"),
         ))
     }
 

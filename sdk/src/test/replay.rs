@@ -38,8 +38,8 @@ pub(super) fn replay<P: Policy>(host: &Host<P>, path: &Path) -> Replay {
 
 fn line<P: Policy>(host: &Host<P>, n: usize, packet: &Packet) -> String {
     let packet_text = keys::show(packet);
-    let key = match keys::key(packet) {
-        Ok(key) => key,
+    let (key, verdict, deps) = match host.ask(packet) {
+        Ok(asked) => asked,
         // The daemon drops it without a question.
         Err(why) => {
             return format!(
@@ -49,8 +49,6 @@ fn line<P: Policy>(host: &Host<P>, n: usize, packet: &Packet) -> String {
             );
         }
     };
-    host.sent.borrow_mut().push(key);
-    let (verdict, deps) = host.decide(&key);
     format!(
         r#"{{"n":{n},"key":"{:016x}","packet":{},"verdict":{},"reads":{}}}"#,
         keys::digest(&key),

@@ -2,6 +2,7 @@
 //! Claims about a lane.
 
 use super::*;
+use crate::conntrack::CtState;
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp};
 use crate::ident::{MacAddr, NodeId, PortId};
@@ -40,6 +41,7 @@ fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
     Ruling {
         action,
         edits: None,
+        track: None,
         cache: Some(Megaflow {
             key: mask.apply(&key(frame)),
             mask,
@@ -217,6 +219,7 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
     let uncached = Ruling {
         action: to_b(),
         edits: None,
+        track: None,
         cache: None,
         longest: 1500,
         obstacle: None,
@@ -397,7 +400,7 @@ proptest! {
                 open.push(upcall);
             }
             if answer && let Some(upcall) = open.pop() {
-                lane.ruling(upcall, Ruling { action: to_b(), edits: None, cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
+                lane.ruling(upcall, Ruling { action: to_b(), edits: None, track: None, cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
             }
             let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
             prop_assert_eq!(held, lane.parked_bytes);
@@ -455,4 +458,51 @@ fn flows_under_a_ruling_that_the_kernel_holds_by_pair_or_not_at_all_are_not_offe
             "{step:?}"
         );
     }
+}
+
+#[test]
+fn a_ruling_for_new_frames_enters_their_connections_and_the_answer_is_another_flow() {
+    let zones = Zones::default().track(vni(), Some(EPOCH), 7).unwrap();
+    let (mut a, mut b) = (lane(LaneLimits::default()), lane(LaneLimits::default()));
+    let there = frame(80, 1);
+    let answer = Bytes::from(udp(A, B, [10, 0, 0, 2], [10, 0, 0, 1], 4000, 0));
+    let answer = {
+        // From the port that was asked.
+        let mut bytes = answer.to_vec();
+        bytes[34..36].copy_from_slice(&80u16.to_be_bytes());
+        Bytes::from(bytes)
+    };
+    let ct = |step: Step| match step {
+        Step::Upcall { upcall, ct, .. } => (upcall, ct.state),
+        other => panic!("{other:?}"),
+    };
+    let (id, state) = ct(a.frame_in(&zones, vni(), there.clone(), EPOCH, at(0)));
+    assert_eq!(state, CtState::NEW);
+    let mask = FlowMask {
+        fields: Fields::CT,
+        ..FlowMask::default()
+    };
+    let mut rule = ruling(to_b(), &there, mask);
+    rule.cache.as_mut().unwrap().key.ct = CtState::NEW;
+    rule.track = Some(Arc::new(Order {
+        commit: true,
+        mark: Some(3),
+        epoch: EPOCH,
+        why: String::new(),
+    }));
+    a.ruling_in(&zones, id, rule, at(0));
+    let zone = zones.get(vni()).unwrap();
+    assert_eq!(zone.len(), 1, "by the frame that waited");
+    let step = a.frame_in(&zones, vni(), frame(81, 1), EPOCH, at(1));
+    assert!(matches!(step, Step::Forward { .. }), "{step:?}");
+    assert_eq!(zone.len(), 2, "by one that the cached ruling forwards");
+    let (_, state) = ct(b.frame_in(&zones, vni(), answer, EPOCH, at(2)));
+    assert_eq!(state, CtState::ESTABLISHED.with(CtState::REPLY));
+    // Both ends were heard: the ruling for new frames does not speak of this one.
+    let (_, state) = ct(a.frame_in(&zones, vni(), there, EPOCH, at(3)));
+    assert_eq!(state, CtState::ESTABLISHED);
+    assert_eq!(
+        zone.rows(9, at(3)).iter().map(|row| row.mark).max(),
+        Some(3)
+    );
 }

@@ -13,6 +13,7 @@
 //! that does not is closed before. Decides nothing about frames: it walks them as `pipeline.rs` does.
 
 use super::{Pending, Switch};
+use crate::conntrack::Tracked;
 use crate::fdb::How;
 use crate::flow::{FlowKey, Origin};
 use crate::frame::{ETHER_IPV4, ETHER_IPV6, Frame};
@@ -257,6 +258,7 @@ impl Switch {
                 action: &decision.action,
                 redirected: decision.redirected,
                 edited: decision.edits.is_some(),
+                tracked: decision.track.is_some(),
                 mask: decision.mask.as_ref(),
                 epoch: self.epoch,
                 until: decision.until,
@@ -300,7 +302,8 @@ impl Switch {
             policy.has_chain(key.vni),
             origin,
             key.vni,
-            frame,
+            // A ruling that a gate holds has looked at no connection.
+            (frame, Tracked::default()),
             now,
             &mut oracle,
         )
@@ -370,6 +373,7 @@ impl Switch {
                         upcall: None,
                         vni,
                         frame: Bytes::from(specimen(&key)),
+                        ct: Tracked::default(),
                         since: now,
                         said: Vec::new(),
                     };

@@ -2,6 +2,7 @@
 //! Claims about the switch, one network at a time: who gets a frame, who does not, and why.
 
 use super::*;
+use crate::conntrack::CtState;
 use crate::edit::Edit;
 use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
@@ -41,6 +42,8 @@ struct Bench {
     out: Outbox,
     now: Moment,
     upcalls: u64,
+    /// Of the frames that come.
+    ct: Tracked,
 }
 
 fn remote(node: NodeId, mac: MacAddr, last: u8) -> RemoteEndpoint {
@@ -85,6 +88,7 @@ impl Bench {
             out,
             now: at(0),
             upcalls: 0,
+            ct: Tracked::default(),
         };
         bench.drain();
         bench
@@ -99,7 +103,7 @@ impl Bench {
         self.switch.upcall(
             origin,
             UpcallId(self.upcalls),
-            vni(),
+            (vni(), self.ct),
             &Bytes::copy_from_slice(frame),
             self.now,
             &mut self.out,
@@ -292,9 +296,14 @@ fn networks_do_not_mix() {
         [To::Port(PB), To::Peer(N8), To::Peer(N9)]
     );
     let frame = Bytes::from(ip(B, R));
-    bench
-        .switch
-        .upcall(FROM_8, UpcallId(0), other, &frame, at(0), &mut bench.out);
+    bench.switch.upcall(
+        FROM_8,
+        UpcallId(0),
+        (other, Tracked::default()),
+        &frame,
+        at(0),
+        &mut bench.out,
+    );
     assert_eq!(
         ruling(&bench.drain()).unwrap().action,
         Action::Drop(DropReason::NotOnNetwork)
@@ -302,7 +311,7 @@ fn networks_do_not_mix() {
     bench.switch.upcall(
         FROM_A,
         UpcallId(0),
-        Vni::new(99).unwrap(),
+        (Vni::new(99).unwrap(), Tracked::default()),
         &frame,
         at(0),
         &mut bench.out,
@@ -311,9 +320,14 @@ fn networks_do_not_mix() {
         ruling(&bench.drain()).unwrap().action,
         Action::Drop(DropReason::UnknownVni)
     );
-    bench
-        .switch
-        .upcall(FROM_A, UpcallId(0), other, &frame, at(0), &mut bench.out);
+    bench.switch.upcall(
+        FROM_A,
+        UpcallId(0),
+        (other, Tracked::default()),
+        &frame,
+        at(0),
+        &mut bench.out,
+    );
     assert_eq!(
         ruling(&bench.drain()).unwrap().action,
         Action::Drop(DropReason::NotOnNetwork)
@@ -1144,9 +1158,13 @@ fn two_ports_cannot_have_one_mac() {
 fn a_trace_says_what_a_frame_would_meet_and_changes_nothing() {
     let mut bench = Bench::new();
     let nobody = MacAddr([2, 7, 7, 7, 7, 7]);
-    let traced = bench
-        .switch
-        .trace(FROM_A, vni(), &ip(nobody, X), &[], at(0));
+    let traced = bench.switch.trace(
+        FROM_A,
+        vni(),
+        (&ip(nobody, X), Tracked::default()),
+        &[],
+        at(0),
+    );
     assert!(bench.switch.fdb(vni()).iter().all(|row| row.mac != X));
     assert_eq!(
         traced
@@ -1157,13 +1175,23 @@ fn a_trace_says_what_a_frame_would_meet_and_changes_nothing() {
         ["source check", "network", "lookup", "flood", "kernel"]
     );
     bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
-    let TraceEnd::Ask(first) = bench.switch.trace(FROM_A, vni(), &ip(B, A), &[], at(0)).end else {
+    let TraceEnd::Ask(first) = bench
+        .switch
+        .trace(FROM_A, vni(), (&ip(B, A), Tracked::default()), &[], at(0))
+        .end
+    else {
         panic!()
     };
     assert_eq!(first.direction, Direction::Ingress);
     let TraceEnd::Ask(second) = bench
         .switch
-        .trace(FROM_A, vni(), &ip(B, A), &[pass()], at(0))
+        .trace(
+            FROM_A,
+            vni(),
+            (&ip(B, A), Tracked::default()),
+            &[pass()],
+            at(0),
+        )
         .end
     else {
         panic!()
@@ -1171,7 +1199,13 @@ fn a_trace_says_what_a_frame_would_meet_and_changes_nothing() {
     assert_eq!(second.direction, Direction::Egress);
     let end = bench
         .switch
-        .trace(FROM_A, vni(), &ip(B, A), &[pass(), deny()], at(0))
+        .trace(
+            FROM_A,
+            vni(),
+            (&ip(B, A), Tracked::default()),
+            &[pass(), deny()],
+            at(0),
+        )
         .end;
     let TraceEnd::Ruled { ruling, why } = end else {
         panic!()
@@ -1253,7 +1287,7 @@ proptest! {
     fn any_frames_are_ruled_once_never_back_never_from_peer_to_peer_and_as_traced(frames in proptest::collection::vec((any_origin(), any_frame()), 1..60)) {
         let mut bench = Bench::new();
         for (origin, frame) in frames {
-            let traced = bench.switch.trace(origin, vni(), &frame, &[], bench.now);
+            let traced = bench.switch.trace(origin, vni(), (&frame, Tracked::default()), &[], bench.now);
             let outputs = bench.upcall(origin, &frame);
             let rulings = outputs.iter().filter(|o| matches!(o, Out::Ruling { .. })).count();
             prop_assert_eq!(rulings, 1);
@@ -1324,4 +1358,85 @@ fn under_one_ruling_each_flow_that_is_offered_gets_its_own_entry_without_asking_
     assert_eq!(opened(&outputs), [1001]);
     assert!(question(&outputs).is_none() && ruling(&outputs).is_none());
     assert_eq!(bench.switch.offloads().iter().count(), 2);
+}
+
+// Connections.
+
+fn by_connection(verdict: Verdict, commit: bool) -> Answer {
+    let mask = FlowMask {
+        fields: Fields::CT,
+        ..FlowMask::default()
+    };
+    let orders = Orders {
+        commit,
+        ct_mark: commit.then_some(7),
+        ..Orders::default()
+    };
+    Answer {
+        verdict,
+        mask,
+        orders,
+        why: "stateful-firewall: pass".into(),
+        ..pass()
+    }
+}
+
+fn tracks(outputs: &[Out]) -> Vec<Option<Epoch>> {
+    let since = |o: &Out| match o {
+        Out::Track { since, .. } => Some(*since),
+        _ => None,
+    };
+    outputs.iter().filter_map(since).collect()
+}
+
+#[test]
+fn a_network_is_tracked_from_the_first_answer_that_looks_at_connections_until_its_last_plugin_goes()
+{
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    assert!(tracks(&bench.drain()).is_empty());
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    let asked = bench.answer(&asked, pass());
+    assert!(tracks(&asked).is_empty(), "nobody looks at connections");
+    let told = bench.answer(&asked, by_connection(Verdict::Drop, false));
+    let epoch = bench.switch.epoch();
+    assert_eq!(tracks(&told), [Some(epoch)]);
+    let track = told.iter().position(|o| matches!(o, Out::Track { .. }));
+    let moved = told.iter().position(|o| matches!(o, Out::Epoch(_)));
+    assert!(track < moved, "a lane that knows the epoch knows the table");
+    bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    let next = bench.switch.epoch();
+    assert!(next > epoch);
+    assert_eq!(tracks(&bench.drain()), [Some(next)], "all are decided anew");
+    bench.switch.set_policy(vni(), 0, at(0), &mut bench.out);
+    assert_eq!(tracks(&bench.drain()), [None]);
+}
+
+#[test]
+fn a_ruling_by_connection_bears_its_order_and_epoch_matches_the_state_and_stays_out_of_the_kernel()
+{
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench.drain();
+    bench.ct = Tracked {
+        state: CtState::NEW,
+        mark: 0,
+    };
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    assert_eq!(question(&asked).unwrap().2.key.ct, CtState::NEW);
+    let asked = bench.answer(&asked, by_connection(Verdict::Pass, true));
+    let ruled = ruling(&bench.answer(&asked, pass())).unwrap();
+    let order = ruled.track.unwrap();
+    assert!(order.commit);
+    assert_eq!(
+        (order.mark, order.epoch, order.why.as_str()),
+        (Some(7), bench.switch.epoch(), "stateful-firewall: pass")
+    );
+    assert_eq!(ruled.obstacle, Some(Obstacle::NoGate));
+    let flow = ruled.cache.unwrap();
+    assert!(flow.mask.fields.has(Fields::CT));
+    assert_eq!(flow.key.ct, CtState::NEW);
+    // An established frame is another question.
+    bench.ct.state = CtState::ESTABLISHED;
+    assert!(question(&bench.upcall(FROM_A, &ip(B, A))).is_some());
 }

@@ -15,6 +15,7 @@ use meshd_core::command::{
     AttachSpec, Command, InviteSpec, IpSpec, NetnsRef, NetworkSpec, PortRecord, Refusal, Reply,
 };
 use meshd_core::config::KernelSettings;
+use meshd_core::conntrack::Zones;
 use meshd_core::flow::{FlowMask, Origin};
 use meshd_core::ident::{
     CommandId, Epoch, IfName, MacAddr, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
@@ -50,6 +51,7 @@ pub struct Host {
     pub ports: BTreeMap<PortId, PortRecord>,
     sessions: BTreeMap<NodeId, SessionId>,
     epoch: Epoch,
+    zones: Zones,
     pub replies: BTreeMap<CommandId, Result<Reply, Refusal>>,
     pub notices: VecDeque<Notice>,
     /// Grows each start: what was meant for an earlier life is not delivered.
@@ -198,6 +200,7 @@ impl World {
             ports: BTreeMap::new(),
             sessions: BTreeMap::new(),
             epoch: Epoch(0),
+            zones: Zones::default(),
             replies: BTreeMap::new(),
             notices: VecDeque::new(),
             life: 0,
@@ -619,6 +622,12 @@ impl World {
                 }
             }
             Output::Epoch(epoch) => self.hosts[at].epoch = epoch,
+            Output::Track { vni, since } => {
+                let host = &mut self.hosts[at];
+                if let Some(zones) = host.zones.track(vni, since, 7) {
+                    host.zones = zones;
+                }
+            }
             Output::Ask {
                 query,
                 epoch,
@@ -865,10 +874,11 @@ impl World {
         ruling: ruling::Ruling,
     ) {
         let now = self.clock().moment;
+        let zones = self.hosts[at].zones.clone();
         let Some(lane) = self.hosts[at].lanes.get_mut(&origin) else {
             return;
         };
-        let Some(released) = lane.ruling(upcall, ruling, now) else {
+        let Some(released) = lane.ruling_in(&zones, upcall, ruling, now) else {
             return;
         };
         for frame in released.frames {
@@ -879,10 +889,11 @@ impl World {
     fn lane_frame(&mut self, at: usize, origin: Origin, vni: Vni, frame: Bytes) {
         let now = self.clock();
         let epoch = self.hosts[at].epoch;
+        let zones = self.hosts[at].zones.clone();
         let Some(lane) = self.hosts[at].lanes.get_mut(&origin) else {
             return;
         };
-        match lane.frame(vni, frame, epoch, now.moment) {
+        match lane.frame_in(&zones, vni, frame, epoch, now.moment) {
             Step::Forward {
                 frame, to, offer, ..
             } => {
@@ -893,7 +904,7 @@ impl World {
                     self.later(20_000, Event::Input(at, life, offer));
                 }
             }
-            Step::Upcall { upcall, frame } => {
+            Step::Upcall { upcall, frame, ct } => {
                 let life = self.hosts[at].life;
                 self.later(
                     20_000,
@@ -905,6 +916,7 @@ impl World {
                             upcall,
                             vni,
                             frame,
+                            ct,
                         },
                     ),
                 );

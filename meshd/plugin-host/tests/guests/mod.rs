@@ -67,6 +67,7 @@ pub fn tcp_to(port: u16) -> Question {
             tcp_flags: 2,
             icmp_type: 0,
             icmp_code: 0,
+            ..FlowKey::blank(vni)
         },
         dst_class: DstClass::UnicastKnown,
     }
