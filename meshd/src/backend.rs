@@ -4,6 +4,7 @@
 
 use crate::api::backend::{Answer, Backend};
 use crate::api::requests::{Invite, InviteWish};
+use crate::connections;
 use crate::driver::DriverHandle;
 use crate::identity::Identity;
 use crate::kernel::{FenceReading, Kernel};
@@ -159,6 +160,21 @@ impl Backend for Live {
             .view(move |node, world, now| {
                 views::flows(node, &lanes, &world.kernel.ledger().counts(), now)
             })
+            .await
+    }
+
+    async fn connections(&self) -> Answer<Vec<view::Connection>> {
+        let (zones, now) = self
+            .driver
+            .view(|_, world, now| (world.datapath.zones(), now))
+            .await?;
+        // A table may be long: not while the driver waits.
+        let rows = tokio::task::spawn_blocking(move || connections::read(&zones, now.moment));
+        let rows = rows
+            .await
+            .map_err(|_| failed("the connection table cannot be read"))?;
+        self.driver
+            .view(move |node, _, now| connections::show(node, &rows, now))
             .await
     }
 

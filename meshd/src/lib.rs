@@ -6,6 +6,7 @@ mod bounded;
 pub mod cli;
 mod clock;
 pub mod compiler;
+mod connections;
 mod daemon;
 mod datapath;
 mod dns;

@@ -33,7 +33,7 @@ fn node_ref(node: &Node, id: NodeId) -> NodeRef {
     }
 }
 
-fn network_name(node: &Node, vni: Vni) -> String {
+pub(crate) fn network_name(node: &Node, vni: Vni) -> String {
     node.directory()
         .network_by_vni(vni)
         .map_or_else(|| format!("vni {vni}"), |def| def.name.to_string())

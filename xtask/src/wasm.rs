@@ -20,7 +20,10 @@ use std::process::{Command, Stdio};
 const TARGET: &str = "wasm32-unknown-unknown";
 /// Folder with a `Cargo.toml` of its own, and the guests that it makes.
 const GUESTS: &[(&str, &[&str])] = &[
-    ("plugins", &["acl", "fixture", "isolation", "stateful-firewall"]),
+    (
+        "plugins",
+        &["acl", "fixture", "isolation", "stateful-firewall"],
+    ),
     ("examples/hello-plugin", &["hello-plugin"]),
 ];
 /// The custom section with the manifest; docs/plugins/manifest.md has the format.

@@ -454,6 +454,43 @@ pub struct Flow {
     pub why: Option<String>,
 }
 
+/// One line of `meshd connections`: a connection of a tracked network, as this node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// The network's name.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// Where its first frame came from: `port 3 (web.demo)`, `peer berlin` or `vxlan`.
+    pub opened_by: String,
+    /// `tcp`, `udp`, `sctp`, `icmp`, or the protocol's number.
+    pub proto: String,
+    /// Who opened it.
+    pub src: IpAddr,
+    /// As `src`; of ICMP echo the identifier.
+    pub src_port: u16,
+    /// To whom.
+    pub dst: IpAddr,
+    /// As `dst`; of ICMP echo the identifier.
+    pub dst_port: u16,
+    /// How far it is.
+    pub state: crate::conntrack::State,
+    /// Frames went both ways.
+    pub replied: bool,
+    /// The chain changed, and its next frame is decided anew.
+    pub stale: bool,
+    /// As a policy set it; 0: none.
+    pub mark: u32,
+    /// Seconds since its first frame.
+    pub age_s: u64,
+    /// Seconds without a frame.
+    pub idle_s: u64,
+    /// Seconds for which it lives, if no frame comes.
+    pub left_s: u64,
+    /// Who decided.
+    pub why: String,
+}
+
 /// Where frames are seen to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -4,6 +4,7 @@
 mod guests;
 
 use guests::{component, instance, plugin, tcp_to};
+use meshd_core::conntrack::{CtState, Tracked};
 use meshd_core::edit::Edit;
 use meshd_core::flow::{Fields, FlowMask};
 use meshd_core::ident::PortId;
@@ -264,6 +265,36 @@ fn the_longest_access_list_fits_the_fuel_of_one_decision() {
     let mut acl = instance("acl", &format!(r#"{{"deny":[{}]}}"#, rules.join(",")));
     assert_eq!(acl.decide(&tcp_to(64)).unwrap().say, Say::Drop { code: 64 });
     assert_eq!(acl.decide(&tcp_to(40_000)).unwrap().say, Say::Next);
+}
+
+#[test]
+fn the_firewall_reads_the_state_of_a_connection_and_orders_it_with_the_longest_list() {
+    let rules: Vec<String> = (1..=48)
+        .map(|n| {
+            format!(r#"{{"allow":{{"way":"out","proto":"tcp","port":"{n}-{n}","src":"10.0.0.0/24","dst":"10.0.0.0/24"}}}}"#)
+        })
+        .collect();
+    let config = format!(r#"{{"rules":[{}]}}"#, rules.join(","));
+    let mut wall = instance("stateful-firewall", &config);
+    let mut decide = |port, state, mark| {
+        let mut question = tcp_to(port);
+        question.key = question.key.with_ct(Tracked { state, mark });
+        wall.decide(&question).unwrap()
+    };
+    let new = decide(48, CtState::NEW, 0);
+    assert_eq!((new.say, new.orders.commit), (Say::Next, true));
+    assert_eq!(new.orders.ct_mark, Some(48));
+    assert!(new.mask.fields.has(Fields::CT));
+    assert!(!new.mask.fields.has(Fields::TCP_FLAGS));
+    assert_eq!(
+        decide(40_000, CtState::NEW, 0).say,
+        Say::Drop { code: 49 },
+        "by default"
+    );
+    let known = decide(40_000, CtState::ESTABLISHED.with(CtState::REPLY), 7);
+    assert_eq!((known.say, known.orders.commit), (Say::Next, false));
+    assert_eq!(known.mask.dst_port, 0, "no rule was looked at");
+    assert_eq!(decide(48, CtState::INVALID, 0).say, Say::Drop { code: 50 });
 }
 
 #[test]

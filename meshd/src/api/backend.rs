@@ -30,6 +30,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn vteps(&self) -> impl Future<Output = Answer<Vec<view::VtepRow>>> + Send;
     /// `meshd ports`.
     fn ports(&self) -> impl Future<Output = Answer<Vec<view::Port>>> + Send;
+    /// `meshd connections`, all networks.
+    fn connections(&self) -> impl Future<Output = Answer<Vec<view::Connection>>> + Send;
     /// `meshd fdb`, all networks.
     fn fdb(&self) -> impl Future<Output = Answer<Vec<view::FdbEntry>>> + Send;
     /// `meshd flows`, all networks.

@@ -128,6 +128,7 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
         .route("/v1/ports/{port}", delete(detach::<B>))
         .route("/v1/fdb", get(fdb::<B>))
         .route("/v1/flows", get(flows::<B>))
+        .route("/v1/connections", get(connections::<B>))
         .route("/v1/drops", get(drops::<B>))
         .route("/v1/events", get(events::<B>))
         .route("/v1/trace", post(trace_packet::<B>))
@@ -169,7 +170,7 @@ async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Respo
     let path = request.uri().path();
     let takes_query = matches!(
         path,
-        "/v1/fdb" | "/v1/flows" | "/v1/events" | "/v1/plugin-stats"
+        "/v1/fdb" | "/v1/flows" | "/v1/connections" | "/v1/events" | "/v1/plugin-stats"
     );
     if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
         let refusal = invalid("this path takes no query (what stands behind the `?`)");
@@ -247,6 +248,18 @@ async fn flows<B: Backend>(
         flows.retain(|flow| flow.vni == vni);
     }
     Ok(Json(flows))
+}
+
+async fn connections<B: Backend>(
+    State(backend): State<B>,
+    Asked(query): Asked<NetworkQuery>,
+) -> Answer<Vec<view::Connection>> {
+    let mut all = backend.connections().await?;
+    if let Some(wanted) = query.network {
+        let vni = trace::network(&backend.networks().await?, &wanted)?.vni;
+        all.retain(|connection| connection.vni == vni);
+    }
+    Ok(Json(all))
 }
 
 async fn fdb<B: Backend>(

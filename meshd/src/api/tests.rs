@@ -126,6 +126,10 @@ impl Backend for Fake {
             idle_s: None,
         }])
     }
+    async fn connections(&self) -> Answer<Vec<view::Connection>> {
+        Ok(Vec::new())
+    }
+
     async fn flows(&self) -> Answer<Vec<view::Flow>> {
         Ok(vec![])
     }

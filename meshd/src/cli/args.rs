@@ -191,6 +191,18 @@ pub(super) enum Command {
         #[arg(long, value_name = "NETWORK")]
         network: Option<String>,
     },
+    /// List the connections of networks whose policy looks at them: how far each is, its mark, and who decided.
+    #[command(
+        after_help = "Examples:\n  meshd connections\n  meshd connections --network demo --json | jq '.[] | select(.stale)'\n\n\
+        A network has a connection table as soon as one of its plugins reads the state of connections, or enters them; its last\n\
+        plugin takes it along. Each node has a table of its own, with the connections that passed it. Of a network the first\n\
+        4096 are shown."
+    )]
+    Connections {
+        /// Only this network (name or VNI).
+        #[arg(long, value_name = "NETWORK", value_parser = values::word)]
+        network: Option<String>,
+    },
     /// List why frames were dropped, how many, and the last of each.
     Drops,
     /// List what happened lately, or what happens.

@@ -36,6 +36,13 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
                 .unwrap_or_default();
             ask.rows(&format!("/v1/flows{query}"), show::flows).await
         }
+        Command::Connections { network } => {
+            let query = network
+                .map(|network| format!("?network={}", segment(&network)))
+                .unwrap_or_default();
+            ask.rows(&format!("/v1/connections{query}"), show::connections)
+                .await
+        }
         Command::Events {
             follow: true,
             after,

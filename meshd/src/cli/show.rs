@@ -4,8 +4,8 @@
 
 use comfy_table::{ContentArrangement, Table};
 use meshd_core::view::{
-    ByteText, CheckState, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier, Member,
-    MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status,
+    ByteText, CheckState, Connection, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier,
+    Member, MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status,
     TraceReport, Traffic, VtepRow,
 };
 use meshd_core::wire::record::Role;
@@ -13,6 +13,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::net::{IpAddr, SocketAddr};
 
 /// `value` as one JSON document.
 pub(super) fn json(value: &impl Serialize) -> String {
@@ -550,6 +551,49 @@ pub(super) fn flows(flows: &[Flow]) -> String {
         ],
         rows,
         "no flows: no frame was ruled on lately",
+    )
+}
+
+pub(super) fn connections(all: &[Connection]) -> String {
+    let rows = all.iter().map(|c| {
+        let end = |ip: IpAddr, port: u16| match c.proto.as_str() {
+            "tcp" | "udp" | "sctp" => SocketAddr::new(ip, port).to_string(),
+            _ => ip.to_string(),
+        };
+        let state = if c.stale {
+            format!("{}, to be decided anew", c.state)
+        } else {
+            c.state.to_string()
+        };
+        vec![
+            c.network.clone(),
+            c.opened_by.clone(),
+            format!(
+                "{} {} > {}",
+                c.proto,
+                end(c.src, c.src_port),
+                end(c.dst, c.dst_port)
+            ),
+            state,
+            c.mark.to_string(),
+            span(c.age_s),
+            span(c.idle_s),
+            c.why.clone(),
+        ]
+    });
+    table(
+        &[
+            "NETWORK",
+            "OPENED BY",
+            "CONNECTION",
+            "STATE",
+            "MARK",
+            "AGE",
+            "IDLE",
+            "DECIDED BY",
+        ],
+        rows,
+        "no connections: no plugin looks at them, or none was opened",
     )
 }
 

@@ -15,7 +15,7 @@ fn what_goes_out_is_answered_and_what_wants_in_is_refused() {
         .drops("invalid");
     wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 syn from port 1))
         .says("next, ct-commit, set-ct-mark 1")
-        .reads("dir ip-kind frag ct");
+        .reads("dir ip-kind ct");
     wall.send(pkt!(tcp 10.0.0.9:80 > 10.0.0.1:4000 syn ack to port 1))
         .passes()
         .reads("ip-kind ct");

@@ -36,9 +36,11 @@ impl Connections {
     }
 
     pub(super) fn look(&self, packet: &Packet) -> (CtState, u32) {
-        let found = self
-            .zone
-            .look(&mut self.seen.borrow_mut(), &subject(packet), self.now.get());
+        let found = self.zone.look(
+            &mut self.seen.borrow_mut(),
+            &subject(packet),
+            self.now.get(),
+        );
         (state(found.state), found.mark)
     }
 
