@@ -72,6 +72,7 @@ impl Stream {
                     Ok(0) => break,
                     Ok(bytes) => count.fetch_add(bytes as u64, Ordering::Relaxed),
                     Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
+                    Err(_) if end.load(Ordering::Relaxed) => break,
                     Err(e) => return Err(e.into()),
                 };
             }
@@ -84,6 +85,8 @@ impl Stream {
                 match out.write(b"on it goes") {
                     Ok(_) => std::thread::sleep(Duration::from_millis(10)),
                     Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    // The other end was told to stop first.
+                    Err(_) if end.load(Ordering::Relaxed) => break,
                     Err(e) => return Err(e.into()),
                 }
             }

@@ -2,6 +2,8 @@
 //!
 //! Each line is the cost of one frame in a lane, from its bytes to its receivers, by a cached ruling.
 
+#![allow(clippy::disallowed_methods)]
+
 use bytes::Bytes;
 use meshd_core::conntrack::{CtState, Order, Zones};
 use meshd_core::flow::{Fields, FlowKey, FlowMask, Origin};

@@ -332,3 +332,19 @@ fn a_replay_that_differs_shows_the_lines() {
     let _ = std::fs::remove_dir_all(&folder);
     panic!("{}", difference.unwrap_or_default());
 }
+
+#[test]
+fn a_packet_says_the_state_of_its_connection_and_a_wrong_one_is_pointed_at() {
+    use crate::wit::types::CtState;
+    let key =
+        key_of(&pkt!(tcp 10.0.0.1:80 > 10.0.0.2:4000 ack ct established reply ct-mark 7 to port 3));
+    assert_eq!(key.ct, CtState::ESTABLISHED | CtState::REPLY);
+    assert_eq!((key.ct_mark, key.in_port), (7, 3));
+    assert_eq!(
+        key_of(&pkt!(udp 10.0.0.1:1 > 10.0.0.2:2)).ct,
+        CtState::UNTRACKED
+    );
+    let wrong = "udp 10.0.0.1:1 > 10.0.0.2:2 ct old".parse::<Packet>();
+    let message = wrong.map_or_else(|e| e.to_string(), |_| String::new());
+    assert!(message.contains("one of new, established"), "{message}");
+}
