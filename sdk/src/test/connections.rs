@@ -56,7 +56,7 @@ impl Connections {
                     Act::Mark(mark) => Some(*mark),
                     _ => None,
                 })
-                .last(),
+                .next_back(),
             epoch: Epoch(self.epoch.get()),
             why: String::new(),
         };
