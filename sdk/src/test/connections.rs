@@ -17,9 +17,13 @@ pub(super) struct Connections {
 }
 
 impl Connections {
+    /// # Panics
+    /// Never: 1 is a VNI.
     pub(super) fn new() -> Self {
+        // One table for all that a test sends, whatever network it says.
+        let vni = Vni::new(1).unwrap_or_else(|e| panic!("{e}"));
         Self {
-            zone: Zone::new(TrackLimits::default(), Epoch(0), 1),
+            zone: Zone::new(TrackLimits::default(), vni, Epoch(0), 1),
             seen: RefCell::new(Seen::new(2)),
             now: Cell::new(Moment(0)),
             epoch: Cell::new(0),

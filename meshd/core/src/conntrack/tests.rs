@@ -17,6 +17,10 @@ const ESTABLISHED: CtState = CtState::ESTABLISHED;
 const REPLY: CtState = CtState::REPLY;
 const INVALID: CtState = CtState::INVALID;
 
+fn vni(number: u32) -> Vni {
+    Vni::new(number).unwrap()
+}
+
 fn at(ms: u64) -> Moment {
     Moment(0).plus_ms(1_000_000 + ms)
 }
@@ -61,7 +65,7 @@ impl Bench {
 
     fn with(limits: TrackLimits) -> Self {
         Self {
-            zone: Zone::new(limits, Epoch(1), 7),
+            zone: Zone::new(limits, vni(7), Epoch(1), 7),
             seen: Seen::new(9),
             now: at(0),
         }
@@ -268,6 +272,24 @@ fn two_lanes_see_one_connection_and_what_the_table_gave_up_is_gone_for_both() {
     bench.pass(ends(17, (1, 4001), (2, 53)), Signal::Data);
     assert_eq!(bench.look(ask, Signal::Data), NEW);
     assert_eq!(bench.zone.look(&mut other, &answer, now).state, NEW);
+}
+
+#[test]
+fn a_lane_with_two_networks_does_not_mix_their_connections_nor_those_of_a_table_that_is_gone() {
+    let mut bench = Bench::new();
+    let ask = ends(17, (1, 4000), (2, 53));
+    bench.pass(ask, Signal::Data);
+    bench.look(ask.reversed(), Signal::Data);
+    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
+    for (number, since) in [(8, Epoch(1)), (7, Epoch(2))] {
+        let other = Zone::new(TrackLimits::default(), vni(number), since, 7);
+        let subject = Subject::Packet(ask, Signal::Data);
+        let state = other.look(&mut bench.seen, &subject, bench.now).state;
+        assert_eq!(state, NEW, "VNI {number} since {since:?}");
+        other.order(&mut bench.seen, &subject, port(1), &commit(2), bench.now);
+        assert_eq!(other.len(), 1);
+    }
+    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
 }
 
 #[test]
@@ -596,7 +618,7 @@ fn any_act() -> impl Strategy<Value = Act> {
 proptest! {
     #[test]
     fn any_frames_fare_as_by_a_list_without_bounds_or_cache(acts in proptest::collection::vec(any_act(), 1..200)) {
-        let (zone, mut lanes) = (Zone::new(TrackLimits::default(), Epoch(0), 7), [Seen::new(1), Seen::new(2)]);
+        let (zone, mut lanes) = (Zone::new(TrackLimits::default(), vni(7), Epoch(0), 7), [Seen::new(1), Seen::new(2)]);
         let (mut naive, mut ms, mut epoch) = (Naive::default(), 1_000_000u64, 0u64);
         for act in acts {
             match act {

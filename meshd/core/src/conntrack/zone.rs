@@ -49,7 +49,7 @@ impl Zones {
             (None, None) => None,
             (None, Some(since)) => {
                 let mut zones = self.clone();
-                let zone = Zone::new(TrackLimits::default(), since, seed);
+                let zone = Zone::new(TrackLimits::default(), vni, since, seed);
                 zones.0.insert(vni, Arc::new(zone));
                 Some(zones)
             }
@@ -67,15 +67,20 @@ impl Zones {
 pub struct Zone {
     /// Connections that a ruling of an earlier epoch entered are to be decided anew.
     since: AtomicU64,
+    /// Of no other zone there ever was on this node: a lane remembers connections of all its networks in one place, and
+    /// those of a table that is gone until others take their place.
+    id: (Vni, Epoch),
     table: Mutex<Table>,
 }
 
 impl Zone {
-    /// Without connections. `seed` makes its hashes unknown to senders.
+    /// Without connections; `since` is the epoch from which on the network is tracked. `seed` makes its hashes unknown to
+    /// senders.
     #[must_use]
-    pub fn new(limits: TrackLimits, since: Epoch, seed: u64) -> Self {
+    pub fn new(limits: TrackLimits, vni: Vni, since: Epoch, seed: u64) -> Self {
         Self {
             since: AtomicU64::new(since.0),
+            id: (vni, since),
             table: Mutex::new(Table::new(limits, seed)),
         }
     }
@@ -138,7 +143,7 @@ impl Zone {
     }
 
     fn packet(&self, seen: &mut Seen, tuple: Tuple, signal: Signal, now: Moment) -> Tracked {
-        if let Some((conn, life, reply)) = seen.frame(&tuple, signal, now) {
+        if let Some((conn, life, reply)) = seen.frame(self.id, &tuple, signal, now) {
             return self.tracked(life, reply, conn.epoch(), conn.mark());
         }
         let table = self.table();
@@ -156,7 +161,7 @@ impl Zone {
             return Tracked { state, mark: 0 };
         };
         let tracked = self.tracked(life, reply, conn.epoch(), conn.mark());
-        seen.put(tuple, reply, conn);
+        seen.put(self.id, tuple, reply, conn);
         tracked
     }
 
@@ -214,7 +219,7 @@ impl Zone {
                 && order.mark.is_none_or(|wanted| wanted == mark)
         };
         // Nearly always: the first frames of a connection had the same order.
-        if let Some((conn, _)) = seen.get(&tuple)
+        if let Some((conn, _)) = seen.get(self.id, &tuple)
             && conn
                 .life(now)
                 .is_some_and(|(life, _)| !(life.state.is_over() && signal.is_syn()))
@@ -249,7 +254,7 @@ impl Zone {
             None => return,
         };
         std::mem::drop(table);
-        seen.put(tuple, reply, conn);
+        seen.put(self.id, tuple, reply, conn);
     }
 
     /// Connections that live, at most `most`.
