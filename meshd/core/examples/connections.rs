@@ -1,4 +1,4 @@
-//! What connection tracking costs a frame: `cargo run -p meshd-core --profile bench --example connections`.
+//! What connection tracking costs a frame: `cargo run -p meshd-core --release --example connections`.
 //!
 //! Each line is the cost of one frame in a lane, from its bytes to its receivers, by a cached ruling.
 
