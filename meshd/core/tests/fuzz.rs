@@ -60,6 +60,7 @@ fn a_frame_reads_without_panic(input: &[u8]) {
         frame.is_malformed(),
         frame.arp(),
         frame.nd().map(|nd| nd.speaks_for(frame.src())),
+        frame.subject(&key),
     );
 }
 
