@@ -6,16 +6,29 @@
 
 use crate::mac::{Mac, MacMap};
 use crate::net::Net;
-use crate::wit::types::{self, CtState, DepMask, Deps, FlowKey, PartialDeps, TcpFlags};
+use crate::wit::types::{self, CtState, DepMask, Deps, PartialDeps, TcpFlags};
 use core::cell::Cell;
 use core::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv6Addr};
+
+#[cfg(asked)]
+mod asked;
+#[cfg(not(asked))]
+mod record;
+#[cfg(asked)]
+pub(crate) use asked::Raw;
+#[cfg(asked)]
+use asked::raw;
+#[cfg(not(asked))]
+pub(crate) use record::Raw;
+#[cfg(not(asked))]
+use record::raw;
 
 pub use crate::wit::types::{Direction, DstClass, Frag, IpKind};
 
 /// A frame's header fields. It can be neither compared nor printed as a whole: that would be a read nobody notes.
 pub struct Key<'a> {
-    raw: &'a FlowKey,
+    raw: &'a Raw,
     fields: Cell<Deps>,
     // Each by itself: cheaper in fuel than a record that is copied out and back.
     src_mac: Cell<u8>,
@@ -32,13 +45,13 @@ macro_rules! whole {
         #[must_use]
         pub fn $name(&self) -> $ty {
             self.note(Deps::$bit);
-            self.raw.$name
+            raw!(self.$name)
         })*
     };
 }
 
 impl<'a> Key<'a> {
-    pub(crate) fn new(raw: &'a FlowKey) -> Self {
+    pub(crate) fn new(raw: &'a Raw) -> Self {
         Self {
             raw,
             fields: Cell::new(Deps::empty()),
@@ -123,21 +136,19 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn src_mac(&self) -> Mac {
         self.src_mac.set(48);
-        mac(&self.raw.src_mac)
+        mac(&raw!(self.src_mac))
     }
 
     /// Whether the source MAC is this one. A difference in the first bits is a matter of those.
     #[must_use]
     pub fn src_mac_is(&self, one: Mac) -> bool {
-        let (same, bits) = mac(&self.raw.src_mac).compare(one);
-        self.src_mac.set(self.src_mac.get().max(bits));
-        same
+        self.test_src_mac(one)
     }
 
     /// The entry of the source MAC. If it has none, only the first bits matter, as far as they tell it from all that have.
     #[must_use]
     pub fn src_mac_in<'m, T>(&self, table: &'m MacMap<T>) -> Option<&'m T> {
-        let (found, bits) = table.look(mac(&self.raw.src_mac));
+        let (found, bits) = table.look(mac(&raw!(self.src_mac)));
         self.src_mac.set(self.src_mac.get().max(bits));
         found
     }
@@ -146,21 +157,19 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn dst_mac(&self) -> Mac {
         self.dst_mac.set(48);
-        mac(&self.raw.dst_mac)
+        mac(&raw!(self.dst_mac))
     }
 
     /// Whether the destination MAC is this one. A difference in the first bits is a matter of those.
     #[must_use]
     pub fn dst_mac_is(&self, one: Mac) -> bool {
-        let (same, bits) = mac(&self.raw.dst_mac).compare(one);
-        self.dst_mac.set(self.dst_mac.get().max(bits));
-        same
+        self.test_dst_mac(one)
     }
 
     /// The entry of the destination MAC. If it has none, only the first bits matter, as far as they tell it from all that have.
     #[must_use]
     pub fn dst_mac_in<'m, T>(&self, table: &'m MacMap<T>) -> Option<&'m T> {
-        let (found, bits) = table.look(mac(&self.raw.dst_mac));
+        let (found, bits) = table.look(mac(&raw!(self.dst_mac)));
         self.dst_mac.set(self.dst_mac.get().max(bits));
         found
     }
@@ -169,7 +178,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn is_group(&self) -> bool {
         self.dst_mac.set(self.dst_mac.get().max(8));
-        mac(&self.raw.dst_mac).is_group()
+        mac(&raw!(self.dst_mac)).is_group()
     }
 
     /// The whole source address; `None` if the frame has none. ARP: sender protocol address.
@@ -191,53 +200,39 @@ impl<'a> Key<'a> {
     /// Whether the source address is in `net`; false if the frame has none.
     #[must_use]
     pub fn src_ip_in(&self, net: Net) -> bool {
-        if !family(self.ip_kind(), net) {
-            return false;
-        }
-        let (inside, bits) = net.test(self.src_bits());
-        self.src_ip.set(self.src_ip.get().max(bits));
-        inside
+        self.test_src_ip(net)
     }
 
     /// Whether the destination address is in `net`; false if the frame has none.
     #[must_use]
     pub fn dst_ip_in(&self, net: Net) -> bool {
-        if !family(self.ip_kind(), net) {
-            return false;
-        }
-        let (inside, bits) = net.test(self.dst_bits());
-        self.dst_ip.set(self.dst_ip.get().max(bits));
-        inside
+        self.test_dst_ip(net)
     }
 
     /// TCP, UDP or SCTP source port; 0 where there is none, so look at `is_tcp` or `l4_ok` first.
     #[must_use]
     pub fn src_port(&self) -> u16 {
         self.src_port.set(u16::MAX);
-        self.raw.src_port
+        raw!(self.src_port)
     }
 
     /// TCP, UDP or SCTP destination port; 0 where there is none, so look at `is_tcp` or `l4_ok` first.
     #[must_use]
     pub fn dst_port(&self) -> u16 {
         self.dst_port.set(u16::MAX);
-        self.raw.dst_port
+        raw!(self.dst_port)
     }
 
     /// Whether the source port is in `range`.
     #[must_use]
     pub fn src_port_in(&self, range: RangeInclusive<u16>) -> bool {
-        let (inside, mask) = block(self.raw.src_port, &range);
-        self.src_port.set(self.src_port.get() | mask);
-        inside
+        self.test_src_port(range)
     }
 
     /// Whether the destination port is in `range`.
     #[must_use]
     pub fn dst_port_in(&self, range: RangeInclusive<u16>) -> bool {
-        let (inside, mask) = block(self.raw.dst_port, &range);
-        self.dst_port.set(self.dst_port.get() | mask);
-        inside
+        self.test_dst_port(range)
     }
 
     /// FIN, SYN, RST, PSH, ACK, URG, ECE, CWR from bit 0; NS is bit 8. A verdict that rests on them is asked for more than
@@ -245,7 +240,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn tcp_flags(&self) -> u16 {
         self.note(Deps::TCP_FLAGS);
-        flag_bits(self.raw.tcp_flags)
+        flag_bits(raw!(self.tcp_flags))
     }
 
     /// IPv4 or IPv6, and not ARP or ND.
@@ -273,11 +268,13 @@ impl<'a> Key<'a> {
     }
 
     fn src_bits(&self) -> u128 {
-        bits(self.raw.src_ip.hi, self.raw.src_ip.lo)
+        let ip = raw!(self.src_ip);
+        bits(ip.hi, ip.lo)
     }
 
     fn dst_bits(&self) -> u128 {
-        bits(self.raw.dst_ip.hi, self.raw.dst_ip.lo)
+        let ip = raw!(self.dst_ip);
+        bits(ip.hi, ip.lo)
     }
 }
 
@@ -360,75 +357,5 @@ fn address(kind: IpKind, bits: u128) -> Option<IpAddr> {
         IpKind::None => None,
         IpKind::V4 | IpKind::ArpV4 => v6.to_ipv4_mapped().map(IpAddr::V4),
         IpKind::V6 | IpKind::NdV6 => Some(IpAddr::V6(v6)),
-    }
-}
-
-fn family(kind: IpKind, net: Net) -> bool {
-    if net.is_v4() {
-        matches!(kind, IpKind::V4 | IpKind::ArpV4)
-    } else {
-        matches!(kind, IpKind::V6 | IpKind::NdV6)
-    }
-}
-
-/// Whether `port` is in `range`, and the mask of the largest aligned block around it on which that answer is constant. In as
-/// few instructions as will do, since a list of rules asks this most.
-fn block(port: u16, range: &RangeInclusive<u16>) -> (bool, u16) {
-    let (port, low, high) = (
-        u32::from(port),
-        u32::from(*range.start()),
-        u32::from(*range.end()),
-    );
-    if low > high {
-        return (false, 0);
-    }
-    // The nearest ports of the other answer differ from this one in these bits; the highest of them must matter. Beside the
-    // first and the last port there is none, and these differ in bits that a port does not have.
-    let (inside, differ) = if port < low {
-        (false, port ^ low)
-    } else if port > high {
-        (false, port ^ high)
-    } else {
-        let (below, above) = (port ^ low.wrapping_sub(1), port ^ (high + 1));
-        (true, below.min(above))
-    };
-    // Never zero; and of the 32 bits 16 are meant to go.
-    (
-        inside,
-        (u32::MAX << (31 - differ.leading_zeros().min(31))) as u16,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_range_notes_the_largest_block_on_which_its_answer_is_constant() {
-        assert_eq!(block(22, &(22..=22)), (true, 0xffff));
-        assert_eq!(block(23, &(22..=22)), (false, 0xffff));
-        assert_eq!(block(0x8016, &(22..=22)), (false, 0x8000));
-        assert_eq!(block(2000, &(1024..=65535)), (true, 0xfc00));
-        assert_eq!(block(7, &(0..=65535)), (true, 0));
-        for range in [
-            0..=0,
-            22..=25,
-            1024..=65535,
-            1000..=1003,
-            RangeInclusive::new(5, 4),
-        ] {
-            for port in 0..=u16::MAX {
-                let (inside, mask) = block(port, &range);
-                assert_eq!(inside, range.contains(&port), "{port} {range:?}");
-                for other in [port & mask, port | !mask] {
-                    assert_eq!(
-                        range.contains(&port),
-                        range.contains(&other),
-                        "{port} {range:?}"
-                    );
-                    assert_eq!((inside, mask), block(other, &range), "{port} {range:?}");
-                }
-            }
-        }
     }
 }

@@ -42,6 +42,15 @@ impl Mac {
         }
     }
 
+    #[cfg(asked)]
+    pub(crate) const fn halves(self) -> crate::wit::types::Mac {
+        // The upper of 48 bits are 16; of the others the lower 32 are meant.
+        crate::wit::types::Mac {
+            hi: (self.bits >> 32) as u16,
+            lo: self.bits as u32,
+        }
+    }
+
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) const fn bits(self) -> u64 {
         self.bits

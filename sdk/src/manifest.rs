@@ -54,7 +54,14 @@ impl Manifest {
             ("version", self.version),
             ("description", self.description),
             ("wit", WIT),
-            ("world", "policy"),
+            (
+                "world",
+                if cfg!(asked) {
+                    "policy-tracked"
+                } else {
+                    "policy"
+                },
+            ),
             ("sdk", concat!("rust ", env!("CARGO_PKG_VERSION"))),
             ("stage", self.stage),
             ("fail", self.fail),

@@ -67,8 +67,17 @@ impl Net {
         self.v4
     }
 
+    /// The prefix and its length, of 128 bits.
+    #[cfg(asked)]
+    pub(crate) fn halves(self) -> (crate::wit::types::Ip, u8) {
+        // The halves of 128 bits have 64 each.
+        let (hi, lo) = ((self.bits >> 64) as u64, self.bits as u64);
+        (crate::wit::types::Ip { hi, lo }, self.len)
+    }
+
     /// Whether it holds these bits, of an address of its family, and how many of their leading ones that rests on: the prefix
     /// on a hit, and on a miss as far as the first difference.
+    #[cfg(not(asked))]
     pub(crate) fn test(self, bits: u128) -> (bool, u8) {
         // At most 128, so it fits. Of IPv4 the first 96 bits are always the same; to leave them out saves a guest fuel.
         let same = if self.v4 {

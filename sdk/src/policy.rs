@@ -58,12 +58,39 @@ macro_rules! __export_policy {
                     $crate::guest::configure(&POLICY, &config)
                 }
                 fn update(_facts: ::std::vec::Vec<$crate::wit::types::Fact>, _at: u64) {}
-                fn decide(key: $crate::wit::types::FlowKey) -> $crate::wit::types::Verdict {
-                    $crate::guest::decide(&POLICY, &key)
-                }
+                $crate::__decide!(POLICY);
             }
     $crate::wit::export!(Component with_types_in $crate::wit);
         };
+    };
+}
+
+/// The function `decide` of the world that the component is for.
+#[cfg(not(asked))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __decide {
+    ($policy:ident) => {
+        fn decide(key: $crate::wit::types::FlowKey) -> $crate::wit::types::Verdict {
+            $crate::guest::decide(&$policy, &key)
+        }
+    };
+}
+
+/// The function `decide` of the world that the component is for.
+#[cfg(asked)]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __decide {
+    ($policy:ident) => {
+        fn decide(key: &$crate::wit::tracked_key::Key) -> $crate::wit::Answer {
+            let verdict = $crate::guest::decide(&$policy, key);
+            $crate::wit::Answer {
+                target: verdict.target,
+                actions: verdict.actions,
+                life: verdict.life,
+            }
+        }
     };
 }
 
@@ -71,7 +98,7 @@ macro_rules! __export_policy {
 #[doc(hidden)]
 pub mod guest {
     use super::{Policy, read};
-    use crate::key::Key;
+    use crate::key::{Key, Raw};
     use crate::wit::types;
     use std::sync::OnceLock;
 
@@ -103,7 +130,7 @@ pub mod guest {
 
     /// # Panics
     /// If the host has not configured the instance; that ends it.
-    pub fn decide<P: Policy>(policy: &OnceLock<P>, key: &types::FlowKey) -> types::Verdict {
+    pub fn decide<P: Policy>(policy: &OnceLock<P>, key: &Raw) -> types::Verdict {
         let Some(policy) = policy.get() else {
             panic!("not configured")
         };

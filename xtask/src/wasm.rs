@@ -26,6 +26,10 @@ const GUESTS: &[(&str, &[&str])] = &[
     ),
     ("examples/hello-plugin", &["hello-plugin"]),
 ];
+/// Guests that are made for the world `policy-tracked` too, as NAME-tracked: what they say must be the same.
+const TRACKED: (&str, &[&str]) = ("plugins", &["acl", "fixture"]);
+/// The only module that a guest may import from: the key of the world `policy-tracked`.
+const TRACKED_KEY: &str = "meshd:policy/tracked-key@";
 /// The custom section with the manifest; docs/plugins/manifest.md has the format.
 const MANIFEST: &str = "meshd:plugin";
 /// What goes into a guest besides its own folder.
@@ -45,12 +49,16 @@ pub(crate) fn plugins() -> Result<PathBuf> {
     fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut toolchain = None;
     for (folder, names) in GUESTS {
+        let tracked = if *folder == TRACKED.0 { TRACKED.1 } else { &[] };
         let print = fingerprint(&root, folder)?;
         let stamp = out.join(format!("{}.stamp", folder.replace('/', "-")));
         let fresh = fs::read_to_string(&stamp).is_ok_and(|old| old == print)
             && names
                 .iter()
-                .all(|name| out.join(format!("{name}.wasm")).exists());
+                .all(|name| out.join(format!("{name}.wasm")).exists())
+            && tracked
+                .iter()
+                .all(|name| out.join(format!("{name}-tracked.wasm")).exists());
         if fresh {
             continue;
         }
@@ -62,21 +70,32 @@ pub(crate) fn plugins() -> Result<PathBuf> {
             "plugins: building {folder} for {TARGET} with {}",
             toolchain.name()
         );
-        toolchain.build(&root, folder, &target.join("guests"))?;
+        let guests = target.join("guests");
+        toolchain.build(&root, folder, &guests, &[])?;
         for name in *names {
-            let module = target
-                .join("guests")
-                .join(TARGET)
-                .join("release")
-                .join(format!("{}.wasm", name.replace('-', "_")));
-            let component = component(&module).with_context(|| format!("guest {name}"))?;
-            let path = out.join(format!("{name}.wasm"));
-            write(&path, &component)?;
-            eprintln!("plugins: {} ({} bytes)", path.display(), component.len());
+            make(&guests, name, &out.join(format!("{name}.wasm")))?;
+        }
+        if !tracked.is_empty() {
+            toolchain.build(&root, folder, &guests, tracked)?;
+        }
+        for name in tracked {
+            make(&guests, name, &out.join(format!("{name}-tracked.wasm")))?;
         }
         write(&stamp, print.as_bytes())?;
     }
     Ok(out)
+}
+
+/// The component of a guest that was built last.
+fn make(guests: &Path, name: &str, path: &Path) -> Result<()> {
+    let module = guests
+        .join(TARGET)
+        .join("release")
+        .join(format!("{}.wasm", name.replace('-', "_")));
+    let component = component(&module).with_context(|| format!("guest {name}"))?;
+    write(path, &component)?;
+    eprintln!("plugins: {} ({} bytes)", path.display(), component.len());
+    Ok(())
 }
 
 fn root() -> PathBuf {
@@ -150,7 +169,8 @@ impl Toolchain {
         }
     }
 
-    fn build(&self, root: &Path, folder: &str, target_dir: &Path) -> Result<()> {
+    /// All of `folder`; or these of it, with the feature `tracked`.
+    fn build(&self, root: &Path, folder: &str, target_dir: &Path, tracked: &[&str]) -> Result<()> {
         let mut cargo = match self {
             Self::Rustup => clean("cargo"),
             Self::Debian { lld } => {
@@ -175,6 +195,10 @@ impl Toolchain {
             "--target",
             TARGET,
         ]);
+        if !tracked.is_empty() {
+            cargo.args(["--features", "tracked"]);
+            cargo.args(tracked.iter().flat_map(|name| ["-p", name]));
+        }
         run(&mut cargo).with_context(|| format!("the guests in {folder} do not build"))
     }
 
@@ -270,7 +294,7 @@ fn install_debian() -> Result<()> {
     Ok(())
 }
 
-/// A core module without imports becomes a component.
+/// A core module without imports but the key becomes a component.
 fn component(module: &Path) -> Result<Vec<u8>> {
     let bytes = fs::read(module).with_context(|| format!("cannot read {}", module.display()))?;
     let (module, manifest) = split(&bytes)?;
@@ -297,8 +321,13 @@ fn split(bytes: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
         let payload = payload?;
         match &payload {
             wasmparser::Payload::ImportSection(imports) => {
-                if let Some(import) = imports.clone().into_imports().next() {
+                let allowed =
+                    |import: &wasmparser::Import<'_>| import.module.starts_with(TRACKED_KEY);
+                for import in imports.clone().into_imports() {
                     let import = import?;
+                    if allowed(&import) {
+                        continue;
+                    }
                     bail!(
                         "it imports {}::{}, and a policy gets no imports. Look for a crate that wants a clock, files, randomness or JavaScript \
                          (`cargo tree --target {TARGET}`; wasm-bindgen and getrandom are the usual ones)",

@@ -2,3 +2,19 @@
 #![allow(missing_docs, unreachable_pub, clippy::all)]
 
 wasmtime::component::bindgen!({ path: "../../wit", world: "policy" });
+
+/// What a handle of a key stands for. There is one key at a time, so it holds nothing.
+pub struct Asked;
+
+/// The world `policy-tracked`; its types are those of `policy`.
+pub(crate) mod tracked {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "policy-tracked",
+        imports: { default: trappable },
+        with: {
+            "meshd:policy/types": crate::bindings::meshd::policy::types,
+            "meshd:policy/tracked-key.key": crate::bindings::Asked,
+        },
+    });
+}

@@ -7,14 +7,17 @@
 //!
 //! Owns the store, its limits and its replacement. An instance has one caller at a time.
 
-use crate::bindings::Policy;
-use crate::bindings::meshd::policy::types::FlowKey as GuestKey;
+use crate::bindings::meshd::policy::types::{ConfigError, FlowKey as GuestKey, Verdict};
+use crate::bindings::tracked::PolicyTracked;
+use crate::bindings::{Asked, Policy};
 use crate::convert::{self, Decision};
 use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, Stopwatch, thread_cpu};
 use crate::fault::Fault;
-use crate::load::Plugin;
+use crate::load::{Plugin, Pre};
+use crate::tracked::Reading;
 use meshd_core::node::{Direction, Question};
 use std::sync::Arc;
+use wasmtime::component::Resource;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 /// The longest config that is taken, in bytes of JSON.
@@ -72,6 +75,8 @@ pub(crate) struct Guest {
     /// Memory it asked for and did not get, and the limit.
     refused: Option<(usize, usize)>,
     watch: Stopwatch,
+    /// The key of the call under way, where the guest asks for it.
+    pub(crate) reading: Option<Reading>,
 }
 
 impl ResourceLimiter for Guest {
@@ -112,9 +117,61 @@ impl ResourceLimiter for Guest {
     }
 }
 
+/// The exports of a guest, by its world.
+enum Exports {
+    Policy(Policy),
+    Tracked(PolicyTracked),
+}
+
+impl Exports {
+    fn new(store: &mut Store<Guest>, pre: &Pre) -> wasmtime::Result<Self> {
+        Ok(match pre {
+            Pre::Policy(pre) => Self::Policy(pre.instantiate(store)?),
+            Pre::Tracked(pre) => Self::Tracked(pre.instantiate(store)?),
+        })
+    }
+
+    fn configure(
+        &self,
+        store: &mut Store<Guest>,
+        config: &str,
+        generation: u64,
+    ) -> wasmtime::Result<Result<(), Vec<ConfigError>>> {
+        match self {
+            Self::Policy(policy) => policy
+                .meshd_policy_decide()
+                .call_configure(store, config, generation),
+            Self::Tracked(policy) => policy
+                .meshd_policy_decide_tracked()
+                .call_configure(store, config, generation),
+        }
+    }
+
+    fn decide(&self, store: &mut Store<Guest>, key: GuestKey) -> wasmtime::Result<Verdict> {
+        match self {
+            Self::Policy(policy) => policy.meshd_policy_decide().call_decide(store, key),
+            Self::Tracked(policy) => {
+                store.data_mut().reading = Some(Reading::of(key));
+                let answer = policy
+                    .meshd_policy_decide_tracked()
+                    .call_decide(&mut *store, Resource::<Asked>::new_borrow(0))?;
+                let reading = store.data_mut().reading.take();
+                Ok(Verdict {
+                    target: answer.target,
+                    actions: answer.actions,
+                    deps: reading
+                        .ok_or_else(|| wasmtime::Error::msg("no key"))?
+                        .noted(),
+                    life: answer.life,
+                })
+            }
+        }
+    }
+}
+
 struct Live {
     store: Store<Guest>,
-    policy: Policy,
+    exports: Exports,
     decisions: u32,
 }
 
@@ -127,6 +184,7 @@ impl Live {
                 limits,
                 refused: None,
                 watch: Stopwatch::start(CONFIGURE_TIME),
+                reading: None,
             },
         );
         store.limiter(|guest| guest);
@@ -139,11 +197,11 @@ impl Live {
             })
         });
         store.set_epoch_deadline(1);
-        let policy = match store
+        let exports = match store
             .set_fuel(limits.configure_fuel)
-            .and_then(|()| plugin.pre.instantiate(&mut store))
+            .and_then(|()| Exports::new(&mut store, &plugin.pre))
         {
-            Ok(policy) => policy,
+            Ok(exports) => exports,
             Err(e) => {
                 return Err(ConfigureError::Fault(Fault::of(
                     &e,
@@ -152,13 +210,10 @@ impl Live {
                 )));
             }
         };
-        match policy
-            .meshd_policy_decide()
-            .call_configure(&mut store, config, generation)
-        {
+        match exports.configure(&mut store, config, generation) {
             Ok(Ok(())) => Ok(Self {
                 store,
-                policy,
+                exports,
                 decisions: 0,
             }),
             Ok(Err(problems)) => {
@@ -200,11 +255,7 @@ impl Live {
         self.decisions += 1;
         self.store
             .set_fuel(fuel)
-            .and_then(|()| {
-                self.policy
-                    .meshd_policy_decide()
-                    .call_decide(&mut self.store, key)
-            })
+            .and_then(|()| self.exports.decide(&mut self.store, key))
             .map_err(|e| Fault::of(&e, fuel, self.store.data().refused))
             .and_then(|verdict| convert::decision(&verdict, direction))
     }

@@ -9,8 +9,8 @@
 //!
 //! Owns the engine, the contract check, the limits and the translation between the core's words and those of `wit/`.
 //! Knows no chain, no fail mode and no network: that is the daemon's `rulings`. It imports wasmtime and the core's types,
-//! and never a socket, a file or an async runtime. A guest has no imports at all, a fixed amount of fuel for a decision,
-//! a memory cap, and nothing it returns is believed unread.
+//! and never a socket, a file or an async runtime. A guest has no imports but the key it is
+//! asked about, a fixed amount of fuel for a decision, a memory cap, and nothing it returns is believed unread.
 
 mod bindings;
 mod check;
@@ -19,6 +19,7 @@ mod engine;
 mod fault;
 mod instance;
 mod load;
+mod tracked;
 
 pub use check::{Lie, Scramble, examine};
 pub use convert::{Decision, Say};
@@ -26,5 +27,6 @@ pub use engine::{Engine, Limits};
 pub use fault::Fault;
 pub use instance::{ConfigProblem, ConfigureError, Instance, MAX_CONFIG};
 pub use load::{
-    Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, compatibility, precheck, precompile,
+    Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, World, compatibility, precheck,
+    precompile,
 };

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! The halves can run in two processes: a compiler that a stranger's component eats its way into takes nothing with it.
-//! Refuses everything that is not exactly a `meshd:policy/policy` component, and says what it is instead.
+//! Refuses everything that is not exactly a component of the world `policy` or `policy-tracked`, and says what it is instead.
 
 use crate::bindings::PolicyPre;
+use crate::bindings::tracked::PolicyTrackedPre;
+use crate::bindings::tracked::meshd::policy::tracked_key;
 use crate::engine::{Engine, settings};
 use crate::instance::Guest;
 use core::fmt;
@@ -17,14 +19,18 @@ use core::str::FromStr;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, HasSelf, Linker};
 
 /// The largest component that is taken, in bytes. JavaScript and Python guests bring an interpreter of 11 to 18 MB.
 pub const MAX_COMPONENT: usize = 32 << 20;
-/// The only export that is asked for.
-const DECIDE: &str = "meshd:policy/decide@0.1.0";
-/// The only import that is allowed: it holds types and no function.
-const TYPES: &str = "meshd:policy/types@0.1.0";
+/// What a guest of the world `policy` exports.
+const DECIDE: &str = "decide";
+/// What one of `policy-tracked` exports.
+const DECIDE_TRACKED: &str = "decide-tracked";
+/// The import that is allowed to all: it holds types and no function.
+const TYPES: &str = "types";
+/// The import of `policy-tracked`: the key of the frame in question.
+const TRACKED_KEY: &str = "tracked-key";
 
 /// Name of a component: SHA-256 of its bytes, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -152,17 +158,29 @@ pub enum LoadError {
     },
     /// Another world.
     #[error(
-        "the component does not export {DECIDE}; it exports {found}. Build it for the world `policy` of package meshd:policy@0.1.0"
+        "the component does not export meshd:policy/decide; it exports {found}. Build it for the world `policy` or `policy-tracked` of package meshd:policy@0.1.0"
     )]
     NoDecide {
         /// What it exports.
         found: String,
     },
+    /// The contract, but another version of it.
+    #[error(
+        "the component is made for meshd:policy@{version}, and this daemon speaks {WIT} and what is compatible with it. {hint}"
+    )]
+    Version {
+        /// As the component says.
+        version: String,
+        /// Which of the two is the older, and what to do.
+        hint: &'static str,
+    },
     /// The right names, other types.
     #[error(
-        "the component's {DECIDE} differs from this daemon's: {reason}. Build it with the meshd-sdk of this release"
+        "the component's meshd:policy/{interface} differs from this daemon's: {reason}. Build it with the meshd-sdk of this release"
     )]
     Contract {
+        /// Which interface.
+        interface: &'static str,
         /// As the linker says.
         reason: String,
     },
@@ -172,15 +190,51 @@ pub enum LoadError {
 #[derive(Clone)]
 pub struct Plugin {
     pub(crate) engine: Engine,
-    pub(crate) pre: PolicyPre<Guest>,
+    pub(crate) pre: Pre,
     digest: Digest,
     shape: Arc<Shape>,
 }
 
+/// Linked, and checked against the types of its world.
+#[derive(Clone)]
+pub(crate) enum Pre {
+    Policy(PolicyPre<Guest>),
+    Tracked(PolicyTrackedPre<Guest>),
+}
+
+/// What a component is made for; `wit/worlds.wit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// The key as a record; what the answer rests on is what the guest says.
+    Policy,
+    /// The key by questions; what the answer rests on is what was asked.
+    PolicyTracked,
+}
+
+impl World {
+    /// As in `wit/`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::PolicyTracked => "policy-tracked",
+        }
+    }
+
+    fn export(self) -> &'static str {
+        match self {
+            Self::Policy => DECIDE,
+            Self::PolicyTracked => DECIDE_TRACKED,
+        }
+    }
+}
+
 /// The names at a component's outside.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Types of the contract and nothing else.
+    /// What it is made for.
+    pub world: World,
+    /// Types of the contract, the key by questions, and nothing else.
     pub imports: Vec<String>,
     /// At least the contract's.
     pub exports: Vec<String>,
@@ -188,6 +242,50 @@ pub struct Shape {
 
 /// The version of `meshd:policy` that this host speaks.
 pub const WIT: &str = "meshd:policy@0.1.0";
+
+/// An interface of the contract, by a name that a component uses.
+struct Named<'a> {
+    interface: &'a str,
+    version: &'a str,
+}
+
+impl<'a> Named<'a> {
+    /// `None`: it is not of `meshd:policy`, or has no version.
+    fn read(name: &'a str) -> Option<Self> {
+        let (interface, version) = name.strip_prefix("meshd:policy/")?.split_once('@')?;
+        Some(Self { interface, version })
+    }
+
+    /// Below 1.0 a step of the minor number may break, one of the patch number only adds (`docs/plugins/contract.md`).
+    fn compatible(&self) -> bool {
+        let minor = |version: &str| {
+            let (minor, patch) = version.rsplit_once('.')?;
+            patch.parse::<u32>().ok().map(|_| minor.to_owned())
+        };
+        let ours = WIT.split_once('@').and_then(|(_, ours)| minor(ours));
+        ours.is_some() && ours == minor(self.version)
+    }
+
+    fn version_error(&self) -> LoadError {
+        let number = |version: &str| -> Vec<u32> {
+            version
+                .split('.')
+                .map_while(|part| part.parse().ok())
+                .collect()
+        };
+        let ours = WIT
+            .split_once('@')
+            .map_or(Vec::new(), |(_, ours)| number(ours));
+        LoadError::Version {
+            version: self.version.chars().take(40).collect(),
+            hint: if number(self.version) > ours {
+                "Upgrade meshd, or build it with an older meshd-sdk"
+            } else {
+                "Build it with the meshd-sdk of this release"
+            },
+        }
+    }
+}
 
 /// Is this of a size and kind that is worth a compiler?
 ///
@@ -298,12 +396,23 @@ impl Plugin {
 
     fn of(engine: &Engine, digest: Digest, component: &Component) -> Result<Self, LoadError> {
         let shape = check(engine, component)?;
-        let linker = Linker::new(engine.wasm());
+        let mut linker = Linker::new(engine.wasm());
         let contract = |e: wasmtime::Error| LoadError::Contract {
+            interface: shape.world.export(),
             reason: one_line(&e),
         };
-        let pre = PolicyPre::new(linker.instantiate_pre(component).map_err(contract)?)
-            .map_err(contract)?;
+        let pre = match shape.world {
+            World::Policy => {
+                let pre = linker.instantiate_pre(component).map_err(contract)?;
+                Pre::Policy(PolicyPre::new(pre).map_err(contract)?)
+            }
+            World::PolicyTracked => {
+                tracked_key::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
+                    .map_err(contract)?;
+                let pre = linker.instantiate_pre(component).map_err(contract)?;
+                Pre::Tracked(PolicyTrackedPre::new(pre).map_err(contract)?)
+            }
+        };
         Ok(Self {
             engine: engine.clone(),
             pre,
@@ -335,12 +444,29 @@ impl fmt::Debug for Plugin {
 
 fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
     let shape = component.component_type();
+    let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
+    let mut world = None;
+    for name in exports.iter().filter_map(|name| Named::read(name)) {
+        let found = [World::Policy, World::PolicyTracked]
+            .into_iter()
+            .find(|world| world.export() == name.interface);
+        if found.is_some() && !name.compatible() {
+            return Err(name.version_error());
+        }
+        world = world.or(found);
+    }
     let mut imports = Vec::new();
     for (name, item) in shape.imports(engine.wasm()) {
-        let types_only = name == TYPES
+        let ours = Named::read(name).filter(Named::compatible);
+        let is = |interface: &str| {
+            ours.as_ref()
+                .is_some_and(|ours| ours.interface == interface)
+        };
+        let types_only = is(TYPES)
             && matches!(&item.ty, ComponentItem::ComponentInstance(instance)
                 if instance.exports(engine.wasm()).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_))));
-        if !types_only {
+        let key = is(TRACKED_KEY) && world == Some(World::PolicyTracked);
+        if !types_only && !key {
             return Err(LoadError::Import {
                 import: name.to_owned(),
                 hint: hint(name),
@@ -348,9 +474,9 @@ fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
         }
         imports.push(name.to_owned());
     }
-    let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
-    if exports.contains(&DECIDE) {
+    if let Some(world) = world {
         return Ok(Shape {
+            world,
             imports,
             exports: exports.into_iter().map(str::to_owned).collect(),
         });
