@@ -129,7 +129,7 @@ impl<'a> Key<'a> {
     #[must_use]
     pub fn ct(&self) -> Ct {
         self.note(Deps::CT);
-        Ct(self.raw.ct)
+        Ct(raw!(self.ct))
     }
 
     /// The whole source MAC; where it is one of a few known ones, ask by [`Self::src_mac_is`] or [`Self::src_mac_in`].

@@ -268,6 +268,14 @@ impl FlowMask {
         }
     }
 
+    /// How narrow it is: bits that matter, a whole field counted as eight.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        let prefixes = [self.src_mac, self.dst_mac, self.src_ip, self.dst_ip];
+        let ports = self.src_port.count_ones() + self.dst_port.count_ones();
+        prefixes.map(u32::from).iter().sum::<u32>() + ports + 8 * self.fields.0.count_ones()
+    }
+
     /// `key` with every bit that does not matter set to zero.
     #[must_use]
     pub fn apply(&self, key: &FlowKey) -> FlowKey {

@@ -10,6 +10,11 @@
 //! Owns what happens between a frame's arrival and the decision on it. Decides nothing: it obeys [`Ruling`]s, and those only
 //! in the epoch in which they were made. A hit allocates nothing. Every table has a bound, named in [`LaneLimits`].
 //!
+//! A mask is a look that every frame pays for which the front does not know, so a lane has few of them. Where they are spent, a
+//! ruling is kept under the narrowest mask here that holds all of its own, and at worst for its very key: what is kept then
+//! is true as before, of fewer frames. So a sender that makes policy answer with ever new masks (tuple space explosion,
+//! CVE-2019-25076) gets misses, and takes no mask away from anybody. The looks go by how often they found something.
+//!
 //! Order within a flow holds, since frames of a key wait behind the first one, also when a wider ruling that covers them
 //! comes before theirs. ARP and ND are not gathered by key: the key
 //! does not hold all that the switch checks in them, so each has an upcall of its own.
@@ -40,7 +45,7 @@ use std::sync::Arc;
 pub struct LaneLimits {
     /// Cached megaflows.
     pub flows: usize,
-    /// Different masks among them.
+    /// Different masks among them, beside that of whole keys.
     pub masks: usize,
     /// Upcalls that are not answered yet.
     pub upcalls: usize,
@@ -184,6 +189,8 @@ struct Flow {
     each_flow: bool,
     since: Moment,
     used: Moment,
+    /// A frame came since the hand last came by.
+    recent: bool,
     frames: u64,
     bytes: u64,
 }
@@ -198,6 +205,8 @@ struct Slot {
 #[derive(Debug)]
 struct Tuple {
     mask: FlowMask,
+    /// Frames that found a flow here of late; halved at each sweep.
+    hits: u64,
     flows: HashMap<FlowKey, u32, FixedState>,
 }
 
@@ -257,6 +266,8 @@ pub struct Lane {
     /// Where the search for a flow to give up goes on.
     hand: usize,
     next_sweep: Moment,
+    /// The epoch for which room was made among the masks.
+    swept_for: Epoch,
     waiting: BTreeMap<UpcallId, Waiting>,
     waiting_by_key: HashMap<FlowKey, UpcallId, FixedState>,
     /// Connections of tracked networks.
@@ -288,6 +299,7 @@ impl Lane {
             tuples: Vec::new(),
             hand: 0,
             next_sweep: Moment(0),
+            swept_for: Epoch(0),
             waiting: BTreeMap::new(),
             waiting_by_key: HashMap::with_hasher(hasher),
             seen: Seen::new(seed.rotate_left(32)),
@@ -389,6 +401,7 @@ impl Lane {
         };
         self.counters.hits += 1;
         flow.used = now;
+        flow.recent = true;
         flow.frames += 1;
         flow.bytes += frame.len() as u64;
         if frame.len() > flow.longest as usize {
@@ -445,10 +458,12 @@ impl Lane {
                 each_flow: ruling.each_flow,
                 since: now,
                 used: now,
+                recent: false,
                 frames: frames.len() as u64,
                 bytes: frames.iter().map(|frame| frame.len() as u64).sum(),
             };
-            let slot = self.install(entry, now);
+            let key = waited.as_ref().map(|w| w.key);
+            let slot = self.install(entry, key.as_ref(), now);
             if let (Some(slot), Some(Waiting { key, .. })) = (slot, &waited) {
                 let place = self.place_of(key);
                 self.remember(place, *key, slot);
@@ -562,6 +577,8 @@ impl Lane {
                     self.evict(slot);
                 }
             }
+            self.tuples.sort_by_key(|t| core::cmp::Reverse(t.hits));
+            self.tuples.iter_mut().for_each(|t| t.hits /= 2);
         }
     }
 
@@ -617,11 +634,15 @@ impl Lane {
         {
             return Some((front.slot, false));
         }
-        let found = self
+        let (at, found) = self
             .tuples
             .iter()
-            .filter_map(|t| t.flows.get(&t.mask.apply(key)).copied())
-            .find(|&slot| self.holds(slot, epoch, now))?;
+            .enumerate()
+            .filter_map(|(at, t)| Some((at, *t.flows.get(&t.mask.apply(key))?)))
+            .find(|&(_, slot)| self.holds(slot, epoch, now))?;
+        if let Some(tuple) = self.tuples.get_mut(at) {
+            tuple.hits += 1;
+        }
         let flow = self.slots.get(found as usize)?.flow.as_ref()?;
         let offer = flow.each_flow && self.offers.spend(self.limits.offers_per_s, now);
         // One that could not be offered now comes by again.
@@ -634,9 +655,22 @@ impl Lane {
         Some((found, offer))
     }
 
-    fn install(&mut self, mut entry: Flow, now: Moment) -> Option<u32> {
+    /// `key`: of the frame that was asked about, if it still waited.
+    fn install(&mut self, mut entry: Flow, key: Option<&FlowKey>, now: Moment) -> Option<u32> {
         if self.limits.flows == 0 {
             return None;
+        }
+        let mut mask = self.mask_for(entry.flow.mask);
+        if mask != entry.flow.mask && self.swept_for != entry.flow.epoch {
+            // Masks of an epoch that is over take up room yet. Once an epoch, since it is a look at every flow.
+            self.swept_for = entry.flow.epoch;
+            self.sweep_stale(entry.flow.epoch);
+            mask = self.mask_for(entry.flow.mask);
+        }
+        if mask != entry.flow.mask {
+            // The bits that it did not rest on are not in the ruling's own key.
+            entry.flow.key = *key?;
+            entry.flow.mask = mask;
         }
         entry.flow.key = entry.flow.mask.apply(&entry.flow.key);
         let (key, mask) = (entry.flow.key, entry.flow.mask);
@@ -671,25 +705,38 @@ impl Lane {
         None
     }
 
-    /// The place of the tuple of `mask`. If there are as many masks as may be, the one with the fewest flows gives way.
+    fn sweep_stale(&mut self, epoch: Epoch) {
+        for slot in 0..self.slots.len() {
+            let flow = self.slots.get(slot).and_then(|s| s.flow.as_ref());
+            if flow.is_some_and(|f| f.flow.epoch != epoch) {
+                self.evict(slot);
+            }
+        }
+    }
+
+    /// The mask under which a ruling on `mask` can be kept: that one, where it is here or there is room for it; else the
+    /// narrowest here that holds all of it; else that of whole keys, which has a place in any case.
+    fn mask_for(&self, mask: FlowMask) -> FlowMask {
+        let exact = FlowMask::exact();
+        let masks = self.tuples.iter().map(|t| t.mask);
+        if masks.clone().any(|one| one == mask)
+            || masks.clone().filter(|one| *one != exact).count() < self.limits.masks
+        {
+            return mask;
+        }
+        masks
+            .filter(|one| one.is_superset(&mask))
+            .min_by_key(FlowMask::weight)
+            .unwrap_or(exact)
+    }
+
     fn tuple_of(&mut self, mask: FlowMask) -> usize {
         if let Some(at) = self.tuples.iter().position(|t| t.mask == mask) {
             return at;
         }
-        if self.tuples.len() >= self.limits.masks.max(1)
-            && let Some(least) =
-                (0..self.tuples.len()).min_by_key(|&at| self.tuples.get(at).map(|t| t.flows.len()))
-        {
-            let doomed = self.tuples.swap_remove(least);
-            // In order of slots, not of the table: a run must replay.
-            let mut slots: Vec<u32> = doomed.flows.into_values().collect();
-            slots.sort_unstable();
-            for slot in slots {
-                self.evict(slot as usize);
-            }
-        }
         self.tuples.push(Tuple {
             mask,
+            hits: 0,
             flows: HashMap::with_hasher(self.hasher.clone()),
         });
         self.tuples.len() - 1
@@ -703,9 +750,10 @@ impl Lane {
         }
         if self.free.is_empty() {
             // A bounded look for one that nobody would miss, then whichever is next.
+            let (hand, all) = (self.hand, self.slots.len());
             let found = (0..64)
-                .map(|step| (self.hand + step) % self.slots.len())
-                .find(|&slot| self.is_over(slot, now));
+                .map(|step| (hand + step) % all)
+                .find(|&slot| self.is_over(slot, now) || !self.spare(slot));
             let slot = found.unwrap_or(self.hand % self.slots.len());
             self.hand = slot + 1;
             self.evict(slot);
@@ -720,6 +768,12 @@ impl Lane {
             now.ms_since(f.used) >= self.limits.idle_ms
                 || f.flow.until.is_some_and(|until| until <= now)
         })
+    }
+
+    /// True, once, if a frame came since it was asked last.
+    fn spare(&mut self, slot: usize) -> bool {
+        let flow = self.slots.get_mut(slot).and_then(|s| s.flow.as_mut());
+        flow.is_some_and(|f| core::mem::take(&mut f.recent))
     }
 
     fn evict(&mut self, slot: usize) {
@@ -795,5 +849,7 @@ impl Lane {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

