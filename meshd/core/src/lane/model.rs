@@ -123,6 +123,7 @@ fn ruling(tree: &Tree, key: &FlowKey, epoch: Epoch) -> Ruling {
     Ruling {
         action: action(port),
         edits: None,
+        track: None,
         cache: Some(Megaflow {
             key: mask.apply(key),
             mask,
