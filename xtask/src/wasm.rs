@@ -22,7 +22,7 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const GUESTS: &[(&str, &[&str])] = &[
     (
         "plugins",
-        &["acl", "fixture", "isolation", "stateful-firewall"],
+        &["acl", "fixture", "isolation", "qos", "stateful-firewall"],
     ),
     ("examples/hello-plugin", &["hello-plugin"]),
 ];
