@@ -19,6 +19,9 @@ mod engine;
 mod fault;
 mod instance;
 mod load;
+mod sections;
+mod signature;
+mod words;
 
 pub use check::{Lie, Scramble, examine};
 pub use convert::{Decision, Say};
@@ -28,3 +31,6 @@ pub use instance::{ConfigProblem, ConfigureError, Instance, MAX_CONFIG};
 pub use load::{
     Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, compatibility, precheck, precompile,
 };
+pub use sections::section;
+pub use signature::{SIGNATURE, SignatureError, sign, signed_digest, signer_of, signers};
+pub use words::{Words, key_print};

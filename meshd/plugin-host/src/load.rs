@@ -14,6 +14,7 @@ use crate::instance::Guest;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
+use meshd_core::signer::Signer;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
@@ -41,6 +42,10 @@ impl Digest {
             .zip(digest.as_ref())
             .for_each(|(to, from)| *to = *from);
         Self(out)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The first twelve digits, for people.
@@ -175,6 +180,7 @@ pub struct Plugin {
     pub(crate) pre: PolicyPre<Guest>,
     digest: Digest,
     shape: Arc<Shape>,
+    signers: Arc<[Signer]>,
 }
 
 /// The names at a component's outside.
@@ -309,6 +315,7 @@ impl Plugin {
             pre,
             digest,
             shape: Arc::new(shape),
+            signers: Arc::default(),
         })
     }
 
@@ -316,6 +323,27 @@ impl Plugin {
     #[must_use]
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The same, with what [`signers`](crate::signers) says of its component.
+    #[must_use]
+    pub fn signed_by(self, signers: Vec<Signer>) -> Self {
+        Self {
+            signers: signers.into(),
+            ..self
+        }
+    }
+
+    /// Who has signed it, as far as who loaded it looked.
+    #[must_use]
+    pub fn signers(&self) -> &[Signer] {
+        &self.signers
+    }
+
+    /// What each of its instances may use up.
+    #[must_use]
+    pub fn limits(&self) -> crate::Limits {
+        self.engine.limits()
     }
 
     /// SHA-256 of the component's bytes.
