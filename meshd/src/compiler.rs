@@ -12,11 +12,15 @@
 //!
 //! A compiler's time and memory are the component's choice, so none of it happens in the daemon. Owns the child's start, its
 //! deadline and what its end means; the child's own half is `compiler/child.rs`, the kept code `compiler/cache.rs`. Refuses to
-//! run machine code from anywhere else: what comes out of the child or out of the cache with a right MAC, and no file.
+//! run machine code from anywhere else: what comes out of the child or out of the cache with a right MAC, and no file. Whose
+//! components are taken at all is asked first (`compiler/trust.rs`), at each start anew.
 #![allow(unsafe_code)] // Machine code is run because this module knows who made it.
 
 pub(crate) mod cache;
 pub(crate) mod child;
+mod trust;
+
+pub use trust::{Trust, TrustError};
 
 use cache::Cache;
 use meshd_plugin_host::{Digest, Engine, LoadError, Plugin, precheck};
@@ -73,6 +77,9 @@ pub enum CompileError {
         MAX_COMPILED >> 20
     )]
     TooMuch,
+    /// Its signatures are wrong, or not those that this node wants.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The compiler failed, not the component; most likely the component was made for that.
     #[error(
         "the compiler broke off at this component ({how}){said}. The daemon goes on; do not trust the component, and report it if it is your own"
@@ -272,6 +279,7 @@ pub struct Loader {
     engine: Engine,
     compiler: Compiler,
     cache: Option<Cache>,
+    trust: Trust,
 }
 
 impl Loader {
@@ -286,7 +294,14 @@ impl Loader {
             engine,
             compiler,
             cache,
+            trust: Trust::default(),
         }
+    }
+
+    /// The same, for plugins that `trust` admits.
+    #[must_use]
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self { trust, ..self }
     }
 
     /// Without a cache.
@@ -296,6 +311,7 @@ impl Loader {
             engine,
             compiler,
             cache: None,
+            trust: Trust::default(),
         }
     }
 
@@ -311,6 +327,11 @@ impl Loader {
     /// What is wrong with it, or which limit it met.
     pub fn load(&self, wasm: &[u8]) -> Result<Plugin, CompileError> {
         precheck(wasm)?;
+        let signers = self.trust.admit(wasm)?;
+        Ok(self.compiled(wasm)?.signed_by(signers))
+    }
+
+    fn compiled(&self, wasm: &[u8]) -> Result<Plugin, CompileError> {
         let digest = Digest::of(wasm);
         if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(digest)) {
             // SAFETY: the MAC says that this node's daemon wrote these bytes under this name, and it writes only what its

@@ -127,7 +127,12 @@ async fn serve(
         inputs.clone(),
     )
     .await?;
-    let rulings = Rulings::start(store.clone(), &options.state, inputs.clone())?;
+    let rulings = Rulings::start(
+        store.clone(),
+        &options.state,
+        inputs.clone(),
+        (&config.plugins).into(),
+    )?;
     let mut seed = [0u8; 8];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
         .map_err(|_| anyhow::anyhow!("the system gave no random numbers"))?;

@@ -27,7 +27,7 @@ pub use link::FailMode;
 pub use report::{AttachmentInfo, LabelCount, MeterInfo, Placement, PluginInfo};
 pub use shelf::ShelfError;
 
-use crate::compiler::{Compiler, Loader};
+use crate::compiler::{Compiler, Loader, Trust};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use chain::Chains;
@@ -80,7 +80,7 @@ struct Ask {
 }
 
 impl Rulings {
-    /// Loads what is installed and starts the worker. A plugin that does not load any more keeps its attachments, and they
+    /// Loads what is installed and admitted by `trust`, and starts the worker. A plugin that does not load any more keeps its attachments, and they
     /// answer by their fail mode; [`Rulings::list`] says so.
     ///
     /// # Errors
@@ -89,8 +89,9 @@ impl Rulings {
         store: Store,
         state_dir: &Path,
         inputs: mpsc::Sender<Input>,
+        trust: Trust,
     ) -> Result<Self, StartError> {
-        Self::start_with(store, state_dir, inputs, Compiler::itself())
+        Self::start_with(store, state_dir, inputs, Compiler::itself(), trust)
     }
 
     /// The same, with another compiler than this program itself.
@@ -102,9 +103,10 @@ impl Rulings {
         state_dir: &Path,
         inputs: mpsc::Sender<Input>,
         compiler: Compiler,
+        trust: Trust,
     ) -> Result<Self, StartError> {
         let engine = Engine::new(Limits::default())?;
-        let loader = Arc::new(Loader::new(engine, compiler, state_dir));
+        let loader = Arc::new(Loader::new(engine, compiler, state_dir).trusting(trust));
         let home: Arc<OnceLock<Weak<Inner>>> = Arc::default();
         let (tell, findings) = mpsc::channel(FINDINGS);
         let back = Arc::clone(&home);

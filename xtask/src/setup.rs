@@ -15,7 +15,8 @@ const TOOLS: [(&str, &str); 6] = [
 ];
 
 /// What the tests need beside.
-const TEST_TOOLS: [(&str, &str); 2] = [
+const TEST_TOOLS: [(&str, &str); 3] = [
+    ("clang", "clang"),
     ("ethtool", "ethtool"),
     ("ovs-vswitchd", "openvswitch-switch"),
 ];

@@ -13,6 +13,7 @@
 use crate::command::NetworkSpec;
 use crate::ident::{Label, Vni, escape};
 use crate::networks;
+use crate::signer::Signer;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ const NETWORKS_MAX: usize = 4096;
 const UPSTREAMS_MAX: usize = 8;
 /// As in [`crate::wire::record`].
 const TRUSTED_MAX: usize = 16;
+const SIGNERS_MAX: usize = 16;
 
 /// All settings of a node, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub struct Config {
     pub kernel: KernelSettings,
     /// How big things may grow.
     pub limits: Limits,
+    /// Whose plugins are taken.
+    pub plugins: PluginsConfig,
     /// Logs.
     pub log: LogConfig,
     /// Networks to define where they do not exist.
@@ -151,6 +155,16 @@ impl Default for Limits {
             ports: 4096,
         }
     }
+}
+
+/// `[plugins]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PluginsConfig {
+    /// Those whose signature is relied on. At most 16.
+    pub trusted: Vec<Signer>,
+    /// Take only plugins that one of them has signed.
+    pub require_signature: bool,
 }
 
 /// `[log]`.
@@ -390,6 +404,12 @@ impl Config {
                 (listen == port).then_some(("underlay", "vxlan_port", message))
             })
             .or_else(|| filter_fault(&self.log.level).map(|fault| ("log", "level", fault)))
+            .or_else(|| most("plugins", "trusted", self.plugins.trusted.len(), SIGNERS_MAX))
+            .or_else(|| {
+                let nobody = self.plugins.require_signature && self.plugins.trusted.is_empty();
+                let message = "require_signature is true and nobody is trusted, so no plugin could be used; name a signer under `trusted`";
+                nobody.then(|| ("plugins", "require_signature", message.to_owned()))
+            })
             .or_else(|| most("dns", "upstream", self.dns.upstream.len(), UPSTREAMS_MAX))
             .or_else(|| most("network", "name", self.networks.len(), NETWORKS_MAX))
             .or_else(|| twice.map(|(_, name)| ("network", "name", format!("network {name} is there twice; leave one out"))))
@@ -586,6 +606,16 @@ impl ConfigDiff {
             false,
             "limits.ports",
         );
+        note(
+            running.plugins.trusted != new.plugins.trusted,
+            false,
+            "plugins.trusted",
+        );
+        note(
+            running.plugins.require_signature != new.plugins.require_signature,
+            false,
+            "plugins.require_signature",
+        );
         note(running.log.level != new.log.level, true, "log.level");
         note(running.log.format != new.log.format, false, "log.format");
         note(running.networks != new.networks, true, "network");
@@ -749,5 +779,19 @@ mod tests {
             }
             let _ = Config::parse(&chars.into_iter().collect::<String>());
         }
+    }
+
+    #[test]
+    fn a_demand_for_signatures_needs_somebody_who_is_trusted() {
+        let error = Config::parse("[plugins]\nrequire_signature = true\n").unwrap_err();
+        assert_eq!(
+            (error.line, error.message.contains("nobody is trusted")),
+            (2, true)
+        );
+        let key = "ab".repeat(32);
+        let text = format!("[plugins]\ntrusted = [\"ed25519:{key}\"]\nrequire_signature = true\n");
+        assert_eq!(Config::parse(&text).unwrap().plugins.trusted.len(), 1);
+        let error = Config::parse("[plugins]\ntrusted = [\"me\"]\n").unwrap_err();
+        assert!(error.message.contains("64 hex digits"), "{error:?}");
     }
 }

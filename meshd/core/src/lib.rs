@@ -40,6 +40,7 @@ pub mod pool;
 pub mod ports;
 pub mod ranges;
 pub mod ruling;
+pub mod signer;
 pub mod state;
 mod swim;
 pub mod switch;

@@ -633,6 +633,9 @@ pub struct Plugin {
     pub trouble: Option<String>,
     /// Digests of the versions to which it can go back, the one before first.
     pub earlier: Vec<String>,
+    /// Keys that have signed it.
+    #[serde(default)]
+    pub signers: Vec<String>,
     /// Questions since the daemon started, on all networks.
     pub calls: u64,
     /// Where it decides.

@@ -344,7 +344,7 @@ fn bounded<T: Copy + PartialOrd + core::fmt::Display>(
     })
 }
 
-fn mac_addr(mac: Mac) -> MacAddr {
+pub(crate) fn mac_addr(mac: Mac) -> MacAddr {
     let ([a, b], [c, d, e, f]) = (mac.hi.to_be_bytes(), mac.lo.to_be_bytes());
     MacAddr([a, b, c, d, e, f])
 }

@@ -15,6 +15,7 @@ use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, Stopwatch, thread_cpu};
 use crate::fault::Fault;
 use crate::load::{Plugin, Pre};
 use crate::tracked::Reading;
+use crate::words::{self, Words};
 use meshd_core::node::{Direction, Question};
 use std::sync::Arc;
 use wasmtime::component::Resource;
@@ -248,6 +249,11 @@ impl Live {
         key: GuestKey,
         direction: Direction,
     ) -> Result<Decision, Fault> {
+        self.ask(plugin, key)
+            .and_then(|verdict| convert::decision(&verdict, direction))
+    }
+
+    fn ask(&mut self, plugin: &Plugin, key: GuestKey) -> Result<Verdict, Fault> {
         let fuel = plugin.engine.limits().decide_fuel;
         plugin.engine.guard();
         self.store.data_mut().watch = Stopwatch::start(DECIDE_TIME);
@@ -257,7 +263,6 @@ impl Live {
             .set_fuel(fuel)
             .and_then(|()| self.exports.decide(&mut self.store, key))
             .map_err(|e| Fault::of(&e, fuel, self.store.data().refused))
-            .and_then(|verdict| convert::decision(&verdict, direction))
     }
 }
 
@@ -306,15 +311,41 @@ impl Instance {
     /// # Errors
     /// How it failed. The guest is gone then, and the next call starts a fresh one.
     pub fn decide(&mut self, question: &Question) -> Result<Decision, Fault> {
-        let mut live = match self.live.take() {
-            Some(live) if live.decisions < LIFE => live,
-            _ => self.start().map_err(|e| Fault::Restart {
-                what: e.to_string(),
-            })?,
-        };
+        let mut live = self.ready()?;
         let decision = live.decide(&self.plugin, convert::key(question), question.direction)?;
         self.live = Some(live);
         Ok(decision)
+    }
+
+    /// The same, and what the guest said in so many words: for tools. `name` knows the codes that have one.
+    ///
+    /// # Errors
+    /// As [`Instance::decide`].
+    pub fn decide_in_words(
+        &mut self,
+        question: &Question,
+        name: &dyn Fn(u16) -> Option<String>,
+    ) -> Result<(Decision, Words), Fault> {
+        let mut live = self.ready()?;
+        let verdict = live.ask(&self.plugin, convert::key(question))?;
+        let left = live.store.get_fuel().unwrap_or_default();
+        let decision = convert::decision(&verdict, question.direction)?;
+        self.live = Some(live);
+        let words = Words {
+            verdict: words::verdict(&verdict, name),
+            reads: words::reads(&verdict.deps),
+            fuel: self.plugin.engine.limits().decide_fuel.saturating_sub(left),
+        };
+        Ok((decision, words))
+    }
+
+    fn ready(&mut self) -> Result<Live, Fault> {
+        match self.live.take() {
+            Some(live) if live.decisions < LIFE => Ok(live),
+            _ => self.start().map_err(|e| Fault::Restart {
+                what: e.to_string(),
+            }),
+        }
     }
 
     /// Another one of the same plugin, config and generation. It starts when it is asked, and has decided nothing until then.

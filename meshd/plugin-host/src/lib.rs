@@ -19,7 +19,10 @@ mod engine;
 mod fault;
 mod instance;
 mod load;
+mod sections;
+mod signature;
 mod tracked;
+mod words;
 
 pub use check::{Lie, Scramble, examine};
 pub use convert::{Decision, Say};
@@ -30,3 +33,6 @@ pub use load::{
     Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, World, compatibility, precheck,
     precompile,
 };
+pub use sections::section;
+pub use signature::{SIGNATURE, SignatureError, sign, signed_digest, signer_of, signers};
+pub use words::{Words, key_print};

@@ -16,6 +16,7 @@ use crate::instance::Guest;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
+use meshd_core::signer::Signer;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
@@ -47,6 +48,10 @@ impl Digest {
             .zip(digest.as_ref())
             .for_each(|(to, from)| *to = *from);
         Self(out)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The first twelve digits, for people.
@@ -193,6 +198,7 @@ pub struct Plugin {
     pub(crate) pre: Pre,
     digest: Digest,
     shape: Arc<Shape>,
+    signers: Arc<[Signer]>,
 }
 
 /// Linked, and checked against the types of its world.
@@ -418,6 +424,7 @@ impl Plugin {
             pre,
             digest,
             shape: Arc::new(shape),
+            signers: Arc::default(),
         })
     }
 
@@ -425,6 +432,27 @@ impl Plugin {
     #[must_use]
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The same, with what [`signers`](crate::signers) says of its component.
+    #[must_use]
+    pub fn signed_by(self, signers: Vec<Signer>) -> Self {
+        Self {
+            signers: signers.into(),
+            ..self
+        }
+    }
+
+    /// Who has signed it, as far as who loaded it looked.
+    #[must_use]
+    pub fn signers(&self) -> &[Signer] {
+        &self.signers
+    }
+
+    /// What each of its instances may use up.
+    #[must_use]
+    pub fn limits(&self) -> crate::Limits {
+        self.engine.limits()
     }
 
     /// SHA-256 of the component's bytes.

@@ -223,6 +223,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
         digest: info.digest.to_string(),
         size: info.size,
         trouble: info.trouble.clone(),
+        signers: info.signers.iter().map(ToString::to_string).collect(),
         earlier: info.earlier.iter().map(ToString::to_string).collect(),
         calls: info.attachments.iter().map(|at| at.asked).sum(),
         attachments: info

@@ -184,7 +184,13 @@ fn scene() -> Scene {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
     let (inputs, _) = tokio::sync::mpsc::channel(8);
-    let rulings = Rulings::start(Store::open(&state).unwrap(), &state, inputs).unwrap();
+    let rulings = Rulings::start(
+        Store::open(&state).unwrap(),
+        &state,
+        inputs,
+        crate::compiler::Trust::default(),
+    )
+    .unwrap();
     let backend = Fake(Arc::new(Inner {
         commands: Mutex::default(),
         traced: Mutex::default(),

@@ -1,6 +1,7 @@
 //! What can be typed: every command, option and its help. `docs/reference/cli.md` is made of this.
 
 use super::values::{self, Ips};
+use super::workshop::WorkCommand;
 use crate::rulings::FailMode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meshd_core::ident::{IfName, Label, MacAddr, Vni};
@@ -337,6 +338,9 @@ pub(super) enum VtepCommand {
 /// `meshd plugin`.
 #[derive(Debug, Subcommand)]
 pub(super) enum PluginCommand {
+    /// What asks no daemon.
+    #[command(flatten)]
+    Work(WorkCommand),
     /// Check a component and keep it under a name; one of that name is replaced where it is attached, all or nowhere.
     #[command(after_help = "Examples:\n  meshd plugin install acl acl.wasm")]
     Install {
@@ -378,18 +382,6 @@ pub(super) enum PluginCommand {
     },
     /// List what is installed, where it decides and how it does.
     Ls,
-    /// Say whether a component is a policy plugin, without a daemon: contract, imports, size, and that it compiles.
-    #[command(
-        after_help = "Examples:\n  meshd plugin check acl.wasm\n  meshd plugin check acl.wasm --config @acl.json\n\n\
-        It is compiled as the daemon does it: in a process of its own, with limits and without rights."
-    )]
-    Check {
-        /// The component (.wasm).
-        file: PathBuf,
-        /// Config to try, as JSON or @FILE; `@-` reads stdin.
-        #[arg(long, value_name = "JSON|@FILE", value_parser = clap::value_parser!(OsString))]
-        config: Option<OsString>,
-    },
     /// Show the policy chain of a network on this node: who is asked, in order, and what each does.
     #[command(
         after_help = "Examples:\n  meshd plugin chain demo\n  meshd plugin chain demo --json | jq -r '.[] | select(.state != \"answers\") | .plugin'\n\n\

@@ -17,6 +17,7 @@ mod reference;
 mod remote;
 mod show;
 mod values;
+mod workshop;
 
 use crate::api::client::ClientError;
 use args::{Cli, Command, PluginCommand};
@@ -175,9 +176,7 @@ fn run(cli: Cli) -> Result<Printed, Failure> {
             Printed::text(String::from_utf8_lossy(&script))
         }
         Command::HelpMarkdown => Printed::text(reference::page()),
-        Command::Plugin(PluginCommand::Check { file, config }) => {
-            plugins::check(&cli.common, &file, config.as_ref())
-        }
+        Command::Plugin(PluginCommand::Work(command)) => workshop::run(&cli.common, command),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

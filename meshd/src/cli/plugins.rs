@@ -1,6 +1,6 @@
-//! `meshd plugin`: what is asked of the daemon, `check`, which asks nobody, and how chains and counters look.
+//! `meshd plugin`: what is asked of the daemon, and how chains and counters look.
 
-use super::args::{Common, PluginCommand};
+use super::args::PluginCommand;
 use super::remote::Ask;
 use super::values::{self, show_path};
 use super::{Failure, Printed, show};
@@ -8,82 +8,12 @@ use crate::api::client::segment;
 use crate::api::plugin_views::{ChainLink, PluginStats};
 use crate::api::requests::{PluginWish, RollbackWish};
 use crate::bounded;
-use crate::compiler::{Compiler, Loader};
 use bytes::Bytes;
-use meshd_core::command::RefusalCode;
 use meshd_core::view;
-use meshd_plugin_host::{Digest, Engine, Instance, Limits, MAX_COMPONENT, WIT};
-use serde_json::json;
-use std::ffi::OsString;
-use std::path::Path;
-use std::time::Instant;
+use meshd_plugin_host::MAX_COMPONENT;
 
 /// Characters of a config that a table shows.
 const CONFIG_SHOWN: usize = 40;
-
-fn component(file: &Path) -> Result<Vec<u8>, Failure> {
-    bounded::file(file, MAX_COMPONENT)
-        .map_err(|e| Failure::new(format!("read the component {}: {e}", show_path(file))))
-}
-
-/// Is this a policy plugin that would be taken here?
-pub(super) fn check(
-    common: &Common,
-    file: &Path,
-    config: Option<&OsString>,
-) -> Result<Printed, Failure> {
-    let wasm = component(file)?;
-    let config = config
-        .map(values::config)
-        .transpose()
-        .map_err(Failure::new)?;
-    let invalid = |error: &dyn std::fmt::Display| Failure {
-        code: RefusalCode::Invalid,
-        ..Failure::new(format!("{}: {error}", show_path(file)))
-    };
-    let engine = Engine::new(Limits::default()).map_err(Failure::new)?;
-    let started = Instant::now();
-    let plugin = Loader::uncached(engine, Compiler::itself())
-        .load(&wasm)
-        .map_err(|e| invalid(&e))?;
-    let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if let Some(config) = &config {
-        Instance::new(&plugin, config, 1).map_err(|e| invalid(&e))?;
-    }
-    let digest = Digest::of(&wasm).to_string();
-    let shape = plugin.shape();
-    if common.json {
-        return Printed::text(show::json(&json!({
-            "file": show_path(file),
-            "digest": digest,
-            "size": wasm.len(),
-            "wit": WIT,
-            "world": shape.world.name(),
-            "imports": shape.imports,
-            "exports": shape.exports,
-            "compile_ms": compile_ms,
-            "config_taken": config.is_some().then_some(true),
-        })));
-    }
-    let names = |names: &[String]| match names.is_empty() {
-        true => "none".to_owned(),
-        false => names.join(", "),
-    };
-    Printed::text(show::clean_lines(&[
-        format!("{} is a policy plugin.", show_path(file)),
-        String::new(),
-        format!("  digest    {digest}"),
-        format!("  size      {} bytes", wasm.len()),
-        format!("  contract  {WIT}, world {}", shape.world.name()),
-        format!("  imports   {}", names(&shape.imports)),
-        format!("  exports   {}", names(&shape.exports)),
-        format!("  compiles  in {compile_ms} ms, in a process with limits"),
-        match config {
-            Some(_) => "  config    taken".to_owned(),
-            None => "  config    not tried; `--config @FILE` does".to_owned(),
-        },
-    ]))
-}
 
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
@@ -180,7 +110,7 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
             ask.rows(&format!("/v1/plugin-stats{query}"), stats).await
         }
         // Done in `super::run`; it asks nobody.
-        PluginCommand::Check { .. } => Printed::text(""),
+        PluginCommand::Work(_) => Printed::text(""),
     }
 }
 

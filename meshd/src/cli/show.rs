@@ -716,13 +716,24 @@ pub(super) fn doctor(report: &Doctor) -> String {
     out
 }
 
+/// The word for the algorithm and twelve digits.
+fn signer_short(signer: &str) -> String {
+    signer.chars().take(20).collect()
+}
+
 pub(super) fn plugins(plugins: &[Plugin]) -> String {
     let rows = plugins.iter().flat_map(|plugin| {
         let digest = plugin.digest.get(..12).unwrap_or(&plugin.digest).to_owned();
         let trouble = plugin.trouble.clone();
+        let signed = match plugin.signers.as_slice() {
+            [] => "nobody".to_owned(),
+            [signer] => signer_short(signer),
+            [signer, more @ ..] => format!("{} and {} more", signer_short(signer), more.len()),
+        };
         let idle = vec![vec![
             plugin.name.to_string(),
             digest.clone(),
+            signed.clone(),
             "-".to_owned(),
             "-".to_owned(),
             "-".to_owned(),
@@ -743,6 +754,7 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
                 vec![
                     plugin.name.to_string(),
                     digest.clone(),
+                    signed.clone(),
                     at.network.clone(),
                     at.asked.to_string(),
                     at.dropped.to_string(),
@@ -756,7 +768,14 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
     let empty = "no plugins; `meshd plugin install NAME FILE` installs one";
     table(
         &[
-            "PLUGIN", "DIGEST", "NETWORK", "ASKED", "REFUSED", "FAILED", "STATE",
+            "PLUGIN",
+            "DIGEST",
+            "SIGNED BY",
+            "NETWORK",
+            "ASKED",
+            "REFUSED",
+            "FAILED",
+            "STATE",
         ],
         rows,
         empty,

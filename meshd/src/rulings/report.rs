@@ -3,6 +3,7 @@
 use super::link::{Counters, FailMode, below};
 use super::registry::Installed;
 use meshd_core::ident::{Label, Vni};
+use meshd_core::signer::Signer;
 use meshd_plugin_host::Digest;
 #[cfg(doc)]
 use meshd_plugin_host::Fault;
@@ -34,6 +35,8 @@ pub struct PluginInfo {
     pub trouble: Option<String>,
     /// Versions to which `rollback` can go back, the next one first.
     pub earlier: Vec<Digest>,
+    /// Who has signed it.
+    pub signers: Vec<Signer>,
     /// By VNI.
     pub attachments: Vec<AttachmentInfo>,
 }
@@ -158,6 +161,9 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
         digest: record.digest,
         size: record.size,
         trouble: plugin.as_ref().err().cloned(),
+        signers: plugin
+            .as_ref()
+            .map_or_else(|_| Vec::new(), |plugin| plugin.signers().to_vec()),
         earlier: record
             .history
             .iter()

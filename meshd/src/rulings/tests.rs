@@ -56,7 +56,14 @@ fn tcp_to(port: u16) -> Question {
 fn start(dir: &Path, room: usize) -> (Rulings, mpsc::Receiver<Input>) {
     let (inputs, seen) = mpsc::channel(room);
     (
-        Rulings::start_with(Store::open(dir).unwrap(), dir, inputs, Compiler::here()).unwrap(),
+        Rulings::start_with(
+            Store::open(dir).unwrap(),
+            dir,
+            inputs,
+            Compiler::here(),
+            crate::compiler::Trust::default(),
+        )
+        .unwrap(),
         seen,
     )
 }

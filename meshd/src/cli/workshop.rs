@@ -1,0 +1,147 @@
+//! `meshd plugin` without a daemon: what authors make plugins with, and what operators judge them by.
+//!
+//! Owns how it is asked for and told. Projects and components are `meshd-plugin-kit`'s, judgement is `meshd-workbench`'s.
+
+mod args;
+mod judge;
+mod make;
+mod sign;
+
+pub(super) use args::WorkCommand;
+
+use super::args::Common;
+use super::values::{self, show_path};
+use super::{Failure, Printed, show};
+use crate::bounded;
+use crate::compiler::{Compiler, Loader};
+use meshd_core::command::RefusalCode;
+use meshd_plugin_host::{Digest, Engine, Instance, Limits, MAX_COMPONENT, Plugin, WIT};
+use serde_json::json;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Instant;
+
+pub(super) fn run(common: &Common, command: WorkCommand) -> Result<Printed, Failure> {
+    match command {
+        WorkCommand::New {
+            name,
+            dir,
+            lang: _,
+            sdk,
+        } => make::new(common, &name, dir, sdk.as_deref()),
+        WorkCommand::Build {
+            from,
+            out,
+            manifest,
+        } => make::build(common, &from, out.as_deref(), manifest.as_deref()),
+        WorkCommand::Check { file, config } => check(common, &file, config.as_ref()),
+        WorkCommand::Keygen { file } => sign::keygen(common, &file),
+        WorkCommand::Sign { file, key, out } => {
+            sign::sign(common, &file, &key, out.as_deref().unwrap_or(&file))
+        }
+        WorkCommand::Verify { file, trusted } => sign::verify(common, &file, &trusted),
+        WorkCommand::Test {
+            from,
+            config,
+            pcaps,
+        } => judge::test(common, &from, config.as_ref(), &pcaps),
+        WorkCommand::Bench {
+            file,
+            config,
+            pcap,
+            save,
+            compare,
+        } => judge::bench(
+            common,
+            &file,
+            config.as_ref(),
+            pcap.as_deref(),
+            save.as_deref(),
+            compare.as_deref(),
+        ),
+        WorkCommand::Replay {
+            file,
+            pcap,
+            config,
+            golden,
+            bless,
+            out,
+        } => judge::replay(
+            common,
+            &file,
+            &pcap,
+            config.as_ref(),
+            golden.as_deref(),
+            bless,
+            out.as_deref(),
+        ),
+    }
+}
+
+fn component(file: &Path) -> Result<Vec<u8>, Failure> {
+    bounded::file(file, MAX_COMPONENT)
+        .map_err(|e| Failure::new(format!("read the component {}: {e}", show_path(file))))
+}
+
+fn invalid(file: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure {
+        code: RefusalCode::Invalid,
+        ..Failure::new(format!("{}: {error}", show_path(file)))
+    }
+}
+
+/// As the daemon does it: compiled in a process of its own, with limits.
+fn load(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
+    let engine = Engine::new(Limits::default()).map_err(Failure::new)?;
+    Loader::uncached(engine, Compiler::itself())
+        .load(wasm)
+        .map_err(|e| invalid(file, &e))
+}
+
+/// Is this a policy plugin that would be taken here?
+fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Printed, Failure> {
+    let wasm = component(file)?;
+    let config = config
+        .map(values::config)
+        .transpose()
+        .map_err(Failure::new)?;
+    let started = Instant::now();
+    let plugin = load(file, &wasm)?;
+    let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Some(config) = &config {
+        Instance::new(&plugin, config, 1).map_err(|e| invalid(file, &e))?;
+    }
+    let digest = Digest::of(&wasm).to_string();
+    let shape = plugin.shape();
+    if common.json {
+        return Printed::text(show::json(&json!({
+            "file": show_path(file),
+            "digest": digest,
+            "size": wasm.len(),
+            "wit": WIT,
+            "world": shape.world.name(),
+            "imports": shape.imports,
+            "exports": shape.exports,
+            "compile_ms": compile_ms,
+            "config_taken": config.is_some().then_some(true),
+        })));
+    }
+    let names = |names: &[String]| match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    };
+    Printed::text(show::clean_lines(&[
+        format!("{} is a policy plugin.", show_path(file)),
+        String::new(),
+        format!("  digest    {digest}"),
+        format!("  size      {} bytes", wasm.len()),
+        format!("  contract  {WIT}, world {}", shape.world.name()),
+        format!("  imports   {}", names(&shape.imports)),
+        format!("  exports   {}", names(&shape.exports)),
+        format!("  compiles  in {compile_ms} ms, in a process with limits"),
+        match config {
+            Some(_) => "  config    taken".to_owned(),
+            None => "  config    not tried; `--config @FILE` does".to_owned(),
+        },
+    ]))
+}
