@@ -64,6 +64,7 @@ fn lane(vni: Vni, zones: &Zones, frame: &Bytes, ruled: (Action, bool)) -> Option
         action,
         edits: None,
         track: commit.then(|| Arc::new(order)),
+        dues: None,
         cache: Some(Megaflow {
             key: mask.apply(&key),
             mask,

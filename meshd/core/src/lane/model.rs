@@ -124,6 +124,7 @@ fn ruling(tree: &Tree, key: &FlowKey, epoch: Epoch) -> Ruling {
         action: action(port),
         edits: None,
         track: None,
+        dues: None,
         cache: Some(Megaflow {
             key: mask.apply(key),
             mask,
