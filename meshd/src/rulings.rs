@@ -20,10 +20,11 @@ mod link;
 mod registry;
 mod report;
 mod shelf;
+mod tolls;
 
 pub use error::{AttachError, DetachError, InstallError, RemoveError, RollbackError, StartError};
 pub use link::FailMode;
-pub use report::{AttachmentInfo, Placement, PluginInfo};
+pub use report::{AttachmentInfo, LabelCount, MeterInfo, Placement, PluginInfo};
 pub use shelf::ShelfError;
 
 use crate::compiler::{Compiler, Loader, Trust};

@@ -650,7 +650,7 @@ pub(crate) fn drops(node: &Node, world: &World<'_>, now: Now) -> Vec<Drops> {
                         drop.key.map(|key| key.vni),
                         *origin,
                         drop.key.as_ref(),
-                        None,
+                        drop.meter.as_ref().map(|meter| format!("meter {meter}")),
                     ),
                 )
             });

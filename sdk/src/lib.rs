@@ -27,8 +27,7 @@
 //! The component says of itself, in a custom section, what it is: name, stage, fail mode, names of its reasons, and the
 //! schema of its config. `docs/plugins/manifest.md` has the format.
 
-// The macros write `::meshd_sdk`, in the tests in here too.
-#[cfg(test)]
+// The macros write `::meshd_sdk`, in here too.
 extern crate self as meshd_sdk;
 
 pub mod config;
@@ -37,6 +36,7 @@ mod key;
 mod mac;
 #[doc(hidden)]
 pub mod manifest;
+pub mod meter;
 mod net;
 mod policy;
 #[cfg(not(target_arch = "wasm32"))]
@@ -48,6 +48,7 @@ pub mod wit;
 pub use config::{Config, ConfigError};
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
+pub use meter::Meter;
 pub use meshd_sdk_macros::{Config, policy};
 pub use net::{Net, ParseNetError};
 pub use policy::Policy;
@@ -58,7 +59,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Net, Policy,
-        Verdict, accept, drop, next, policy, reject, to_peer, to_port,
+        Config, ConfigError, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Meter,
+        Net, Policy, Verdict, accept, drop, next, policy, reject, to_peer, to_port,
     };
 }

@@ -15,8 +15,8 @@ pub struct Verdict {
     pub(crate) acts: [Option<Act>; ACTS_MAX],
 }
 
-/// Most changes and copies of one verdict: eight changes are what a host does, and four copies.
-const ACTS_MAX: usize = 12;
+/// Most actions of one verdict. A host does eight changes, four copies, eight meters and eight labels at most.
+const ACTS_MAX: usize = 16;
 
 /// What is done to a frame before it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(crate) enum Act {
     Mirror(u32),
     Commit,
     Mark(u32),
+    Meter(u32),
+    Count(u32),
 }
 
 impl Act {
@@ -53,6 +55,8 @@ impl Act {
             Self::Mirror(port) => Action::Mirror((MirrorTo::Port(port), 0)),
             Self::Commit => Action::CtCommit,
             Self::Mark(mark) => Action::SetCtMark(mark),
+            Self::Meter(at) => Action::Meter(at),
+            Self::Count(label) => Action::Count(label),
         }
     }
 }
@@ -72,6 +76,8 @@ impl core::fmt::Display for Act {
             Self::Mirror(port) => write!(f, "mirror {port}"),
             Self::Commit => f.write_str("ct-commit"),
             Self::Mark(mark) => write!(f, "set-ct-mark {mark}"),
+            Self::Meter(at) => write!(f, "meter {at}"),
+            Self::Count(label) => write!(f, "count {label}"),
         }
     }
 }
@@ -181,7 +187,7 @@ impl Verdict {
         let free = self.acts.iter_mut().find(|place| place.is_none());
         match free {
             Some(place) => *place = Some(act),
-            None => panic!("a verdict has at most {ACTS_MAX} changes and copies"),
+            None => panic!("a verdict has at most {ACTS_MAX} actions"),
         }
         self
     }
@@ -235,6 +241,17 @@ impl Verdict {
     /// With this mark on its connection, if that is in the host's table.
     pub fn set_ct_mark(self, mark: u32) -> Self {
         self.act(Act::Mark(mark))
+    }
+
+    /// Charged to the meter at this place (from 0) in the config's `meters`; see [`Meter`](crate::meter::Meter). Of several
+    /// each applies; where one has no room the frame is dropped and charged to none. Eight at most.
+    pub fn meter(self, at: u32) -> Self {
+        self.act(Act::Meter(at))
+    }
+
+    /// Counted under this label, also where it is dropped; `meshd plugin stats` shows packets and bytes. Eight at most.
+    pub fn count(self, label: u32) -> Self {
+        self.act(Act::Count(label))
     }
 
     /// Kept for this long at most, from now on; 0: as long as nothing changes.

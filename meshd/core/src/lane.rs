@@ -22,6 +22,7 @@
 //! A frame with a single receiver costs no more than unicast does and is not limited.
 
 use crate::conntrack::{Opener, Order, Seen, Subject, Tracked, Zones};
+use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
 use crate::frame::Frame;
@@ -152,6 +153,8 @@ pub struct LaneDrop {
     pub at: Moment,
     /// What it was, if it was a frame.
     pub key: Option<FlowKey>,
+    /// The meter that had no room, if it was one.
+    pub meter: Option<Arc<str>>,
 }
 
 /// A cached ruling, as an operator may want to see it.
@@ -179,6 +182,7 @@ struct Flow {
     action: Action,
     edits: Option<Arc<[Edit]>>,
     track: Option<Arc<Order>>,
+    dues: Option<Arc<Dues>>,
     longest: u32,
     obstacle: Option<Obstacle>,
     each_flow: bool,
@@ -394,6 +398,15 @@ impl Lane {
         if frame.len() > flow.longest as usize {
             return self.drop_frame(DropReason::TooLong, Some(key), now);
         }
+        if let Some(dues) = flow.dues.clone()
+            && let Err(meter) = dues.pay(frame.len(), now)
+        {
+            self.count_metered(1, meter, key, now);
+            return Step::Dropped(DropReason::Metered);
+        }
+        let Some(flow) = self.slots.get(slot as usize).and_then(|s| s.flow.as_ref()) else {
+            return Step::Consumed;
+        };
         match &flow.action {
             Action::Forward(to) => {
                 let (to, edits) = (Arc::clone(to), flow.edits.clone());
@@ -440,6 +453,7 @@ impl Lane {
                 action: ruling.action.clone(),
                 edits: ruling.edits.clone(),
                 track: ruling.track.clone(),
+                dues: ruling.dues.clone(),
                 longest: ruling.longest,
                 obstacle: ruling.obstacle,
                 each_flow: ruling.each_flow,
@@ -465,6 +479,15 @@ impl Lane {
             Some(key),
             now,
         );
+        if let Some(dues) = &ruling.dues {
+            frames.retain(|frame| match dues.pay(frame.len(), now) {
+                Ok(()) => true,
+                Err(meter) => {
+                    self.count_metered(1, meter, key, now);
+                    false
+                }
+            });
+        }
         match ruling.action {
             Action::Forward(to) => {
                 let before = frames.len();
@@ -536,7 +559,16 @@ impl Lane {
                 reason,
                 at: now,
                 key,
+                meter: None,
             }),
+        }
+    }
+
+    fn count_metered(&mut self, frames: u64, meter: &Arc<str>, key: FlowKey, now: Moment) {
+        self.count_drop(DropReason::Metered, frames, Some(key), now);
+        let metered = |d: &&mut LaneDrop| d.reason == DropReason::Metered;
+        if let Some(last) = self.last_drops.iter_mut().find(metered) {
+            last.meter = Some(Arc::clone(meter));
         }
     }
 

@@ -12,6 +12,7 @@ mod complaint;
 pub mod config;
 pub mod conntrack;
 pub mod directory;
+pub mod dues;
 pub mod edit;
 pub mod fdb;
 pub mod flow;

@@ -15,6 +15,7 @@
 //!
 //! Both are for whole, untagged frames. ARP and neighbour discovery pass no gate.
 
+use crate::dues::Dues;
 use crate::flow::{Fields, FlowKey, FlowMask, Frag, IpKind, Origin};
 use crate::frame::{ETHER_IPV4, ETHER_IPV6};
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
@@ -145,6 +146,10 @@ obstacles! {
     /// See the text.
     Edited = "policy changes MACs, tags or DSCP, which the gates do not",
     /// See the text.
+    Metered = "policy meters it, and meters are kept by the daemon",
+    /// See the text.
+    Counted = "policy counts it, and the counters are kept by the daemon",
+    /// See the text.
     Service = "it is from or for the node's own name service",
     /// See the text.
     Tagged = "it bears a VLAN tag, or is no Ethernet II frame",
@@ -202,6 +207,8 @@ pub(crate) struct Considered<'a> {
     pub(crate) edited: bool,
     /// Policy has an order about its connection.
     pub(crate) tracked: bool,
+    /// Policy meters or counts it.
+    pub(crate) dues: Option<&'a Dues>,
     pub(crate) mask: Option<&'a FlowMask>,
     pub(crate) epoch: Epoch,
     pub(crate) until: Option<Moment>,
@@ -233,6 +240,12 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
     }
     if c.tracked {
         return Err(Obstacle::Tracked);
+    }
+    if let Some(dues) = c.dues {
+        return Err(match dues.has_meters() {
+            true => Obstacle::Metered,
+            false => Obstacle::Counted,
+        });
     }
     let mask = c.mask.ok_or(Obstacle::NotCached)?;
     let l4 = conditions(key, mask)?;
@@ -512,6 +525,7 @@ mod tests {
                 redirected: false,
                 edited: false,
                 tracked: false,
+                dues: None,
                 mask: Some(mask),
                 epoch: Epoch(5),
                 until: None,
@@ -590,6 +604,7 @@ mod tests {
                 redirected: false,
                 edited: false,
                 tracked: false,
+                dues: None,
                 mask: Some(&pair_mask()),
                 epoch: Epoch(5),
                 until: None,

@@ -16,6 +16,7 @@
 use crate::announce::Announcements;
 use crate::complaint::{self, Complaint, Speaker};
 use crate::conntrack::{Order, Tracked};
+use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
@@ -111,6 +112,8 @@ pub(crate) struct Decision {
     pub(crate) edits: Option<Arc<[Edit]>>,
     /// What policy wants of its connection; the epoch is the switch's to say.
     pub(crate) track: Option<Order>,
+    /// What each frame is charged with and counted under.
+    pub(crate) dues: Option<Arc<Dues>>,
     /// An answer that the switch gives itself.
     pub(crate) reply: Option<(Output, Bytes)>,
 }
@@ -147,6 +150,7 @@ pub(crate) struct Walk<'a> {
     mirrors: BTreeSet<PortId>,
     edits: Vec<Edit>,
     track: Option<Order>,
+    dues: Dues,
     steps: Option<&'a mut Vec<TraceStep>>,
 }
 
@@ -186,6 +190,7 @@ impl<'a> Walk<'a> {
             mirrors: BTreeSet::new(),
             edits: Vec::new(),
             track: None,
+            dues: Dues::default(),
             steps: None,
         }
     }
@@ -208,6 +213,7 @@ impl<'a> Walk<'a> {
             }
             Err(Stop::Consume(reply)) => (Action::Consume, None, reply),
             Err(Stop::Drop(reason, why)) => {
+                self.dues.forgive();
                 self.step("drop", || {
                     why.clone().unwrap_or_else(|| reason.explain().to_owned())
                 });
@@ -234,6 +240,7 @@ impl<'a> Walk<'a> {
             redirected: self.redirected,
             edits: (!self.edits.is_empty()).then(|| self.edits.into()),
             track: self.track,
+            dues: (!self.dues.is_empty()).then(|| Arc::new(self.dues)),
             reply,
         })
     }
@@ -712,6 +719,20 @@ impl<'a> Walk<'a> {
         );
         if let Some(ms) = answer.hard_ms {
             self.hold(self.now.plus_ms(u64::from(ms)));
+        }
+        // What a flood costs one receiver holds it back from no other.
+        let lenient =
+            direction == Direction::Egress && dst_class != DstClass::UnicastKnown;
+        self.dues.add(&answer.orders.dues, lenient);
+        for meter in answer.orders.dues.meters() {
+            self.step("meter", || {
+                let (name, rate) = (meter.name(), meter.rate());
+                let lenient = match lenient {
+                    true => "; a flood is charged, and not held back",
+                    false => "",
+                };
+                format!("{name}, {rate}{lenient}")
+            });
         }
         match answer.verdict {
             Verdict::Pass => {

@@ -11,6 +11,7 @@
 //! holds until the chain changes; a topology change asks nothing again, since a question has no topology in it but the
 //! destination class, which is kept with an answer that read it.
 
+use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{Fields, FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId, QueryId, Vni};
@@ -67,6 +68,9 @@ pub struct Orders {
     pub commit: bool,
     /// Its connection, if it is in the table, gets this mark.
     pub ct_mark: Option<u32>,
+    /// What each frame is charged with and counted under. Shared state of the running node, so no part of a recording.
+    #[serde(skip)]
+    pub dues: Dues,
 }
 
 /// Where a frame goes instead.
@@ -89,8 +93,8 @@ pub struct FloodSet {
 }
 
 impl Orders {
-    /// As a chain is composed: what a later plugin wants besides. The first redirect stays, flood sets are intersected, and
-    /// mirrors united; the last mark holds.
+    /// As a chain is composed: what a later plugin wants besides. The first redirect stays, flood sets are intersected, mirrors
+    /// united, the last mark holds, and every meter and label applies.
     pub fn compose(&mut self, later: &Self) {
         self.redirect = self.redirect.or(later.redirect);
         self.flood = match (self.flood.take(), &later.flood) {
@@ -104,6 +108,19 @@ impl Orders {
         self.edits.extend(&later.edits);
         self.commit |= later.commit;
         self.ct_mark = later.ct_mark.or(self.ct_mark);
+        self.dues.add(&later.dues, false);
+    }
+
+    /// What is left of them where `last` refuses the frame: it is counted, and nothing else is done with it.
+    #[must_use]
+    pub fn refused(mut self, last: &Self) -> Self {
+        self.dues.add(&last.dues, false);
+        self.dues.forgive();
+        Self {
+            reject: last.reject,
+            dues: self.dues,
+            ..Self::default()
+        }
     }
 }
 
@@ -579,6 +596,7 @@ mod tests {
             edits: vec![Edit::SetPcp(u8::try_from(port).unwrap())],
             commit: port == 2,
             ct_mark: Some(port),
+            dues: Dues::default(),
         };
         let mut all = Orders::default();
         all.compose(&Orders::default());

@@ -4,6 +4,7 @@
 //! `meshd trace` and the API all render [`DropReason`].
 
 use crate::conntrack::Order;
+use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId};
@@ -43,6 +44,9 @@ pub struct Ruling {
     pub edits: Option<Arc<[Edit]>>,
     /// What it wants of the connection of each frame that is forwarded; `None`: nothing.
     pub track: Option<Arc<Order>>,
+    /// What each frame is charged with and counted under; `None`: nothing. No part of a recording.
+    #[serde(skip)]
+    pub dues: Option<Arc<Dues>>,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at
@@ -123,6 +127,8 @@ drop_reasons! {
     PolicyTarget = "a policy plugin sent the flow to a port or peer that is not on the network, or that it came from",
     /// A plugin failed, and fails closed.
     PolicyFailed = "a policy plugin failed, and its fail mode is closed",
+    /// A meter of a plugin had no room.
+    Metered = "a meter of a policy plugin has no room for more at the moment",
     /// The question to the plugin was not answered in time.
     PolicyTimeout = "a policy plugin did not answer in time",
     /// Too many frames wait for a ruling.

@@ -606,6 +606,7 @@ impl Switch {
                 action: Action::Drop(DropReason::Malformed),
                 edits: None,
                 track: None,
+                dues: None,
                 cache: None,
                 longest: u32::MAX,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -702,6 +703,7 @@ impl Switch {
                 redirected: false,
                 edits: None,
                 track: None,
+                dues: None,
                 reply: None,
             };
             return self.finish(&pending, None, decision, now, out);
@@ -749,6 +751,7 @@ impl Switch {
                         redirected: false,
                         edits: None,
                         track: None,
+                        dues: None,
                         reply: None,
                     };
                     self.finish(&pending, Some(key), decision, now, out);
@@ -775,6 +778,7 @@ impl Switch {
             redirected: false,
             edits: None,
             track: None,
+            dues: None,
             reply: None,
         };
         self.finish(pending, Some(question.key), decision, now, out);
@@ -821,6 +825,7 @@ impl Switch {
                 action: decision.action.clone(),
                 edits: decision.edits.clone(),
                 track: None,
+            dues: decision.dues.clone(),
                 cache: None,
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -876,6 +881,7 @@ impl Switch {
                     ..order
                 })
             }),
+            dues: decision.dues.clone(),
             cache,
             longest: decision.longest,
             obstacle: gate.err(),

@@ -375,6 +375,8 @@ mod tests {
             cacheable: true,
             hard_ms: None,
             orders: meshd_core::policy::Orders::default(),
+            meters: Vec::new(),
+            counts: Vec::new(),
         }
     }
 

@@ -17,6 +17,8 @@ use meshd_core::policy::{FloodSet, Orders, Redirect};
 
 /// Ports that one verdict may mirror to.
 const MIRRORS_MAX: usize = 4;
+/// Meters, and labels, that one verdict may name.
+const DUES_MAX: usize = 8;
 /// Members of a flood set that one verdict may name.
 const FLOOD_MAX: usize = 4096;
 
@@ -35,6 +37,10 @@ pub struct Decision {
     pub hard_ms: Option<u32>,
     /// What else it wants.
     pub orders: Orders,
+    /// Meters that apply, by their place in its config.
+    pub meters: Vec<u32>,
+    /// Labels that it is counted under.
+    pub counts: Vec<u32>,
 }
 
 /// What one plugin said.
@@ -194,6 +200,7 @@ fn tcp_flags(bits: u16) -> TcpFlags {
 pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decision, Fault> {
     let mut orders = Orders::default();
     let mut say = Say::Next;
+    let (mut meters, mut counts) = (Vec::new(), Vec::new());
     match &verdict.target {
         Target::Next => {}
         Target::Accept => say = Say::Accept,
@@ -245,9 +252,14 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             Action::SetDstMac(mac) => orders.edits.push(Edit::SetDstMac(mac_addr(*mac))),
             Action::SetCtMark(mark) => orders.ct_mark = Some(*mark),
             Action::CtCommit => orders.commit = true,
-            Action::Meter(_) => return Err(cannot("meters")),
-            Action::Count(_) => return Err(cannot("labelled counters")),
+            Action::Meter(meter) => meters.push(*meter),
+            Action::Count(label) => counts.push(*label),
             Action::Learn(_) => return Err(cannot("action `learn`")),
+        }
+        if meters.len() > DUES_MAX || counts.len() > DUES_MAX {
+            return Err(Fault::Verdict {
+                what: format!("it names more than {DUES_MAX} meters or labels"),
+            });
         }
         if orders.edits.len() > EDITS_MAX {
             return Err(Fault::Verdict {
@@ -291,6 +303,8 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         cacheable: verdict.life.cacheable,
         hard_ms: (verdict.life.hard_ms > 0).then_some(verdict.life.hard_ms),
         orders,
+        meters,
+        counts,
     })
 }
 

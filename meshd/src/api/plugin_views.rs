@@ -1,6 +1,6 @@
 //! Answers about plugins at work, as both the command line and the routes know them: chains and counters.
 
-use crate::rulings::{AttachmentInfo, PluginInfo};
+use crate::rulings::{AttachmentInfo, LabelCount, MeterInfo, PluginInfo};
 use meshd_core::ident::{Label, Vni};
 use meshd_plugin_host::Fault;
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,10 @@ pub struct PluginStats {
     pub examined: u64,
     /// Why its answers hold for exactly equal frames only, if so.
     pub quarantine: Option<String>,
+    /// Frames by the label that they are counted under (action `count`).
+    pub labels: Vec<LabelCount>,
+    /// What the meters of its config let pass and held back.
+    pub meters: Vec<MeterInfo>,
 }
 
 /// Calls that took less than a bound and not less than the one before.
@@ -155,6 +159,8 @@ pub(super) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -
         last_fault: at.last_fault.clone(),
         examined: at.examined,
         quarantine: at.quarantine.clone(),
+        labels: at.labels.clone(),
+        meters: at.meters.clone(),
     }
 }
 

@@ -285,7 +285,7 @@ fn refuse_attach(error: AttachError) -> Refusal {
     let code = match &error {
         AttachError::NotInstalled { .. } => RefusalCode::NotFound,
         AttachError::Broken { .. } | AttachError::Full { .. } => RefusalCode::Conflict,
-        AttachError::Configure { .. } => RefusalCode::Invalid,
+        AttachError::Configure { .. } | AttachError::Meters { .. } => RefusalCode::Invalid,
         AttachError::Keep { .. } => RefusalCode::Failed,
     };
     Refusal {

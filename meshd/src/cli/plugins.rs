@@ -190,14 +190,51 @@ fn stats(stats: &[PluginStats]) -> String {
         ]
     });
     let empty = "no plugin is attached; `meshd plugin attach NAME NETWORK` does that";
-    show::table(
+    let mut out = show::table(
         &[
             "PLUGIN", "NETWORK", "ASKED", "REFUSED", "FAILED", "MEAN", "P50 <", "P99 <", "FAULTS",
             "EXAMINED",
         ],
         rows,
         empty,
-    )
+    );
+    let labels = stats.iter().flat_map(|row| {
+        row.labels.iter().map(|counted| {
+            vec![
+                row.plugin.to_string(),
+                row.network.clone(),
+                counted.label.to_string(),
+                counted.packets.to_string(),
+                counted.bytes.to_string(),
+            ]
+        })
+    });
+    if stats.iter().any(|row| !row.labels.is_empty()) {
+        out.push('\n');
+        let head = ["PLUGIN", "NETWORK", "LABEL", "PACKETS", "BYTES"];
+        out += &show::table(&head, labels, "");
+    }
+    let meters = stats.iter().flat_map(|row| {
+        row.meters.iter().map(|meter| {
+            vec![
+                meter.meter.clone(),
+                row.network.clone(),
+                meter.rate.clone(),
+                meter.passed.to_string(),
+                meter.passed_bytes.to_string(),
+                meter.held.to_string(),
+                meter.held_bytes.to_string(),
+            ]
+        })
+    });
+    if stats.iter().any(|row| !row.meters.is_empty()) {
+        out.push('\n');
+        let head = [
+            "METER", "NETWORK", "RATE", "PASSED", "BYTES", "DROPPED", "BYTES",
+        ];
+        out += &show::table(&head, meters, "");
+    }
+    out
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! redirect holds, a flood goes to whom all let it, and every mirror gets its copy; the answer ends with the first that ends.
 
 use super::link::{FailMode, Link};
+use meshd_core::dues::DUES_MAX;
 use meshd_core::edit::EDITS_MAX;
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Vni;
@@ -114,6 +115,12 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
             (ours, theirs) => ours.or(theirs),
         };
         out.orders.compose(&decision.orders);
+        if out.orders.dues.is_too_long() {
+            out.verdict = Verdict::Failed;
+            out.cacheable = false;
+            out.why = format!("the chain meters or counts a frame under more than {DUES_MAX} names");
+            return out;
+        }
         if out.orders.edits.len() > EDITS_MAX {
             out.verdict = Verdict::Failed;
             out.cacheable = false;
@@ -136,7 +143,7 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
             }
             Say::Drop { code } => {
                 out.verdict = Verdict::Drop;
-                out.orders = decision.orders;
+                out.orders = std::mem::take(&mut out.orders).refused(&decision.orders);
                 out.why = format!("{}: rule {code}", link.name());
                 return out;
             }
@@ -161,6 +168,9 @@ impl core::fmt::Display for Told<'_> {
         }
         for edit in &self.0.edits {
             write!(f, ", {edit}")?;
+        }
+        for meter in self.0.dues.meters() {
+            write!(f, ", meter {} ({})", meter.name(), meter.rate())?;
         }
         self.0
             .mirrors

@@ -89,6 +89,16 @@ pub enum AttachError {
         /// What it says.
         source: ConfigureError,
     },
+    /// Its config declares meters that are none.
+    #[error("{name} is not attached to network {vni} with this config: {reason}")]
+    Meters {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// Too many.
     #[error("{name} is attached to {MAX_ATTACHMENTS} networks already")]
     Full {

@@ -7,6 +7,7 @@
 //! ```
 
 use super::checker::{Checker, Sample};
+use super::tolls::{Tallies, Tolls};
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
@@ -72,6 +73,8 @@ pub(super) struct Counters {
     pub(super) faults: [AtomicU64; Fault::KINDS.len()],
     /// Calls by how long they took.
     pub(super) times: [AtomicU64; TIMES],
+    /// What frames are counted under in the data path.
+    pub(super) tallies: Tallies,
 }
 
 /// The bucket of [`Counters::times`] for a call.
@@ -92,6 +95,7 @@ pub(super) struct Link {
     order: u16,
     fail: FailMode,
     counters: Arc<Counters>,
+    tolls: Tolls,
     seat: Mutex<Seat>,
     checker: Option<Checker>,
     /// A sample is with the checker: one at a time, so that a slow plugin keeps no other from being examined.
@@ -102,6 +106,8 @@ pub(super) struct Link {
 pub(super) struct Spare {
     pub(super) digest: Digest,
     pub(super) instance: Instance,
+    /// Of its own config.
+    pub(super) tolls: Tolls,
 }
 
 struct Seat {
@@ -129,6 +135,7 @@ impl Link {
             order,
             fail,
             counters,
+            tolls: Tolls::default(),
             seat: Mutex::new(Seat {
                 instance,
                 breaker: Breaker::default(),
@@ -141,6 +148,16 @@ impl Link {
             checker: None,
             in_check: Arc::default(),
         }
+    }
+
+    /// With the meters of its config.
+    pub(super) fn with_tolls(self, tolls: Tolls) -> Self {
+        Self { tolls, ..self }
+    }
+
+    /// The meters of its config.
+    pub(super) fn tolls(&self) -> &Tolls {
+        &self.tolls
     }
 
     /// With a version that answers where this one fails.
@@ -187,7 +204,10 @@ impl Link {
             ..
         } = &mut *seat;
         let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
-        match spare.instance.decide(question) {
+        let decided = spare.instance.decide(question);
+        let decided = decided
+            .and_then(|decision| spare.tolls.impose(&self.counters.tallies, decision));
+        match decided {
             Ok(decision) => {
                 self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
                 Some((spare.digest, decision))
@@ -259,6 +279,9 @@ impl Link {
                 if let Some(times) = self.counters.times.get(bucket(ns)) {
                     add(times, 1);
                 }
+                let outcome = outcome.and_then(|decision| {
+                    self.tolls.impose(&self.counters.tallies, decision)
+                });
                 outcome.map(|decision| {
                     *decisions += 1;
                     if quarantine.is_some() {

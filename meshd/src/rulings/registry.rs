@@ -11,6 +11,7 @@ use super::error::{
 use super::link::{Counters, FailMode, Link, Spare};
 use super::report::{Placement, PluginInfo, show};
 use super::shelf::{Attachment, Good, Record, Shelf, Version};
+use super::tolls::Tolls;
 use crate::compiler::Loader;
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
@@ -72,7 +73,7 @@ impl Registry {
                 let instance = plugin.clone().and_then(|plugin| {
                     Instance::new(&plugin, &attachment.config, 1).map_err(|e| e.to_string())
                 });
-                let link = out.link(&name, attachment, instance, Arc::default());
+                let link = out.link(&name, attachment, instance, Arc::default(), None);
                 links.insert(vni, link);
                 out.moved(vni);
             }
@@ -99,23 +100,32 @@ impl Registry {
         attachment: &Attachment,
         instance: Result<Instance, String>,
         counters: Arc<Counters>,
+        before: Option<&Tolls>,
     ) -> Arc<Link> {
         let (order, fail) = (attachment.order, attachment.fail);
         let spare = match (fail, &attachment.last_good) {
             (FailMode::LastGood, Some(good)) => self
                 .ready(good.digest)
                 .and_then(|plugin| {
-                    Instance::new(&plugin, &good.config, 1).map_err(|e| e.to_string())
+                    let tolls = Tolls::of(name, &good.config, None)?;
+                    let instance = Instance::new(&plugin, &good.config, 1).map_err(|e| e.to_string())?;
+                    Ok((instance, tolls))
                 })
                 .inspect_err(|reason| tracing::warn!(plugin = %name, %reason, "the last good version does not work; what this one cannot decide is dropped"))
                 .ok()
-                .map(|instance| Spare {
+                .map(|(instance, tolls)| Spare {
                     digest: good.digest,
                     instance,
+                    tolls,
                 }),
             _ => None,
         };
+        let (instance, tolls) = match (instance, Tolls::of(name, &attachment.config, before)) {
+            (Ok(_), Err(reason)) => (Err(reason), Tolls::default()),
+            (instance, tolls) => (instance, tolls.unwrap_or_default()),
+        };
         let link = Link::new(name.clone(), order, fail, instance, counters)
+            .with_tolls(tolls)
             .with_spare(spare)
             .with_checker(self.checker.clone());
         link.quarantine(attachment.quarantine.clone());
@@ -301,7 +311,13 @@ impl Registry {
         let mut links = BTreeMap::new();
         for (vni, instance) in instances {
             if let Some(attachment) = record.attachments.get(&vni) {
-                let link = self.link(name, attachment, Ok(instance), counters(old, vni));
+                let link = self.link(
+                    name,
+                    attachment,
+                    Ok(instance),
+                    counters(old, vni),
+                    tolls(old, vni),
+                );
                 links.insert(vni, link);
             }
         }
@@ -410,6 +426,11 @@ impl Registry {
                 vni,
                 source,
             })?;
+        Tolls::of(name, instance.config(), None).map_err(|reason| AttachError::Meters {
+            name: name.clone(),
+            vni,
+            reason,
+        })?;
         let old = record.attachments.get(&vni);
         let new = (record.digest, instance.config().to_owned());
         let same = old.is_some_and(|old| old.config == new.1);
@@ -431,7 +452,8 @@ impl Registry {
                 source,
             })?;
         let counters = counters(Some(installed), vni);
-        let link = self.link(name, &attachment, Ok(instance), counters);
+        let before = tolls(Some(installed), vni);
+        let link = self.link(name, &attachment, Ok(instance), counters, before);
         let installed = self
             .installed
             .get_mut(name)
@@ -476,6 +498,11 @@ fn counters(old: Option<&Installed>, vni: Vni) -> Arc<Counters> {
     old.and_then(|old| old.links.get(&vni))
         .map(|link| Arc::clone(link.counters()))
         .unwrap_or_default()
+}
+
+fn tolls(old: Option<&Installed>, vni: Vni) -> Option<&Tolls> {
+    let link = old.and_then(|old| old.links.get(&vni))?;
+    Some(link.tolls())
 }
 
 /// What an attachment falls back on after a change to `new`: what was there before if it works, else what that fell back on.

@@ -79,6 +79,38 @@ pub struct AttachmentInfo {
     pub faults: Vec<u64>,
     /// Calls by how long they took: below so many ns (`None`: or more), and how many. Empty buckets are left out.
     pub times: Vec<(Option<u64>, u64)>,
+    /// Frames by the label that they are counted under.
+    pub labels: Vec<LabelCount>,
+    /// The meters of its config.
+    pub meters: Vec<MeterInfo>,
+}
+
+/// Frames that were counted under a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelCount {
+    /// As the plugin numbers it.
+    pub label: u32,
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A meter, and what it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeterInfo {
+    /// As the config names it, behind the plugin's name.
+    pub meter: String,
+    /// `1000 kbit/s`, `50 packets/s`.
+    pub rate: String,
+    /// Frames that passed.
+    pub passed: u64,
+    /// Their bytes.
+    pub passed_bytes: u64,
+    /// Frames that it had no room for.
+    pub held: u64,
+    /// Their bytes.
+    pub held_bytes: u64,
 }
 
 pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
@@ -120,6 +152,8 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
                     .filter(|(_, n)| *n > 0)
                     .collect()
             }),
+            labels: link.map_or_else(Vec::new, |link| link.counters().tallies.show()),
+            meters: link.map_or_else(Vec::new, |link| link.tolls().show()),
         }
     });
     PluginInfo {

@@ -42,6 +42,7 @@ fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
         action,
         edits: None,
         track: None,
+        dues: None,
         cache: Some(Megaflow {
             key: mask.apply(&key(frame)),
             mask,
@@ -175,7 +176,8 @@ fn a_ruling_on_drop_counts_each_frame_and_remembers_the_last() {
         [LaneDrop {
             reason: DropReason::Policy,
             at: at(5),
-            key: Some(key(&frame(22, 9)))
+            key: Some(key(&frame(22, 9))),
+            meter: None,
         }]
     );
     assert_eq!(
@@ -220,6 +222,7 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
         action: to_b(),
         edits: None,
         track: None,
+        dues: None,
         cache: None,
         longest: 1500,
         obstacle: None,
@@ -400,7 +403,7 @@ proptest! {
                 open.push(upcall);
             }
             if answer && let Some(upcall) = open.pop() {
-                lane.ruling(upcall, Ruling { action: to_b(), edits: None, track: None, cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
+                lane.ruling(upcall, Ruling { action: to_b(), edits: None, track: None, dues: None, cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
             }
             let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
             prop_assert_eq!(held, lane.parked_bytes);
@@ -505,4 +508,30 @@ fn a_ruling_for_new_frames_enters_their_connections_and_the_answer_is_another_fl
         zone.rows(9, at(3)).iter().map(|row| row.mark).max(),
         Some(3)
     );
+}
+
+#[test]
+fn what_is_due_is_paid_by_each_frame_cached_or_parked_and_the_meter_is_named() {
+    let tally = Arc::new(crate::dues::Tally::default());
+    let mut due = Dues::default();
+    let rate = crate::dues::Rate::Pps(10);
+    due.meter(Arc::new(crate::dues::Meter::new("qos: gold".into(), rate, 300)));
+    due.count(Arc::clone(&tally));
+    let mut lane = lane(LaneLimits::default());
+    let first = frame(80, 0);
+    let id = upcall(lane.frame(vni(), first.clone(), EPOCH, at(0)));
+    assert_eq!(lane.frame(vni(), first.clone(), EPOCH, at(0)), Step::Parked);
+    let metered = Ruling {
+        dues: Some(Arc::new(due)),
+        ..ruling(to_b(), &first, to_port())
+    };
+    let released = lane.ruling(id, metered, at(0)).unwrap();
+    assert_eq!(released.frames.len(), 2);
+    let mut passed = |ms| matches!(lane.frame(vni(), frame(80, 1), EPOCH, at(ms)), Step::Forward { .. });
+    // A burst of three, and one each 100 ms.
+    assert_eq!([0, 0, 50, 100, 150].map(&mut passed), [true, false, false, true, false]);
+    assert_eq!(lane.counters().drops.get(DropReason::Metered), 3);
+    assert_eq!(lane.last_drops()[0].meter.as_deref(), Some("qos: gold"));
+    assert_eq!(tally.read().packets, 7);
+    assert_eq!(tally.read().bytes, 7 * first.len() as u64);
 }

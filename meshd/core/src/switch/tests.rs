@@ -3,7 +3,9 @@
 
 use super::*;
 use crate::conntrack::CtState;
+use crate::dues::{Dues, Meter, Rate};
 use crate::edit::Edit;
+use crate::offload::Plane;
 use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
@@ -11,6 +13,7 @@ use crate::policy::{FloodSet, Orders, Redirect, Verdict};
 use crate::ruling::Output as To;
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
 const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
@@ -939,6 +942,36 @@ fn a_mirror_gets_a_copy_of_what_is_forwarded_and_of_nothing_else() {
     };
     let action = ruling(&bench.answer(&asked, refused)).unwrap().action;
     assert_eq!(action, Action::Drop(DropReason::Policy));
+}
+
+#[test]
+fn a_metered_or_counted_flow_stays_with_the_daemon_and_a_refusal_is_counted_and_not_charged() {
+    let meter = Arc::new(Meter::new("m".into(), Rate::Pps(1), 0));
+    let mut counted = Dues::default();
+    counted.count(Arc::default());
+    let mut metered = counted.clone();
+    metered.meter(meter);
+    for (dues, obstacle) in [
+        (counted.clone(), Obstacle::Counted),
+        (metered.clone(), Obstacle::Metered),
+    ] {
+        let mut bench = Bench::new();
+        bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+        bench.switch.set_plane(vni(), Some(Plane::default()), &mut bench.out);
+        let orders = Orders {
+            dues: dues.clone(),
+            ..Orders::default()
+        };
+        let asked = bench.upcall(FROM_A, &ip(R, A));
+        let ruled = ruling(&bench.answer(&asked, with_orders(orders.clone()))).unwrap();
+        assert_eq!(ruled.obstacle, Some(obstacle));
+        assert_eq!(ruled.dues.as_deref(), Some(&dues));
+        bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+        let asked = bench.upcall(FROM_A, &ip(R, A));
+        let refused = Answer { orders, ..deny() };
+        let ruled = ruling(&bench.answer(&asked, refused)).unwrap();
+        assert_eq!(ruled.dues.as_deref(), Some(&counted));
+    }
 }
 
 #[test]
