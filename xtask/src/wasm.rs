@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const GUESTS: &[(&str, &[&str])] = &[
     (
         "plugins",
-        &["acl", "fixture", "isolation", "stateful-firewall"],
+        &["acl", "fixture", "isolation", "qos", "stateful-firewall"],
     ),
     ("examples/hello-plugin", &["hello-plugin"]),
 ];
