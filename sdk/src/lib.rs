@@ -48,8 +48,8 @@ pub mod wit;
 pub use config::{Config, ConfigError};
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
-pub use meter::Meter;
 pub use meshd_sdk_macros::{Config, policy};
+pub use meter::Meter;
 pub use net::{Net, ParseNetError};
 pub use policy::Policy;
 #[doc(hidden)]
@@ -59,7 +59,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Meter,
-        Net, Policy, Verdict, accept, drop, next, policy, reject, to_peer, to_port,
+        Config, ConfigError, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Meter, Net,
+        Policy, Verdict, accept, drop, next, policy, reject, to_peer, to_port,
     };
 }

@@ -385,9 +385,6 @@ mod tests {
                 scope.spawn(|| (0..1000).for_each(|_| assert!(due.pay(60, Moment(1)).is_ok())));
             }
         });
-        assert_eq!(
-            (tally.read().packets, meter.seen().0.packets),
-            (4000, 4000)
-        );
+        assert_eq!((tally.read().packets, meter.seen().0.packets), (4000, 4000));
     }
 }

@@ -721,8 +721,7 @@ impl<'a> Walk<'a> {
             self.hold(self.now.plus_ms(u64::from(ms)));
         }
         // What a flood costs one receiver holds it back from no other.
-        let lenient =
-            direction == Direction::Egress && dst_class != DstClass::UnicastKnown;
+        let lenient = direction == Direction::Egress && dst_class != DstClass::UnicastKnown;
         self.dues.add(&answer.orders.dues, lenient);
         for meter in answer.orders.dues.meters() {
             self.step("meter", || {

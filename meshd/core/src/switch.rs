@@ -825,7 +825,7 @@ impl Switch {
                 action: decision.action.clone(),
                 edits: decision.edits.clone(),
                 track: None,
-            dues: decision.dues.clone(),
+                dues: decision.dues.clone(),
                 cache: None,
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),

@@ -118,7 +118,8 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
         if out.orders.dues.is_too_long() {
             out.verdict = Verdict::Failed;
             out.cacheable = false;
-            out.why = format!("the chain meters or counts a frame under more than {DUES_MAX} names");
+            out.why =
+                format!("the chain meters or counts a frame under more than {DUES_MAX} names");
             return out;
         }
         if out.orders.edits.len() > EDITS_MAX {

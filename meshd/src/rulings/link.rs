@@ -205,8 +205,8 @@ impl Link {
         } = &mut *seat;
         let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
         let decided = spare.instance.decide(question);
-        let decided = decided
-            .and_then(|decision| spare.tolls.impose(&self.counters.tallies, decision));
+        let decided =
+            decided.and_then(|decision| spare.tolls.impose(&self.counters.tallies, decision));
         match decided {
             Ok(decision) => {
                 self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
@@ -279,9 +279,8 @@ impl Link {
                 if let Some(times) = self.counters.times.get(bucket(ns)) {
                     add(times, 1);
                 }
-                let outcome = outcome.and_then(|decision| {
-                    self.tolls.impose(&self.counters.tallies, decision)
-                });
+                let outcome = outcome
+                    .and_then(|decision| self.tolls.impose(&self.counters.tallies, decision));
                 outcome.map(|decision| {
                     *decisions += 1;
                     if quarantine.is_some() {

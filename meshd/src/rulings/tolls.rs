@@ -94,7 +94,9 @@ impl Tolls {
             let Some((meter, _)) = self.0.get(number as usize) else {
                 let declared = self.0.len();
                 return Err(Fault::Verdict {
-                    what: format!("it names meter {number}, and its config declares {declared} under `meters`; the first is 0"),
+                    what: format!(
+                        "it names meter {number}, and its config declares {declared} under `meters`; the first is 0"
+                    ),
                 });
             };
             decision.orders.dues.meter(Arc::clone(meter));
@@ -197,34 +199,68 @@ mod tests {
         )
         .unwrap();
         let shown = tolls.show();
-        assert_eq!((shown[0].meter.as_str(), shown[0].rate.as_str()), ("qos/gold", "5000 kbit/s"));
-        assert_eq!((shown[1].meter.as_str(), shown[1].rate.as_str()), ("qos/storm", "50 packets/s"));
-        assert!(of("{}", None).unwrap().show().is_empty() && of("", None).unwrap().show().is_empty());
+        assert_eq!(
+            (shown[0].meter.as_str(), shown[0].rate.as_str()),
+            ("qos/gold", "5000 kbit/s")
+        );
+        assert_eq!(
+            (shown[1].meter.as_str(), shown[1].rate.as_str()),
+            ("qos/storm", "50 packets/s")
+        );
+        assert!(
+            of("{}", None).unwrap().show().is_empty() && of("", None).unwrap().show().is_empty()
+        );
     }
 
     #[test]
     fn a_declaration_that_is_none_is_refused_with_its_place() {
         for (meters, said) in [
-            (r#"[{"name": "a", "pps": 1}, {"name": "b"}]"#, "at /meters/1: give either"),
-            (r#"[{"name": "a", "pps": 1, "kbps": 1}]"#, "at /meters/0: give either"),
+            (
+                r#"[{"name": "a", "pps": 1}, {"name": "b"}]"#,
+                "at /meters/1: give either",
+            ),
+            (
+                r#"[{"name": "a", "pps": 1, "kbps": 1}]"#,
+                "at /meters/0: give either",
+            ),
             (r#"[{"name": "a", "pps": 0}]"#, "must be 1 to"),
             (r#"[{"name": "a b", "pps": 1}]"#, "a meter's name"),
-            (r#"[{"name": "a", "pps": 1}, {"name": "a", "pps": 2}]"#, "called \"a\" already"),
-            (r#"[{"name": "a", "pps": 1, "burst-ms": 10001}]"#, "at most 10000"),
+            (
+                r#"[{"name": "a", "pps": 1}, {"name": "a", "pps": 2}]"#,
+                "called \"a\" already",
+            ),
+            (
+                r#"[{"name": "a", "pps": 1, "burst-ms": 10001}]"#,
+                "at most 10000",
+            ),
             (r#"[{"name": "a", "mbps": 1}]"#, "mbps"),
             ("7", "cannot be read"),
         ] {
             let error = of(&format!("{{\"meters\": {meters}}}"), None).unwrap_err();
             assert!(error.contains(said), "{error}");
         }
-        let many: Vec<String> = (0..257).map(|n| format!("{{\"name\": \"m{n}\", \"pps\": 1}}")).collect();
-        assert!(of(&format!("{{\"meters\": [{}]}}", many.join(",")), None).unwrap_err().contains("at most 256"));
+        let many: Vec<String> = (0..257)
+            .map(|n| format!("{{\"name\": \"m{n}\", \"pps\": 1}}"))
+            .collect();
+        assert!(
+            of(&format!("{{\"meters\": [{}]}}", many.join(",")), None)
+                .unwrap_err()
+                .contains("at most 256")
+        );
     }
 
     #[test]
     fn a_meter_that_is_declared_the_same_again_is_the_same_bucket() {
-        let before = of(r#"{"meters": [{"name": "a", "pps": 5}, {"name": "b", "pps": 5}]}"#, None).unwrap();
-        let after = of(r#"{"meters": [{"name": "b", "pps": 6}, {"name": "a", "pps": 5}]}"#, Some(&before)).unwrap();
+        let before = of(
+            r#"{"meters": [{"name": "a", "pps": 5}, {"name": "b", "pps": 5}]}"#,
+            None,
+        )
+        .unwrap();
+        let after = of(
+            r#"{"meters": [{"name": "b", "pps": 6}, {"name": "a", "pps": 5}]}"#,
+            Some(&before),
+        )
+        .unwrap();
         assert!(Arc::ptr_eq(&after.0[1].0, &before.0[0].0));
         assert!(!Arc::ptr_eq(&after.0[0].0, &before.0[1].0));
     }
@@ -234,6 +270,9 @@ mod tests {
         let tallies = Tallies::default();
         assert!((0..256).all(|label| tallies.of(label).is_some()));
         assert!(tallies.of(256).is_none());
-        assert!(Arc::ptr_eq(&tallies.of(7).unwrap(), &tallies.of(7).unwrap()));
+        assert!(Arc::ptr_eq(
+            &tallies.of(7).unwrap(),
+            &tallies.of(7).unwrap()
+        ));
     }
 }

@@ -515,7 +515,11 @@ fn what_is_due_is_paid_by_each_frame_cached_or_parked_and_the_meter_is_named() {
     let tally = Arc::new(crate::dues::Tally::default());
     let mut due = Dues::default();
     let rate = crate::dues::Rate::Pps(10);
-    due.meter(Arc::new(crate::dues::Meter::new("qos: gold".into(), rate, 300)));
+    due.meter(Arc::new(crate::dues::Meter::new(
+        "qos: gold".into(),
+        rate,
+        300,
+    )));
     due.count(Arc::clone(&tally));
     let mut lane = lane(LaneLimits::default());
     let first = frame(80, 0);
@@ -527,9 +531,17 @@ fn what_is_due_is_paid_by_each_frame_cached_or_parked_and_the_meter_is_named() {
     };
     let released = lane.ruling(id, metered, at(0)).unwrap();
     assert_eq!(released.frames.len(), 2);
-    let mut passed = |ms| matches!(lane.frame(vni(), frame(80, 1), EPOCH, at(ms)), Step::Forward { .. });
+    let mut passed = |ms| {
+        matches!(
+            lane.frame(vni(), frame(80, 1), EPOCH, at(ms)),
+            Step::Forward { .. }
+        )
+    };
     // A burst of three, and one each 100 ms.
-    assert_eq!([0, 0, 50, 100, 150].map(&mut passed), [true, false, false, true, false]);
+    assert_eq!(
+        [0, 0, 50, 100, 150].map(&mut passed),
+        [true, false, false, true, false]
+    );
     assert_eq!(lane.counters().drops.get(DropReason::Metered), 3);
     assert_eq!(lane.last_drops()[0].meter.as_deref(), Some("qos: gold"));
     assert_eq!(tally.read().packets, 7);

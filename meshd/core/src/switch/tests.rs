@@ -5,10 +5,10 @@ use super::*;
 use crate::conntrack::CtState;
 use crate::dues::{Dues, Meter, Rate};
 use crate::edit::Edit;
-use crate::offload::Plane;
 use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
+use crate::offload::Plane;
 use crate::policy::{FloodSet, Orders, Redirect, Verdict};
 use crate::ruling::Output as To;
 use proptest::prelude::*;
@@ -957,7 +957,9 @@ fn a_metered_or_counted_flow_stays_with_the_daemon_and_a_refusal_is_counted_and_
     ] {
         let mut bench = Bench::new();
         bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
-        bench.switch.set_plane(vni(), Some(Plane::default()), &mut bench.out);
+        bench
+            .switch
+            .set_plane(vni(), Some(Plane::default()), &mut bench.out);
         let orders = Orders {
             dues: dues.clone(),
             ..Orders::default()
