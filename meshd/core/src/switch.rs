@@ -696,6 +696,7 @@ impl Switch {
                 action: Action::Drop(DropReason::Malformed),
                 mask: None,
                 until: None,
+                idle_ms: None,
                 longest: u32::MAX,
                 why: None,
                 unknown: None,
@@ -743,6 +744,7 @@ impl Switch {
                         action,
                         mask: None,
                         until: None,
+                        idle_ms: None,
                         longest: u32::MAX,
                         why,
                         unknown: None,
@@ -763,6 +765,7 @@ impl Switch {
             action: Action::Drop(DropReason::PolicyTimeout),
             mask: (!is_neighborly(question.key.ip_kind)).then(FlowMask::exact),
             until: Some(now.plus_ms(FAILED_MS)),
+            idle_ms: None,
             longest: self
                 .networks
                 .get(&pending.vni)
@@ -866,6 +869,7 @@ impl Switch {
             mask,
             epoch: self.epoch,
             until: decision.until,
+            idle_ms: decision.idle_ms,
         });
         Ruling {
             action: decision.action.clone(),
