@@ -3,6 +3,7 @@
 //! Owns no state of its own.
 
 use crate::api::backend::{Answer, Backend};
+use crate::api::plugin_views;
 use crate::api::requests::{Invite, InviteWish};
 use crate::connections;
 use crate::driver::DriverHandle;
@@ -187,7 +188,7 @@ impl Backend for Live {
     }
 
     async fn trace(&self, spec: TraceSpec) -> Answer<view::TraceReport> {
-        let mut answers = Vec::new();
+        let (mut answers, mut plugins) = (Vec::new(), Vec::new());
         loop {
             let (traced, given) = (spec.clone(), answers.clone());
             let outcome = self
@@ -207,7 +208,7 @@ impl Backend for Live {
             let TraceEnd::Ask(question) = &outcome.end else {
                 return self
                     .driver
-                    .view(move |node, _, _| report(node, &spec, outcome))
+                    .view(move |node, _, _| report(node, &spec, outcome, plugins))
                     .await;
             };
             if answers.len() == TRACE_QUESTIONS_MAX {
@@ -216,12 +217,14 @@ impl Backend for Live {
                 ));
             }
             let (rulings, question) = (self.rulings.clone(), Question::clone(question));
+            let (direction, port) = (question.direction, question.port);
             let answer = tokio::task::spawn_blocking(move || rulings.ask_now(&question));
-            answers.push(
-                answer
-                    .await
-                    .map_err(|_| failed("the plugin chain broke while it was asked"))?,
-            );
+            let (answer, asked) = answer
+                .await
+                .map_err(|_| failed("the plugin chain broke while it was asked"))?;
+            answers.push(answer);
+            let asked = asked.into_iter();
+            plugins.extend(asked.map(|one| plugin_views::traced(direction, port, one)));
         }
     }
 
@@ -262,7 +265,12 @@ impl Live {
     }
 }
 
-fn report(node: &Node, spec: &TraceSpec, outcome: TraceOutcome) -> view::TraceReport {
+fn report(
+    node: &Node,
+    spec: &TraceSpec,
+    outcome: TraceOutcome,
+    plugins: Vec<view::TracePlugin>,
+) -> view::TraceReport {
     let directory = node.directory();
     let network = directory
         .network_by_vni(spec.vni)
@@ -300,6 +308,7 @@ fn report(node: &Node, spec: &TraceSpec, outcome: TraceOutcome) -> view::TraceRe
         origin,
         flow,
         steps: outcome.steps,
+        plugins,
         verdict,
         drop,
         cached_as,

@@ -336,7 +336,7 @@ impl Loader {
         if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(digest)) {
             // SAFETY: the MAC says that this node's daemon wrote these bytes under this name, and it writes only what its
             // compiler made; the name has the component and all that machine code depends on.
-            match unsafe { Plugin::from_compiled(&self.engine, digest, &code) } {
+            match unsafe { Plugin::from_compiled(&self.engine, wasm, &code) } {
                 Err(LoadError::Stale { reason }) => {
                     tracing::info!(digest = %digest.short(), %reason, "a compiled plugin is stale and is compiled again");
                 }
@@ -347,7 +347,7 @@ impl Loader {
         let code = self.compiler.compile(wasm)?;
         tracing::info!(digest = %digest.short(), bytes = wasm.len(), ms = started.elapsed().as_millis(), "a plugin was compiled");
         // SAFETY: it comes from the compiler.
-        let plugin = unsafe { Plugin::from_compiled(&self.engine, digest, &code) }?;
+        let plugin = unsafe { Plugin::from_compiled(&self.engine, wasm, &code) }?;
         if let Some(cache) = &self.cache {
             cache.put(digest, &code);
         }

@@ -17,14 +17,21 @@ mod chain;
 mod checker;
 mod error;
 mod link;
+mod place;
 mod registry;
 mod report;
+mod shadow;
 mod shelf;
 mod tolls;
 
-pub use error::{AttachError, DetachError, InstallError, RemoveError, RollbackError, StartError};
-pub use link::FailMode;
-pub use report::{AttachmentInfo, LabelCount, MeterInfo, Placement, PluginInfo};
+pub use chain::{Asked, Said};
+pub use error::{
+    AttachError, DetachError, InstallError, RemoveError, RollbackError, ShadowError, StartError,
+};
+pub use meshd_plugin_host::{FailMode, Stage};
+pub use place::Placement;
+pub use report::{About, AttachmentInfo, LabelCount, MeterInfo, PluginInfo, ShadowInfo};
+pub use shadow::{Difference, Example, Tally};
 pub use shelf::ShelfError;
 
 use crate::compiler::{Compiler, Loader, Trust};
@@ -185,16 +192,21 @@ impl Rulings {
         }
     }
 
-    /// The answer of the current chain, now and on this thread: for `meshd trace`.
-    pub fn ask_now(&self, question: &Question) -> Answer {
-        self.0.chains.load().answer(question, Instant::now())
+    /// The answer of the current chain, now and on this thread, with what each plugin said: for `meshd trace`.
+    pub fn ask_now(&self, question: &Question) -> (Answer, Vec<Asked>) {
+        self.0.chains.load().trace(question, Instant::now())
     }
 
-    /// Keeps a component under `name`. If the name is in use, its attachments change over to the new code, all or none.
+    /// Keeps a component under `name`; `source` is the file it came from, for `reload`. If the name is in use, its attachments change over to the new code, all or none.
     ///
     /// # Errors
     /// Why it is no plugin, which attachment's config it refuses, or that it cannot be kept. Nothing has changed then.
-    pub fn install(&self, name: &Label, wasm: &[u8]) -> Result<PluginInfo, InstallError> {
+    pub fn install(
+        &self,
+        name: &Label,
+        wasm: &[u8],
+        source: Option<String>,
+    ) -> Result<PluginInfo, InstallError> {
         // Takes a while, so it comes before the lock.
         let plugin = self
             .0
@@ -205,7 +217,7 @@ impl Rulings {
                 source,
             })?;
         let mut registry = self.registry();
-        let info = registry.install(name, plugin, wasm)?;
+        let info = registry.install(name, plugin, wasm, source)?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
     }
@@ -229,6 +241,31 @@ impl Rulings {
         let info = registry.roll_back(name, plugin)?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
+    }
+
+    /// Has the version in `wasm` asked what `name` is asked on `vni`, with the same config; `name` is obeyed. It ends with
+    /// [`Rulings::unshadow`], with the next change of code, config or place there, and with the daemon.
+    ///
+    /// # Errors
+    /// It is no plugin, takes no such config, or there is nothing to run beside.
+    pub fn shadow(&self, name: &Label, vni: Vni, wasm: &[u8]) -> Result<PluginInfo, ShadowError> {
+        let plugin = self
+            .0
+            .loader
+            .load(wasm)
+            .map_err(|source| ShadowError::Load {
+                name: name.clone(),
+                source,
+            })?;
+        self.registry().shadow(name, vni, &plugin)
+    }
+
+    /// Ends what [`Rulings::shadow`] began.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn unshadow(&self, name: &Label, vni: Vni) -> Result<PluginInfo, ShadowError> {
+        self.registry().unshadow(name, vni)
     }
 
     /// Removes a plugin that is attached nowhere, with all its versions.

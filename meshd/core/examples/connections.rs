@@ -70,6 +70,7 @@ fn lane(vni: Vni, zones: &Zones, frame: &Bytes, ruled: (Action, bool)) -> Option
             mask,
             epoch: EPOCH,
             until: None,
+            idle_ms: None,
         }),
         longest: 1500,
         obstacle: None,

@@ -199,6 +199,15 @@ struct Flow {
     bytes: u64,
 }
 
+impl Flow {
+    /// True while its time and its time without frames last.
+    fn is_fresh(&self, now: Moment) -> bool {
+        let idle = self.flow.idle_ms;
+        self.flow.until.is_none_or(|until| now < until)
+            && idle.is_none_or(|ms| now.ms_since(self.used) < u64::from(ms))
+    }
+}
+
 /// A place for a flow; `turn` grows each time it is given away, so that the front notices.
 #[derive(Debug, Default)]
 struct Slot {
@@ -344,8 +353,7 @@ impl Lane {
 
     /// Rulings that are obeyed in `epoch`, as they lie in the cache.
     pub fn flows(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = LaneFlow> + '_ {
-        let live =
-            move |f: &&Flow| f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until);
+        let live = move |f: &&Flow| f.flow.epoch == epoch && f.is_fresh(now);
         let slots = self.slots.iter().filter_map(|slot| slot.flow.as_ref());
         slots.filter(live).map(|f| LaneFlow {
             flow: f.flow.clone(),
@@ -639,7 +647,7 @@ impl Lane {
 
     fn holds(&self, slot: u32, epoch: Epoch, now: Moment) -> bool {
         let flow = self.slots.get(slot as usize).and_then(|s| s.flow.as_ref());
-        flow.is_some_and(|f| f.flow.epoch == epoch && f.flow.until.is_none_or(|until| now < until))
+        flow.is_some_and(|f| f.flow.epoch == epoch && f.is_fresh(now))
     }
 
     fn place_of(&self, key: &FlowKey) -> usize {
@@ -796,10 +804,7 @@ impl Lane {
     /// True if the slot's flow is out of time or idle.
     fn is_over(&self, slot: usize, now: Moment) -> bool {
         let flow = self.slots.get(slot).and_then(|s| s.flow.as_ref());
-        flow.is_some_and(|f| {
-            now.ms_since(f.used) >= self.limits.idle_ms
-                || f.flow.until.is_some_and(|until| until <= now)
-        })
+        flow.is_some_and(|f| now.ms_since(f.used) >= self.limits.idle_ms || !f.is_fresh(now))
     }
 
     /// True, once, if a frame came since it was asked last.

@@ -144,6 +144,8 @@ obstacles! {
     /// See the text.
     Redirected = "policy sends it elsewhere than its destination MAC is, and the kernel knows places by MAC",
     /// See the text.
+    Idle = "policy wants it forgotten after a time without frames that the gates do not keep",
+    /// See the text.
     Edited = "policy changes MACs, tags or DSCP, which the gates do not",
     /// See the text.
     Metered = "policy meters it, and meters are kept by the daemon",

@@ -101,6 +101,8 @@ pub(crate) struct Decision {
     /// What was looked at; `None`: the next frame may fare otherwise.
     pub(crate) mask: Option<FlowMask>,
     pub(crate) until: Option<Moment>,
+    /// It ends after so many ms without a frame.
+    pub(crate) idle_ms: Option<u32>,
     pub(crate) longest: u32,
     /// Known beyond the reason of a drop.
     pub(crate) why: Option<String>,
@@ -143,6 +145,7 @@ pub(crate) struct Walk<'a> {
     mask: FlowMask,
     cacheable: bool,
     until: Option<Moment>,
+    idle_ms: Option<u32>,
     unknown: Option<MacAddr>,
     redirected: bool,
     /// The sender is to be told that policy refuses.
@@ -184,6 +187,7 @@ impl<'a> Walk<'a> {
             mask,
             cacheable,
             until: None,
+            idle_ms: None,
             unknown: None,
             redirected: false,
             reject: false,
@@ -234,6 +238,7 @@ impl<'a> Walk<'a> {
             action,
             mask: self.cacheable.then_some(self.mask),
             until: self.until,
+            idle_ms: self.idle_ms,
             longest: self.network.map_or(u32::MAX, |n| longest(n.mtu)),
             why,
             unknown: self.unknown,
@@ -719,6 +724,9 @@ impl<'a> Walk<'a> {
         );
         if let Some(ms) = answer.hard_ms {
             self.hold(self.now.plus_ms(u64::from(ms)));
+        }
+        if let Some(ms) = answer.idle_ms {
+            self.idle_ms = Some(self.idle_ms.map_or(ms, |least| least.min(ms)));
         }
         // What a flood costs one receiver holds it back from no other.
         let lenient = direction == Direction::Egress && dst_class != DstClass::UnicastKnown;

@@ -36,6 +36,8 @@ pub struct Answer {
     pub cacheable: bool,
     /// It holds for so many ms; `None`: until the chain changes.
     pub hard_ms: Option<u32>,
+    /// And for so many ms without a frame; `None`: as long as the lanes keep anything.
+    pub idle_ms: Option<u32>,
     /// What else the chain wants.
     pub orders: Orders,
     /// Who decided, and under which reason, for people: `acl: tcp/22 (code 1)`.
@@ -190,8 +192,16 @@ impl Scope {
 /// Answers of one scope, and until when they hold: for each mask, masked key and destination class if that was read.
 type Kept = Vec<(
     FlowMask,
-    BTreeMap<(FlowKey, Option<DstClass>), (Answer, Option<Moment>)>,
+    BTreeMap<(FlowKey, Option<DstClass>), (Answer, Until)>,
 )>;
+
+/// Until when an answer holds, as far as it says so.
+#[derive(Clone, Copy, Debug)]
+struct Until {
+    hard: Option<Moment>,
+    /// If no frame came since it was given.
+    idle: Option<Moment>,
+}
 
 /// A question on its way, and who waits for it.
 #[derive(Debug)]
@@ -273,12 +283,16 @@ impl Policy {
                 .get(&(key, None))
                 .or_else(|| answers.get(&(key, Some(question.dst_class))))?;
             let mut answer = answer.clone();
-            if let Some(until) = until {
+            if let Some(until) = until.hard {
                 let left = until.ms_since(now);
                 if left == 0 {
                     return None;
                 }
                 answer.hard_ms = Some(u32::try_from(left).unwrap_or(u32::MAX));
+            }
+            // A lane that had a frame since then has a ruling and does not ask.
+            if until.idle.is_some_and(|until| until <= now) {
+                return None;
             }
             Some(answer)
         })
@@ -400,7 +414,11 @@ impl Policy {
         };
         if let Some((mask, answers)) = kept.get_mut(at) {
             let class = answer.read_dst_class.then_some(question.dst_class);
-            let until = answer.hard_ms.map(|ms| now.plus_ms(u64::from(ms)));
+            let behind = |ms: u32| now.plus_ms(u64::from(ms));
+            let until = Until {
+                hard: answer.hard_ms.map(behind),
+                idle: answer.idle_ms.map(behind),
+            };
             answers.insert((mask.apply(&question.key), class), (answer.clone(), until));
         }
     }
@@ -442,6 +460,7 @@ mod tests {
             read_dst_class: false,
             cacheable: true,
             hard_ms: None,
+            idle_ms: None,
             orders: Orders::default(),
             why: String::new(),
         }
@@ -457,6 +476,21 @@ mod tests {
                 }
             })
             .collect()
+    }
+
+    #[test]
+    fn an_answer_that_ends_without_frames_is_not_kept_longer_than_that() {
+        let mut policy = Policy::new(PolicyLimits::default());
+        let said = Answer {
+            idle_ms: Some(200),
+            hard_ms: Some(10_000),
+            ..answer(0xffff)
+        };
+        policy.keep(&question(80), &said, Moment(1000));
+        let at = |ms| policy.look(&question(80), Moment(ms));
+        let kept = at(1199).unwrap();
+        assert_eq!((kept.idle_ms, kept.hard_ms), (Some(200), Some(9801)));
+        assert_eq!(at(1200), None);
     }
 
     #[test]

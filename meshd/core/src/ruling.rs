@@ -69,6 +69,8 @@ pub struct Megaflow {
     pub epoch: Epoch,
     /// Obeyed no longer than this.
     pub until: Option<Moment>,
+    /// And no longer than so many ms behind its last frame; `None`: as long as the lane keeps anything.
+    pub idle_ms: Option<u32>,
 }
 
 macro_rules! drop_reasons {

@@ -697,6 +697,7 @@ impl Switch {
                 action: Action::Drop(DropReason::Malformed),
                 mask: None,
                 until: None,
+                idle_ms: None,
                 longest: u32::MAX,
                 why: None,
                 unknown: None,
@@ -745,6 +746,7 @@ impl Switch {
                         action,
                         mask: None,
                         until: None,
+                        idle_ms: None,
                         longest: u32::MAX,
                         why,
                         unknown: None,
@@ -766,6 +768,7 @@ impl Switch {
             action: Action::Drop(DropReason::PolicyTimeout),
             mask: (!is_neighborly(question.key.ip_kind)).then(FlowMask::exact),
             until: Some(now.plus_ms(FAILED_MS)),
+            idle_ms: None,
             longest: self
                 .networks
                 .get(&pending.vni)
@@ -871,6 +874,7 @@ impl Switch {
             mask,
             epoch: self.epoch,
             until: decision.until,
+            idle_ms: decision.idle_ms,
         });
         Ruling {
             action: decision.action.clone(),

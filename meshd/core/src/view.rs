@@ -571,6 +571,8 @@ pub struct TraceReport {
     pub flow: String,
     /// In the order in which the switch goes.
     pub steps: Vec<TraceStep>,
+    /// What each plugin of the chain answers, question by question.
+    pub plugins: Vec<TracePlugin>,
     /// `forwarded to port 3 (web)`, `dropped: …`, `answered by the switch`.
     pub verdict: String,
     /// Why it would be dropped, if it would.
@@ -586,6 +588,35 @@ pub struct TraceStep {
     pub what: String,
     /// What came of it, and why.
     pub detail: String,
+}
+
+/// A plugin's answer in a trace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TracePlugin {
+    /// `ingress` or `egress`: where the frame is asked about.
+    pub direction: String,
+    /// The port that asks.
+    pub port: PortId,
+    /// Where in the chain it stands: `guard`, `classify`, `forward` or `observe`.
+    pub stage: String,
+    /// Lower is asked earlier within the stage.
+    pub order: u16,
+    /// Its name on this node.
+    pub plugin: Label,
+    /// `pass`, `accept`, `drop`, `place` (it sends the frame somewhere), `failed` or `not asked`.
+    pub answer: String,
+    /// Of a drop: the reason's name, or the number of the rule.
+    pub reason: Option<String>,
+    /// Of a drop: the plugin's own number for it.
+    pub code: Option<u16>,
+    /// Of a failure: what happened, and what its fail mode makes of it.
+    pub failure: Option<String>,
+    /// What of the frame it read; absent: nothing, or it was not asked.
+    pub read: Option<String>,
+    /// What else it wants: changes, copies, places; absent: nothing.
+    pub wants: Option<String>,
+    /// Its answer is what becomes of the frame.
+    pub decides: bool,
 }
 
 /// `meshd doctor`.
@@ -625,10 +656,14 @@ pub enum CheckState {
 pub struct Plugin {
     /// Its name on this node.
     pub name: Label,
+    /// What its manifest says it is, if it has one.
+    pub manifest: Option<PluginManifest>,
     /// SHA-256 of the component, as hex.
     pub digest: String,
     /// Bytes of the component.
     pub size: u64,
+    /// The file that it was installed from, as who installed it named it.
+    pub source: Option<String>,
     /// Why it cannot be used, if so.
     pub trouble: Option<String>,
     /// Digests of the versions to which it can go back, the one before first.
@@ -642,6 +677,17 @@ pub struct Plugin {
     pub attachments: Vec<PluginAttachment>,
 }
 
+/// What a plugin's author says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginManifest {
+    /// Of the plugin; it may be installed under another.
+    pub name: String,
+    /// Of the plugin.
+    pub version: String,
+    /// One sentence, or empty.
+    pub description: String,
+}
+
 /// A plugin's place in the chain of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginAttachment {
@@ -649,7 +695,9 @@ pub struct PluginAttachment {
     pub network: String,
     /// The network's segment.
     pub vni: Vni,
-    /// Lower is asked earlier.
+    /// Where in the chain: `guard`, `classify`, `forward` or `observe`, in this order.
+    pub stage: String,
+    /// Lower is asked earlier within the stage.
     pub order: u16,
     /// What holds for frames when it fails: `closed` (dropped), `open` (passed on) or `last-good` (the version before decides).
     pub fail: String,
@@ -669,6 +717,19 @@ pub struct PluginAttachment {
     pub busy_us: u64,
     /// Why its answers hold for exactly equal frames only, if so.
     pub quarantine: Option<String>,
+    /// The version that runs beside it and is not obeyed, if one does.
+    pub shadow: Option<PluginShadow>,
+}
+
+/// A version beside the one in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginShadow {
+    /// SHA-256 of its component, as hex.
+    pub digest: String,
+    /// Questions that both answered.
+    pub compared: u64,
+    /// Of them, those that they answered in two ways.
+    pub differ: u64,
 }
 
 /// A word of an enum as JSON has it: `MtuHole` is `mtu-hole`.

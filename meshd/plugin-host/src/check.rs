@@ -374,6 +374,7 @@ mod tests {
             read_dst_class,
             cacheable: true,
             hard_ms: None,
+            idle_ms: None,
             orders: meshd_core::policy::Orders::default(),
             meters: Vec::new(),
             counts: Vec::new(),

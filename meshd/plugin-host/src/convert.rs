@@ -35,6 +35,8 @@ pub struct Decision {
     pub cacheable: bool,
     /// It holds for so many ms; `None`: as long as code and config.
     pub hard_ms: Option<u32>,
+    /// And for so many ms without a frame; `None`: as long as anything is kept.
+    pub idle_ms: Option<u32>,
     /// What else it wants.
     pub orders: Orders,
     /// Meters that apply, by their place in its config.
@@ -302,6 +304,7 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         read_dst_class: claimed.contains(Deps::DST_CLASS),
         cacheable: verdict.life.cacheable,
         hard_ms: (verdict.life.hard_ms > 0).then_some(verdict.life.hard_ms),
+        idle_ms: (verdict.life.idle_ms > 0).then_some(verdict.life.idle_ms),
         orders,
         meters,
         counts,

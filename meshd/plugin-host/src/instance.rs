@@ -1,7 +1,7 @@
 //! One plugin with one config, ready to decide.
 //!
 //! ```text
-//!   new: instantiate -> configure(json) -> one decision to warm up        any fault: the instance is gone,
+//!   new: fits the schema? -> instantiate -> configure(json) -> one decision to warm up        any fault: the instance is gone,
 //!   decide: refuel -> call -> read the verdict                            the next decide makes a fresh one
 //! ```
 //!
@@ -56,6 +56,12 @@ pub enum ConfigureError {
         /// In bytes.
         size: usize,
     },
+    /// It is not what the manifest's schema allows; the plugin was not asked.
+    #[error("the config is not what the plugin's schema allows: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Schema(
+        /// At least one.
+        Vec<ConfigProblem>,
+    ),
     /// The plugin refuses it.
     #[error("the plugin refuses its config: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Refused(
@@ -289,6 +295,11 @@ impl Instance {
         } else {
             config
         };
+        let schema = plugin.manifest().and_then(|m| m.schema.as_ref());
+        let problems = schema.map_or_else(Vec::new, |schema| schema.problems(config));
+        if !problems.is_empty() {
+            return Err(ConfigureError::Schema(problems));
+        }
         let mut instance = Self {
             plugin: plugin.clone(),
             config: config.into(),

@@ -19,6 +19,8 @@ mod engine;
 mod fault;
 mod instance;
 mod load;
+mod manifest;
+mod schema;
 mod sections;
 mod signature;
 mod tracked;
@@ -33,6 +35,8 @@ pub use load::{
     Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, World, compatibility, precheck,
     precompile,
 };
+pub use manifest::{FailMode, MAX_MANIFEST, Manifest, ManifestError, SECTION, Stage};
+pub use schema::Schema;
 pub use sections::section;
 pub use signature::{SIGNATURE, SignatureError, sign, signed_digest, signer_of, signers};
 pub use words::{Words, key_print};

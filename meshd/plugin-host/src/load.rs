@@ -1,8 +1,8 @@
 //! Component bytes in, a plugin that keeps the contract out.
 //!
 //! ```text
-//!   size -> component? -> compile -> machine code -> imports none? -> exports decide? -> types right? -> Plugin
-//!   \--------- precompile ---------/             \---------------- Plugin::from_compiled ----------------/
+//!   size -> component? -> compile -> machine code -> manifest reads? -> imports none? -> exports decide? -> types right? -> Plugin
+//!   \--------- precompile ---------/             \------------------------ Plugin::from_compiled -------------------------/
 //! ```
 //!
 //! The halves can run in two processes: a compiler that a stranger's component eats its way into takes nothing with it.
@@ -13,6 +13,7 @@ use crate::bindings::tracked::PolicyTrackedPre;
 use crate::bindings::tracked::meshd::policy::tracked_key;
 use crate::engine::{Engine, settings};
 use crate::instance::Guest;
+use crate::manifest::{Manifest, ManifestError};
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
@@ -153,6 +154,9 @@ pub enum LoadError {
         /// As the engine says.
         reason: String,
     },
+    /// It says of itself what does not read.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A policy gets no imports.
     #[error("the component imports {import}, and a policy gets no imports. {hint}")]
     Import {
@@ -199,6 +203,7 @@ pub struct Plugin {
     digest: Digest,
     shape: Arc<Shape>,
     signers: Arc<[Signer]>,
+    manifest: Option<Arc<Manifest>>,
 }
 
 /// Linked, and checked against the types of its world.
@@ -375,10 +380,10 @@ impl Plugin {
             Component::from_binary(engine.wasm(), bytes).map_err(|e| LoadError::Compile {
                 reason: one_line(&e),
             })?;
-        Self::of(engine, Digest::of(bytes), &component)
+        Self::of(engine, bytes, &component)
     }
 
-    /// Checks a component that [`precompile`] has compiled. `digest` is of its WASM.
+    /// Checks a component that [`precompile`] has compiled of `wasm`.
     ///
     /// # Errors
     /// [`LoadError::Stale`] where another release or machine compiled it; else why it is no policy component.
@@ -389,7 +394,7 @@ impl Plugin {
     #[allow(unsafe_code)]
     pub unsafe fn from_compiled(
         engine: &Engine,
-        digest: Digest,
+        wasm: &[u8],
         compiled: &[u8],
     ) -> Result<Self, LoadError> {
         // SAFETY: as the caller promises.
@@ -397,10 +402,12 @@ impl Plugin {
         let component = component.map_err(|e| LoadError::Stale {
             reason: one_line(&e),
         })?;
-        Self::of(engine, digest, &component)
+        Self::of(engine, wasm, &component)
     }
 
-    fn of(engine: &Engine, digest: Digest, component: &Component) -> Result<Self, LoadError> {
+    fn of(engine: &Engine, wasm: &[u8], component: &Component) -> Result<Self, LoadError> {
+        // Before the linker: a plugin of another contract says so in its own words.
+        let manifest = Manifest::of(wasm)?;
         let shape = check(engine, component)?;
         let mut linker = Linker::new(engine.wasm());
         let contract = |e: wasmtime::Error| LoadError::Contract {
@@ -422,9 +429,10 @@ impl Plugin {
         Ok(Self {
             engine: engine.clone(),
             pre,
-            digest,
+            digest: Digest::of(wasm),
             shape: Arc::new(shape),
             signers: Arc::default(),
+            manifest: manifest.map(Arc::new),
         })
     }
 
@@ -453,6 +461,12 @@ impl Plugin {
     #[must_use]
     pub fn limits(&self) -> crate::Limits {
         self.engine.limits()
+    }
+
+    /// What it says of itself, if it does.
+    #[must_use]
+    pub fn manifest(&self) -> Option<&Arc<Manifest>> {
+        self.manifest.as_ref()
     }
 
     /// SHA-256 of the component's bytes.

@@ -106,7 +106,7 @@ fn compiled_elsewhere_it_is_the_same_plugin_and_anything_else_is_stale() {
     let code = precompile(&wasm).unwrap();
     // SAFETY: precompile made it.
     #[allow(unsafe_code)]
-    let plugin = unsafe { Plugin::from_compiled(&engine, Digest::of(&wasm), &code) }.unwrap();
+    let plugin = unsafe { Plugin::from_compiled(&engine, &wasm, &code) }.unwrap();
     assert_eq!(plugin.digest(), Digest::of(&wasm));
     assert_eq!(plugin.shape().imports, ["meshd:policy/types@0.1.0"]);
     assert_eq!(plugin.shape().exports, ["meshd:policy/decide@0.1.0"]);
@@ -114,7 +114,7 @@ fn compiled_elsewhere_it_is_the_same_plugin_and_anything_else_is_stale() {
     assert_eq!(acl.decide(&tcp_to(22)).unwrap().say, Say::Drop { code: 1 });
     // SAFETY: nothing of it is run: it is no machine code.
     #[allow(unsafe_code)]
-    let stale = unsafe { Plugin::from_compiled(&engine, Digest::of(&wasm), b"junk") };
+    let stale = unsafe { Plugin::from_compiled(&engine, &wasm, b"junk") };
     assert!(matches!(stale, Err(LoadError::Stale { .. })), "{stale:?}");
     let again = Engine::new(Limits::default()).unwrap();
     assert_eq!(compatibility(&engine), compatibility(&again));
@@ -187,7 +187,8 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     assert_eq!(orders("edit").edits, [Edit::PushVlan(7), Edit::SetDscp(46)]);
     assert_eq!(orders("nothing"), none);
     let shortly = guest("shortly").decide(&tcp_to(666)).unwrap();
-    assert_eq!((shortly.hard_ms, shortly.orders), (Some(300), none));
+    assert_eq!((shortly.hard_ms, shortly.idle_ms), (Some(300), Some(200)));
+    assert_eq!(shortly.orders, none);
 }
 
 #[test]

@@ -1,7 +1,13 @@
 //! Answers about plugins at work, as both the command line and the routes know them: chains and counters.
 
-use crate::rulings::{AttachmentInfo, LabelCount, MeterInfo, PluginInfo};
-use meshd_core::ident::{Label, Vni};
+use crate::rulings::{
+    Asked, AttachmentInfo, LabelCount, MeterInfo, PluginInfo, Said, ShadowInfo, Stage,
+};
+use meshd_core::flow::{FlowKey, FlowMask};
+use meshd_core::flowtext;
+use meshd_core::ident::{Label, PortId, Vni};
+use meshd_core::node::Direction;
+use meshd_core::view::{self, TracePlugin};
 use meshd_plugin_host::Fault;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -9,7 +15,9 @@ use std::collections::BTreeMap;
 /// One line of `meshd plugin chain`: a plugin's place in a network's chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainLink {
-    /// Lower is asked earlier.
+    /// Stages are asked in their order.
+    pub stage: Stage,
+    /// Lower is asked earlier within the stage.
     pub order: u16,
     /// Its name on this node.
     pub plugin: Label,
@@ -64,6 +72,8 @@ pub struct PluginStats {
     pub asked: u64,
     /// Of them, refused.
     pub dropped: u64,
+    /// Of these, by reason; at most 64 different ones.
+    pub reasons: BTreeMap<String, u64>,
     /// Of them, answered by the fail mode.
     pub failed: u64,
     /// Of these, decided by the last good version.
@@ -82,6 +92,8 @@ pub struct PluginStats {
     pub faults: BTreeMap<String, u64>,
     /// How it failed last.
     pub last_fault: Option<String>,
+    /// The version that is asked the same and not obeyed, and what it would have said; absent: there is none.
+    pub shadow: Option<ShadowInfo>,
     /// Decisions that were examined.
     pub examined: u64,
     /// Why its answers hold for exactly equal frames only, if so.
@@ -111,6 +123,7 @@ pub(super) fn link(plugin: &PluginInfo, at: &AttachmentInfo) -> ChainLink {
     };
     let reasons = [&plugin.trouble, &at.trouble, &at.quarantine];
     ChainLink {
+        stage: at.stage,
         order: at.order,
         plugin: plugin.name.clone(),
         digest: plugin.digest.to_string(),
@@ -139,6 +152,7 @@ pub(super) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -
         vni: at.vni,
         asked: at.asked,
         dropped: at.dropped,
+        reasons: at.reasons.clone(),
         failed: at.failed,
         fell_back: at.fell_back,
         calls,
@@ -157,11 +171,58 @@ pub(super) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -
             .map(|(kind, n)| ((*kind).to_owned(), *n))
             .collect(),
         last_fault: at.last_fault.clone(),
+        shadow: at.shadow.clone(),
         examined: at.examined,
         quarantine: at.quarantine.clone(),
         labels: at.labels.clone(),
         meters: at.meters.clone(),
     }
+}
+
+/// A plugin's answer to the question that a port asks in a trace.
+pub(crate) fn traced(direction: Direction, port: PortId, asked: Asked) -> TracePlugin {
+    let (mut reason, mut code, mut failure) = (None, None, None);
+    let answer = match asked.said {
+        Said::Next => "pass",
+        Said::Accept => "accept",
+        Said::Place => "place",
+        Said::Skipped => "not asked",
+        Said::Drop {
+            code: number,
+            reason: name,
+        } => {
+            (reason, code) = (Some(name), Some(number));
+            "drop"
+        }
+        Said::Failed { fail, why } => {
+            failure = Some(format!("{why} (it fails {})", fail.word()));
+            "failed"
+        }
+    };
+    let mut read = show_read(&asked.key, &asked.mask);
+    if asked.read_dst_class {
+        read.push("how the destination was found".to_owned());
+    }
+    TracePlugin {
+        direction: view::word(&direction),
+        port,
+        stage: asked.stage.word().to_owned(),
+        order: asked.order,
+        plugin: asked.plugin,
+        answer: answer.to_owned(),
+        reason,
+        code,
+        failure,
+        read: (!read.is_empty()).then(|| read.join(", ")),
+        wants: (!asked.orders.is_empty()).then_some(asked.orders),
+        decides: asked.decides,
+    }
+}
+
+/// What of the key a mask has, without the network, which is in every mask.
+fn show_read(key: &FlowKey, mask: &FlowMask) -> Vec<String> {
+    let all = flowtext::show_masked(key, mask);
+    all.split(", ").skip(1).map(str::to_owned).collect()
 }
 
 /// The bound below which so many of 100 calls stayed.

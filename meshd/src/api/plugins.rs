@@ -9,7 +9,7 @@ use super::trace;
 use crate::compiler::CompileError;
 use crate::rulings::{
     AttachError, DetachError, InstallError, Placement, PluginInfo, RemoveError, RollbackError,
-    Rulings,
+    Rulings, ShadowError,
 };
 use axum::body::Bytes;
 use axum::extract::State;
@@ -35,11 +35,24 @@ pub(super) async fn list<B: Backend>(State(backend): State<B>) -> Answer<Vec<vie
 pub(super) async fn install<B: Backend>(
     State(backend): State<B>,
     Segments(plugin): Segments<String>,
+    Asked(query): Asked<InstallQuery>,
     component: Bytes,
 ) -> Answer<view::Plugin> {
     let name = name(&plugin)?;
+    if query
+        .from
+        .as_ref()
+        .is_some_and(|from| from.len() > SOURCE_MAX)
+    {
+        return Err(invalid(format!(
+            "the name of the file has more than {SOURCE_MAX} bytes"
+        ))
+        .into());
+    }
     change(&backend, move |rulings| {
-        rulings.install(&name, &component).map_err(refuse_install)
+        rulings
+            .install(&name, &component, query.from)
+            .map_err(refuse_install)
     })
     .await
 }
@@ -53,6 +66,7 @@ pub(super) async fn attach<B: Backend>(
     let placement = Placement {
         order: wish.order,
         fail: wish.fail,
+        stage: wish.stage,
     };
     change(&backend, move |rulings| {
         rulings
@@ -73,6 +87,32 @@ pub(super) async fn detach<B: Backend>(
     let name = name(&plugin)?;
     change(&backend, move |rulings| {
         rulings.detach(&name, vni).map_err(refuse_detach)
+    })
+    .await
+}
+
+/// Another version beside the one in use; nothing of what it says is obeyed.
+pub(super) async fn shadow<B: Backend>(
+    State(backend): State<B>,
+    Segments((network, plugin)): Segments<(String, String)>,
+    component: Bytes,
+) -> Answer<view::Plugin> {
+    let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
+    change(&backend, move |rulings| {
+        rulings
+            .shadow(&name, vni, &component)
+            .map_err(refuse_shadow)
+    })
+    .await
+}
+
+pub(super) async fn unshadow<B: Backend>(
+    State(backend): State<B>,
+    Segments((network, plugin)): Segments<(String, String)>,
+) -> Answer<view::Plugin> {
+    let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
+    change(&backend, move |rulings| {
+        rulings.unshadow(&name, vni).map_err(refuse_shadow)
     })
     .await
 }
@@ -121,7 +161,7 @@ pub(super) async fn chain<B: Backend>(
         })
         .collect();
     // They come by name, and the sort is stable.
-    links.sort_by_key(|link| link.order);
+    links.sort_by_key(|link| (link.stage, link.order));
     Ok(Json(links))
 }
 
@@ -148,6 +188,17 @@ pub(super) async fn stats<B: Backend>(
             places.map(|at| plugin_views::stats(plugin, at, network_name(&networks, at.vni)))
         });
     Ok(Json(rows.collect()))
+}
+
+/// Bytes of the name of the file that a plugin is installed from.
+const SOURCE_MAX: usize = 4096;
+
+/// What stands behind the `?` of `POST /v1/plugins/{plugin}`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InstallQuery {
+    /// The file, for who installs it again; not opened.
+    from: Option<String>,
 }
 
 /// What stands behind the `?` of `GET /v1/plugin-stats`.
@@ -220,8 +271,14 @@ fn name(text: &str) -> Result<Label, ApiError> {
 fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
     view::Plugin {
         name: info.name.clone(),
+        manifest: info.about.as_ref().map(|about| view::PluginManifest {
+            name: about.name.clone(),
+            version: about.version.clone(),
+            description: about.description.clone(),
+        }),
         digest: info.digest.to_string(),
         size: info.size,
+        source: info.source.as_ref().map(|source| escape(source.as_bytes())),
         trouble: info.trouble.clone(),
         signers: info.signers.iter().map(ToString::to_string).collect(),
         earlier: info.earlier.iter().map(ToString::to_string).collect(),
@@ -232,6 +289,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
             .map(|at| view::PluginAttachment {
                 network: network_name(networks, at.vni),
                 vni: at.vni,
+                stage: at.stage.word().to_owned(),
                 order: at.order,
                 fail: at.fail.word().to_owned(),
                 config: at.config.clone(),
@@ -242,6 +300,11 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
                 failed: at.failed,
                 busy_us: at.ns / 1000,
                 quarantine: at.quarantine.clone(),
+                shadow: at.shadow.as_ref().map(|shadow| view::PluginShadow {
+                    digest: shadow.digest.to_string(),
+                    compared: shadow.tally.compared,
+                    differ: shadow.tally.differ(),
+                }),
             })
             .collect(),
     }
@@ -276,6 +339,7 @@ fn code_of_install(error: &InstallError) -> RefusalCode {
             ..
         } => RefusalCode::Failed,
         InstallError::Load { .. } | InstallError::Configure { .. } => RefusalCode::Invalid,
+        InstallError::Stage { .. } => RefusalCode::Conflict,
         InstallError::Full { .. } => RefusalCode::Conflict,
         InstallError::Keep { .. } => RefusalCode::Failed,
     }
@@ -285,7 +349,9 @@ fn refuse_attach(error: AttachError) -> Refusal {
     let code = match &error {
         AttachError::NotInstalled { .. } => RefusalCode::NotFound,
         AttachError::Broken { .. } | AttachError::Full { .. } => RefusalCode::Conflict,
-        AttachError::Configure { .. } | AttachError::Meters { .. } => RefusalCode::Invalid,
+        AttachError::Configure { .. } | AttachError::Meters { .. } | AttachError::Stage { .. } => {
+            RefusalCode::Invalid
+        }
         AttachError::Keep { .. } => RefusalCode::Failed,
     };
     Refusal {
@@ -312,6 +378,25 @@ fn refuse_rollback(error: RollbackError) -> Refusal {
             RefusalCode::NotFound
         }
         RollbackError::Broken { .. } => RefusalCode::Conflict,
+    };
+    Refusal {
+        code,
+        message: error.to_string(),
+    }
+}
+
+fn refuse_shadow(error: ShadowError) -> Refusal {
+    let code = match &error {
+        ShadowError::NotInstalled { .. }
+        | ShadowError::NotAttached { .. }
+        | ShadowError::None { .. } => RefusalCode::NotFound,
+        ShadowError::Load {
+            source: CompileError::Start { .. },
+            ..
+        }
+        | ShadowError::Thread(_) => RefusalCode::Failed,
+        ShadowError::Load { .. } | ShadowError::Configure { .. } => RefusalCode::Invalid,
+        ShadowError::Full => RefusalCode::Conflict,
     };
     Refusal {
         code,

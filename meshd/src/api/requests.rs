@@ -3,7 +3,7 @@
 //! Owns their shapes and their way into the core's commands. Unknown fields are refused: a misspelt wish must not be
 //! silently another wish.
 
-use crate::rulings::FailMode;
+use crate::rulings::{FailMode, Stage};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use meshd_core::command::{AttachSpec, IpSpec, NetnsRef, Refusal, RefusalCode};
 use meshd_core::ident::{IfName, Label, MacAddr, escape};
@@ -176,9 +176,12 @@ pub struct PluginWish {
     /// Lower is asked earlier; left out: as it was, or 100.
     #[serde(default)]
     pub order: Option<u16>,
-    /// `"closed"`, `"open"` or `"last-good"`; left out: as it was, or closed.
+    /// `"closed"`, `"open"` or `"last-good"`; left out: as it was, or as the manifest says.
     #[serde(default)]
     pub fail: Option<FailMode>,
+    /// `"guard"`, `"classify"`, `"forward"` or `"observe"`; left out: as it was, or as the manifest says.
+    #[serde(default)]
+    pub stage: Option<Stage>,
 }
 
 /// `POST /v1/plugins/{plugin}/rollback`.

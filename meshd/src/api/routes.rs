@@ -120,6 +120,12 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
             post(plugins::attach::<B>).delete(plugins::detach::<B>),
         )
         .route(
+            "/v1/networks/{network}/plugins/{plugin}/shadow",
+            post(plugins::shadow::<B>)
+                .layer(DefaultBodyLimit::max(PLUGIN_MAX))
+                .delete(plugins::unshadow::<B>),
+        )
+        .route(
             "/v1/networks/{network}/vteps/{ip}",
             post(vtep_add::<B>).delete(vtep_remove::<B>),
         )
@@ -171,7 +177,9 @@ async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Respo
     let takes_query = matches!(
         path,
         "/v1/fdb" | "/v1/flows" | "/v1/connections" | "/v1/events" | "/v1/plugin-stats"
-    );
+    ) || path
+        .strip_prefix("/v1/plugins/")
+        .is_some_and(|name| request.method() == Method::POST && !name.contains('/'));
     if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
         let refusal = invalid("this path takes no query (what stands behind the `?`)");
         return ApiError(refusal).into_response();

@@ -2,7 +2,7 @@
 
 use super::values::{self, Ips};
 use super::workshop::WorkCommand;
-use crate::rulings::FailMode;
+use crate::rulings::{FailMode, Stage};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use meshd_core::ident::{IfName, Label, MacAddr, Vni};
 use meshd_core::wire::record::Role;
@@ -350,6 +350,39 @@ pub(super) enum PluginCommand {
         /// The component (.wasm).
         file: PathBuf,
     },
+    /// Read the file of an installed plugin again and put it in its place, wherever it is attached, all or nowhere.
+    #[command(
+        after_help = "Examples:\n  meshd plugin reload acl\n  meshd plugin reload acl target/acl.wasm\n\n\
+        This command reads the file, with your rights; the daemon never does. No frame is lost: those that come meanwhile are\n\
+        decided by the old version or by the new one."
+    )]
+    Reload {
+        /// The plugin.
+        #[arg(value_parser = values::label)]
+        name: Label,
+        /// The component (.wasm) [default: the file that it was installed from].
+        file: Option<PathBuf>,
+    },
+    /// Run a new version of a plugin beside the one in use, which is obeyed, and count where they differ.
+    #[command(
+        after_help = "Examples:\n  meshd plugin shadow acl acl-2.wasm --network demo\n  meshd plugin shadow acl --network demo\n  meshd plugin shadow acl --network demo --stop\n\n\
+        It is asked what the plugin in use is asked, with the same config. Without FILE the differences are shown: their number by kind\n\
+        (`fails`, `mends`, `verdict`, `reason`, `wants`, `life`, `mask`) and the last frames of each. It takes a tenth of one processor at most\n\
+        and passes questions over where that is not enough. It ends with the next change of the plugin there, and with the daemon."
+    )]
+    Shadow {
+        /// The plugin in use.
+        #[arg(value_parser = values::label)]
+        name: Label,
+        /// The component (.wasm) of the new version; left out: show what came of it.
+        file: Option<PathBuf>,
+        /// Name or VNI of the network.
+        #[arg(long, value_name = "NETWORK", value_parser = values::word)]
+        network: String,
+        /// End it.
+        #[arg(long, conflicts_with = "file")]
+        stop: bool,
+    },
     /// Put a plugin into a network's policy chain on this node, or change its config there.
     #[command(
         after_help = "Examples:\n  meshd plugin attach acl demo --config @acl.json\n  meshd plugin attach acl demo --config '{\"deny\":[{\"proto\":\"tcp\",\"port\":22}]}'"
@@ -364,12 +397,15 @@ pub(super) enum PluginCommand {
         /// Config as JSON, or @FILE; `@-` reads stdin [default: as it was, or {}].
         #[arg(long, value_name = "JSON|@FILE", value_parser = clap::value_parser!(OsString))]
         config: Option<OsString>,
-        /// Place in the chain, lower is asked earlier [default: as it was, or 100].
+        /// Place within the stage, lower is asked earlier [default: as it was, or 100].
         #[arg(long, value_name = "NUMBER")]
         order: Option<u16>,
-        /// What holds for frames when the plugin fails, or is not asked because it failed [default: as it was, or closed].
+        /// What holds for frames when the plugin fails, or is not asked because it failed [default: as it was, or as its manifest says; else closed for guard and classify, open for forward and observe].
         #[arg(long, value_enum)]
         fail: Option<FailArg>,
+        /// Stage of the chain, a later one than it was made for and not observe [default: as it was, or as its manifest says, or guard].
+        #[arg(long, value_enum)]
+        stage: Option<StageArg>,
     },
     /// Take a plugin out of a network's policy chain.
     Detach {
@@ -455,6 +491,30 @@ pub(super) enum FailArg {
     Open,
     /// What was in place before the last change of code or config, and worked, decides; if there is none: closed.
     LastGood,
+}
+
+/// [`Stage`] as a word.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum StageArg {
+    /// Refuses; asked first.
+    Guard,
+    /// Marks and changes.
+    Classify,
+    /// Says where to.
+    Forward,
+    /// Copies; has no say in what becomes of a frame.
+    Observe,
+}
+
+impl From<StageArg> for Stage {
+    fn from(stage: StageArg) -> Self {
+        match stage {
+            StageArg::Guard => Self::Guard,
+            StageArg::Classify => Self::Classify,
+            StageArg::Forward => Self::Forward,
+            StageArg::Observe => Self::Observe,
+        }
+    }
 }
 
 impl From<FailArg> for FailMode {

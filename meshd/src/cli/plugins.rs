@@ -8,12 +8,23 @@ use crate::api::client::segment;
 use crate::api::plugin_views::{ChainLink, PluginStats};
 use crate::api::requests::{PluginWish, RollbackWish};
 use crate::bounded;
+use crate::rulings::ShadowInfo;
 use bytes::Bytes;
+use meshd_core::command::RefusalCode;
+use meshd_core::ident::Label;
 use meshd_core::view;
 use meshd_plugin_host::MAX_COMPONENT;
+use std::path::Path;
 
 /// Characters of a config that a table shows.
 const CONFIG_SHOWN: usize = 40;
+/// Reasons of refusals that a table shows.
+const REASONS_SHOWN: usize = 3;
+
+fn component(file: &Path) -> Result<Vec<u8>, Failure> {
+    bounded::file(file, MAX_COMPONENT)
+        .map_err(|e| Failure::new(format!("read the component {}: {e}", show_path(file))))
+}
 
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
@@ -22,15 +33,17 @@ fn short(digest: &str) -> &str {
 pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Failure> {
     match command {
         PluginCommand::Install { name, file } => {
-            let component = bounded::file(&file, MAX_COMPONENT).map_err(|e| {
-                Failure::new(format!("read the component {}: {e}", show_path(&file)))
-            })?;
-            let made: view::Plugin = ask
-                .client
-                .post_bytes(&format!("/v1/plugins/{name}"), Bytes::from(component))
-                .await?;
+            let made = install(ask, &name, &file).await?;
             ask.made(&made, |made| {
-                let digest = short(&made.digest);
+                let digest = match &made.manifest {
+                    Some(about) => show::clean(&format!(
+                        "{} {}, {}",
+                        about.name,
+                        about.version,
+                        short(&made.digest)
+                    )),
+                    None => short(&made.digest).to_owned(),
+                };
                 match made.attachments.len() {
                     0 => format!(
                         "{} ({digest}) is installed; next: meshd plugin attach {} NETWORK\n",
@@ -43,12 +56,93 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
                 }
             })
         }
+        PluginCommand::Reload { name, file } => {
+            let before = find(ask, &name).await?;
+            let file = match (file, &before.source) {
+                (Some(file), _) => file,
+                (None, Some(source)) => source.into(),
+                (None, None) => {
+                    return Err(Failure::new(format!(
+                        "it is not known from which file {name} was installed; name it: `meshd plugin reload {name} FILE.wasm`"
+                    )));
+                }
+            };
+            let made = install(ask, &name, &file).await?;
+            ask.made(&made, |made| {
+                let digest = short(&made.digest);
+                match made.digest == before.digest {
+                    true => format!(
+                        "{} is {digest} as before: {} has not changed\n",
+                        made.name,
+                        show_path(&file)
+                    ),
+                    false => format!(
+                        "{} is {digest}, on {} network(s); `meshd plugin rollback {}` goes back\n",
+                        made.name,
+                        made.attachments.len(),
+                        made.name
+                    ),
+                }
+            })
+        }
+        PluginCommand::Shadow {
+            name,
+            file,
+            network,
+            stop,
+        } => {
+            let path = format!("/v1/networks/{}/plugins/{name}/shadow", segment(&network));
+            match file {
+                Some(file) => {
+                    let made: view::Plugin = ask
+                        .client
+                        .post_bytes(&path, Bytes::from(component(&file)?))
+                        .await?;
+                    ask.made(&made, |made| {
+                        format!(
+                            "{} runs beside {} on network {} and is not obeyed; `meshd plugin shadow {} --network {}` shows what it would say\n",
+                            show_path(&file),
+                            made.name,
+                            show::clean(&network),
+                            made.name,
+                            show::clean(&network),
+                        )
+                    })
+                }
+                None if stop => {
+                    ask.client.delete(&path).await?;
+                    ask.done(
+                        "stopped",
+                        name.as_str(),
+                        format!("nothing runs beside {name} on network {network} any more"),
+                    )
+                }
+                None => {
+                    let path = format!("/v1/plugin-stats?plugin={name}");
+                    let rows: Vec<PluginStats> = ask.client.get(&path).await?;
+                    let row = rows
+                        .into_iter()
+                        .find(|row| row.network == network || row.vni.to_string() == network);
+                    let shadow = row.and_then(|row| row.shadow);
+                    let Some(shadow) = shadow else {
+                        return Err(Failure {
+                            code: RefusalCode::NotFound,
+                            ..Failure::new(format!(
+                                "no version runs beside {name} on network {network}; `meshd plugin shadow {name} FILE --network {network}` starts one"
+                            ))
+                        });
+                    };
+                    ask.made(&shadow, differences)
+                }
+            }
+        }
         PluginCommand::Attach {
             name,
             network,
             config,
             order,
             fail,
+            stage,
         } => {
             let config = config
                 .map(|typed| values::config(&typed))
@@ -58,6 +152,7 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
                 config,
                 order,
                 fail: fail.map(Into::into),
+                stage: stage.map(Into::into),
             };
             let path = format!("/v1/networks/{}/plugins/{name}", segment(&network));
             let made: view::Plugin = ask.client.post(&path, &wish).await?;
@@ -114,6 +209,50 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
     }
 }
 
+async fn install(ask: &Ask, name: &Label, file: &Path) -> Result<view::Plugin, Failure> {
+    let component = component(file)?;
+    // For `reload`; the daemon keeps the word and never opens the file. Paths that are no text are not kept.
+    let source = std::path::absolute(file).ok();
+    let query = source
+        .as_deref()
+        .and_then(Path::to_str)
+        .map_or_else(String::new, |path| format!("?from={}", segment(path)));
+    let path = format!("/v1/plugins/{name}{query}");
+    Ok(ask.client.post_bytes(&path, Bytes::from(component)).await?)
+}
+
+async fn find(ask: &Ask, name: &Label) -> Result<view::Plugin, Failure> {
+    let plugins: Vec<view::Plugin> = ask.client.get("/v1/plugins").await?;
+    let found = plugins.into_iter().find(|plugin| plugin.name == *name);
+    found.ok_or_else(|| Failure {
+        code: RefusalCode::NotFound,
+        ..Failure::new(format!(
+            "no plugin {name} is installed on this node; `meshd plugin install {name} FILE.wasm` first"
+        ))
+    })
+}
+
+/// What a version beside another would have said otherwise.
+fn differences(shadow: &ShadowInfo) -> String {
+    let tally = &shadow.tally;
+    let mut lines = vec![format!(
+        "{}: {} questions compared, {} differ, {} passed over",
+        short(&shadow.digest.to_string()),
+        tally.compared,
+        tally.differ(),
+        tally.passed_over
+    )];
+    for (kind, n) in &tally.differences {
+        lines.push(format!("{}  {n}", view::word(kind)));
+        for example in tally.examples.get(kind).into_iter().flatten() {
+            lines.push(format!("  {}", example.flow));
+            lines.push(format!("    in use:  {}", example.old));
+            lines.push(format!("    new:     {}", example.new));
+        }
+    }
+    show::clean_lines(&lines)
+}
+
 fn chain(links: &[ChainLink]) -> String {
     let rows = links.iter().map(|link| {
         let fail = match &link.last_good {
@@ -127,6 +266,7 @@ fn chain(links: &[ChainLink]) -> String {
         };
         let state = view::word(&link.state);
         vec![
+            link.stage.word().to_owned(),
             link.order.to_string(),
             link.plugin.to_string(),
             short(&link.digest).to_owned(),
@@ -146,12 +286,28 @@ fn chain(links: &[ChainLink]) -> String {
     let empty = "no plugin decides there: everything passes; `meshd plugin attach NAME NETWORK` changes that";
     show::table(
         &[
-            "ORDER", "PLUGIN", "DIGEST", "FAIL", "ASKED", "PASSED", "ACCEPTED", "REFUSED",
+            "STAGE", "ORDER", "PLUGIN", "DIGEST", "FAIL", "ASKED", "PASSED", "ACCEPTED", "REFUSED",
             "FAILED", "STATE", "CONFIG",
         ],
         rows,
         empty,
     )
+}
+
+/// The number, and the most common reasons.
+fn refused(row: &PluginStats) -> String {
+    let mut reasons: Vec<(&String, &u64)> = row.reasons.iter().collect();
+    reasons.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    let named: Vec<String> = reasons
+        .iter()
+        .take(REASONS_SHOWN)
+        .map(|(reason, n)| format!("{reason} {n}"))
+        .collect();
+    match (named.is_empty(), reasons.len() > REASONS_SHOWN) {
+        (true, _) => row.dropped.to_string(),
+        (false, false) => format!("{}: {}", row.dropped, named.join(", ")),
+        (false, true) => format!("{}: {}, ...", row.dropped, named.join(", ")),
+    }
 }
 
 fn stats(stats: &[PluginStats]) -> String {
@@ -174,7 +330,7 @@ fn stats(stats: &[PluginStats]) -> String {
             row.plugin.to_string(),
             row.network.clone(),
             row.asked.to_string(),
-            row.dropped.to_string(),
+            refused(row),
             row.failed.to_string(),
             below(mean),
             below(p50),
@@ -187,13 +343,20 @@ fn stats(stats: &[PluginStats]) -> String {
                 Some(_) => format!("{}, one did not hold", row.examined),
                 None => row.examined.to_string(),
             },
+            match &row.shadow {
+                Some(shadow) => {
+                    let tally = &shadow.tally;
+                    format!("{} of {} differ", tally.differ(), tally.compared)
+                }
+                None => "none".to_owned(),
+            },
         ]
     });
     let empty = "no plugin is attached; `meshd plugin attach NAME NETWORK` does that";
     let mut out = show::table(
         &[
             "PLUGIN", "NETWORK", "ASKED", "REFUSED", "FAILED", "MEAN", "P50 <", "P99 <", "FAULTS",
-            "EXAMINED",
+            "EXAMINED", "SHADOW",
         ],
         rows,
         empty,
@@ -242,10 +405,12 @@ fn stats(stats: &[PluginStats]) -> String {
 mod tests {
     use super::*;
     use crate::api::plugin_views::LinkState;
+    use crate::rulings::Stage;
 
     #[test]
     fn a_chain_is_one_line_a_plugin_with_what_it_does_and_why_it_does_not() {
         let link = ChainLink {
+            stage: Stage::Guard,
             order: 100,
             plugin: "acl".parse().unwrap(),
             digest: "ab".repeat(32),
@@ -262,7 +427,7 @@ mod tests {
         };
         let text = chain(&[link]);
         assert!(
-            text.contains("100    acl     abababababab  last-good cdcdcdcdcdcd  9      4       2         2        1       paused: it failed  {}"),
+            text.contains("guard  100    acl     abababababab  last-good cdcdcdcdcdcd  9      4       2         2        1       paused: it failed  {}"),
             "{text}"
         );
         assert!(chain(&[]).contains("everything passes"));

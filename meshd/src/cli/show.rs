@@ -6,7 +6,7 @@ use comfy_table::{ContentArrangement, Table};
 use meshd_core::view::{
     ByteText, CheckState, Connection, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier,
     Member, MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status,
-    TraceReport, Traffic, VtepRow,
+    TracePlugin, TraceReport, Traffic, VtepRow,
 };
 use meshd_core::wire::record::Role;
 use serde::Serialize;
@@ -672,6 +672,7 @@ pub(super) fn trace(report: &TraceReport) -> String {
             clean(&step.detail)
         );
     }
+    out.push_str(&policy(&report.plugins));
     let _ = write!(out, "\n=> {}\n", clean(&report.verdict));
     if let Some(reason) = report.drop {
         let _ = writeln!(out, "   {}", reason.explain());
@@ -681,6 +682,41 @@ pub(super) fn trace(report: &TraceReport) -> String {
             let _ = writeln!(out, "   holds for all of: {}", clean(cached));
         }
         None => out.push_str("   holds for this frame only\n"),
+    }
+    out
+}
+
+/// What each plugin said, a block for each port that asked.
+fn policy(plugins: &[TracePlugin]) -> String {
+    let mut out = String::new();
+    let mut asks = None;
+    for plugin in plugins {
+        let ask = (&plugin.direction, plugin.port);
+        if asks != Some(ask) {
+            asks = Some(ask);
+            let _ = write!(
+                out,
+                "\npolicy at {} of port {}\n",
+                clean(&plugin.direction),
+                plugin.port
+            );
+        }
+        let reason = plugin.reason.as_ref().or(plugin.failure.as_ref());
+        let _ = writeln!(
+            out,
+            "  {:<8}  {:>5}  {}: {}{}{}",
+            clean(&plugin.stage),
+            plugin.order,
+            plugin.plugin,
+            clean(&plugin.answer),
+            reason.map_or_else(String::new, |reason| format!(", {}", clean(reason))),
+            if plugin.decides { "  <= decides" } else { "" },
+        );
+        for (name, text) in [("read", &plugin.read), ("wants", &plugin.wants)] {
+            if let Some(text) = text {
+                let _ = writeln!(out, "  {:17}{name}: {}", "", clean(text));
+            }
+        }
     }
     out
 }
@@ -730,10 +766,18 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
             [signer] => signer_short(signer),
             [signer, more @ ..] => format!("{} and {} more", signer_short(signer), more.len()),
         };
+        let about = plugin.manifest.as_ref();
+        let about = about.map_or_else(
+            || "-".to_owned(),
+            |about| format!("{} {}", about.name, about.version),
+        );
         let idle = vec![vec![
             plugin.name.to_string(),
+            about.clone(),
             digest.clone(),
             signed.clone(),
+            "-".to_owned(),
+            "-".to_owned(),
             "-".to_owned(),
             "-".to_owned(),
             "-".to_owned(),
@@ -746,6 +790,11 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
             .map(|at| {
                 let quarantine = at.quarantine.as_ref();
                 let quarantine = quarantine.map(|reason| format!("quarantined: {reason}"));
+                let shadow = at.shadow.as_ref().map(|shadow| {
+                    let digest = shadow.digest.get(..12).unwrap_or(&shadow.digest);
+                    let (differ, compared) = (shadow.differ, shadow.compared);
+                    format!("; {digest} beside it, {differ} of {compared} differ")
+                });
                 let trouble = at.trouble.clone().or(quarantine).or_else(|| {
                     at.last_fault
                         .as_ref()
@@ -753,13 +802,20 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
                 });
                 vec![
                     plugin.name.to_string(),
+                    about.clone(),
                     digest.clone(),
                     signed.clone(),
                     at.network.clone(),
+                    at.stage.clone(),
+                    at.fail.clone(),
                     at.asked.to_string(),
                     at.dropped.to_string(),
                     at.failed.to_string(),
-                    trouble.unwrap_or_else(|| "ok".to_owned()),
+                    format!(
+                        "{}{}",
+                        trouble.unwrap_or_else(|| "ok".to_owned()),
+                        shadow.unwrap_or_default()
+                    ),
                 ]
             })
             .collect();
@@ -769,9 +825,12 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
     table(
         &[
             "PLUGIN",
+            "IS",
             "DIGEST",
             "SIGNED BY",
             "NETWORK",
+            "STAGE",
+            "FAIL",
             "ASKED",
             "REFUSED",
             "FAILED",

@@ -15,11 +15,16 @@ use super::{Failure, Printed, show};
 use crate::bounded;
 use crate::compiler::{Compiler, Loader};
 use meshd_core::command::RefusalCode;
-use meshd_plugin_host::{Digest, Engine, Instance, Limits, MAX_COMPONENT, Plugin, WIT};
+use meshd_plugin_host::{
+    Digest, Engine, Instance, Limits, MAX_COMPONENT, Manifest, Plugin, Schema, WIT,
+};
 use serde_json::json;
 use std::ffi::OsString;
 use std::path::Path;
 use std::time::Instant;
+
+/// Names of reasons that `check` lists.
+const REASONS_LISTED: usize = 20;
 
 pub(super) fn run(common: &Common, command: WorkCommand) -> Result<Printed, Failure> {
     match command {
@@ -113,11 +118,23 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
     }
     let digest = Digest::of(&wasm).to_string();
     let shape = plugin.shape();
+    let manifest = plugin.manifest();
     if common.json {
         return Printed::text(show::json(&json!({
             "file": show_path(file),
             "digest": digest,
             "size": wasm.len(),
+            "manifest": manifest.map(|manifest| json!({
+                "name": manifest.name,
+                "version": manifest.version,
+                "description": manifest.description,
+                "sdk": manifest.sdk,
+                "stage": manifest.stage,
+                "fail": manifest.fail,
+                "rules": manifest.rules,
+                "reasons": manifest.reasons,
+                "config-schema": manifest.schema.as_ref().map(Schema::json),
+            })),
             "wit": WIT,
             "world": shape.world.name(),
             "imports": shape.imports,
@@ -130,9 +147,12 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
         true => "none".to_owned(),
         false => names.join(", "),
     };
-    Printed::text(show::clean_lines(&[
+    let mut lines = vec![
         format!("{} is a policy plugin.", show_path(file)),
         String::new(),
+    ];
+    lines.extend(about(manifest.map(AsRef::as_ref)));
+    lines.extend([
         format!("  digest    {digest}"),
         format!("  size      {} bytes", wasm.len()),
         format!("  contract  {WIT}, world {}", shape.world.name()),
@@ -143,5 +163,39 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
             Some(_) => "  config    taken".to_owned(),
             None => "  config    not tried; `--config @FILE` does".to_owned(),
         },
-    ]))
+    ]);
+    Printed::text(show::clean_lines(&lines))
+}
+
+/// What the plugin's author says of it.
+fn about(manifest: Option<&Manifest>) -> Vec<String> {
+    let Some(manifest) = manifest else {
+        return vec!["  manifest  none: stage guard, fails closed, reasons are numbers".to_owned()];
+    };
+    let mut lines = vec![format!(
+        "  name      {} {}",
+        manifest.name, manifest.version
+    )];
+    if !manifest.description.is_empty() {
+        lines.push(format!("  is        {}", manifest.description));
+    }
+    let stage = manifest.stage.unwrap_or_default();
+    let fail = manifest.fail.unwrap_or_else(|| stage.fail());
+    lines.push(format!(
+        "  stage     {}, fails {}",
+        stage.word(),
+        fail.word()
+    ));
+    let mut reasons: Vec<String> = match manifest.rules {
+        0 => Vec::new(),
+        rules => vec![format!("rule 1 to {rules}")],
+    };
+    reasons.extend(manifest.reasons.values().take(REASONS_LISTED).cloned());
+    if manifest.reasons.len() > REASONS_LISTED {
+        reasons.push("...".to_owned());
+    }
+    if !reasons.is_empty() {
+        lines.push(format!("  reasons   {}", reasons.join(", ")));
+    }
+    lines
 }

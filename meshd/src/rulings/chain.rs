@@ -1,17 +1,23 @@
 //! The chains of all networks, as one immutable set, and how a chain comes to its answer.
 //!
-//! The links are asked in order; the first that drops ends it, `accept` skips the rest. The mask is the union over those
-//! that were asked and no others: a guard that drops on a VLAN keeps the ports out of it. Of what they want besides, the first
-//! redirect holds, a flood goes to whom all let it, and every mirror gets its copy; the answer ends with the first that ends.
+//! ```text
+//!   guard* --> classify* --> forward* --> observe* --> the switch
+//!   drop: nobody is asked any more      accept: the rest of its stage is not asked      next, a place: the next one
+//! ```
+//!
+//! The order is stage, order, name. The mask is the union over those that were asked and no others: a guard that drops on a
+//! VLAN keeps the ports out of it. Of what they want besides, the first redirect holds, a flood goes to whom all let it, and
+//! every mirror gets its copy; the answer ends with the first that ends.
 
-use super::link::{FailMode, Link};
+use super::link::Link;
+use super::place::Place;
 use meshd_core::dues::DUES_MAX;
 use meshd_core::edit::EDITS_MAX;
-use meshd_core::flow::FlowMask;
-use meshd_core::ident::Vni;
+use meshd_core::flow::{FlowKey, FlowMask};
+use meshd_core::ident::{Label, Vni};
 use meshd_core::node::Question;
 use meshd_core::policy::{Answer, Orders, Redirect, Verdict};
-use meshd_plugin_host::Say;
+use meshd_plugin_host::{Decision, FailMode, Say, Stage};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,9 +32,69 @@ impl Chains {
     pub(super) fn answer(&self, question: &Question, now: Instant) -> Answer {
         self.0.get(&question.vni).map_or_else(
             || passed("no policy".to_owned()),
-            |links| answer(links, question, now),
+            |links| answer(links, question, now, None),
         )
     }
+
+    /// The same, with what each plugin said.
+    pub(super) fn trace(&self, question: &Question, now: Instant) -> (Answer, Vec<Asked>) {
+        let mut asked = Vec::new();
+        let answer = self.0.get(&question.vni).map_or_else(
+            || passed("no policy".to_owned()),
+            |links| answer(links, question, now, Some(&mut asked)),
+        );
+        (answer, asked)
+    }
+}
+
+/// What became of one plugin of a chain, for one question.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// The plugin.
+    pub plugin: Label,
+    /// Where it stands.
+    pub stage: Stage,
+    /// Where it stands within the stage.
+    pub order: u16,
+    /// Its answer.
+    pub said: Said,
+    /// The key it was asked about; changed by those before it.
+    pub key: FlowKey,
+    /// What of that it read.
+    pub mask: FlowMask,
+    /// Whether it read how the destination was found.
+    pub read_dst_class: bool,
+    /// What it wants besides.
+    pub orders: String,
+    /// It says what becomes of the frame.
+    pub decides: bool,
+}
+
+/// See [`Asked`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// The next one is to decide.
+    Next,
+    /// The rest of its stage need not be asked.
+    Accept,
+    /// Refused.
+    Drop {
+        /// The plugin's number for why.
+        code: u16,
+        /// The same for people.
+        reason: String,
+    },
+    /// It sends the frame, or its flood, to these places.
+    Place,
+    /// It failed, and its fail mode holds.
+    Failed {
+        /// The fail mode.
+        fail: FailMode,
+        /// How it failed, and what held then.
+        why: String,
+    },
+    /// It was not asked: one before it accepted.
+    Skipped,
 }
 
 fn passed(why: String) -> Answer {
@@ -38,6 +104,7 @@ fn passed(why: String) -> Answer {
         read_dst_class: false,
         cacheable: true,
         hard_ms: None,
+        idle_ms: None,
         orders: Orders::default(),
         why,
     }
@@ -51,14 +118,20 @@ pub(super) fn failed(why: String) -> Answer {
         read_dst_class: false,
         cacheable: false,
         hard_ms: None,
+        idle_ms: None,
         orders: Orders::default(),
         why,
     }
 }
 
-fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
+fn answer(
+    links: &[Arc<Link>],
+    question: &Question,
+    now: Instant,
+    asked: Option<&mut Vec<Asked>>,
+) -> Answer {
     let mut fell_back = String::new();
-    let mut out = walk(links, question, now, &mut fell_back);
+    let mut out = walk(links, question, now, &mut fell_back, asked);
     if !fell_back.is_empty() {
         out.why = format!("{}, where {fell_back}", out.why);
     }
@@ -66,38 +139,61 @@ fn answer(links: &[Arc<Link>], question: &Question, now: Instant) -> Answer {
 }
 
 /// `fell_back`: who could not answer, and which version did.
-fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut String) -> Answer {
+fn walk(
+    links: &[Arc<Link>],
+    question: &Question,
+    now: Instant,
+    fell_back: &mut String,
+    mut asked: Option<&mut Vec<Asked>>,
+) -> Answer {
     let mut out = passed(String::new());
     let mut question = Cow::Borrowed(question);
+    let mut accepted = None;
     for link in links {
+        let (name, place) = (link.name(), link.place());
+        let mut spare = None;
+        if accepted == Some(place.stage) {
+            seen(&mut asked, link, &question, Said::Skipped);
+            continue;
+        }
         let decision = match link.ask(&question, now) {
             Ok(decision) => decision,
             Err(reason) => {
                 // Whether a plugin fails does not depend on the key alone, so nothing of this is kept.
                 out.cacheable = false;
-                match link.fail() {
+                let fail = place.fail;
+                let failed = |why: &str| Said::Failed {
+                    fail,
+                    why: why.to_owned(),
+                };
+                match fail {
                     FailMode::Closed => {
+                        seen(&mut asked, link, &question, failed(&reason));
                         out.verdict = Verdict::Failed;
-                        out.why = format!("{}: {reason}; it fails closed", link.name());
-                        return out;
+                        out.why = format!("{name}: {reason}; it fails closed");
+                        return decided(asked, out);
                     }
                     FailMode::Open => {
+                        seen(&mut asked, link, &question, failed(&reason));
                         note(
                             &mut out.why,
-                            format_args!("{}: {reason}; it fails open", link.name()),
+                            format_args!("{name}: {reason}; it fails open"),
                         );
                         continue;
                     }
                     FailMode::LastGood => {
-                        let Some((digest, decision)) = link.fall_back(&question, now) else {
+                        let Some((digest, its, decision)) = link.fall_back(&question, now) else {
+                            let why =
+                                format!("{reason}; there is no last good version that answers");
+                            seen(&mut asked, link, &question, failed(&why));
                             out.verdict = Verdict::Failed;
-                            out.why = format!(
-                                "{}: {reason}; there is no last good version that answers, so it fails closed",
-                                link.name()
-                            );
-                            return out;
+                            out.why = format!("{name}: {why}, so it fails closed");
+                            return decided(asked, out);
                         };
-                        let (name, digest) = (link.name(), digest.short());
+                        spare = Some(its);
+                        let digest = digest.short();
+                        let why = format!("{reason}; its last good version {digest} answers");
+                        seen(&mut asked, link, &question, failed(&why));
                         note(
                             fell_back,
                             format_args!("{name} is its last good version {digest}: {reason}"),
@@ -107,13 +203,13 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
                 }
             }
         };
+        let reasons = spare.as_ref().unwrap_or(place);
+        told(&mut asked, link, reasons, &question, &decision);
         out.mask = out.mask.union(&decision.mask);
         out.read_dst_class |= decision.read_dst_class;
         out.cacheable &= decision.cacheable;
-        out.hard_ms = match (out.hard_ms, decision.hard_ms) {
-            (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
-            (ours, theirs) => ours.or(theirs),
-        };
+        out.hard_ms = sooner(out.hard_ms, decision.hard_ms);
+        out.idle_ms = sooner(out.idle_ms, decision.idle_ms);
         out.orders.compose(&decision.orders);
         if out.orders.dues.is_too_long() {
             out.verdict = Verdict::Failed;
@@ -126,7 +222,7 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
             out.verdict = Verdict::Failed;
             out.cacheable = false;
             out.why = format!("the chain changes more than {EDITS_MAX} things of a frame");
-            return out;
+            return decided(asked, out);
         }
         // Later links see the frame as it will be.
         for edit in &decision.orders.edits {
@@ -136,25 +232,93 @@ fn walk(links: &[Arc<Link>], question: &Question, now: Instant, fell_back: &mut 
         match decision.say {
             Say::Next => note(
                 &mut out.why,
-                format_args!("{}: pass{}", link.name(), Told(&decision.orders)),
+                format_args!("{name}: pass{}", Told(&decision.orders)),
             ),
             Say::Accept => {
-                note(&mut out.why, format_args!("{}: accept", link.name()));
-                return out;
+                note(&mut out.why, format_args!("{name}: accept"));
+                accepted = Some(place.stage);
             }
             Say::Drop { code } => {
                 out.verdict = Verdict::Drop;
                 out.orders = std::mem::take(&mut out.orders).refused(&decision.orders);
-                out.why = format!("{}: rule {code}", link.name());
-                return out;
+                out.why = format!("{name}: {}", reasons.reason(code));
+                return decided(asked, out);
             }
         }
     }
     out
 }
 
+fn sooner(ours: Option<u32>, theirs: Option<u32>) -> Option<u32> {
+    match (ours, theirs) {
+        (Some(ours), Some(theirs)) => Some(ours.min(theirs)),
+        (ours, theirs) => ours.or(theirs),
+    }
+}
+
+/// Whoever was asked last ended it.
+fn decided(asked: Option<&mut Vec<Asked>>, answer: Answer) -> Answer {
+    if let Some(asked) = asked {
+        asked.iter_mut().for_each(|one| one.decides = false);
+        if let Some(last) = asked.last_mut() {
+            last.decides = true;
+        }
+    }
+    answer
+}
+
+fn seen(asked: &mut Option<&mut Vec<Asked>>, link: &Link, question: &Question, said: Said) {
+    if let Some(asked) = asked {
+        asked.push(Asked {
+            plugin: link.name().clone(),
+            stage: link.place().stage,
+            order: link.place().order,
+            said,
+            key: question.key,
+            mask: FlowMask::default(),
+            read_dst_class: false,
+            orders: String::new(),
+            decides: false,
+        });
+    }
+}
+
+fn told(
+    asked: &mut Option<&mut Vec<Asked>>,
+    link: &Link,
+    reasons: &Place,
+    question: &Question,
+    decision: &Decision,
+) {
+    let Some(asked) = asked else {
+        return;
+    };
+    let orders = Told(&decision.orders).to_string();
+    let placed = decision.orders.redirect.is_some();
+    asked.push(Asked {
+        plugin: link.name().clone(),
+        stage: link.place().stage,
+        order: link.place().order,
+        said: match decision.say {
+            Say::Next if placed || decision.orders.flood.is_some() => Said::Place,
+            Say::Next => Said::Next,
+            Say::Accept => Said::Accept,
+            Say::Drop { code } => Said::Drop {
+                code,
+                reason: reasons.reason(code),
+            },
+        },
+        key: question.key,
+        mask: decision.mask,
+        read_dst_class: decision.read_dst_class,
+        orders: orders.trim_start_matches(", ").to_owned(),
+        // Of several that send it elsewhere the first does.
+        decides: placed && !asked.iter().any(|one| one.decides),
+    });
+}
+
 /// What a plugin wants besides, for people.
-struct Told<'a>(&'a Orders);
+pub(super) struct Told<'a>(pub(super) &'a Orders);
 
 impl core::fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -1,6 +1,6 @@
 //! Why a change of the plugins is not made: one enum an operation, and each sentence says what, where and what to do.
 
-use super::registry::{MAX_ATTACHMENTS, MAX_PLUGINS};
+use super::registry::{MAX_ATTACHMENTS, MAX_PLUGINS, MAX_SHADOWS};
 use super::shelf::ShelfError;
 use crate::compiler::CompileError;
 use meshd_core::ident::{Label, Vni};
@@ -43,6 +43,22 @@ pub enum InstallError {
         vni: Vni,
         /// What it says.
         source: ConfigureError,
+    },
+    /// An operator moved the one that is installed to where this one cannot stand.
+    #[error(
+        "{name} cannot replace the installed one on network {vni}: this one is made for the stage {from}, and stands in {to} there; {why}. Attach it there with `--stage {from}` first, or detach it"
+    )]
+    Stage {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// By its manifest.
+        from: &'static str,
+        /// By the operator.
+        to: &'static str,
+        /// Why not.
+        why: &'static str,
     },
     /// Too many.
     #[error("{name} cannot be installed: this node has {MAX_PLUGINS} plugins already")]
@@ -98,6 +114,22 @@ pub enum AttachError {
         vni: Vni,
         /// What is wrong, and where.
         reason: String,
+    },
+    /// It cannot stand there.
+    #[error(
+        "{name} is not attached to network {vni}: it is made for the stage {from} and cannot stand in {to}; {why}. A plugin may go to a later stage, and neither into observe nor out of it"
+    )]
+    Stage {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// By its manifest.
+        from: &'static str,
+        /// By the operator.
+        to: &'static str,
+        /// Why not.
+        why: &'static str,
     },
     /// Too many.
     #[error("{name} is attached to {MAX_ATTACHMENTS} networks already")]
@@ -169,6 +201,63 @@ pub enum RollbackError {
         /// What is wrong with the file.
         reason: String,
     },
+}
+
+/// Why no version runs beside another, or none ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ShadowError {
+    /// No such plugin.
+    #[error("no plugin {name} is installed on this node; `meshd plugin ls` shows those that are")]
+    NotInstalled {
+        /// The plugin.
+        name: Label,
+    },
+    /// It is not there.
+    #[error("{name} is not attached to network {vni}; `meshd plugin ls` shows where it is")]
+    NotAttached {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+    },
+    /// Nothing to stop.
+    #[error(
+        "no version runs beside {name} on network {vni}; `meshd plugin ls` shows where one does"
+    )]
+    None {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+    },
+    /// The component is no plugin.
+    #[error("this version cannot run beside {name}: {source}")]
+    Load {
+        /// The plugin.
+        name: Label,
+        /// What is wrong with it.
+        source: CompileError,
+    },
+    /// The config in use is none for it.
+    #[error(
+        "this version cannot run beside {name} with the config that it has on network {vni}: {source}"
+    )]
+    Configure {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// What the version says.
+        source: ConfigureError,
+    },
+    /// Too many.
+    #[error(
+        "{MAX_SHADOWS} versions run beside others on this node already; `meshd plugin shadow NAME --network N --stop` ends one"
+    )]
+    Full,
+    /// The system has no thread to give.
+    #[error("cannot start a thread for it: {0}")]
+    Thread(io::Error),
 }
 
 /// Why a plugin is not removed.

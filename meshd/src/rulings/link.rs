@@ -7,13 +7,14 @@
 //! ```
 
 use super::checker::{Checker, Sample};
+use super::place::Place;
+use super::shadow::Shadow;
 use super::tolls::{Tallies, Tolls};
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
 use meshd_plugin_host::{Decision, Digest, Fault, Instance, Say};
-use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,31 +32,8 @@ pub(super) const TIMES: usize = 24;
 /// See [`TIMES`].
 const FIRST_TIME_LOG2: u32 = 7;
 
-/// What holds for the frames that a plugin ought to have decided and could not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailMode {
-    /// They are dropped.
-    #[default]
-    Closed,
-    /// They go to the next plugin.
-    Open,
-    /// The version that was in place before the last change of code or config, and worked, decides with its config; where
-    /// there is none, they are dropped.
-    LastGood,
-}
-
-impl FailMode {
-    /// As it is typed and shown.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::LastGood => "last-good",
-        }
-    }
-}
+/// Codes of refusals that are counted one by one; what comes behind is counted together.
+const CODES: usize = 64;
 
 /// What came of the questions so far; survives a change of config and code.
 #[derive(Debug, Default)]
@@ -67,6 +45,8 @@ pub(super) struct Counters {
     pub(super) accepted: AtomicU64,
     /// Of `failed`, answered by the last good version.
     pub(super) fell_back: AtomicU64,
+    /// Of `dropped`, by code; at most [`CODES`].
+    pub(super) codes: Mutex<BTreeMap<u16, u64>>,
     /// Decisions that were examined.
     pub(super) examined: Arc<AtomicU64>,
     /// By [`Fault::KINDS`].
@@ -75,6 +55,21 @@ pub(super) struct Counters {
     pub(super) times: [AtomicU64; TIMES],
     /// What frames are counted under in the data path.
     pub(super) tallies: Tallies,
+}
+
+impl Counters {
+    /// Refusals by code, as far as they are counted one by one.
+    pub(super) fn by_code(&self) -> BTreeMap<u16, u64> {
+        let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        codes.clone()
+    }
+
+    fn refused(&self, code: u16) {
+        let mut codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        if codes.len() < CODES || codes.contains_key(&code) {
+            *codes.entry(code).or_default() += 1;
+        }
+    }
 }
 
 /// The bucket of [`Counters::times`] for a call.
@@ -92,12 +87,13 @@ pub(super) fn below(bucket: usize) -> Option<u64> {
 /// An attachment at work.
 pub(super) struct Link {
     name: Label,
-    order: u16,
-    fail: FailMode,
+    place: Place,
     counters: Arc<Counters>,
     tolls: Tolls,
     seat: Mutex<Seat>,
     checker: Option<Checker>,
+    /// A version that is asked the same, to see what it would say.
+    shadow: Mutex<Option<Arc<Shadow>>>,
     /// A sample is with the checker: one at a time, so that a slow plugin keeps no other from being examined.
     in_check: Arc<AtomicBool>,
 }
@@ -125,15 +121,13 @@ struct Seat {
 impl Link {
     pub(super) fn new(
         name: Label,
-        order: u16,
-        fail: FailMode,
+        place: Place,
         instance: Result<Instance, String>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             name,
-            order,
-            fail,
+            place,
             counters,
             tolls: Tolls::default(),
             seat: Mutex::new(Seat {
@@ -146,6 +140,7 @@ impl Link {
                 spare_breaker: Breaker::default(),
             }),
             checker: None,
+            shadow: Mutex::default(),
             in_check: Arc::default(),
         }
     }
@@ -191,12 +186,24 @@ impl Link {
         self.seat().spare.as_ref().map(|spare| spare.digest)
     }
 
+    /// From now on this one is asked the same; `None`: nobody is. Returns who was.
+    pub(super) fn set_shadow(&self, shadow: Option<Shadow>) -> Option<Arc<Shadow>> {
+        let mut seat = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *seat, shadow.map(Arc::new))
+    }
+
+    /// Who is asked the same, if anybody is.
+    pub(super) fn shadow(&self) -> Option<Arc<Shadow>> {
+        let seat = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
+        seat.clone()
+    }
+
     /// What the last good version says, if there is one and it works.
     pub(super) fn fall_back(
         &self,
         question: &Question,
         now: Instant,
-    ) -> Option<(Digest, Decision)> {
+    ) -> Option<(Digest, Place, Decision)> {
         let mut seat = self.seat();
         let Seat {
             spare,
@@ -204,13 +211,15 @@ impl Link {
             ..
         } = &mut *seat;
         let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
-        let decided = spare.instance.decide(question);
+        let decided = self.place.allows(spare.instance.decide(question));
         let decided =
             decided.and_then(|decision| spare.tolls.impose(&self.counters.tallies, decision));
         match decided {
             Ok(decision) => {
                 self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
-                Some((spare.digest, decision))
+                // Its codes are its own version's.
+                let manifest = spare.instance.plugin().manifest().cloned();
+                Some((spare.digest, self.place.with_manifest(manifest), decision))
             }
             Err(fault) => {
                 tracing::warn!(plugin = %self.name, vni = %question.vni, %fault, "the last good version failed too");
@@ -224,12 +233,9 @@ impl Link {
         &self.name
     }
 
-    pub(super) fn order(&self) -> u16 {
-        self.order
-    }
-
-    pub(super) fn fail(&self) -> FailMode {
-        self.fail
+    /// Where it stands, and what is known of it.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -273,8 +279,14 @@ impl Link {
             Ok(_) if breaker.is_open(now) => Err(paused()),
             Ok(instance) => {
                 let started = Instant::now();
-                let outcome = instance.decide(question);
+                let outcome = self.place.allows(instance.decide(question));
                 let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                if let Some(shadow) = self.shadow() {
+                    shadow.offer(
+                        question,
+                        &outcome.as_ref().map_err(ToString::to_string).cloned(),
+                    );
+                }
                 add(&self.counters.ns, ns);
                 if let Some(times) = self.counters.times.get(bucket(ns)) {
                     add(times, 1);
@@ -311,9 +323,12 @@ impl Link {
         };
         match &outcome {
             Ok(Decision {
-                say: Say::Drop { .. },
+                say: Say::Drop { code },
                 ..
-            }) => add(&self.counters.dropped, 1),
+            }) => {
+                self.counters.refused(*code);
+                add(&self.counters.dropped, 1)
+            }
             Ok(Decision {
                 say: Say::Accept, ..
             }) => add(&self.counters.accepted, 1),

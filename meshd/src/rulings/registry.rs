@@ -6,27 +6,29 @@
 use super::chain::Chains;
 use super::checker::{Caught, Checker};
 use super::error::{
-    AttachError, DetachError, InstallError, RemoveError, RollbackError, StartError,
+    AttachError, DetachError, InstallError, RemoveError, RollbackError, ShadowError, StartError,
 };
-use super::link::{Counters, FailMode, Link, Spare};
-use super::report::{Placement, PluginInfo, show};
+use super::link::{Counters, Link, Spare};
+use super::place::{Place, Placement, may_move};
+use super::report::{PluginInfo, show};
+use super::shadow::Shadow;
 use super::shelf::{Attachment, Good, Record, Shelf, Version};
 use super::tolls::Tolls;
 use crate::compiler::Loader;
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{Digest, Instance, Plugin};
+use meshd_plugin_host::{Digest, FailMode, Instance, Manifest, Plugin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Where an attachment stands if nothing is said.
-const ORDER: u16 = 100;
 /// Plugins that can be installed, and networks one can be attached to; each attachment may hold 16 MiB.
 pub(super) const MAX_PLUGINS: usize = 256;
 /// See [`MAX_PLUGINS`].
 pub(super) const MAX_ATTACHMENTS: usize = 256;
+/// Versions beside others, on this node: each may have 16 MiB and a tenth of a processor.
+pub(super) const MAX_SHADOWS: usize = 8;
 /// Earlier versions of a plugin that stay ready for `rollback`.
 const MAX_EARLIER: usize = 3;
 
@@ -34,6 +36,8 @@ pub(super) struct Installed {
     pub(super) record: Record,
     /// Or why it does not load.
     pub(super) plugin: Result<Plugin, String>,
+    /// Also of a plugin that does not load, as far as its file can be read: its fail mode holds then.
+    pub(super) manifest: Option<Arc<Manifest>>,
     pub(super) links: BTreeMap<Vni, Arc<Link>>,
 }
 
@@ -65,6 +69,10 @@ impl Registry {
         };
         for (name, record) in records {
             let plugin = out.ready(record.digest);
+            let manifest = match &plugin {
+                Ok(plugin) => plugin.manifest().cloned(),
+                Err(_) => out.manifest(record.digest),
+            };
             if let Err(reason) = &plugin {
                 tracing::error!(plugin = %name, %reason, "an installed plugin does not load; its attachments answer by their fail mode");
             }
@@ -73,13 +81,14 @@ impl Registry {
                 let instance = plugin.clone().and_then(|plugin| {
                     Instance::new(&plugin, &attachment.config, 1).map_err(|e| e.to_string())
                 });
-                let link = out.link(&name, attachment, instance, Arc::default(), None);
+                let link = out.link(&name, attachment, &manifest, instance, Arc::default(), None);
                 links.insert(vni, link);
                 out.moved(vni);
             }
             let installed = Installed {
                 record,
                 plugin,
+                manifest,
                 links,
             };
             out.installed.insert(name, installed);
@@ -94,16 +103,22 @@ impl Registry {
         self.loader.load(&wasm).map_err(|e| e.to_string())
     }
 
+    fn manifest(&self, digest: Digest) -> Option<Arc<Manifest>> {
+        let wasm = self.shelf.get(digest).ok()?;
+        Manifest::of(&wasm).ok()?.map(Arc::new)
+    }
+
     fn link(
         &self,
         name: &Label,
         attachment: &Attachment,
+        manifest: &Option<Arc<Manifest>>,
         instance: Result<Instance, String>,
         counters: Arc<Counters>,
         before: Option<&Tolls>,
     ) -> Arc<Link> {
-        let (order, fail) = (attachment.order, attachment.fail);
-        let spare = match (fail, &attachment.last_good) {
+        let place = attachment.place(manifest);
+        let spare = match (place.fail, &attachment.last_good) {
             (FailMode::LastGood, Some(good)) => self
                 .ready(good.digest)
                 .and_then(|plugin| {
@@ -124,7 +139,7 @@ impl Registry {
             (Ok(_), Err(reason)) => (Err(reason), Tolls::default()),
             (instance, tolls) => (instance, tolls.unwrap_or_default()),
         };
-        let link = Link::new(name.clone(), order, fail, instance, counters)
+        let link = Link::new(name.clone(), place, instance, counters)
             .with_tolls(tolls)
             .with_spare(spare)
             .with_checker(self.checker.clone());
@@ -151,7 +166,7 @@ impl Registry {
         }
         for links in chains.values_mut() {
             // They come by name, and the sort is stable.
-            links.sort_by_key(|link| link.order());
+            links.sort_by_key(|link| (link.place().stage, link.place().order));
         }
         Chains(chains)
     }
@@ -185,6 +200,7 @@ impl Registry {
         name: &Label,
         plugin: Plugin,
         wasm: &[u8],
+        source: Option<String>,
     ) -> Result<PluginInfo, InstallError> {
         let old = self.installed.get(name);
         if old.is_none() && self.installed.len() >= MAX_PLUGINS {
@@ -193,9 +209,11 @@ impl Registry {
         let mut record = old.map(|old| old.record.clone()).unwrap_or_else(|| Record {
             digest: plugin.digest(),
             size: wasm.len() as u64,
+            source: None,
             attachments: BTreeMap::new(),
             history: Vec::new(),
         });
+        record.source = source.or(record.source);
         if record.digest != plugin.digest() {
             let before = Version {
                 digest: record.digest,
@@ -289,8 +307,21 @@ impl Registry {
         mut record: Record,
     ) -> Result<PluginInfo, InstallError> {
         let old = self.installed.get(name);
+        let manifest = plugin.manifest().cloned();
+        let stage = manifest.as_deref().and_then(|manifest| manifest.stage);
         let mut instances = BTreeMap::new();
         for (&vni, attachment) in &mut record.attachments {
+            if let Some(to) = attachment.stage
+                && let Err(why) = may_move(stage, to)
+            {
+                return Err(InstallError::Stage {
+                    name: name.clone(),
+                    vni,
+                    from: stage.unwrap_or_default().word(),
+                    to: to.word(),
+                    why,
+                });
+            }
             let instance = Instance::new(&plugin, &attachment.config, self.next_generation())
                 .map_err(|source| InstallError::Configure {
                     name: name.clone(),
@@ -314,6 +345,7 @@ impl Registry {
                 let link = self.link(
                     name,
                     attachment,
+                    &manifest,
                     Ok(instance),
                     counters(old, vni),
                     tolls(old, vni),
@@ -325,6 +357,7 @@ impl Registry {
         let installed = Installed {
             record,
             plugin: Ok(plugin),
+            manifest,
             links,
         };
         let info = show(name, &installed);
@@ -409,14 +442,24 @@ impl Registry {
         if old.is_none() && record.attachments.len() >= MAX_ATTACHMENTS {
             return Err(AttachError::Full { name: name.clone() });
         }
-        let order = placement
-            .order
-            .or(old.map(|old| old.order))
-            .unwrap_or(ORDER);
-        let fail = placement
-            .fail
-            .or(old.map(|old| old.fail))
-            .unwrap_or_default();
+        let manifest = plugin.manifest().cloned();
+        let stage = manifest.as_deref().and_then(|manifest| manifest.stage);
+        if let Some(to) = placement.stage
+            && let Err(why) = may_move(stage, to)
+        {
+            return Err(AttachError::Stage {
+                name: name.clone(),
+                vni,
+                from: stage.unwrap_or_default().word(),
+                to: to.word(),
+                why,
+            });
+        }
+        let placement = Placement {
+            order: placement.order.or(old.map(|old| old.order)),
+            fail: placement.fail.or(old.and_then(|old| old.fail)),
+            stage: placement.stage.or(old.and_then(|old| old.stage)),
+        };
         let config = config
             .or(old.map(|old| old.config.as_str()))
             .unwrap_or_default();
@@ -435,8 +478,9 @@ impl Registry {
         let new = (record.digest, instance.config().to_owned());
         let same = old.is_some_and(|old| old.config == new.1);
         let attachment = Attachment {
-            order,
-            fail,
+            order: Place::new(placement, manifest.clone()).order,
+            fail: placement.fail,
+            stage: placement.stage,
             last_good: match old.filter(|_| same) {
                 Some(old) => old.last_good.clone(),
                 None => good_before(Some(installed), vni, &new),
@@ -453,7 +497,7 @@ impl Registry {
             })?;
         let counters = counters(Some(installed), vni);
         let before = tolls(Some(installed), vni);
-        let link = self.link(name, &attachment, Ok(instance), counters, before);
+        let link = self.link(name, &attachment, &manifest, Ok(instance), counters, before);
         let installed = self
             .installed
             .get_mut(name)
@@ -464,6 +508,64 @@ impl Registry {
         self.moved(vni);
         self.sweep();
         Ok(info)
+    }
+
+    /// Has `plugin` asked what `name` is asked on `vni`, with the same config, from now on and until something changes there.
+    pub(super) fn shadow(
+        &mut self,
+        name: &Label,
+        vni: Vni,
+        plugin: &Plugin,
+    ) -> Result<PluginInfo, ShadowError> {
+        let at_work = self.installed.values().flat_map(|one| one.links.values());
+        let shadows = at_work.filter(|link| link.shadow().is_some()).count();
+        let (installed, link) = self.place(name, vni)?;
+        if shadows >= MAX_SHADOWS && link.shadow().is_none() {
+            return Err(ShadowError::Full);
+        }
+        let config = installed
+            .record
+            .attachments
+            .get(&vni)
+            .map_or("", |attachment| attachment.config.as_str());
+        let instance = Instance::new(plugin, config, self.next_generation()).map_err(|source| {
+            ShadowError::Configure {
+                name: name.clone(),
+                vni,
+                source,
+            }
+        })?;
+        let old = link.place().clone();
+        let new = old.with_manifest(plugin.manifest().cloned());
+        let shadow =
+            Shadow::start(plugin.digest(), instance, old, new).map_err(ShadowError::Thread)?;
+        link.set_shadow(Some(shadow));
+        Ok(show(name, installed))
+    }
+
+    /// Ends what [`Self::shadow`] began.
+    pub(super) fn unshadow(&mut self, name: &Label, vni: Vni) -> Result<PluginInfo, ShadowError> {
+        let (installed, link) = self.place(name, vni)?;
+        match link.set_shadow(None) {
+            Some(_) => Ok(show(name, installed)),
+            None => Err(ShadowError::None {
+                name: name.clone(),
+                vni,
+            }),
+        }
+    }
+
+    fn place(&self, name: &Label, vni: Vni) -> Result<(&Installed, &Arc<Link>), ShadowError> {
+        let installed = self
+            .installed
+            .get(name)
+            .ok_or_else(|| ShadowError::NotInstalled { name: name.clone() })?;
+        let link = installed.links.get(&vni);
+        let link = link.ok_or_else(|| ShadowError::NotAttached {
+            name: name.clone(),
+            vni,
+        })?;
+        Ok((installed, link))
     }
 
     pub(super) fn detach(&mut self, name: &Label, vni: Vni) -> Result<PluginInfo, DetachError> {
@@ -503,6 +605,17 @@ fn counters(old: Option<&Installed>, vni: Vni) -> Arc<Counters> {
 fn tolls(old: Option<&Installed>, vni: Vni) -> Option<&Tolls> {
     let link = old.and_then(|old| old.links.get(&vni))?;
     Some(link.tolls())
+}
+
+impl Attachment {
+    fn place(&self, manifest: &Option<Arc<Manifest>>) -> Place {
+        let placement = Placement {
+            order: Some(self.order),
+            fail: self.fail,
+            stage: self.stage,
+        };
+        Place::new(placement, manifest.clone())
+    }
 }
 
 /// What an attachment falls back on after a change to `new`: what was there before if it works, else what that fell back on.

@@ -1,25 +1,17 @@
 //! Plugins and their places in chains, to be shown. Refuses to change anything.
 
-use super::link::{Counters, FailMode, below};
+use super::link::{Counters, below};
 use super::registry::Installed;
+use super::shadow::Tally;
 use meshd_core::ident::{Label, Vni};
 use meshd_core::signer::Signer;
-use meshd_plugin_host::Digest;
 #[cfg(doc)]
 use meshd_plugin_host::Fault;
+use meshd_plugin_host::{Digest, FailMode, Stage};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-/// Where in the chain a plugin stands, and what holds when it fails. `None`: as it was, or else 100 and closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Placement {
-    /// Lower is asked earlier; the plugin's name decides between equals.
-    pub order: Option<u16>,
-    /// Dropped, passed on, or decided by the version before.
-    pub fail: Option<FailMode>,
-}
 
 /// An installed plugin, to be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,10 +19,14 @@ pub struct Placement {
 pub struct PluginInfo {
     /// Its name on this node.
     pub name: Label,
+    /// Name and version by its manifest, if it has one.
+    pub about: Option<About>,
     /// SHA-256 of the component.
     pub digest: Digest,
     /// Bytes of the component.
     pub size: u64,
+    /// The file that it was installed from, as who installed it named it.
+    pub source: Option<String>,
     /// Why it cannot be used, if so.
     pub trouble: Option<String>,
     /// Versions to which `rollback` can go back, the next one first.
@@ -41,13 +37,36 @@ pub struct PluginInfo {
     pub attachments: Vec<AttachmentInfo>,
 }
 
+/// A version beside the one in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShadowInfo {
+    /// SHA-256 of its component.
+    pub digest: Digest,
+    /// What came of it.
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+/// What a plugin's manifest says it is; a stranger's words, escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Of the plugin; an operator may have installed it under another.
+    pub name: String,
+    /// Of the plugin.
+    pub version: String,
+    /// One sentence, or empty.
+    pub description: String,
+}
+
 /// A plugin in a network's chain, to be shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct AttachmentInfo {
     /// The network.
     pub vni: Vni,
-    /// Lower is asked earlier.
+    /// Where in the chain; stages are asked in their order.
+    pub stage: Stage,
+    /// Lower is asked earlier within the stage.
     pub order: u16,
     /// JSON.
     pub config: String,
@@ -61,6 +80,8 @@ pub struct AttachmentInfo {
     pub asked: u64,
     /// Of them, refused by the plugin.
     pub dropped: u64,
+    /// Of these, by reason; at most 64 different ones.
+    pub reasons: BTreeMap<String, u64>,
     /// Of them, answered by the fail mode.
     pub failed: u64,
     /// Time in the plugin, in ns.
@@ -73,6 +94,8 @@ pub struct AttachmentInfo {
     pub last_good: Option<Digest>,
     /// Why its answers hold for exactly equal frames only, if so.
     pub quarantine: Option<String>,
+    /// The version that is asked the same and not obeyed, and what it would have said, if there is one.
+    pub shadow: Option<ShadowInfo>,
     /// Decisions that were examined.
     pub examined: u64,
     /// By [`Fault::KINDS`].
@@ -117,6 +140,7 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
     let Installed {
         record,
         plugin,
+        manifest,
         links,
     } = installed;
     let now = Instant::now();
@@ -127,19 +151,32 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
         };
         AttachmentInfo {
             vni,
+            stage: link.map_or_else(Stage::default, |link| link.place().stage),
             order: attachment.order,
             config: attachment.config.clone(),
-            fail: attachment.fail,
+            fail: link.map_or_else(FailMode::default, |link| link.place().fail),
             trouble: link.and_then(|link| link.trouble(now)),
             last_fault: link.and_then(|link| link.last_fault()),
             asked: count(|c| &c.asked),
             dropped: count(|c| &c.dropped),
+            reasons: link.map_or_else(BTreeMap::new, |link| {
+                let codes = link.counters().by_code().into_iter();
+                codes
+                    .map(|(code, n)| (link.place().reason(code), n))
+                    .collect()
+            }),
             failed: count(|c| &c.failed),
             ns: count(|c| &c.ns),
             accepted: count(|c| &c.accepted),
             fell_back: count(|c| &c.fell_back),
             last_good: link.and_then(|link| link.spare()),
             quarantine: link.and_then(|link| link.quarantined()),
+            shadow: link
+                .and_then(|link| link.shadow())
+                .map(|shadow| ShadowInfo {
+                    digest: shadow.digest(),
+                    tally: shadow.tally(),
+                }),
             examined: count(|c| &c.examined),
             faults: link.map_or_else(Vec::new, |link| {
                 let faults = link.counters().faults.iter();
@@ -158,8 +195,14 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
     });
     PluginInfo {
         name: name.clone(),
+        about: manifest.as_ref().map(|manifest| About {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            description: manifest.description.clone(),
+        }),
         digest: record.digest,
         size: record.size,
+        source: record.source.clone(),
         trouble: plugin.as_ref().err().cloned(),
         signers: plugin
             .as_ref()

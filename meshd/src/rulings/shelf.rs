@@ -3,10 +3,9 @@
 //! Owns the folder (0700) and its files (0600). A file is named by what is in it and read only if that is still true. It
 //! is on the disk before a record names it, and goes only after none does.
 
-use super::link::FailMode;
 use crate::store::{Store, StoreError};
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{Digest, MAX_COMPONENT};
+use meshd_plugin_host::{Digest, FailMode, MAX_COMPONENT, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
@@ -23,6 +22,9 @@ pub(super) struct Record {
     pub(super) digest: Digest,
     /// Bytes of the component.
     pub(super) size: u64,
+    /// The file that it was installed from, for `reload`; a word of the installer's, which is not opened here.
+    #[serde(default)]
+    pub(super) source: Option<String>,
     pub(super) attachments: BTreeMap<Vni, Attachment>,
     /// Earlier versions that stay ready, the one before first.
     #[serde(default)]
@@ -68,7 +70,10 @@ pub(super) struct Attachment {
     pub(super) order: u16,
     /// JSON.
     pub(super) config: String,
-    pub(super) fail: FailMode,
+    /// `None`: as the manifest says.
+    pub(super) fail: Option<FailMode>,
+    /// `None`: as the manifest says.
+    pub(super) stage: Option<Stage>,
     /// What decides if it fails and its fail mode is `last-good`.
     #[serde(default)]
     pub(super) last_good: Option<Good>,

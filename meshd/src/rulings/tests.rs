@@ -1,6 +1,8 @@
 //! With the guests that `cargo xtask plugins` builds.
 #![allow(clippy::unwrap_used)]
 
+mod chains;
+mod shadows;
 mod versions;
 
 use super::*;
@@ -74,15 +76,22 @@ fn with(plugins: &[&str]) -> (tempfile::TempDir, Rulings, mpsc::Receiver<Input>)
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let (rulings, seen) = start(dir.path(), 64);
     for name in plugins {
-        rulings.install(&label(name), &component(name)).unwrap();
+        rulings
+            .install(&label(name), &component(name), None)
+            .unwrap();
     }
     (dir, rulings, seen)
+}
+
+fn now(rulings: &Rulings, question: &Question) -> Answer {
+    rulings.ask_now(question).0
 }
 
 fn fail(fail: FailMode) -> Placement {
     Placement {
         fail: Some(fail),
         order: None,
+        stage: None,
     }
 }
 
@@ -161,17 +170,14 @@ fn a_change_moves_the_number_of_its_chain_and_a_refused_config_changes_nothing()
         .unwrap_err();
     assert!(error.to_string().contains("/deny/0/port"), "{error}");
     assert_eq!(
-        (
-            rulings.chains()[&lan()],
-            rulings.ask_now(&tcp_to(22)).verdict
-        ),
+        (rulings.chains()[&lan()], now(&rulings, &tcp_to(22)).verdict),
         (first, Verdict::Drop)
     );
     rulings
         .attach(&acl, lan(), "{}", Placement::default())
         .unwrap();
     assert_ne!(rulings.chains()[&lan()], first);
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Pass);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Pass);
     rulings.detach(&acl, lan()).unwrap();
     assert_eq!(rulings.chains()[&lan()], 0);
     assert!(matches!(
@@ -195,7 +201,7 @@ fn a_restart_finds_plugins_and_chains_and_a_changed_file_fails_by_its_mode() {
     );
     assert_eq!(
         (
-            rulings.ask_now(&tcp_to(22)).verdict,
+            now(&rulings, &tcp_to(22)).verdict,
             rulings.chains()[&lan()] > 0
         ),
         (Verdict::Drop, true)
@@ -217,54 +223,14 @@ fn a_restart_finds_plugins_and_chains_and_a_changed_file_fails_by_its_mode() {
         info.trouble.as_ref().unwrap().contains("was changed since"),
         "{info:?}"
     );
-    assert_eq!(rulings.ask_now(&tcp_to(80)).verdict, Verdict::Failed);
-    rulings.install(&label("acl"), &component("acl")).unwrap();
+    assert_eq!(now(&rulings, &tcp_to(80)).verdict, Verdict::Failed);
+    rulings
+        .install(&label("acl"), &component("acl"), None)
+        .unwrap();
     assert_eq!(
-        rulings.ask_now(&tcp_to(80)).verdict,
+        now(&rulings, &tcp_to(80)).verdict,
         Verdict::Pass,
         "installed again, it works again"
-    );
-}
-
-#[test]
-fn the_chain_is_asked_in_order_until_somebody_drops_or_accepts() {
-    let (_dir, rulings, _seen) = with(&["acl", "fixture"]);
-    let (acl, fixture) = (label("acl"), label("fixture"));
-    let at = |order| Placement {
-        order: Some(order),
-        fail: None,
-    };
-    rulings.attach(&acl, lan(), DENY_SSH, at(50)).unwrap();
-    rulings
-        .attach(&fixture, lan(), r#"{"on-port":22,"do":"accept"}"#, at(60))
-        .unwrap();
-    assert_eq!(rulings.ask_now(&tcp_to(22)).why, "acl: rule 1");
-    let both = rulings.ask_now(&tcp_to(80));
-    assert_eq!(
-        (both.why.as_str(), both.mask.dst_port),
-        ("acl: pass, fixture: pass", 0xffff),
-        "the mask is of both"
-    );
-    rulings
-        .attach(&fixture, lan(), r#"{"on-port":22,"do":"accept"}"#, at(40))
-        .unwrap();
-    let accepted = rulings.ask_now(&tcp_to(22));
-    assert_eq!(
-        (accepted.why.as_str(), accepted.verdict),
-        ("fixture: accept", Verdict::Pass)
-    );
-    rulings
-        .attach(
-            &fixture,
-            lan(),
-            r#"{"on-port":80,"do":"drop"}"#,
-            Placement::default(),
-        )
-        .unwrap();
-    assert_eq!(
-        rulings.ask_now(&tcp_to(80)).why,
-        "fixture: rule 7",
-        "it stays first unless it is told to move"
     );
 }
 
@@ -275,7 +241,7 @@ fn a_fault_is_answered_by_the_fail_mode_and_kept_by_nobody() {
     rulings
         .attach(&fixture, lan(), TRAP, Placement::default())
         .unwrap();
-    let closed = rulings.ask_now(&tcp_to(666));
+    let closed = now(&rulings, &tcp_to(666));
     assert_eq!((closed.verdict, closed.cacheable), (Verdict::Failed, false));
     assert!(
         closed.why.starts_with("fixture: it trapped") && closed.why.ends_with("it fails closed"),
@@ -285,9 +251,9 @@ fn a_fault_is_answered_by_the_fail_mode_and_kept_by_nobody() {
     rulings
         .attach(&fixture, lan(), TRAP, fail(FailMode::Open))
         .unwrap();
-    let open = rulings.ask_now(&tcp_to(666));
+    let open = now(&rulings, &tcp_to(666));
     assert_eq!((open.verdict, open.cacheable), (Verdict::Pass, false));
-    assert_eq!(rulings.ask_now(&tcp_to(1)).why, "fixture: pass");
+    assert_eq!(now(&rulings, &tcp_to(1)).why, "fixture: pass");
 }
 
 #[test]
@@ -297,9 +263,9 @@ fn five_faults_and_the_plugin_is_left_alone_for_a_while() {
         .attach(&label("fixture"), lan(), TRAP, Placement::default())
         .unwrap();
     for _ in 0..5 {
-        assert!(rulings.ask_now(&tcp_to(666)).why.contains("it trapped"));
+        assert!(now(&rulings, &tcp_to(666)).why.contains("it trapped"));
     }
-    let good = rulings.ask_now(&tcp_to(1));
+    let good = now(&rulings, &tcp_to(1));
     assert!(
         good.verdict == Verdict::Failed && good.why.contains("not asked for 10 s"),
         "{}",
@@ -327,15 +293,15 @@ fn new_code_that_refuses_a_config_in_use_changes_nothing() {
         .unwrap();
     let before = rulings.list();
     assert!(matches!(
-        rulings.install(&acl, &component("fixture")),
+        rulings.install(&acl, &component("fixture"), None),
         Err(InstallError::Configure { .. })
     ));
     assert!(matches!(
-        rulings.install(&acl, b"garbage"),
+        rulings.install(&acl, b"garbage", None),
         Err(InstallError::Load { .. })
     ));
     assert_eq!(rulings.list(), before);
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Drop);
 }
 
 #[test]
@@ -367,6 +333,7 @@ fn a_new_place_without_a_config_leaves_the_config_as_it_was() {
     let at = |order| Placement {
         order: Some(order),
         fail: None,
+        stage: None,
     };
     let first = rulings.attach(&acl, lan(), None, at(1)).unwrap();
     assert_eq!(first.attachments[0].config, "{}");
@@ -374,12 +341,12 @@ fn a_new_place_without_a_config_leaves_the_config_as_it_was() {
     let moved = rulings.attach(&acl, lan(), None, at(60)).unwrap();
     let place = &moved.attachments[0];
     assert_eq!((place.order, place.config.as_str()), (60, DENY_SSH));
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Drop);
     let opened = rulings
         .attach(&acl, lan(), None, fail(FailMode::Open))
         .unwrap();
     assert_eq!(opened.attachments[0].config, DENY_SSH);
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Drop);
     let emptied = rulings
         .attach(&acl, lan(), "{}", Placement::default())
         .unwrap();

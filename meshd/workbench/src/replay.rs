@@ -208,6 +208,7 @@ impl Run<'_> {
             read_dst_class: decision.read_dst_class,
             cacheable: decision.cacheable,
             hard_ms: decision.hard_ms,
+            idle_ms: decision.idle_ms,
             orders: decision.orders,
             why: verdict,
         };

@@ -130,6 +130,7 @@ fn ruling(tree: &Tree, key: &FlowKey, epoch: Epoch) -> Ruling {
             mask,
             epoch,
             until: None,
+            idle_ms: None,
         }),
         longest: 1500,
         obstacle: None,

@@ -48,6 +48,7 @@ fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
             mask,
             epoch: EPOCH,
             until: None,
+            idle_ms: None,
         }),
         longest: 1500,
         obstacle: None,
@@ -129,6 +130,25 @@ fn one_upcall_is_sent_for_a_flow_and_its_frames_leave_in_the_order_in_which_they
     ));
     assert_eq!(lane.counters().hits, 1);
     assert_eq!(lane.sizes(), (1, 1));
+}
+
+#[test]
+fn a_ruling_with_an_idle_time_lives_by_its_frames_and_ends_without_them_before_any_sweep() {
+    let mut lane = lane(LaneLimits::default());
+    let first = frame(80, 0);
+    let id = upcall(lane.frame(vni(), first.clone(), EPOCH, at(0)));
+    let mut short = ruling(to_b(), &first, to_port());
+    if let Some(cache) = &mut short.cache {
+        cache.idle_ms = Some(100);
+    }
+    lane.ruling(id, short, at(0));
+    for ms in [99, 198, 297, 396] {
+        let step = lane.frame(vni(), frame(80, 1), EPOCH, at(ms));
+        assert!(matches!(step, Step::Forward { .. }), "{ms}: {step:?}");
+    }
+    assert_eq!(lane.flows(EPOCH, at(495)).count(), 1);
+    assert_eq!(lane.flows(EPOCH, at(496)).count(), 0);
+    upcall(lane.frame(vni(), frame(80, 2), EPOCH, at(496)));
 }
 
 #[test]

@@ -248,6 +248,9 @@ impl Switch {
         decision: &Decision,
         now: Moment,
     ) -> Result<GateFlow, Obstacle> {
+        if decision.idle_ms.is_some() {
+            return Err(Obstacle::Idle);
+        }
         let network = self.networks.get(&key.vni);
         let flow = consider(
             self.gates.planes.get(&key.vni),

@@ -177,6 +177,7 @@ fn pass() -> Answer {
         read_dst_class: false,
         cacheable: true,
         hard_ms: None,
+        idle_ms: None,
         orders: Orders::default(),
         why: "acl: pass".into(),
     }
@@ -1064,7 +1065,22 @@ fn a_ruling_on_an_answer_with_an_end_ends_with_it() {
         ..pass()
     };
     let cache = ruling(&bench.answer(&asked, ends)).unwrap().cache.unwrap();
-    assert_eq!(cache.until, Some(at(250)));
+    assert_eq!((cache.until, cache.idle_ms), (Some(at(250)), None));
+}
+
+#[test]
+fn a_ruling_on_an_answer_that_ends_without_frames_says_so_and_stays_out_of_the_kernel() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(R, A));
+    let ends = Answer {
+        idle_ms: Some(250),
+        ..pass()
+    };
+    let ruling = ruling(&bench.answer(&asked, ends)).unwrap();
+    assert_eq!(ruling.obstacle, Some(crate::offload::Obstacle::Idle));
+    let cache = ruling.cache.unwrap();
+    assert_eq!((cache.until, cache.idle_ms), (None, Some(250)));
 }
 
 #[test]

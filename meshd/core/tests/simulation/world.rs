@@ -645,6 +645,7 @@ impl World {
                     read_dst_class: false,
                     cacheable: true,
                     hard_ms: None,
+                    idle_ms: None,
                     orders: Orders::default(),
                     why: String::new(),
                 };

@@ -15,7 +15,7 @@ fn a_restart_with_twenty_plugins_compiles_nothing() {
     let acl = component("acl");
     for n in 0..20 {
         let name = label(&format!("acl{n}"));
-        rulings.install(&name, &salted(&acl, n)).unwrap();
+        rulings.install(&name, &salted(&acl, n), None).unwrap();
         rulings
             .attach(&name, lan(), DENY_SSH, Placement::default())
             .unwrap();
@@ -26,7 +26,7 @@ fn a_restart_with_twenty_plugins_compiles_nothing() {
     let (rulings, _seen) = start(dir.path(), 64);
     println!("20 plugins are there again after {:?}", started.elapsed());
     assert_eq!(rulings.compiled(), 0);
-    assert_eq!(rulings.ask_now(&tcp_to(22)).why, "acl0: rule 1");
+    assert_eq!(now(&rulings, &tcp_to(22)).why, "acl0: rule 1");
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn what_a_plugin_cannot_decide_its_last_good_version_does_and_without_one_it_is_
     let fixture = label("fixture");
     let last_good = fail(FailMode::LastGood);
     rulings.attach(&fixture, lan(), TRAP, last_good).unwrap();
-    let first = rulings.ask_now(&tcp_to(666));
+    let first = now(&rulings, &tcp_to(666));
     assert_eq!(first.verdict, Verdict::Failed, "{}", first.why);
     assert!(first.why.contains("no last good version"), "{}", first.why);
 
@@ -43,16 +43,16 @@ fn what_a_plugin_cannot_decide_its_last_good_version_does_and_without_one_it_is_
     rulings.attach(&fixture, lan(), drops, last_good).unwrap();
     let good = rulings.list()[0].digest;
     rulings
-        .install(&fixture, &salted(&component("fixture"), 1))
+        .install(&fixture, &salted(&component("fixture"), 1), None)
         .unwrap();
     rulings.attach(&fixture, lan(), TRAP, last_good).unwrap();
     let decided = |rulings: &Rulings| {
-        let answer = rulings.ask_now(&tcp_to(666));
-        let named = answer.why.contains("last good version") && answer.why.contains("rule 7");
+        let answer = now(&rulings, &tcp_to(666));
+        let named = answer.why.contains("last good version") && answer.why.contains("code 7");
         (answer.verdict, answer.cacheable, named)
     };
     assert_eq!(decided(&rulings), (Verdict::Drop, false, true));
-    assert_eq!(rulings.ask_now(&tcp_to(1)).why, "fixture: pass");
+    assert_eq!(now(&rulings, &tcp_to(1)).why, "fixture: pass");
     let info = &rulings.list()[0].attachments[0];
     assert_eq!((info.failed, info.fell_back), (2, 1));
     assert_ne!(
@@ -82,13 +82,13 @@ fn a_version_whose_file_is_gone_is_replaced_by_the_last_good_one() {
         .attach(&acl, lan(), DENY_SSH, fail(FailMode::LastGood))
         .unwrap();
     let newer = salted(&component("acl"), 1);
-    rulings.install(&acl, &newer).unwrap();
+    rulings.install(&acl, &newer, None).unwrap();
     drop((rulings, seen));
     let file = format!("plugins/{}.wasm", Digest::of(&newer));
     std::fs::remove_file(dir.path().join(file)).unwrap();
     let (rulings, _seen) = start(dir.path(), 64);
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
-    assert_eq!(rulings.ask_now(&tcp_to(80)).verdict, Verdict::Pass);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Drop);
+    assert_eq!(now(&rulings, &tcp_to(80)).verdict, Verdict::Pass);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn going_back_takes_the_version_before_and_again_the_one_before_that() {
         .attach(&acl, lan(), DENY_SSH, Placement::default())
         .unwrap();
     for salt in 1..=4 {
-        rulings.install(&acl, &salted(&bytes, salt)).unwrap();
+        rulings.install(&acl, &salted(&bytes, salt), None).unwrap();
     }
     let compiled = rulings.compiled();
     let info = &rulings.list()[0];
@@ -128,7 +128,7 @@ fn going_back_takes_the_version_before_and_again_the_one_before_that() {
         digest(4)
     );
     assert_eq!(rulings.compiled(), compiled, "they stayed ready");
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Drop);
     let error = rulings
         .roll_back(&acl, Some("beef"))
         .unwrap_err()
@@ -143,7 +143,7 @@ fn going_back_takes_the_version_before_and_again_the_one_before_that() {
 fn going_back_to_code_that_refuses_a_config_in_use_changes_nothing() {
     let (_dir, rulings, _seen) = with(&["fixture"]);
     let name = label("fixture");
-    rulings.install(&name, &component("acl")).unwrap();
+    rulings.install(&name, &component("acl"), None).unwrap();
     rulings
         .attach(&name, lan(), DENY_SSH, Placement::default())
         .unwrap();
@@ -160,14 +160,14 @@ fn a_plugin_is_removed_with_its_files_but_not_while_it_decides() {
     let (dir, rulings, _seen) = with(&["acl"]);
     let acl = label("acl");
     rulings
-        .install(&acl, &salted(&component("acl"), 1))
+        .install(&acl, &salted(&component("acl"), 1), None)
         .unwrap();
     rulings
         .attach(&acl, lan(), DENY_SSH, Placement::default())
         .unwrap();
     let error = rulings.remove(&acl).unwrap_err().to_string();
     assert!(error.contains("attached to network 7"), "{error}");
-    assert_eq!(rulings.ask_now(&tcp_to(22)).verdict, Verdict::Drop);
+    assert_eq!(now(&rulings, &tcp_to(22)).verdict, Verdict::Drop);
     rulings.detach(&acl, lan()).unwrap();
     rulings.remove(&acl).unwrap();
     assert!(rulings.list().is_empty());
@@ -200,7 +200,7 @@ fn a_plugin_that_lies_about_what_it_reads_answers_for_equal_frames_only_until_it
         .attach(&fixture, lan(), lies, Placement::default())
         .unwrap();
     let before = rulings.chains()[&lan()];
-    assert_eq!(rulings.ask_now(&tcp_to(666)).mask, Default::default());
+    assert_eq!(now(&rulings, &tcp_to(666)).mask, Default::default());
     let quarantined = |rulings: &Rulings| rulings.list()[0].attachments[0].quarantine.clone();
     until("it is caught", || quarantined(&rulings).is_some());
     let finding = findings.blocking_recv().unwrap();
@@ -212,7 +212,7 @@ fn a_plugin_that_lies_about_what_it_reads_answers_for_equal_frames_only_until_it
     );
     assert_ne!(rulings.chains()[&lan()], before, "what was kept goes stale");
     let exact = |rulings: &Rulings| {
-        let answer = rulings.ask_now(&tcp_to(666));
+        let answer = now(&rulings, &tcp_to(666));
         (
             answer.why,
             answer.read_dst_class,
@@ -242,7 +242,7 @@ fn a_plugin_that_lies_about_what_it_reads_answers_for_equal_frames_only_until_it
         )
         .unwrap();
     assert_eq!(quarantined(&rulings), None);
-    assert_eq!(rulings.ask_now(&tcp_to(666)).mask.src_port, 0);
+    assert_eq!(now(&rulings, &tcp_to(666)).mask.src_port, 0);
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_plugin_with_moods_is_caught_and_an_honest_one_is_not() {
     until("the moody one is caught, the other examined", || {
         for _ in 0..600 {
             port = port.wrapping_add(1);
-            rulings.ask_now(&tcp_to(if port % 3 == 0 { 666 } else { port }));
+            now(&rulings, &tcp_to(if port % 3 == 0 { 666 } else { port }));
         }
         of(&fixture).quarantine.is_some() && of(&acl).examined > 2
     });

@@ -1,0 +1,215 @@
+//! Who is asked in which order, and what manifests have to do with it. `acl` says of itself that it is a guard; the fixture has
+//! no manifest, so it stands wherever it is put.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn at(stage: Stage, order: u16) -> Placement {
+    Placement {
+        stage: Some(stage),
+        order: Some(order),
+        fail: None,
+    }
+}
+
+fn fixture(what: &str, port: u16) -> String {
+    format!(r#"{{"on-port":{port},"do":"{what}","to":9}}"#)
+}
+
+/// The fixture under names of one letter, each with what it does on a port and where it stands.
+fn chain(links: &[(&str, &str, u16, Stage, u16)]) -> (tempfile::TempDir, Rulings) {
+    let (dir, rulings, _seen) = with(&[]);
+    let wasm = component("fixture");
+    for (name, what, port, stage, order) in links {
+        rulings.install(&label(name), &wasm, None).unwrap();
+        rulings
+            .attach(
+                &label(name),
+                lan(),
+                &*fixture(what, *port),
+                at(*stage, *order),
+            )
+            .unwrap();
+    }
+    (dir, rulings)
+}
+
+fn asked(rulings: &Rulings, question: &Question) -> Vec<(String, Said, bool)> {
+    let (_, asked) = rulings.ask_now(question);
+    let asked = asked.into_iter();
+    asked
+        .map(|one| (one.plugin.to_string(), one.said, one.decides))
+        .collect()
+}
+
+#[test]
+fn the_order_is_stage_then_order_then_name() {
+    let (_dir, rulings) = chain(&[
+        ("a", "nothing", 1, Stage::Observe, 1),
+        ("b", "nothing", 1, Stage::Forward, 1),
+        ("c", "nothing", 1, Stage::Guard, 50),
+        ("e", "nothing", 1, Stage::Guard, 9),
+        ("d", "nothing", 1, Stage::Guard, 9),
+        ("f", "nothing", 1, Stage::Classify, 60000),
+    ]);
+    assert_eq!(
+        now(&rulings, &tcp_to(1)).why,
+        "d: pass, e: pass, c: pass, f: pass, b: pass, a: pass"
+    );
+}
+
+#[test]
+fn accept_ends_its_own_stage_and_no_other() {
+    let (_dir, rulings) = chain(&[
+        ("a", "accept", 22, Stage::Guard, 1),
+        ("b", "drop", 22, Stage::Guard, 2),
+        ("c", "nothing", 22, Stage::Classify, 1),
+        ("d", "drop", 22, Stage::Forward, 1),
+    ]);
+    let (answer, _) = rulings.ask_now(&tcp_to(22));
+    assert_eq!((answer.verdict, &*answer.why), (Verdict::Drop, "d: code 7"));
+    let reason = "code 7".to_owned();
+    assert_eq!(
+        asked(&rulings, &tcp_to(22)),
+        [
+            ("a".to_owned(), Said::Accept, false),
+            ("b".to_owned(), Said::Skipped, false),
+            ("c".to_owned(), Said::Next, false),
+            ("d".to_owned(), Said::Drop { code: 7, reason }, true),
+        ]
+    );
+}
+
+#[test]
+fn the_mask_is_of_those_that_were_asked_and_of_nobody_else() {
+    let (_dir, rulings) = chain(&[
+        ("a", "accept", 22, Stage::Guard, 1),
+        ("b", "nothing", 22, Stage::Guard, 2),
+    ]);
+    // `accept` of the fixture reads nothing, and b, which reads the port, was not asked.
+    assert_eq!(now(&rulings, &tcp_to(22)).mask.dst_port, 0);
+    assert_eq!(now(&rulings, &tcp_to(80)).mask.dst_port, u16::MAX);
+    let (_dir, rulings) = chain(&[
+        ("a", "accept", 22, Stage::Guard, 1),
+        ("b", "nothing", 22, Stage::Forward, 1),
+    ]);
+    assert_eq!(now(&rulings, &tcp_to(22)).mask.dst_port, u16::MAX);
+}
+
+#[test]
+fn the_first_place_holds_and_trace_says_whose_it_is() {
+    let (_dir, rulings) = chain(&[
+        ("a", "nothing", 666, Stage::Forward, 1),
+        ("b", "redirect", 666, Stage::Forward, 2),
+        ("c", "redirect", 666, Stage::Forward, 3),
+        ("d", "mirror", 666, Stage::Observe, 1),
+    ]);
+    let (answer, steps) = rulings.ask_now(&tcp_to(666));
+    assert_eq!(answer.verdict, Verdict::Pass);
+    assert!(answer.orders.redirect.is_some() && answer.orders.mirrors.len() == 1);
+    let said: Vec<(&str, &Said, bool)> = steps
+        .iter()
+        .map(|one| (one.orders.as_str(), &one.said, one.decides))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("", &Said::Next, false),
+            ("to port 9", &Said::Place, true),
+            ("to port 9", &Said::Place, false),
+            ("a copy to port 9", &Said::Next, false),
+        ]
+    );
+}
+
+#[test]
+fn who_observes_copies_and_has_no_other_say() {
+    for what in ["drop", "redirect", "edit"] {
+        let (_dir, rulings) = chain(&[("a", what, 666, Stage::Observe, 1)]);
+        let (answer, steps) = rulings.ask_now(&tcp_to(666));
+        assert_eq!(answer.verdict, Verdict::Pass, "{what}: it fails open");
+        assert_eq!(answer.orders, Default::default(), "{what}");
+        assert!(
+            matches!(&steps[0].said, Said::Failed { fail: FailMode::Open, why } if why.contains("stage observe")),
+            "{what}: {steps:?}"
+        );
+        let stats = &rulings.list()[0].attachments[0];
+        assert_eq!((stats.failed, stats.dropped), (1, 0), "{what}");
+    }
+    let (_dir, rulings) = chain(&[("a", "mirror", 666, Stage::Observe, 1)]);
+    assert_eq!(now(&rulings, &tcp_to(666)).orders.mirrors.len(), 1);
+}
+
+#[test]
+fn a_manifest_names_the_plugin_its_stage_its_fail_mode_and_its_reasons() {
+    let (_dir, rulings, _seen) = with(&["acl", "fixture"]);
+    rulings
+        .attach(
+            &label("acl"),
+            lan(),
+            r#"{"deny":[{"proto":"tcp","port":22}],"default":"drop"}"#,
+            Placement::default(),
+        )
+        .unwrap();
+    for (port, reason) in [(22, "rule 1"), (80, "default"), (81, "default")] {
+        let (answer, steps) = rulings.ask_now(&tcp_to(port));
+        assert_eq!(answer.why, format!("acl: {reason}"));
+        assert!(
+            matches!(&steps[0].said, Said::Drop { reason: said, .. } if said == reason),
+            "{steps:?}"
+        );
+    }
+    let list = rulings.list();
+    let about = list[0].about.as_ref().unwrap();
+    assert_eq!((&*about.name, &*about.version), ("acl", "0.1.0"));
+    assert!(list[1].about.is_none(), "the fixture has no manifest");
+    let place = &list[0].attachments[0];
+    assert_eq!((place.stage, place.fail), (Stage::Guard, FailMode::Closed));
+    let reasons: Vec<(&str, u64)> = place.reasons.iter().map(|(r, n)| (&**r, *n)).collect();
+    assert_eq!(reasons, [("default", 2), ("rule 1", 1)]);
+}
+
+#[test]
+fn the_schema_is_checked_before_the_plugin_is_asked() {
+    let (_dir, rulings, _seen) = with(&["acl"]);
+    let attach = |config| rulings.attach(&label("acl"), lan(), config, Placement::default());
+    let error = attach(r#"{"deny":[{"port":70000}]}"#)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("schema allows: at /deny/0/port: a whole number from 0 to 65535"),
+        "{error}"
+    );
+    let error = attach(r#"{"denny":[]}"#).unwrap_err().to_string();
+    assert!(error.contains("at /denny: no such field"), "{error}");
+    // What the schema cannot say, the plugin does.
+    let error = attach(r#"{"deny":[{"proto":"carrier-pigeon"}]}"#)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("refuses its config") && error.contains("/deny/0"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_guard_stands_where_it_is_made_for_or_later_and_not_among_observers() {
+    let (_dir, rulings, _seen) = with(&["acl"]);
+    let attach = |stage| rulings.attach(&label("acl"), lan(), DENY_SSH, at(stage, 1));
+    let error = attach(Stage::Observe).unwrap_err().to_string();
+    assert!(
+        error.contains("made for the stage guard and cannot stand in observe"),
+        "{error}"
+    );
+    assert!(rulings.list()[0].attachments.is_empty());
+    let moved = attach(Stage::Forward).unwrap();
+    assert_eq!(
+        (moved.attachments[0].stage, moved.attachments[0].fail),
+        (Stage::Forward, FailMode::Closed),
+        "its manifest says closed, wherever it stands"
+    );
+    let again = rulings
+        .attach(&label("acl"), lan(), None, Placement::default())
+        .unwrap();
+    assert_eq!(again.attachments[0].stage, Stage::Forward, "it stays there");
+}
