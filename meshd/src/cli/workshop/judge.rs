@@ -41,10 +41,7 @@ fn text(path: &Path) -> Result<String, Failure> {
 }
 
 fn given(config: Option<&OsString>) -> Result<Option<String>, Failure> {
-    config
-        .map(|config| values::config(config))
-        .transpose()
-        .map_err(Failure::new)
+    config.map(values::config).transpose().map_err(Failure::new)
 }
 
 fn start(file: &Path, plugin: &Plugin, config: &str) -> Result<Instance, Failure> {

@@ -47,7 +47,7 @@ fn what_a_plugin_cannot_decide_its_last_good_version_does_and_without_one_it_is_
         .unwrap();
     rulings.attach(&fixture, lan(), TRAP, last_good).unwrap();
     let decided = |rulings: &Rulings| {
-        let answer = now(&rulings, &tcp_to(666));
+        let answer = now(rulings, &tcp_to(666));
         let named = answer.why.contains("last good version") && answer.why.contains("code 7");
         (answer.verdict, answer.cacheable, named)
     };
@@ -212,7 +212,7 @@ fn a_plugin_that_lies_about_what_it_reads_answers_for_equal_frames_only_until_it
     );
     assert_ne!(rulings.chains()[&lan()], before, "what was kept goes stale");
     let exact = |rulings: &Rulings| {
-        let answer = now(&rulings, &tcp_to(666));
+        let answer = now(rulings, &tcp_to(666));
         (
             answer.why,
             answer.read_dst_class,
@@ -267,7 +267,10 @@ fn a_plugin_with_moods_is_caught_and_an_honest_one_is_not() {
     until("the moody one is caught, the other examined", || {
         for _ in 0..600 {
             port = port.wrapping_add(1);
-            now(&rulings, &tcp_to(if port % 3 == 0 { 666 } else { port }));
+            now(
+                &rulings,
+                &tcp_to(if port.is_multiple_of(3) { 666 } else { port }),
+            );
         }
         of(&fixture).quarantine.is_some() && of(&acl).examined > 2
     });
