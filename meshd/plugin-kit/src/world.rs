@@ -7,6 +7,7 @@ use wit_parser::{Resolve, SourceMap};
 const FILES: [(&str, &str); 3] = [
     ("types.wit", include_str!("../../../wit/types.wit")),
     ("policy.wit", include_str!("../../../wit/policy.wit")),
+    ("tracked.wit", include_str!("../../../wit/tracked.wit")),
     ("worlds.wit", include_str!("../../../wit/worlds.wit")),
 ];
 
