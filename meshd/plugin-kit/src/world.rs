@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use wit_component::StringEncoding;
 use wit_parser::{Resolve, SourceMap};
 
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     ("types.wit", include_str!("../../../wit/types.wit")),
     ("policy.wit", include_str!("../../../wit/policy.wit")),
     ("tracked.wit", include_str!("../../../wit/tracked.wit")),
