@@ -486,8 +486,9 @@ mod tests {
             hard_ms: Some(10_000),
             ..answer(0xffff)
         };
-        policy.keep(&question(80), &said, Moment(1000));
-        let at = |ms| policy.look(&question(80), Moment(ms));
+        let ms = |ms| Moment(0).plus_ms(ms);
+        policy.keep(&question(80), &said, ms(1000));
+        let at = |now| policy.look(&question(80), ms(now));
         let kept = at(1199).unwrap();
         assert_eq!((kept.idle_ms, kept.hard_ms), (Some(200), Some(9801)));
         assert_eq!(at(1200), None);

@@ -550,3 +550,34 @@ fn one_line(error: &wasmtime::Error) -> String {
         text
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_number_is_no_difference_and_another_minor_says_which_side_is_the_older() {
+        let named = |version| Named {
+            interface: DECIDE,
+            version,
+        };
+        for same in ["0.1.0", "0.1.7"] {
+            assert!(named(same).compatible(), "{same}");
+        }
+        for (other, upgrade) in [
+            ("0.2.0", true),
+            ("1.1.0", true),
+            ("0.0.9", false),
+            ("0.1", false),
+            ("x", false),
+        ] {
+            assert!(!named(other).compatible(), "{other}");
+            let words = named(other).version_error().to_string();
+            assert_eq!(words.contains("Upgrade meshd"), upgrade, "{words}");
+            assert!(words.contains(other) && words.contains(WIT), "{words}");
+        }
+        let read = Named::read("meshd:policy/decide-tracked@0.1.0").map(|n| n.interface.to_owned());
+        assert_eq!(read.as_deref(), Some(DECIDE_TRACKED));
+        assert!(Named::read("wasi:cli/run@0.2.0").is_none());
+    }
+}
