@@ -19,9 +19,11 @@ fn unicast(from: u8, to: u8, words: &str) -> Packet {
 #[test]
 fn a_station_is_charged_for_what_it_sends_and_for_what_it_gets_to_different_meters() {
     let p = example();
-    p.send(unicast(1, 9, "from port 3")).says("next, meter 0, meter 1");
+    p.send(unicast(1, 9, "from port 3"))
+        .says("next, meter 0, meter 1");
     p.send(unicast(9, 1, "from port 3")).says("next, meter 0");
-    p.send(unicast(9, 1, "to port 4 from peer 7")).says("next, meter 2");
+    p.send(unicast(9, 1, "to port 4 from peer 7"))
+        .says("next, meter 2");
     p.send(unicast(1, 9, "to port 4 from peer 7")).says("next");
     p.send(unicast(9, 8, "from port 3 vni 2")).says("next");
     p.sound(50_000);
@@ -37,8 +39,10 @@ fn a_flood_is_charged_to_the_storm_meter_of_its_class_and_known_unicast_to_none(
         .reads("dir dst-class");
     p.send(unicast(1, 2, "unknown")).says("next, meter 1");
     p.send(unicast(1, 2, "")).passes();
-    p.send(pkt!("udp 10.0.0.3:1 > 224.0.0.251:5353 mac 02:00:00:00:00:03 > 01:00:5e:00:00:fb"))
-        .passes();
+    p.send(pkt!(
+        "udp 10.0.0.3:1 > 224.0.0.251:5353 mac 02:00:00:00:00:03 > 01:00:5e:00:00:fb"
+    ))
+    .passes();
     p.sound(50_000);
 }
 
@@ -48,8 +52,10 @@ fn of_one_kind_the_first_limit_applies_and_one_of_each_kind() {
         r#"{"meters":[{"name":"a","pps":1},{"name":"b","pps":1},{"name":"c","pps":1}],"limits":[
             {"meter":"a","port":3},{"meter":"b","port":3},{"meter":"c","tenant":1},{"meter":"b","port":4}]}"#,
     );
-    p.send(unicast(1, 2, "from port 3")).says("next, meter 0, meter 2");
-    p.send(unicast(1, 2, "from port 4")).says("next, meter 2, meter 1");
+    p.send(unicast(1, 2, "from port 3"))
+        .says("next, meter 0, meter 2");
+    p.send(unicast(1, 2, "from port 4"))
+        .says("next, meter 2, meter 1");
     p.send(unicast(1, 2, "from port 5")).says("next, meter 2");
     p.sound(20_000);
 }
@@ -61,11 +67,15 @@ fn markings_of_a_port_that_is_not_trusted_are_reset_and_of_a_trusted_one_mapped(
         .says("next, meter 0, set-dscp 0, set-pcp 0");
     p.send(unicast(9, 8, "from port 3 dscp ef"))
         .says("next, meter 0, set-pcp 5");
-    p.send(unicast(9, 8, "from port 3 dscp cs1")).says("next, meter 0");
-    p.send(unicast(9, 8, "to port 5 from peer 7 dscp ef")).says("next");
+    p.send(unicast(9, 8, "from port 3 dscp cs1"))
+        .says("next, meter 0");
+    p.send(unicast(9, 8, "to port 5 from peer 7 dscp ef"))
+        .says("next");
     p.sound(50_000);
     let by_pcp = qos(r#"{"map":{"by":"pcp","pairs":[{"dscp":46,"pcp":5}]}}"#);
-    by_pcp.send(unicast(9, 8, "vlan 7 pcp 5")).says("next, set-dscp 46");
+    by_pcp
+        .send(unicast(9, 8, "vlan 7 pcp 5"))
+        .says("next, set-dscp 46");
     by_pcp.send(unicast(9, 8, "vlan 7 pcp 4")).passes();
     by_pcp.send(unicast(9, 8, "")).passes().reads("dir vlan");
     by_pcp.sound(20_000);
@@ -83,12 +93,28 @@ fn a_wrong_config_is_refused_with_its_place() {
     let at = |config: &str| configured::<Qos>(config).err().unwrap().remove(0);
     let meters = r#""meters":[{"name":"a","pps":1}]"#;
     for (rest, pointer, said) in [
-        (r#""limits":[{"meter":"b","port":1}]"#, "/limits/0/meter", "there are a"),
+        (
+            r#""limits":[{"meter":"b","port":1}]"#,
+            "/limits/0/meter",
+            "there are a",
+        ),
         (r#""limits":[{"meter":"a"}]"#, "/limits/0", "one of"),
-        (r#""limits":[{"meter":"a","port":1,"tenant":2}]"#, "/limits/0", "one of"),
-        (r#""storm":{"unknown":"c"}"#, "/storm/unknown", "no meter is called \"c\""),
+        (
+            r#""limits":[{"meter":"a","port":1,"tenant":2}]"#,
+            "/limits/0",
+            "one of",
+        ),
+        (
+            r#""storm":{"unknown":"c"}"#,
+            "/storm/unknown",
+            "no meter is called \"c\"",
+        ),
         (r#""trust":{"dscp":64}"#, "/trust/dscp", "at most 63"),
-        (r#""map":{"pairs":[{"dscp":1,"pcp":8}]}"#, "/map/pairs/0/pcp", "at most 7"),
+        (
+            r#""map":{"pairs":[{"dscp":1,"pcp":8}]}"#,
+            "/map/pairs/0/pcp",
+            "at most 7",
+        ),
     ] {
         let error = at(&format!("{{{meters},{rest}}}"));
         assert_eq!(error.pointer, pointer);
@@ -99,7 +125,10 @@ fn a_wrong_config_is_refused_with_its_place() {
 #[test]
 fn the_manifest_has_the_meters_in_its_schema() {
     let manifest = manifest::<Qos>().to_string();
-    assert!(manifest.contains("burst-ms") && manifest.contains("classify"), "{manifest}");
+    assert!(
+        manifest.contains("burst-ms") && manifest.contains("classify"),
+        "{manifest}"
+    );
 }
 
 #[test]

@@ -68,7 +68,8 @@ impl Policy for Firewall {
             let at = format!("/rules/{i}/{}", item.word());
             item.rule().fault().map(|fault| ConfigError::new(at, fault))
         };
-        let mut errors: Vec<ConfigError> = self.rules.iter().enumerate().filter_map(fault).collect();
+        let mut errors: Vec<ConfigError> =
+            self.rules.iter().enumerate().filter_map(fault).collect();
         let count = self.rules.len();
         if count > usize::from(MAX_RULES) {
             let message = format!(
@@ -76,7 +77,11 @@ impl Policy for Firewall {
             );
             errors.push(ConfigError::new("/rules", message));
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 
     fn decide(&self, key: &Key) -> Verdict {

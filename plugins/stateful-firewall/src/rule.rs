@@ -178,7 +178,10 @@ impl Config for Proto {
                 .map(Self::Ip),
         };
         if read.is_none() {
-            errors.wanted("tcp, udp, sctp, icmp, or a protocol number up to 255", value);
+            errors.wanted(
+                "tcp, udp, sctp, icmp, or a protocol number up to 255",
+                value,
+            );
         }
         read
     }

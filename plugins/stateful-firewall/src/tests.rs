@@ -60,10 +60,14 @@ fn a_refusal_can_be_told_and_bears_the_number_of_its_rule() {
 #[test]
 fn what_is_of_no_connection_is_invalid_and_left_to_the_receiver_where_ways_differ() {
     let wall = firewall(OUT_AND_SSH).tracked();
-    wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 rst)).drops("invalid");
-    wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 syn fin)).drops("invalid");
-    wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 syn cut)).drops("invalid");
-    wall.send(pkt!(icmp 10.0.0.1 > 10.0.0.9 type 0)).drops("invalid");
+    wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 rst))
+        .drops("invalid");
+    wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 syn fin))
+        .drops("invalid");
+    wall.send(pkt!(tcp 10.0.0.1:4000 > 10.0.0.9:80 syn cut))
+        .drops("invalid");
+    wall.send(pkt!(icmp 10.0.0.1 > 10.0.0.9 type 0))
+        .drops("invalid");
     wall.sound(20_000);
     let wall = firewall(r#"{"rules":[{"allow":{"way":"out"}}],"asymmetric":true}"#).tracked();
     wall.send(pkt!(tcp 10.0.0.1:80 > 10.0.0.9:4000 syn ack from port 1))
@@ -141,10 +145,7 @@ fn a_wrong_config_is_refused_with_its_place() {
     let at = |config: &str| configured::<Firewall>(config).err().unwrap().remove(0);
     assert_eq!(
         at(r#"{"rules":[{"allow":{"port":22}}]}"#),
-        ConfigError::new(
-            "/rules/0/allow",
-            "a port needs \"proto\": tcp, udp or sctp"
-        )
+        ConfigError::new("/rules/0/allow", "a port needs \"proto\": tcp, udp or sctp")
     );
     assert_eq!(
         at(r#"{"rules":[{"allow":{"way":"up"}}]}"#).pointer,
