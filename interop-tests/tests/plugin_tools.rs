@@ -136,7 +136,10 @@ fn a_plugin_in_c_says_and_reads_what_the_one_in_rust_does() -> Result<()> {
         .err()
         .context("66000 is taken for a port")?
         .to_string();
-    ensure!(wrong.contains("at /port") && wrong.contains("65535"), "{wrong}");
+    ensure!(
+        wrong.contains("at /port") && wrong.contains("65535"),
+        "{wrong}"
+    );
     let said = tool(&room, &["test", &wasm])?;
     ensure!(said.contains("keeps the contract"), "{said}");
     let data = root().join("examples/hello-plugin/testdata");
