@@ -223,7 +223,7 @@ pub fn find_sdk(given: Option<&Path>, starts: &[&Path]) -> Result<PathBuf> {
         .map(|folder| folder.join("sdk"))
         .find(|folder| is_sdk(folder))
         .context(
-            "meshd's SDK is not found: it is not on crates.io, so a plugin is built beside a checkout of meshd. Clone the \
+            "meshd's SDK is not found: it is not published, so a plugin is built beside a checkout of meshd. Clone the \
              repository and give its folder: --sdk PATH (or MESHD_SDK=PATH)",
         )
 }

@@ -11,7 +11,7 @@ pub(in crate::cli) enum WorkCommand {
     /// Make a project: a policy of twenty lines, with a test that passes.
     #[command(
         after_help = "Examples:\n  meshd plugin new no-telnet\n  meshd plugin new no-telnet --sdk ~/src/meshd\n\n\
-        The SDK is not on crates.io: the project names the folder of a checkout of meshd. Without --sdk, the checkout around the\n\
+        The SDK is not published: the project names the folder of a checkout of meshd. Without --sdk, the checkout around the\n\
         working folder is taken, else the one that this program was built in."
     )]
     New {
