@@ -257,6 +257,7 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             Action::Meter(meter) => meters.push(*meter),
             Action::Count(label) => counts.push(*label),
             Action::Learn(_) => return Err(cannot("action `learn`")),
+            Action::Punt(_) => return Err(cannot("action `punt`")),
         }
         if meters.len() > DUES_MAX || counts.len() > DUES_MAX {
             return Err(Fault::Verdict {

@@ -4,10 +4,13 @@ use anyhow::{Context, Result};
 use wit_component::StringEncoding;
 use wit_parser::{Resolve, SourceMap};
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 7] = [
     ("types.wit", include_str!("../../../wit/types.wit")),
     ("policy.wit", include_str!("../../../wit/policy.wit")),
     ("tracked.wit", include_str!("../../../wit/tracked.wit")),
+    ("host.wit", include_str!("../../../wit/host.wit")),
+    ("controller.wit", include_str!("../../../wit/controller.wit")),
+    ("steering.wit", include_str!("../../../wit/steering.wit")),
     ("worlds.wit", include_str!("../../../wit/worlds.wit")),
 ];
 
