@@ -187,7 +187,7 @@ async fn serve(
         floods_per_s: config.limits.bum_per_second,
         ..LaneLimits::default()
     };
-    let datapath = Datapath::new(inputs.clone(), clock, lane_limits, seed);
+    let datapath = Datapath::new(inputs.clone(), clock, lane_limits, seed, rulings.punts());
     let executor = Executor::start(executor::Tools {
         kernel: kernel.clone(),
         driver: handle.clone(),

@@ -23,7 +23,7 @@ use crate::unkept::{Kept, Unkept};
 use crate::wirer::{Job, Wirer};
 use meshd_core::command::{Command, Refusal, RefusalCode, Reply};
 use meshd_core::ident::{CommandId, Now, PortId, Vni};
-use meshd_core::node::{Input, KernelEvent, Node, Output, SessionEvent};
+use meshd_core::node::{Input, KernelEvent, Node, Output, PacketOut, SendError, SessionEvent};
 use meshd_core::notice::Notice;
 use meshd_core::view::Event;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +61,8 @@ type View = Box<dyn FnOnce(&Node, &World<'_>, Now) + Send>;
 enum Request {
     Command(Command, oneshot::Sender<Result<Reply, Refusal>>),
     View(View),
+    #[allow(dead_code)] // as above
+    Send(PacketOut, oneshot::Sender<Result<u32, SendError>>),
     Carry(Carry, oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
 }
@@ -119,6 +121,21 @@ impl DriverHandle {
             .await
             .map_err(|_| stopped())?;
         told.await.map_err(|_| stopped())?
+    }
+
+    /// Sends a frame of a plugin's own making; says to how many ports and peers it was handed. Like any frame it may be lost
+    /// where the way is full.
+    ///
+    /// # Errors
+    /// It is no frame that may be sent, there is no such place, or the daemon stops.
+    #[allow(dead_code)] // for who runs controllers
+    pub(crate) async fn send(&self, packet: PacketOut) -> Result<u32, SendError> {
+        let (tell, told) = oneshot::channel();
+        self.requests
+            .send(Request::Send(packet, tell))
+            .await
+            .map_err(|_| SendError::Stopping)?;
+        told.await.map_err(|_| SendError::Stopping)?
     }
 
     /// Reads the node as it is between two inputs.
@@ -204,6 +221,8 @@ struct Driver {
     requests: mpsc::Receiver<Request>,
     events: Arc<Events>,
     waiting: BTreeMap<CommandId, oneshot::Sender<Result<Reply, Refusal>>>,
+    /// Who wants to know what came of a frame.
+    sending: BTreeMap<CommandId, oneshot::Sender<Result<u32, SendError>>>,
     /// Commands among [`Driver::waiting`] that keep nothing.
     free: BTreeSet<CommandId>,
     next_command: u64,
@@ -250,6 +269,7 @@ pub(crate) async fn run(
         requests: mailbox.requests,
         events: mailbox.events,
         waiting: BTreeMap::new(),
+        sending: BTreeMap::new(),
         next_command: 0,
     };
     driver.drain().await;
@@ -330,9 +350,11 @@ impl Driver {
         let now = self.parts.clock.now();
         match request {
             Request::Command(command, tell) => {
-                let id = CommandId(self.next_command);
-                self.next_command += 1;
-                if matches!(command, Command::PolicyChain { .. }) {
+                let id = self.next_id();
+                if matches!(
+                    command,
+                    Command::PolicyChain { .. } | Command::PolicyInvalidate { .. }
+                ) {
                     self.free.insert(id);
                 } else if let Err(refusal) = self.room().await {
                     let _ = tell.send(Err(refusal));
@@ -340,6 +362,11 @@ impl Driver {
                 }
                 self.waiting.insert(id, tell);
                 self.parts.node.handle(Input::Command { id, command }, now);
+            }
+            Request::Send(packet, tell) => {
+                let id = self.next_id();
+                self.sending.insert(id, tell);
+                self.parts.node.handle(Input::Send { id, packet }, now);
             }
             Request::View(view) => {
                 let world = World {
@@ -368,6 +395,12 @@ impl Driver {
             }
             Request::Stop(_) => {}
         }
+    }
+
+    fn next_id(&mut self) -> CommandId {
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        id
     }
 
     /// Whether the next command could be kept; what waits for the disk is tried first.
@@ -479,6 +512,12 @@ impl Driver {
             Output::Reply { id, result } => {
                 if let Some(tell) = self.waiting.remove(&id) {
                     // Who asked may have gone; the change stands all the same.
+                    let _ = tell.send(result);
+                }
+            }
+            Output::Sent { id, result } => {
+                if let Some(tell) = self.sending.remove(&id) {
+                    // Who asked may have gone; the frame has, too.
                     let _ = tell.send(result);
                 }
             }

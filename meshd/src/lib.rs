@@ -18,6 +18,7 @@ pub mod identity;
 pub mod join;
 pub mod kernel;
 mod logging;
+pub mod punts;
 pub mod rulings;
 mod service;
 pub mod store;

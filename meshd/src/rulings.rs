@@ -35,6 +35,7 @@ pub use shadow::{Difference, Example, Tally};
 pub use shelf::ShelfError;
 
 use crate::compiler::{Compiler, Loader, Trust};
+use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use chain::Chains;
@@ -77,6 +78,7 @@ struct Inner {
     chains: Arc<ArcSwap<Chains>>,
     registry: Mutex<Registry>,
     loader: Arc<Loader>,
+    punts: Punts,
     findings: Mutex<Option<mpsc::Receiver<Finding>>>,
 }
 
@@ -123,7 +125,14 @@ impl Rulings {
             }
         };
         let checker = Checker::start(seed(), caught).map_err(StartError::Thread)?;
-        let registry = Registry::open(store, state_dir, Arc::clone(&loader), Some(checker))?;
+        let punts = Punts::default();
+        let registry = Registry::open(
+            store,
+            state_dir,
+            Arc::clone(&loader),
+            Some(checker),
+            punts.clone(),
+        )?;
         let chains = Arc::new(ArcSwap::from_pointee(registry.chains()));
         let (asks, queue) = sync_channel(QUEUE);
         let (seen, answers) = (Arc::clone(&chains), inputs.clone());
@@ -137,6 +146,7 @@ impl Rulings {
             chains,
             registry: Mutex::new(registry),
             loader,
+            punts,
             findings: Mutex::new(Some(findings)),
         });
         // It was empty.
@@ -156,6 +166,21 @@ impl Rulings {
         tracing::error!(plugin = %finding.plugin, vni = %finding.vni, reason = %finding.reason, "a plugin's answers hold for exactly equal frames only from now on");
         // Who does not listen still sees it in the list of plugins.
         let _ = tell.try_send(finding);
+    }
+
+    /// Where lanes put frames that verdicts send to controllers.
+    #[must_use]
+    pub fn punts(&self) -> Punts {
+        self.0.punts.clone()
+    }
+
+    /// The number of an attachment, and where frames for its controller come: [`PuntBox::listen`]. The same as long as it is
+    /// attached, whatever its config and code. What it answered is taken back by [`Command::PolicyInvalidate`] with that number.
+    ///
+    /// [`Command::PolicyInvalidate`]: meshd_core::command::Command::PolicyInvalidate
+    #[must_use]
+    pub fn punt_box(&self, plugin: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
+        self.registry().punts(plugin, vni)
     }
 
     /// What the checker finds, for who tells the node and people; once. After each, `Command::PolicyChain` is due.

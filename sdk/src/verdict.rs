@@ -12,11 +12,16 @@ pub struct Verdict {
     pub(crate) idle_ms: u32,
     pub(crate) hard_ms: u32,
     /// In order; the rest is `None`.
+    pub(crate) tags: [Option<u32>; TAGS_MAX],
+    /// In order; the rest is `None`.
     pub(crate) acts: [Option<Act>; ACTS_MAX],
 }
 
 /// Most actions of one verdict. A host does eight changes, four copies, eight meters and eight labels at most.
 const ACTS_MAX: usize = 16;
+
+/// Most tags of one verdict.
+const TAGS_MAX: usize = 4;
 
 /// What is done to a frame before it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +38,7 @@ pub(crate) enum Act {
     Mark(u32),
     Meter(u32),
     Count(u32),
+    Punt(u16),
 }
 
 impl Act {
@@ -57,6 +63,7 @@ impl Act {
             Self::Mark(mark) => Action::SetCtMark(mark),
             Self::Meter(at) => Action::Meter(at),
             Self::Count(label) => Action::Count(label),
+            Self::Punt(bytes) => Action::Punt(bytes),
         }
     }
 }
@@ -78,6 +85,7 @@ impl core::fmt::Display for Act {
             Self::Mark(mark) => write!(f, "set-ct-mark {mark}"),
             Self::Meter(at) => write!(f, "meter {at}"),
             Self::Count(label) => write!(f, "count {label}"),
+            Self::Punt(bytes) => write!(f, "punt {bytes}"),
         }
     }
 }
@@ -177,6 +185,7 @@ impl Verdict {
             cacheable: true,
             idle_ms: 0,
             hard_ms: 0,
+            tags: [None; TAGS_MAX],
             acts: [None; ACTS_MAX],
         }
     }
@@ -254,6 +263,24 @@ impl Verdict {
         self.act(Act::Count(label))
     }
 
+    /// With a copy of the frame as it came in to the controller of the plugin, the first so many bytes; 0: all. Also of what is
+    /// dropped. Above the budget (1000 a second) copies are counted and not sent.
+    pub fn punt(self, bytes: u16) -> Self {
+        self.act(Act::Punt(bytes))
+    }
+
+    /// With a tag: the controller of the plugin can take back all verdicts with it at once. Four at most.
+    ///
+    /// # Panics
+    /// If there are more.
+    pub fn tag(mut self, tag: u32) -> Self {
+        match self.tags.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(tag),
+            None => panic!("a verdict has at most {TAGS_MAX} tags"),
+        }
+        self
+    }
+
     /// Kept for this long at most, from now on; 0: as long as nothing changes.
     pub fn for_ms(self, hard_ms: u32) -> Self {
         Self { hard_ms, ..self }
@@ -287,7 +314,7 @@ impl Verdict {
                 cacheable: self.cacheable,
                 idle_ms: self.idle_ms,
                 hard_ms: self.hard_ms,
-                tags: Vec::new(),
+                tags: self.tags.into_iter().flatten().collect(),
             },
         }
     }

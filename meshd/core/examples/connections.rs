@@ -61,10 +61,7 @@ fn lane(vni: Vni, zones: &Zones, frame: &Bytes, ruled: (Action, bool)) -> Option
         why: String::new(),
     };
     let ruling = Ruling {
-        action,
-        edits: None,
         track: commit.then(|| Arc::new(order)),
-        dues: None,
         cache: Some(Megaflow {
             key: mask.apply(&key),
             mask,
@@ -73,8 +70,7 @@ fn lane(vni: Vni, zones: &Zones, frame: &Bytes, ruled: (Action, bool)) -> Option
             idle_ms: None,
         }),
         longest: 1500,
-        obstacle: None,
-        each_flow: false,
+        ..Ruling::of(action)
     };
     lane.ruling_in(zones, upcall, ruling, Moment(0));
     Some(lane)

@@ -4,7 +4,7 @@
 
 use crate::config::KernelSettings;
 use crate::flow::Origin;
-use crate::ident::{IfName, Label, MacAddr, NodeId, PortId, Vni};
+use crate::ident::{AttachmentId, IfName, Label, MacAddr, NodeId, PortId, Vni};
 use crate::wire::record::{NetworkDef, Role};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -67,6 +67,16 @@ pub enum Command {
         vni: Vni,
         /// Bumped by each change of the chain, of code or of config. 0 plugins: no policy.
         plugins: u32,
+    },
+    /// What a plugin answered on a network is not so any more: such frames are asked about anew, and when the reply comes none
+    /// obeys what was.
+    PolicyInvalidate {
+        /// The network.
+        vni: Vni,
+        /// The plugin there.
+        attachment: AttachmentId,
+        /// Only what bears this tag of its own; `None`: all of it.
+        tag: Option<u32>,
     },
 }
 

@@ -345,6 +345,8 @@ number_ident!(/// One upcall of one lane.
     UpcallId(u64));
 number_ident!(/// One policy question.
     QueryId(u64));
+number_ident!(/// A plugin in a network's chain, as the shell numbers it. Never used twice in one run.
+    AttachmentId(u32));
 number_ident!(/// One command of the API, answered once.
     CommandId(u64));
 

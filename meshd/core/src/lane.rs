@@ -33,7 +33,7 @@ use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
 use crate::offload::Obstacle;
-use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, Ruling};
+use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, PuntOrder, Ruling};
 use bytes::Bytes;
 use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
@@ -134,6 +134,17 @@ pub struct Released {
     pub frames: Vec<Bytes>,
 }
 
+/// A frame for controllers; see [`Lane::punted`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Punted {
+    /// Its fields.
+    pub key: FlowKey,
+    /// As it came.
+    pub frame: Bytes,
+    /// Whose, and what they were asked.
+    pub to: Arc<[PuntOrder]>,
+}
+
 /// What a lane counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneCounters {
@@ -188,6 +199,7 @@ struct Flow {
     edits: Option<Arc<[Edit]>>,
     track: Option<Arc<Order>>,
     dues: Option<Arc<Dues>>,
+    punts: Option<Arc<[PuntOrder]>>,
     longest: u32,
     obstacle: Option<Obstacle>,
     each_flow: bool,
@@ -286,6 +298,8 @@ pub struct Lane {
     /// Connections of tracked networks.
     seen: Seen,
     next_upcall: UpcallId,
+    /// Of the last frame, or of those that were released last.
+    punted: Vec<Punted>,
     parked: usize,
     parked_bytes: usize,
     floods: Allowance,
@@ -317,6 +331,7 @@ impl Lane {
             waiting_by_key: HashMap::with_hasher(hasher),
             seen: Seen::new(seed.rotate_left(32)),
             next_upcall: UpcallId(seed >> 1),
+            punted: Vec::new(),
             parked: 0,
             parked_bytes: 0,
             floods: Allowance::default(),
@@ -419,7 +434,12 @@ impl Lane {
         if frame.len() > flow.longest as usize {
             return self.drop_frame(DropReason::TooLong, Some(key), now);
         }
-        if let Some(dues) = flow.dues.clone()
+        let dues = flow.dues.clone();
+        if let Some(to) = flow.punts.clone() {
+            let frame = frame.clone();
+            self.punted.push(Punted { key, frame, to });
+        }
+        if let Some(dues) = dues
             && let Err(meter) = dues.pay(frame.len(), now)
         {
             self.count_metered(1, meter, key, now);
@@ -475,6 +495,7 @@ impl Lane {
                 edits: ruling.edits.clone(),
                 track: ruling.track.clone(),
                 dues: ruling.dues.clone(),
+                punts: ruling.punts.clone(),
                 longest: ruling.longest,
                 obstacle: ruling.obstacle,
                 each_flow: ruling.each_flow,
@@ -502,6 +523,14 @@ impl Lane {
             Some(key),
             now,
         );
+        if let Some(to) = ruling.punts {
+            let punted = |frame: &Bytes| Punted {
+                key,
+                frame: frame.clone(),
+                to: Arc::clone(&to),
+            };
+            self.punted.extend(frames.iter().map(punted));
+        }
         if let Some(dues) = &ruling.dues {
             frames.retain(|frame| match dues.pay(frame.len(), now) {
                 Ok(()) => true,
@@ -542,6 +571,12 @@ impl Lane {
             }
             Action::Consume => None,
         }
+    }
+
+    /// Copies that the last call of [`Self::frame_in`] or [`Self::ruling_in`] made for controllers, in order of arrival; to be
+    /// taken before the next one.
+    pub fn punted(&mut self) -> std::vec::Drain<'_, Punted> {
+        self.punted.drain(..)
     }
 
     /// The shell could not hand the upcall over: the frames behind it are dropped.

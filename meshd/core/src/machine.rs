@@ -195,6 +195,10 @@ impl Node {
                 self.sessions_changed(now);
             }
             Input::Message { session, message } => self.message(session, message, now),
+            Input::Send { id, packet } => {
+                let result = self.switch.packet_out(&packet, out);
+                out.push(Output::Sent { id, result });
+            }
             Input::Probe { vni, frame } => self.planes.probe(vni, &frame, now.moment),
             Input::Kernel(event) => self.kernel(event, now),
             Input::Command { id, command } => self.command(id, command, now),
@@ -341,10 +345,11 @@ impl Node {
     }
 
     fn command(&mut self, id: CommandId, command: Command, now: Now) {
-        let undoes = matches!(
+        let is_policy = matches!(
             command,
-            Command::Detach { .. } | Command::PolicyChain { .. }
+            Command::PolicyChain { .. } | Command::PolicyInvalidate { .. }
         );
+        let undoes = is_policy || matches!(command, Command::Detach { .. });
         if !undoes
             && self.mesh.directory.is_revoked(self.me)
             && let Some(message) = self.mesh.revoked()
@@ -417,7 +422,21 @@ impl Node {
                     .set_policy(vni, plugins, now.moment, &mut self.out);
                 Ok(Reply::Done)
             }
+            Command::PolicyInvalidate {
+                vni,
+                attachment,
+                tag,
+            } => {
+                let out = &mut self.out;
+                self.switch
+                    .invalidate_policy(vni, attachment, tag, now.moment, out);
+                Ok(Reply::Done)
+            }
         };
+        if is_policy {
+            // The reply is the moment from which nothing obeys what was: the kernel's gates come first.
+            self.settle(now);
+        }
         self.out.push(Output::Reply { id, result });
     }
 

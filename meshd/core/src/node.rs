@@ -15,6 +15,7 @@
 //! before any other output of that drain is acted on.
 
 pub use crate::machine::{Node, NodeConfig};
+pub use crate::switch::{PacketOut, PacketTo, SendError};
 
 use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
 use crate::conntrack::Tracked;
@@ -85,6 +86,13 @@ pub enum Input {
         vni: Vni,
         /// From the destination MAC on.
         frame: Bytes,
+    },
+    /// A frame of a plugin's own making is to be sent.
+    Send {
+        /// To be named in the answer.
+        id: CommandId,
+        /// The frame.
+        packet: PacketOut,
     },
     /// Something about this host.
     Kernel(KernelEvent),
@@ -234,14 +242,21 @@ pub enum Output {
         /// The ruling.
         ruling: Ruling,
     },
-    /// A frame that the switch made itself: ARP and ND answers, complaints.
+    /// A frame that the switch made itself, or a plugin: ARP and ND answers, complaints.
     Inject {
         /// Of this network.
         vni: Vni,
-        /// Out of a port, or to the peer whose frame it answers.
+        /// Out of a port, or to a peer.
         to: ruling::Output,
         /// From the destination MAC on.
         frame: Bytes,
+    },
+    /// What came of an [`Input::Send`].
+    Sent {
+        /// The input.
+        id: CommandId,
+        /// To how many ports and peers it was handed, or why to none.
+        result: Result<u32, SendError>,
     },
     /// From now on only rulings of this epoch count.
     Epoch(Epoch),

@@ -150,6 +150,8 @@ obstacles! {
     /// See the text.
     Metered = "policy meters it, and meters are kept by the daemon",
     /// See the text.
+    Punted = "policy sends copies of it to a controller, which the gates do not",
+    /// See the text.
     Counted = "policy counts it, and the counters are kept by the daemon",
     /// See the text.
     Service = "it is from or for the node's own name service",
@@ -209,6 +211,8 @@ pub(crate) struct Considered<'a> {
     pub(crate) edited: bool,
     /// Policy has an order about its connection.
     pub(crate) tracked: bool,
+    /// Policy sends it to a controller.
+    pub(crate) punted: bool,
     /// Policy meters or counts it.
     pub(crate) dues: Option<&'a Dues>,
     pub(crate) mask: Option<&'a FlowMask>,
@@ -242,6 +246,9 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
     }
     if c.tracked {
         return Err(Obstacle::Tracked);
+    }
+    if c.punted {
+        return Err(Obstacle::Punted);
     }
     if let Some(dues) = c.dues {
         return Err(match dues.has_meters() {
@@ -527,6 +534,7 @@ mod tests {
                 redirected: false,
                 edited: false,
                 tracked: false,
+                punted: false,
                 dues: None,
                 mask: Some(mask),
                 epoch: Epoch(5),
@@ -606,6 +614,7 @@ mod tests {
                 redirected: false,
                 edited: false,
                 tracked: false,
+                punted: false,
                 dues: None,
                 mask: Some(&pair_mask()),
                 epoch: Epoch(5),

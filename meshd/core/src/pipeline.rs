@@ -24,8 +24,8 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
-use crate::policy::{Answer, FloodSet, Orders, Redirect, Verdict};
-use crate::ruling::{Action, DropReason, Output};
+use crate::policy::{Answer, FloodSet, Orders, Punt, Redirect, Verdict};
+use crate::ruling::{Action, DropReason, Output, PuntOrder};
 use crate::switch::PortFace;
 use crate::view::TraceStep;
 use bytes::Bytes;
@@ -116,8 +116,31 @@ pub(crate) struct Decision {
     pub(crate) track: Option<Order>,
     /// What each frame is charged with and counted under.
     pub(crate) dues: Option<Arc<Dues>>,
+    /// Copies of each for controllers.
+    pub(crate) punts: Option<Arc<[PuntOrder]>>,
     /// An answer that the switch gives itself.
     pub(crate) reply: Option<(Output, Bytes)>,
+}
+
+impl Decision {
+    /// That this becomes of one frame, and nothing is known of others.
+    pub(crate) fn of(action: Action) -> Self {
+        Self {
+            action,
+            mask: None,
+            until: None,
+            idle_ms: None,
+            longest: u32::MAX,
+            why: None,
+            unknown: None,
+            redirected: false,
+            edits: None,
+            track: None,
+            dues: None,
+            punts: None,
+            reply: None,
+        }
+    }
 }
 
 /// Why a walk ends before the frame has receivers.
@@ -154,6 +177,7 @@ pub(crate) struct Walk<'a> {
     edits: Vec<Edit>,
     track: Option<Order>,
     dues: Dues,
+    punts: Vec<PuntOrder>,
     steps: Option<&'a mut Vec<TraceStep>>,
 }
 
@@ -195,6 +219,7 @@ impl<'a> Walk<'a> {
             edits: Vec::new(),
             track: None,
             dues: Dues::default(),
+            punts: Vec::new(),
             steps: None,
         }
     }
@@ -246,6 +271,7 @@ impl<'a> Walk<'a> {
             edits: (!self.edits.is_empty()).then(|| self.edits.into()),
             track: self.track,
             dues: (!self.dues.is_empty()).then(|| Arc::new(self.dues)),
+            punts: (!self.punts.is_empty()).then(|| self.punts.into()),
             reply,
         })
     }
@@ -741,6 +767,7 @@ impl<'a> Walk<'a> {
                 format!("{name}, {rate}{lenient}")
             });
         }
+        self.punt(&question, &answer.orders.punts);
         match answer.verdict {
             Verdict::Pass => {
                 self.mirrors.extend(&answer.orders.mirrors);
@@ -761,6 +788,26 @@ impl<'a> Walk<'a> {
                 self.hold(self.now.plus_ms(FAILED_MS));
                 Err(Stop::Drop(DropReason::PolicyFailed, Some(answer.why)))
             }
+        }
+    }
+
+    /// A controller gets one copy of a frame, also if its policy was asked for many receivers: the longest, under the first
+    /// question.
+    fn punt(&mut self, question: &Question, punts: &[Punt]) {
+        for &punt in punts {
+            let there = self.punts.iter_mut().find(|order| order.punt.to == punt.to);
+            match there.map(|order| &mut order.punt.bytes) {
+                Some(bytes) if *bytes == 0 || punt.bytes == 0 => *bytes = 0,
+                Some(bytes) => *bytes = punt.bytes.max(*bytes),
+                None => self.punts.push(PuntOrder {
+                    punt,
+                    question: question.clone(),
+                }),
+            }
+            self.step("punt", || match punt.bytes {
+                0 => "a copy to the controller".to_owned(),
+                bytes => format!("a copy to the controller, {bytes} bytes at most"),
+            });
         }
     }
 

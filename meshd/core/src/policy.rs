@@ -14,7 +14,7 @@
 use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{Fields, FlowKey, FlowMask};
-use crate::ident::{Epoch, Moment, NodeId, PortId, QueryId, Vni};
+use crate::ident::{AttachmentId, Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
 use crate::outbox::Outbox;
 use serde::{Deserialize, Serialize};
@@ -40,17 +40,44 @@ pub struct Answer {
     pub idle_ms: Option<u32>,
     /// What else the chain wants.
     pub orders: Orders,
+    /// Who was asked, and the tags by which each may take the answer back.
+    pub parts: Vec<Part>,
     /// Who decided, and under which reason, for people: `acl: tcp/22 (code 1)`.
     pub why: String,
 }
 
 impl Answer {
+    /// That holds for all frames, rests on nothing, and has nothing else to say.
+    #[must_use]
+    pub fn of(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            mask: FlowMask::default(),
+            read_dst_class: false,
+            cacheable: true,
+            hard_ms: None,
+            idle_ms: None,
+            orders: Orders::default(),
+            parts: Vec::new(),
+            why: String::new(),
+        }
+    }
+
     /// True if it rests on the connection of the frame, or is about it.
     #[must_use]
     pub fn is_tracked(&self) -> bool {
         let read = self.mask.fields.meets(Fields::CT.with(Fields::CT_MARK));
         read || self.orders.commit || self.orders.ct_mark.is_some()
     }
+}
+
+/// One plugin's part in an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The plugin, on this network.
+    pub of: AttachmentId,
+    /// Its own tags.
+    pub tags: Vec<u32>,
 }
 
 /// What a chain wants of a frame besides its verdict. By default nothing.
@@ -70,9 +97,31 @@ pub struct Orders {
     pub commit: bool,
     /// Its connection, if it is in the table, gets this mark.
     pub ct_mark: Option<u32>,
+    /// These controllers get a copy of it as it came in, also if it is refused.
+    pub punts: Vec<Punt>,
     /// What each frame is charged with and counted under. Shared state of the running node, so no part of a recording.
     #[serde(skip)]
     pub dues: Dues,
+}
+
+/// A copy of a frame as it came in, for a controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Punt {
+    /// Whose.
+    pub to: AttachmentId,
+    /// The first so many bytes; 0: all.
+    pub bytes: u16,
+}
+
+impl Punt {
+    /// What of the frame is copied.
+    #[must_use]
+    pub fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        match self.bytes {
+            0 => frame,
+            bytes => frame.get(..usize::from(bytes)).unwrap_or(frame),
+        }
+    }
 }
 
 /// Where a frame goes instead.
@@ -96,7 +145,7 @@ pub struct FloodSet {
 
 impl Orders {
     /// As a chain is composed: what a later plugin wants besides. The first redirect stays, flood sets are intersected, mirrors
-    /// united, the last mark holds, and every meter and label applies.
+    /// united, the last mark holds, and every meter, label and punt applies.
     pub fn compose(&mut self, later: &Self) {
         self.redirect = self.redirect.or(later.redirect);
         self.flood = match (self.flood.take(), &later.flood) {
@@ -110,16 +159,18 @@ impl Orders {
         self.edits.extend(&later.edits);
         self.commit |= later.commit;
         self.ct_mark = later.ct_mark.or(self.ct_mark);
+        self.punts.extend(&later.punts);
         self.dues.add(&later.dues, false);
     }
 
-    /// What is left of them where `last` refuses the frame: it is counted, and nothing else is done with it.
+    /// What is left of them where `last`, which is composed in, refuses the frame: it is counted and punted, and nothing else
+    /// is done with it.
     #[must_use]
     pub fn refused(mut self, last: &Self) -> Self {
-        self.dues.add(&last.dues, false);
         self.dues.forgive();
         Self {
             reject: last.reject,
+            punts: self.punts,
             dues: self.dues,
             ..Self::default()
         }
@@ -254,6 +305,23 @@ impl Policy {
         self.forget(|scope| scope.vni == vni)
     }
 
+    /// What `of` has a part in is void, as far as it has this tag there; `None`: all of it. So is each question about the network
+    /// that is on its way, since its answer may be of before; those who wait for one must ask again and are returned.
+    pub fn invalidate(&mut self, vni: Vni, of: AttachmentId, tag: Option<u32>) -> Vec<u64> {
+        let void = |answer: &Answer| {
+            let mut parts = answer.parts.iter().filter(|part| part.of == of);
+            parts.any(|part| tag.is_none_or(|tag| part.tags.contains(&tag)))
+        };
+        for (_, kept) in self.kept.iter_mut().filter(|(scope, _)| scope.vni == vni) {
+            for (_, answers) in kept.iter_mut() {
+                answers.retain(|_, (answer, _)| !void(answer));
+            }
+            kept.retain(|(_, answers)| !answers.is_empty());
+        }
+        self.kept.retain(|_, kept| !kept.is_empty());
+        self.recall(|scope| scope.vni == vni)
+    }
+
     /// The port is gone, and what was said about it. Returns those who wait for an answer about it.
     pub fn remove_port(&mut self, port: PortId) -> Vec<u64> {
         self.forget(|scope| scope.port == port)
@@ -261,6 +329,11 @@ impl Policy {
 
     fn forget(&mut self, void: impl Fn(&Scope) -> bool) -> Vec<u64> {
         self.kept.retain(|scope, _| !void(scope));
+        self.recall(void)
+    }
+
+    /// Forgets questions on their way; who waits for them is returned.
+    fn recall(&mut self, void: impl Fn(&Scope) -> bool) -> Vec<u64> {
         let gone: Vec<QueryId> = self
             .flights
             .iter()
@@ -455,14 +528,8 @@ mod tests {
             ..FlowMask::default()
         };
         Answer {
-            verdict: Verdict::Pass,
             mask,
-            read_dst_class: false,
-            cacheable: true,
-            hard_ms: None,
-            idle_ms: None,
-            orders: Orders::default(),
-            why: String::new(),
+            ..Answer::of(Verdict::Pass)
         }
     }
 
@@ -631,6 +698,7 @@ mod tests {
             edits: vec![Edit::SetPcp(u8::try_from(port).unwrap())],
             commit: port == 2,
             ct_mark: Some(port),
+            punts: Vec::new(),
             dues: Dues::default(),
         };
         let mut all = Orders::default();
@@ -646,7 +714,88 @@ mod tests {
         assert_eq!(all, orders(1, &[2, 3], &[7, 8]));
     }
 
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        /// A question about a destination port; answered at once, or later.
+        Ask(u16, bool),
+        /// The oldest open question is answered, as things are by now.
+        Answer,
+        /// The plugin's mind about the ports with this tag changes, and so it says.
+        Change(u32),
+        /// About all.
+        ChangeAll,
+        /// Another plugin's.
+        Other(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0u16..32, any::<bool>()).prop_map(|(port, now)| Step::Ask(port, now)),
+            3 => Just(Step::Answer),
+            2 => (0u32..4).prop_map(Step::Change),
+            1 => Just(Step::ChangeAll),
+            1 => (0u32..4).prop_map(Step::Other),
+        ]
+    }
+
     proptest! {
+        /// One plugin whose mind about each tag is a number that grows; each answer says which it was of, and was made when
+        /// the question was asked.
+        #[test]
+        fn no_answer_is_obeyed_that_was_made_before_its_tag_was_taken_back(steps in proptest::collection::vec(step(), 1..200)) {
+            let (us, them) = (AttachmentId(1), AttachmentId(2));
+            let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+            let mut minds = [0u32; 4];
+            let mut open: Vec<(QueryId, Answer)> = Vec::new();
+            let made = |port: u16, minds: &[u32; 4]| Answer {
+                parts: vec![
+                    Part { of: us, tags: vec![u32::from(port % 4)] },
+                    Part { of: them, tags: Vec::new() },
+                ],
+                why: minds[usize::from(port % 4)].to_string(),
+                ..answer(3 | port & 0x1c)
+            };
+            let vni = question(0).vni;
+            for step in steps {
+                let before: usize = policy.kept.values().flatten().map(|(_, a)| a.len()).sum();
+                match step {
+                    Step::Ask(port, at_once) => {
+                        if policy.look(&question(port), Moment(0)).is_none() {
+                            policy.ask(question(port), 0, Epoch(0), Moment(0), &mut out);
+                            open.extend(asked(&mut out).into_iter().map(|query| (query, made(port, &minds))));
+                        }
+                        if at_once && !open.is_empty() {
+                            let (query, answer) = open.remove(open.len() - 1);
+                            policy.answer(query, Epoch(0), answer, Moment(0));
+                        }
+                    }
+                    Step::Answer if open.is_empty() => {}
+                    Step::Answer => {
+                        let (query, answer) = open.remove(0);
+                        policy.answer(query, Epoch(0), answer, Moment(0));
+                    }
+                    Step::Change(tag) => {
+                        minds[tag as usize] += 1;
+                        policy.invalidate(vni, us, Some(tag));
+                    }
+                    Step::ChangeAll => {
+                        minds.iter_mut().for_each(|mind| *mind += 1);
+                        policy.invalidate(vni, us, None);
+                    }
+                    Step::Other(tag) => {
+                        policy.invalidate(vni, them, Some(tag));
+                        let after: usize = policy.kept.values().flatten().map(|(_, a)| a.len()).sum();
+                        prop_assert_eq!(before, after, "others keep what they said");
+                    }
+                }
+                for port in 0..32 {
+                    if let Some(kept) = policy.look(&question(port), Moment(0)) {
+                        prop_assert_eq!(kept.why, minds[usize::from(port % 4)].to_string());
+                    }
+                }
+            }
+        }
+
         #[test]
         fn no_sequence_of_questions_exceeds_the_bounds(asks in proptest::collection::vec((0..50u32, any::<u16>(), any::<u16>()), 1..300)) {
             let limits = PolicyLimits { answers_per_scope: 4, masks_per_scope: 2, scopes: 3, questions: 5 };

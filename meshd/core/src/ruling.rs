@@ -8,7 +8,9 @@ use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask};
 use crate::ident::{Epoch, Moment, NodeId, PortId};
+use crate::node::Question;
 use crate::offload::Obstacle;
+use crate::policy::Punt;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -34,6 +36,15 @@ pub enum Action {
     Consume,
 }
 
+/// A copy of each frame as it came in, for a controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PuntOrder {
+    /// Whose, and how long.
+    pub punt: Punt,
+    /// What its policy was asked, about a frame of the flow.
+    pub question: Question,
+}
+
 /// The answer to an upcall. If `cache` is set it holds for every frame under the megaflow, until the epoch moves or
 /// `until` passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +58,8 @@ pub struct Ruling {
     /// What each frame is charged with and counted under; `None`: nothing. No part of a recording.
     #[serde(skip)]
     pub dues: Option<Arc<Dues>>,
+    /// Copies of each frame for controllers, also of those that are dropped; `None`: none.
+    pub punts: Option<Arc<[PuntOrder]>>,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at
@@ -56,6 +69,24 @@ pub struct Ruling {
     pub obstacle: Option<Obstacle>,
     /// The gates hold it for exact flows only, and now for this one: each other flow under the megaflow is to be offered.
     pub each_flow: bool,
+}
+
+impl Ruling {
+    /// That this becomes of one frame, and of no other.
+    #[must_use]
+    pub fn of(action: Action) -> Self {
+        Self {
+            action,
+            edits: None,
+            track: None,
+            dues: None,
+            punts: None,
+            cache: None,
+            longest: u32::MAX,
+            obstacle: None,
+            each_flow: false,
+        }
+    }
 }
 
 /// A flow key with a mask, and how long the ruling on it holds.

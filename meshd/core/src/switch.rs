@@ -17,7 +17,7 @@ use crate::conntrack::{Order, Tracked};
 use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
 use crate::flow::{FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
-use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
+use crate::ident::{AttachmentId, Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
 use crate::neighbor::{Neighbors, Owner, is_neighborly};
 use crate::node::{Direction, Output as Out, Question};
 use crate::offload::{GateFlow, GateOp, Obstacle};
@@ -441,6 +441,28 @@ impl Switch {
         self.ask_again(waiting, now, out);
     }
 
+    /// What a plugin had said on a network under a tag is not so any more; `None`: all that it had a part in. Others are not
+    /// asked anew. Nothing happens if there is no such network.
+    pub fn invalidate_policy(
+        &mut self,
+        vni: Vni,
+        of: AttachmentId,
+        tag: Option<u32>,
+        now: Moment,
+        out: &mut Outbox,
+    ) {
+        if !self.networks.contains_key(&vni) {
+            return;
+        }
+        let waiting = self.policy.invalidate(vni, of, tag);
+        // A connection says that the chain let it, and not under which tag.
+        if self.tracked.contains(&vni) {
+            self.track(vni, out);
+        }
+        self.new_epoch(out);
+        self.ask_again(waiting, now, out);
+    }
+
     /// The network's frames are looked up, and connections of before the next epoch are decided anew.
     fn track(&mut self, vni: Vni, out: &mut Outbox) {
         self.tracked.insert(vni);
@@ -603,14 +625,8 @@ impl Switch {
         let mut steps = Vec::new();
         let Ok(parsed) = Frame::parse(frame) else {
             let ruling = Ruling {
-                action: Action::Drop(DropReason::Malformed),
-                edits: None,
-                track: None,
-                dues: None,
-                cache: None,
-                longest: u32::MAX,
                 obstacle: Some(Obstacle::NotForwarded),
-                each_flow: false,
+                ..Ruling::of(Action::Drop(DropReason::Malformed))
             };
             return TraceOutcome {
                 steps,
@@ -693,20 +709,7 @@ impl Switch {
     fn proceed(&mut self, pending: Pending, now: Moment, out: &mut Outbox) {
         let Pending { origin, vni, .. } = pending;
         let Ok(frame) = Frame::parse(&pending.frame) else {
-            let decision = Decision {
-                action: Action::Drop(DropReason::Malformed),
-                mask: None,
-                until: None,
-                idle_ms: None,
-                longest: u32::MAX,
-                why: None,
-                unknown: None,
-                redirected: false,
-                edits: None,
-                track: None,
-                dues: None,
-                reply: None,
-            };
+            let decision = Decision::of(Action::Drop(DropReason::Malformed));
             return self.finish(&pending, None, decision, now, out);
         };
         let key = frame.flow_key(vni).with_ct(pending.ct);
@@ -741,20 +744,9 @@ impl Switch {
                     self.pending.insert(waiter, pending);
                 } else {
                     let why = Some("too many frames of this node wait for policy".to_owned());
-                    let action = Action::Drop(DropReason::ParkingFull);
                     let decision = Decision {
-                        action,
-                        mask: None,
-                        until: None,
-                        idle_ms: None,
-                        longest: u32::MAX,
                         why,
-                        unknown: None,
-                        redirected: false,
-                        edits: None,
-                        track: None,
-                        dues: None,
-                        reply: None,
+                        ..Decision::of(Action::Drop(DropReason::ParkingFull))
                     };
                     self.finish(&pending, Some(key), decision, now, out);
                 }
@@ -765,10 +757,8 @@ impl Switch {
     /// The question came too late, or not at all: this very flow is not asked about again for a while.
     fn give_up(&mut self, pending: &Pending, question: &Question, now: Moment, out: &mut Outbox) {
         let decision = Decision {
-            action: Action::Drop(DropReason::PolicyTimeout),
             mask: (!is_neighborly(question.key.ip_kind)).then(FlowMask::exact),
             until: Some(now.plus_ms(FAILED_MS)),
-            idle_ms: None,
             longest: self
                 .networks
                 .get(&pending.vni)
@@ -777,12 +767,7 @@ impl Switch {
                 "asked about port {} and heard nothing for {ANSWER_MS_MAX} ms",
                 question.port
             )),
-            unknown: None,
-            redirected: false,
-            edits: None,
-            track: None,
-            dues: None,
-            reply: None,
+            ..Decision::of(Action::Drop(DropReason::PolicyTimeout))
         };
         self.finish(pending, Some(question.key), decision, now, out);
     }
@@ -825,14 +810,9 @@ impl Switch {
         let ruling = match &key {
             Some(key) => self.ruling(&decision, key, gate),
             None => Ruling {
-                action: decision.action.clone(),
-                edits: decision.edits.clone(),
-                track: None,
-                dues: decision.dues.clone(),
-                cache: None,
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),
-                each_flow: false,
+                ..Ruling::of(decision.action.clone())
             },
         };
         if let Action::Drop(reason) = decision.action {
@@ -886,6 +866,7 @@ impl Switch {
                 })
             }),
             dues: decision.dues.clone(),
+            punts: decision.punts.clone(),
             cache,
             longest: decision.longest,
             obstacle: gate.err(),
@@ -927,8 +908,10 @@ impl Switch {
 }
 
 mod gates;
+mod packet_out;
 
 pub use gates::Gates;
+pub use packet_out::{PacketOut, PacketTo, SendError};
 
 #[cfg(test)]
 mod tests;

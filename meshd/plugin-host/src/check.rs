@@ -378,6 +378,8 @@ mod tests {
             orders: meshd_core::policy::Orders::default(),
             meters: Vec::new(),
             counts: Vec::new(),
+            punt: None,
+            tags: Vec::new(),
         }
     }
 

@@ -19,6 +19,8 @@ use meshd_core::policy::{FloodSet, Orders, Redirect};
 const MIRRORS_MAX: usize = 4;
 /// Meters, and labels, that one verdict may name.
 const DUES_MAX: usize = 8;
+/// Tags that one verdict may bear.
+const TAGS_MAX: usize = 16;
 /// Members of a flood set that one verdict may name.
 const FLOOD_MAX: usize = 4096;
 
@@ -43,6 +45,10 @@ pub struct Decision {
     pub meters: Vec<u32>,
     /// Labels that it is counted under.
     pub counts: Vec<u32>,
+    /// Its controller gets so many bytes of the frame; 0: all.
+    pub punt: Option<u16>,
+    /// By which it may be taken back.
+    pub tags: Vec<u32>,
 }
 
 /// What one plugin said.
@@ -203,6 +209,7 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
     let mut orders = Orders::default();
     let mut say = Say::Next;
     let (mut meters, mut counts) = (Vec::new(), Vec::new());
+    let mut punt = None;
     match &verdict.target {
         Target::Next => {}
         Target::Accept => say = Say::Accept,
@@ -257,7 +264,12 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             Action::Meter(meter) => meters.push(*meter),
             Action::Count(label) => counts.push(*label),
             Action::Learn(_) => return Err(cannot("action `learn`")),
-            Action::Punt(_) => return Err(cannot("action `punt`")),
+            Action::Punt(bytes) => {
+                punt = Some(match (punt, *bytes) {
+                    (Some(0), _) | (_, 0) => 0,
+                    (before, bytes) => before.map_or(bytes, |before: u16| before.max(bytes)),
+                });
+            }
         }
         if meters.len() > DUES_MAX || counts.len() > DUES_MAX {
             return Err(Fault::Verdict {
@@ -279,6 +291,12 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
     if orders.mirrors.len() > MIRRORS_MAX {
         return Err(Fault::Verdict {
             what: format!("it mirrors to more than {MIRRORS_MAX} ports"),
+        });
+    }
+    let tags = &verdict.life.tags;
+    if tags.len() > TAGS_MAX {
+        return Err(Fault::Verdict {
+            what: format!("it bears more than {TAGS_MAX} tags"),
         });
     }
     let (claimed, parts) = (verdict.deps.fields, &verdict.deps.partial);
@@ -309,6 +327,8 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         orders,
         meters,
         counts,
+        punt,
+        tags: tags.clone(),
     })
 }
 

@@ -110,12 +110,18 @@ pub(crate) fn verdict(verdict: &Verdict, name: &dyn Fn(u16) -> Option<String>) -
             Action::SetDstMac(mac) => write!(out, ", set-dst-mac {}", convert::mac_addr(*mac)),
             Action::CtCommit => write!(out, ", ct-commit"),
             Action::SetCtMark(mark) => write!(out, ", set-ct-mark {mark}"),
+            Action::Meter(at) => write!(out, ", meter {at}"),
+            Action::Count(label) => write!(out, ", count {label}"),
+            Action::Punt(bytes) => write!(out, ", punt {bytes}"),
             Action::Mirror((MirrorTo::Port(port), 0)) => write!(out, ", mirror {port}"),
             other => write!(out, ", {}", format!("{other:?}").to_lowercase()),
         };
     }
     if !verdict.life.cacheable {
         out += " uncached";
+    }
+    for tag in &verdict.life.tags {
+        let _ = write!(out, " tag {tag}");
     }
     for (word, ms) in [
         ("for", verdict.life.hard_ms),

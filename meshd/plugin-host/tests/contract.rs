@@ -189,6 +189,9 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     let shortly = guest("shortly").decide(&tcp_to(666)).unwrap();
     assert_eq!((shortly.hard_ms, shortly.idle_ms), (Some(300), Some(200)));
     assert_eq!(shortly.orders, none);
+    let punted = guest("punt").decide(&tcp_to(666)).unwrap();
+    assert_eq!((punted.punt, punted.say), (Some(3), Say::Drop { code: 7 }));
+    assert_eq!(guest("tag").decide(&tcp_to(666)).unwrap().tags, [3]);
 }
 
 #[test]

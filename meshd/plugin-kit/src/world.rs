@@ -9,7 +9,10 @@ const FILES: [(&str, &str); 7] = [
     ("policy.wit", include_str!("../../../wit/policy.wit")),
     ("tracked.wit", include_str!("../../../wit/tracked.wit")),
     ("host.wit", include_str!("../../../wit/host.wit")),
-    ("controller.wit", include_str!("../../../wit/controller.wit")),
+    (
+        "controller.wit",
+        include_str!("../../../wit/controller.wit"),
+    ),
     ("steering.wit", include_str!("../../../wit/steering.wit")),
     ("worlds.wit", include_str!("../../../wit/worlds.wit")),
 ];

@@ -1,5 +1,6 @@
 //! Answers about plugins at work, as both the command line and the routes know them: chains and counters.
 
+use crate::punts::PuntCounts;
 use crate::rulings::{
     Asked, AttachmentInfo, LabelCount, MeterInfo, PluginInfo, Said, ShadowInfo, Stage,
 };
@@ -102,6 +103,8 @@ pub struct PluginStats {
     pub labels: Vec<LabelCount>,
     /// What the meters of its config let pass and held back.
     pub meters: Vec<MeterInfo>,
+    /// Frames that its verdicts sent to its controller (action `punt`).
+    pub punts: PuntCounts,
 }
 
 /// Calls that took less than a bound and not less than the one before.
@@ -176,6 +179,7 @@ pub(super) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -
         quarantine: at.quarantine.clone(),
         labels: at.labels.clone(),
         meters: at.meters.clone(),
+        punts: at.punts,
     }
 }
 

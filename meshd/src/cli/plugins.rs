@@ -8,6 +8,7 @@ use crate::api::client::segment;
 use crate::api::plugin_views::{ChainLink, PluginStats};
 use crate::api::requests::{PluginWish, RollbackWish};
 use crate::bounded;
+use crate::punts::PuntCounts;
 use crate::rulings::ShadowInfo;
 use bytes::Bytes;
 use meshd_core::command::RefusalCode;
@@ -396,6 +397,35 @@ fn stats(stats: &[PluginStats]) -> String {
             "METER", "NETWORK", "RATE", "PASSED", "BYTES", "DROPPED", "BYTES",
         ];
         out += &show::table(&head, meters, "");
+    }
+    let punting = |row: &&PluginStats| row.punts != PuntCounts::default();
+    let punts = stats.iter().filter(punting).map(|row| {
+        let PuntCounts {
+            taken,
+            surplus,
+            overrun,
+            unheard,
+        } = row.punts;
+        vec![
+            row.plugin.to_string(),
+            row.network.clone(),
+            taken.to_string(),
+            surplus.to_string(),
+            overrun.to_string(),
+            unheard.to_string(),
+        ]
+    });
+    if stats.iter().any(|row| punting(&row)) {
+        out.push('\n');
+        let head = [
+            "PLUGIN",
+            "NETWORK",
+            "PUNTED",
+            "ABOVE BUDGET",
+            "QUEUE FULL",
+            "NO CONTROLLER",
+        ];
+        out += &show::table(&head, punts, "");
     }
     out
 }

@@ -85,7 +85,9 @@ impl LaneTask {
         // After the epoch: a chain that is new in that epoch is also new to the connections.
         let zones = self.shared.zones.load();
         let frame = framed.slice(datagram::WHOLE_LEN..);
-        match self.lane.frame_in(&zones, vni, frame, epoch, now) {
+        let step = self.lane.frame_in(&zones, vni, frame, epoch, now);
+        self.punt(now);
+        match step {
             Step::Forward {
                 frame,
                 to,
@@ -153,16 +155,24 @@ impl LaneTask {
     /// The node has ruled; what waited goes its way, in order.
     fn ruling(&mut self, upcall: UpcallId, ruling: Ruling) {
         let now = self.shared.clock.moment();
-        let Some(released) = self
-            .lane
-            .ruling_in(&self.shared.zones.load(), upcall, ruling, now)
-        else {
+        let zones = self.shared.zones.load();
+        let released = self.lane.ruling_in(&zones, upcall, ruling, now);
+        drop(zones);
+        self.punt(now);
+        let Some(released) = released else {
             return;
         };
         for frame in released.frames {
             let vni = released.vni;
             let framed = edited(vni, &frame, released.edits.as_deref().unwrap_or_default());
             self.forward(vni, &framed, &released.to);
+        }
+    }
+
+    /// Hands over what the lane has for controllers.
+    fn punt(&mut self, now: Moment) {
+        for punted in self.lane.punted() {
+            self.shared.punts.offer(&punted, now);
         }
     }
 

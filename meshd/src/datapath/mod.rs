@@ -25,6 +25,7 @@ use crate::kernel::Vtap;
 use lane_task::ToLane;
 
 use crate::clock::Clock;
+use crate::punts::Punts;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use meshd_core::conntrack::Zones;
@@ -64,6 +65,8 @@ pub(crate) struct Shared {
     inputs: mpsc::Sender<Input>,
     clock: Clock,
     limits: LaneLimits,
+    /// Frames for controllers.
+    punts: Punts,
 }
 
 struct LaneHandle {
@@ -92,6 +95,7 @@ impl Datapath {
         clock: Clock,
         limits: LaneLimits,
         seed: u64,
+        punts: Punts,
     ) -> Self {
         let shared = Shared {
             epoch: AtomicU64::new(0),
@@ -100,6 +104,7 @@ impl Datapath {
             inputs,
             clock,
             limits,
+            punts,
         };
         Self {
             shared: Arc::new(shared),

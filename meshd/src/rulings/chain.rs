@@ -16,7 +16,7 @@ use meshd_core::edit::EDITS_MAX;
 use meshd_core::flow::{FlowKey, FlowMask};
 use meshd_core::ident::{Label, Vni};
 use meshd_core::node::Question;
-use meshd_core::policy::{Answer, Orders, Redirect, Verdict};
+use meshd_core::policy::{Answer, Orders, Part, Redirect, Verdict};
 use meshd_plugin_host::{Decision, FailMode, Say, Stage};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -99,28 +99,17 @@ pub enum Said {
 
 fn passed(why: String) -> Answer {
     Answer {
-        verdict: Verdict::Pass,
-        mask: FlowMask::default(),
-        read_dst_class: false,
-        cacheable: true,
-        hard_ms: None,
-        idle_ms: None,
-        orders: Orders::default(),
         why,
+        ..Answer::of(Verdict::Pass)
     }
 }
 
 /// The answer where nobody could be asked.
 pub(super) fn failed(why: String) -> Answer {
     Answer {
-        verdict: Verdict::Failed,
-        mask: FlowMask::default(),
-        read_dst_class: false,
         cacheable: false,
-        hard_ms: None,
-        idle_ms: None,
-        orders: Orders::default(),
         why,
+        ..Answer::of(Verdict::Failed)
     }
 }
 
@@ -211,11 +200,16 @@ fn walk(
         out.hard_ms = sooner(out.hard_ms, decision.hard_ms);
         out.idle_ms = sooner(out.idle_ms, decision.idle_ms);
         out.orders.compose(&decision.orders);
-        if out.orders.dues.is_too_long() {
+        out.parts.push(Part {
+            of: link.punts().id(),
+            tags: decision.tags,
+        });
+        if out.orders.dues.is_too_long() || out.orders.punts.len() > DUES_MAX {
             out.verdict = Verdict::Failed;
             out.cacheable = false;
-            out.why =
-                format!("the chain meters or counts a frame under more than {DUES_MAX} names");
+            out.why = format!(
+                "the chain meters, counts or punts a frame under more than {DUES_MAX} names"
+            );
             return out;
         }
         if out.orders.edits.len() > EDITS_MAX {
@@ -336,6 +330,12 @@ impl core::fmt::Display for Told<'_> {
         }
         for meter in self.0.dues.meters() {
             write!(f, ", meter {} ({})", meter.name(), meter.rate())?;
+        }
+        for punt in &self.0.punts {
+            match punt.bytes {
+                0 => f.write_str(", a copy to the controller")?,
+                bytes => write!(f, ", {bytes} bytes to the controller")?,
+            }
         }
         self.0
             .mirrors

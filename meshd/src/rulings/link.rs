@@ -10,9 +10,11 @@ use super::checker::{Checker, Sample};
 use super::place::Place;
 use super::shadow::Shadow;
 use super::tolls::{Tallies, Tolls};
+use crate::punts::PuntBox;
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
+use meshd_core::policy::Punt;
 use meshd_plugin_host::{Decision, Digest, Fault, Instance, Say};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -89,6 +91,8 @@ pub(super) struct Link {
     name: Label,
     place: Place,
     counters: Arc<Counters>,
+    /// Its number, and where frames for its controller go.
+    punts: Arc<PuntBox>,
     tolls: Tolls,
     seat: Mutex<Seat>,
     checker: Option<Checker>,
@@ -124,11 +128,13 @@ impl Link {
         place: Place,
         instance: Result<Instance, String>,
         counters: Arc<Counters>,
+        punts: Arc<PuntBox>,
     ) -> Self {
         Self {
             name,
             place,
             counters,
+            punts,
             tolls: Tolls::default(),
             seat: Mutex::new(Seat {
                 instance,
@@ -212,8 +218,7 @@ impl Link {
         } = &mut *seat;
         let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
         let decided = self.place.allows(spare.instance.decide(question));
-        let decided =
-            decided.and_then(|decision| spare.tolls.impose(&self.counters.tallies, decision));
+        let decided = decided.and_then(|decision| self.finish(&spare.tolls, decision));
         match decided {
             Ok(decision) => {
                 self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
@@ -236,6 +241,11 @@ impl Link {
     /// Where it stands, and what is known of it.
     pub(super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// Its number, and where frames for its controller go.
+    pub(super) fn punts(&self) -> &Arc<PuntBox> {
+        &self.punts
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -291,8 +301,7 @@ impl Link {
                 if let Some(times) = self.counters.times.get(bucket(ns)) {
                     add(times, 1);
                 }
-                let outcome = outcome
-                    .and_then(|decision| self.tolls.impose(&self.counters.tallies, decision));
+                let outcome = outcome.and_then(|decision| self.finish(&self.tolls, decision));
                 outcome.map(|decision| {
                     *decisions += 1;
                     if quarantine.is_some() {
@@ -336,6 +345,15 @@ impl Link {
             Err(_) => add(&self.counters.failed, 1),
         };
         outcome
+    }
+
+    /// The plugin's own numbers become what the data path has.
+    fn finish(&self, tolls: &Tolls, decision: Decision) -> Result<Decision, Fault> {
+        let mut decision = tolls.impose(&self.counters.tallies, decision)?;
+        let to = self.punts.id();
+        let punt = decision.punt.map(|bytes| Punt { to, bytes });
+        decision.orders.punts.extend(punt);
+        Ok(decision)
     }
 
     fn sample(&self, instance: &Instance, question: &Question, decision: &Decision) {

@@ -98,6 +98,7 @@ fn has_a_say(decision: &Decision) -> Option<&'static str> {
         ct_mark,
         reject: _,
         mirrors: _,
+        punts: _,
         // Made of the decision's meters and counts, behind this.
         dues: _,
     } = &decision.orders;

@@ -15,6 +15,7 @@ use super::shadow::Shadow;
 use super::shelf::{Attachment, Good, Record, Shelf, Version};
 use super::tolls::Tolls;
 use crate::compiler::Loader;
+use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
 use meshd_plugin_host::{Digest, FailMode, Instance, Manifest, Plugin};
@@ -45,6 +46,9 @@ pub(super) struct Registry {
     loader: Arc<Loader>,
     shelf: Shelf,
     checker: Option<Checker>,
+    punts: Punts,
+    /// Of each attachment.
+    boxes: BTreeMap<(Label, Vni), Arc<PuntBox>>,
     installed: BTreeMap<Label, Installed>,
     revision: u32,
     revisions: BTreeMap<Vni, u32>,
@@ -56,6 +60,7 @@ impl Registry {
         state_dir: &Path,
         loader: Arc<Loader>,
         checker: Option<Checker>,
+        punts: Punts,
     ) -> Result<Self, StartError> {
         let shelf = Shelf::open(store, state_dir)?;
         let records = shelf.records()?;
@@ -63,6 +68,8 @@ impl Registry {
             loader,
             shelf,
             checker,
+            punts,
+            boxes: BTreeMap::new(),
             installed: BTreeMap::new(),
             revision: 0,
             revisions: BTreeMap::new(),
@@ -81,7 +88,9 @@ impl Registry {
                 let instance = plugin.clone().and_then(|plugin| {
                     Instance::new(&plugin, &attachment.config, 1).map_err(|e| e.to_string())
                 });
-                let link = out.link(&name, attachment, &manifest, instance, Arc::default(), None);
+                let punts = out.punt_box(&name, vni);
+                let kept = (Arc::default(), punts, None);
+                let link = out.link(&name, attachment, &manifest, instance, kept);
                 links.insert(vni, link);
                 out.moved(vni);
             }
@@ -114,8 +123,7 @@ impl Registry {
         attachment: &Attachment,
         manifest: &Option<Arc<Manifest>>,
         instance: Result<Instance, String>,
-        counters: Arc<Counters>,
-        before: Option<&Tolls>,
+        (counters, punts, before): (Arc<Counters>, Arc<PuntBox>, Option<&Tolls>),
     ) -> Arc<Link> {
         let place = attachment.place(manifest);
         let spare = match (place.fail, &attachment.last_good) {
@@ -139,12 +147,24 @@ impl Registry {
             (Ok(_), Err(reason)) => (Err(reason), Tolls::default()),
             (instance, tolls) => (instance, tolls.unwrap_or_default()),
         };
-        let link = Link::new(name.clone(), place, instance, counters)
+        let link = Link::new(name.clone(), place, instance, counters, punts)
             .with_tolls(tolls)
             .with_spare(spare)
             .with_checker(self.checker.clone());
         link.quarantine(attachment.quarantine.clone());
         Arc::new(link)
+    }
+
+    /// The box of an attachment, as long as it lasts the same one.
+    fn punt_box(&mut self, name: &Label, vni: Vni) -> Arc<PuntBox> {
+        let punts = &self.punts;
+        let boxes = self.boxes.entry((name.clone(), vni));
+        Arc::clone(boxes.or_insert_with(|| punts.open()))
+    }
+
+    /// The box of an attachment, if there is one.
+    pub(super) fn punts(&self, name: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
+        self.boxes.get(&(name.clone(), vni)).map(Arc::clone)
     }
 
     /// Files that nothing needs any more go.
@@ -339,16 +359,20 @@ impl Registry {
                 name: name.clone(),
                 source,
             })?;
+        let boxes: BTreeMap<Vni, Arc<PuntBox>> = instances
+            .keys()
+            .map(|&vni| (vni, self.punt_box(name, vni)))
+            .collect();
+        let old = self.installed.get(name);
         let mut links = BTreeMap::new();
-        for (vni, instance) in instances {
+        for ((vni, instance), punts) in instances.into_iter().zip(boxes.into_values()) {
             if let Some(attachment) = record.attachments.get(&vni) {
                 let link = self.link(
                     name,
                     attachment,
                     &manifest,
                     Ok(instance),
-                    counters(old, vni),
-                    tolls(old, vni),
+                    (counters(old, vni), punts, tolls(old, vni)),
                 );
                 links.insert(vni, link);
             }
@@ -495,9 +519,17 @@ impl Registry {
                 name: name.clone(),
                 source,
             })?;
-        let counters = counters(Some(installed), vni);
-        let before = tolls(Some(installed), vni);
-        let link = self.link(name, &attachment, &manifest, Ok(instance), counters, before);
+        let punts = self.punt_box(name, vni);
+        let installed = self.installed.get(name);
+        let counters = counters(installed, vni);
+        let before = tolls(installed, vni);
+        let link = self.link(
+            name,
+            &attachment,
+            &manifest,
+            Ok(instance),
+            (counters, punts, before),
+        );
         let installed = self
             .installed
             .get_mut(name)
@@ -583,6 +615,9 @@ impl Registry {
         self.shelf.keep(name, &record).map_err(DetachError::Keep)?;
         installed.record = record;
         installed.links.remove(&vni);
+        if let Some(gone) = self.boxes.remove(&(name.clone(), vni)) {
+            self.punts.close(gone.id());
+        }
         let info = show(name, installed);
         self.moved(vni);
         Ok(info)

@@ -3,6 +3,7 @@
 use super::link::{Counters, below};
 use super::registry::Installed;
 use super::shadow::Tally;
+use crate::punts::PuntCounts;
 use meshd_core::ident::{Label, Vni};
 use meshd_core::signer::Signer;
 #[cfg(doc)]
@@ -106,6 +107,8 @@ pub struct AttachmentInfo {
     pub labels: Vec<LabelCount>,
     /// The meters of its config.
     pub meters: Vec<MeterInfo>,
+    /// Frames that its verdicts sent to its controller.
+    pub punts: PuntCounts,
 }
 
 /// Frames that were counted under a label.
@@ -191,6 +194,7 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
             }),
             labels: link.map_or_else(Vec::new, |link| link.counters().tallies.show()),
             meters: link.map_or_else(Vec::new, |link| link.tolls().show()),
+            punts: link.map_or_else(PuntCounts::default, |link| link.punts().counts()),
         }
     });
     PluginInfo {

@@ -194,7 +194,10 @@ fn difference(
         (one, other) if one == other => {}
         _ => return Some(Difference::Verdict),
     }
-    let wants = |one: &Decision| (one.orders.clone(), one.meters.clone(), one.counts.clone());
+    let wants = |one: &Decision| {
+        let (meters, counts) = (one.meters.clone(), one.counts.clone());
+        (one.orders.clone(), meters, counts, one.punt)
+    };
     if wants(old) != wants(new) {
         return Some(Difference::Wants);
     }
@@ -244,6 +247,8 @@ mod tests {
             orders: Orders::default(),
             meters: Vec::new(),
             counts: Vec::new(),
+            punt: None,
+            tags: Vec::new(),
         }
     }
 

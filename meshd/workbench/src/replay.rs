@@ -210,6 +210,7 @@ impl Run<'_> {
             hard_ms: decision.hard_ms,
             idle_ms: decision.idle_ms,
             orders: decision.orders,
+            parts: Vec::new(),
             why: verdict,
         };
         let (_, answer, _) = self.policy.answer(query, EPOCH, answer, now)?;

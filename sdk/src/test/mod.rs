@@ -201,6 +201,9 @@ fn said<P: Policy>(verdict: &Verdict) -> String {
     if !verdict.cacheable {
         out += " uncached";
     }
+    for tag in verdict.tags.iter().flatten() {
+        out += &format!(" tag {tag}");
+    }
     for (word, ms) in [("for", verdict.hard_ms), ("idle", verdict.idle_ms)] {
         if ms != 0 {
             out += &format!(" {word} {ms} ms");

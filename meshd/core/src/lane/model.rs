@@ -121,10 +121,6 @@ fn action(port: u32) -> Action {
 fn ruling(tree: &Tree, key: &FlowKey, epoch: Epoch) -> Ruling {
     let (port, mask) = tree.decide(key);
     Ruling {
-        action: action(port),
-        edits: None,
-        track: None,
-        dues: None,
         cache: Some(Megaflow {
             key: mask.apply(key),
             mask,
@@ -133,8 +129,7 @@ fn ruling(tree: &Tree, key: &FlowKey, epoch: Epoch) -> Ruling {
             idle_ms: None,
         }),
         longest: 1500,
-        obstacle: None,
-        each_flow: false,
+        ..Ruling::of(action(port))
     }
 }
 

@@ -3,9 +3,12 @@
 
 use super::*;
 use crate::conntrack::CtState;
+use crate::edit::Edit;
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp};
-use crate::ident::{MacAddr, NodeId, PortId};
+use crate::ident::{AttachmentId, MacAddr, NodeId, PortId};
+use crate::node::{Direction, DstClass, Question};
+use crate::policy::Punt;
 use proptest::prelude::*;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -39,10 +42,6 @@ fn to_b() -> Action {
 
 fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
     Ruling {
-        action,
-        edits: None,
-        track: None,
-        dues: None,
         cache: Some(Megaflow {
             key: mask.apply(&key(frame)),
             mask,
@@ -51,8 +50,7 @@ fn ruling(action: Action, frame: &Bytes, mask: FlowMask) -> Ruling {
             idle_ms: None,
         }),
         longest: 1500,
-        obstacle: None,
-        each_flow: false,
+        ..Ruling::of(action)
     }
 }
 
@@ -239,14 +237,8 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
     let first = upcall(lane.frame(vni(), ask.clone(), EPOCH, at(0)));
     let second = upcall(lane.frame(vni(), ask, EPOCH, at(0)));
     let uncached = Ruling {
-        action: to_b(),
-        edits: None,
-        track: None,
-        dues: None,
-        cache: None,
         longest: 1500,
-        obstacle: None,
-        each_flow: false,
+        ..Ruling::of(to_b())
     };
     assert_eq!(
         lane.ruling(second, uncached.clone(), at(0))
@@ -423,7 +415,7 @@ proptest! {
                 open.push(upcall);
             }
             if answer && let Some(upcall) = open.pop() {
-                lane.ruling(upcall, Ruling { action: to_b(), edits: None, track: None, dues: None, cache: None, longest: 1500, obstacle: None, each_flow: false }, at(0));
+                lane.ruling(upcall, Ruling { longest: 1500, ..Ruling::of(to_b()) }, at(0));
             }
             let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
             prop_assert_eq!(held, lane.parked_bytes);
@@ -567,4 +559,45 @@ fn what_is_due_is_paid_by_each_frame_cached_or_parked_and_the_meter_is_named() {
     assert_eq!(tally.read().packets, 7);
     let bytes = 2 * first.len() + 5 * frame(80, 1).len();
     assert_eq!(tally.read().bytes, bytes as u64);
+}
+
+#[test]
+fn what_is_punted_is_each_frame_as_it_came_once_cached_or_parked_forwarded_or_dropped() {
+    let order = PuntOrder {
+        punt: Punt {
+            to: AttachmentId(4),
+            bytes: 0,
+        },
+        question: Question {
+            vni: vni(),
+            direction: Direction::Ingress,
+            port: PortId(1),
+            peer: None,
+            key: FlowKey::blank(vni()),
+            dst_class: DstClass::UnicastKnown,
+        },
+    };
+    for action in [to_b(), Action::Drop(DropReason::Policy), Action::Consume] {
+        let mut lane = lane(LaneLimits::default());
+        let frames: Vec<Bytes> = (0..3).map(|n| frame(53, n)).collect();
+        let asked = upcall(lane.frame(vni(), frames[0].clone(), EPOCH, at(0)));
+        lane.frame(vni(), frames[1].clone(), EPOCH, at(0));
+        assert_eq!(lane.punted().count(), 0, "nobody has said so yet");
+        let punts = Some([order.clone()].into());
+        let edits = Some([Edit::SetPcp(3)].into());
+        let told = Ruling {
+            punts,
+            edits,
+            ..ruling(action, &frames[0], to_port())
+        };
+        lane.ruling(asked, told, at(0));
+        let mut punted: Vec<Punted> = lane.punted().collect();
+        lane.frame(vni(), frames[2].clone(), EPOCH, at(0));
+        punted.extend(lane.punted());
+        let heard: Vec<&Bytes> = punted.iter().map(|one| &one.frame).collect();
+        assert_eq!(heard, [&frames[0], &frames[1], &frames[2]]);
+        assert!(punted.iter().all(|one| one.key == key(&frames[0])));
+        lane.frame(vni(), frame(80, 0), EPOCH, at(0));
+        assert_eq!(lane.punted().count(), 0, "another flow");
+    }
 }

@@ -262,6 +262,7 @@ impl Switch {
                 redirected: decision.redirected,
                 edited: decision.edits.is_some(),
                 tracked: decision.track.is_some(),
+                punted: decision.punts.is_some(),
                 dues: decision.dues.as_deref(),
                 mask: decision.mask.as_ref(),
                 epoch: self.epoch,

@@ -9,7 +9,7 @@ use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
 use crate::offload::Plane;
-use crate::policy::{FloodSet, Orders, Redirect, Verdict};
+use crate::policy::{FloodSet, Orders, Part, Punt, Redirect, Verdict};
 use crate::ruling::Output as To;
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
@@ -172,14 +172,9 @@ fn pass() -> Answer {
         ..FlowMask::default()
     };
     Answer {
-        verdict: Verdict::Pass,
         mask,
-        read_dst_class: false,
-        cacheable: true,
-        hard_ms: None,
-        idle_ms: None,
-        orders: Orders::default(),
         why: "acl: pass".into(),
+        ..Answer::of(Verdict::Pass)
     }
 }
 
@@ -1490,4 +1485,169 @@ fn a_ruling_by_connection_bears_its_order_and_epoch_matches_the_state_and_stays_
     // An established frame is another question.
     bench.ct.state = CtState::ESTABLISHED;
     assert!(question(&bench.upcall(FROM_A, &ip(B, A))).is_some());
+}
+
+#[test]
+fn a_punt_is_one_copy_a_frame_and_controller_also_of_what_is_refused_and_keeps_the_kernel_out() {
+    let punt = |to, bytes| Punt {
+        to: AttachmentId(to),
+        bytes,
+    };
+    let orders = |punts: &[Punt]| Orders {
+        punts: punts.to_vec(),
+        ..Orders::default()
+    };
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench
+        .switch
+        .set_plane(vni(), Some(Plane::default()), &mut bench.out);
+    // In at A, out at B: asked twice, told once.
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    let asked = bench.answer(&asked, with_orders(orders(&[punt(1, 64)])));
+    let told = bench.answer(&asked, with_orders(orders(&[punt(1, 0), punt(2, 14)])));
+    let ruled = ruling(&told).unwrap();
+    assert_eq!(ruled.obstacle, Some(Obstacle::Punted));
+    let punts = ruled.punts.unwrap();
+    let whose: Vec<_> = punts
+        .iter()
+        .map(|order| (order.punt, order.question.direction))
+        .collect();
+    assert_eq!(
+        whose,
+        [
+            (punt(1, 0), Direction::Ingress),
+            (punt(2, 14), Direction::Egress)
+        ]
+    );
+    bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    let asked = bench.upcall(FROM_A, &ip(B, A));
+    let refused = Answer {
+        orders: orders(&[punt(1, 64)]),
+        ..deny()
+    };
+    let ruled = ruling(&bench.answer(&asked, refused)).unwrap();
+    assert_eq!(ruled.action, Action::Drop(DropReason::Policy));
+    assert_eq!(ruled.punts.map(|punts| punts.len()), Some(1));
+}
+
+#[test]
+fn what_was_said_under_a_tag_is_asked_anew_at_once_and_what_others_said_is_not() {
+    let tagged = |of, tag: u32| Answer {
+        parts: vec![Part {
+            of: AttachmentId(of),
+            tags: vec![tag],
+        }],
+        ..pass()
+    };
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let (one, other) = (ip(R, A), udp(R, A, [10, 0, 0, 11], [10, 0, 0, 18], 7, 0));
+    for (frame, tag) in [(&one, 1), (&other, 2)] {
+        let asked = bench.upcall(FROM_A, frame);
+        bench.answer(&asked, tagged(5, tag));
+    }
+    let epoch = bench.switch.epoch();
+    let of = AttachmentId(5);
+    bench
+        .switch
+        .invalidate_policy(vni(), of, Some(1), at(0), &mut bench.out);
+    assert!(bench.switch.epoch() > epoch);
+    bench.drain();
+    assert!(question(&bench.upcall(FROM_A, &one)).is_some());
+    assert!(ruling(&bench.upcall(FROM_A, &other)).is_some());
+    // A question that is on its way is asked again, for its answer may be of before.
+    let third = udp(R, A, [10, 0, 0, 11], [10, 0, 0, 18], 9, 0);
+    let asked = bench.upcall(FROM_A, &third);
+    bench
+        .switch
+        .invalidate_policy(vni(), of, Some(3), at(0), &mut bench.out);
+    let again = bench.drain();
+    assert!(ruling(&bench.answer(&asked, tagged(5, 3))).is_none());
+    assert!(ruling(&bench.answer(&again, tagged(5, 3))).is_some());
+    bench
+        .switch
+        .invalidate_policy(vni(), of, None, at(0), &mut bench.out);
+    bench.drain();
+    assert!(question(&bench.upcall(FROM_A, &other)).is_some());
+}
+
+#[test]
+fn a_frame_of_a_plugin_goes_where_it_is_told_and_is_neither_asked_about_nor_learned_from() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench.drain();
+    let send = |bench: &mut Bench, to, frame: Vec<u8>| {
+        let packet = PacketOut {
+            vni: vni(),
+            to,
+            frame: frame.into(),
+        };
+        let sent = bench.switch.packet_out(&packet, &mut bench.out);
+        let outputs = bench.drain();
+        let to: Vec<To> = injected(&outputs).into_iter().map(|(to, _)| to).collect();
+        assert_eq!(outputs.len(), to.len(), "frames and nothing else");
+        sent.map(|handed| {
+            assert_eq!(handed as usize, to.len());
+            to
+        })
+    };
+    let all = [To::Port(PA), To::Port(PB), To::Peer(N8), To::Peer(N9)];
+    for (to, frame, wanted) in [
+        (PacketTo::Network, ip(B, X), &[To::Port(PB)][..]),
+        (PacketTo::Network, ip(R, X), &[To::Peer(N8)]),
+        (PacketTo::Network, ip(SERVICE, X), &[To::Port(PS)]),
+        (PacketTo::Network, broadcast(X), &all),
+        (PacketTo::Network, ip(MacAddr([2, 9, 9, 9, 9, 9]), X), &all),
+        (PacketTo::Port(PA), ip(R, X), &[To::Port(PA)]),
+        (PacketTo::Peer(N9.handle()), ip(B, X), &[To::Peer(N9)]),
+        (
+            PacketTo::Port(PA),
+            ip(MacAddr([1, 0x80, 0xc2, 0, 0, 0xe]), X),
+            &[To::Port(PA)],
+        ),
+    ] {
+        assert_eq!(send(&mut bench, to, frame).unwrap(), wanted, "{to:?}");
+    }
+    assert!(bench.switch.fdb(vni()).iter().all(|row| row.mac != X));
+    let wanted = |error: SendError, text: &str| {
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    for (to, frame, text) in [
+        (PacketTo::Network, vec![0; 13], "13 bytes"),
+        (
+            PacketTo::Network,
+            [ip(B, X), vec![0; 1600]].concat(),
+            "with an MTU of 1450",
+        ),
+        (PacketTo::Network, ip(B, MULTICAST), "a group"),
+        (
+            PacketTo::Network,
+            ip(MacAddr([1, 0x80, 0xc2, 0, 0, 0xe]), X),
+            "stays on its link",
+        ),
+        (
+            PacketTo::Port(PortId(99)),
+            ip(B, X),
+            "port 99 is not on the network",
+        ),
+        (PacketTo::Port(PS), ip(B, X), "port 3 is not on the network"),
+        (
+            PacketTo::Peer(7),
+            ip(B, X),
+            "peer 0x0000000000000007 is not",
+        ),
+    ] {
+        wanted(send(&mut bench, to, frame).unwrap_err(), text);
+    }
+    let elsewhere = PacketOut {
+        vni: Vni::new(9).unwrap(),
+        to: PacketTo::Network,
+        frame: ip(B, X).into(),
+    };
+    let error = bench
+        .switch
+        .packet_out(&elsewhere, &mut bench.out)
+        .unwrap_err();
+    wanted(error, "VNI 9");
 }

@@ -25,7 +25,7 @@ use meshd_core::node::{Input, KernelEvent, Node, NodeConfig, Output, SessionEven
 use meshd_core::notice::Notice;
 use meshd_core::offload::GateOp;
 use meshd_core::planes::PlanesConfig;
-use meshd_core::policy::{Answer, Orders, Verdict};
+use meshd_core::policy::{Answer, Verdict};
 use meshd_core::ruling;
 use meshd_core::testing::FakeKeyring;
 use meshd_core::wire::control::{JoinRequest, Message, VERSION};
@@ -621,6 +621,8 @@ impl World {
                     self.deliver(at, port, &frame);
                 }
             }
+            // No plugin sends in here.
+            Output::Sent { .. } => {}
             Output::Epoch(epoch) => self.hosts[at].epoch = epoch,
             Output::Track { vni, since } => {
                 let host = &mut self.hosts[at];
@@ -640,14 +642,8 @@ impl World {
                 }
                 .with_prerequisites();
                 let answer = Answer {
-                    verdict: if denied { Verdict::Drop } else { Verdict::Pass },
                     mask,
-                    read_dst_class: false,
-                    cacheable: true,
-                    hard_ms: None,
-                    idle_ms: None,
-                    orders: Orders::default(),
-                    why: String::new(),
+                    ..Answer::of(if denied { Verdict::Drop } else { Verdict::Pass })
                 };
                 self.later(
                     50_000,

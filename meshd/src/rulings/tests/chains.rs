@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use meshd_core::policy::Punt;
 
 fn at(stage: Stage, order: u16) -> Placement {
     Placement {
@@ -212,4 +213,35 @@ fn a_guard_stands_where_it_is_made_for_or_later_and_not_among_observers() {
         .attach(&label("acl"), lan(), None, Placement::default())
         .unwrap();
     assert_eq!(again.attachments[0].stage, Stage::Forward, "it stays there");
+}
+
+#[test]
+fn punts_and_tags_bear_the_number_of_the_attachment_which_is_its_own_as_long_as_it_lasts() {
+    let (_dir, rulings) = chain(&[
+        ("a", "tag", 666, Stage::Forward, 1),
+        ("b", "punt", 666, Stage::Forward, 2),
+    ]);
+    let number = |name: &str| rulings.punt_box(&label(name), lan()).unwrap().id();
+    let (a, b) = (number("a"), number("b"));
+    assert_ne!(a, b);
+    let answer = now(&rulings, &tcp_to(666));
+    assert_eq!(answer.verdict, Verdict::Drop);
+    let parts: Vec<_> = answer
+        .parts
+        .iter()
+        .map(|part| (part.of, &part.tags[..]))
+        .collect();
+    assert_eq!(parts, [(a, &[9][..]), (b, &[])]);
+    assert_eq!(answer.orders.punts, [Punt { to: b, bytes: 9 }]);
+    let other = r#"{"on-port":667,"do":"punt"}"#;
+    rulings
+        .attach(&label("b"), lan(), other, Placement::default())
+        .unwrap();
+    assert_eq!(number("b"), b);
+    rulings.detach(&label("b"), lan()).unwrap();
+    assert!(rulings.punt_box(&label("b"), lan()).is_none());
+    rulings
+        .attach(&label("b"), lan(), other, Placement::default())
+        .unwrap();
+    assert_ne!(number("b"), b);
 }

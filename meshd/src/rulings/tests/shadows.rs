@@ -114,6 +114,8 @@ fn a_shadow_that_fails_is_counted_and_one_that_is_late_keeps_nobody_waiting() {
         orders: Orders::default(),
         meters: Vec::new(),
         counts: Vec::new(),
+        punt: None,
+        tags: Vec::new(),
     });
     let until = |all: u64| {
         let end = Instant::now() + Duration::from_secs(20);
