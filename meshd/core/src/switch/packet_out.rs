@@ -85,7 +85,7 @@ impl Switch {
         check(network, to, frame)?;
         let receivers = match to {
             PacketTo::Port(port) => {
-                if !network.ports.get(&port).is_some_and(|face| !face.service) {
+                if network.ports.get(&port).is_none_or(|face| face.service) {
                     let to = format!("port {port}");
                     return Err(SendError::NoTarget { to });
                 }
