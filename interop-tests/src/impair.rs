@@ -65,6 +65,18 @@ impl Lab {
         nft(&self.hosts[index].netns, &format!("{what} counter drop"))
     }
 
+    /// As [`Lab::deafen`], on another device than `und0`.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn deafen_device(&self, index: usize, device: &str, what: &str) -> Result<()> {
+        nft_on(
+            &self.hosts[index].netns,
+            device,
+            &format!("{what} counter drop"),
+        )
+    }
+
     /// What host `index` hears is changed: `what` matches, `how` changes.
     ///
     /// # Errors
@@ -118,12 +130,16 @@ impl Lab {
     }
 }
 
-/// Adds one rule to the ingress chain of `und0` in `netns`.
+/// Adds one rule to the ingress chain of `und0`, or of another device, in `netns`.
 fn nft(netns: &str, rule: &str) -> Result<()> {
+    nft_on(netns, "und0", rule)
+}
+
+fn nft_on(netns: &str, device: &str, rule: &str) -> Result<()> {
     let script = format!(
         "add table netdev impair\n\
-         add chain netdev impair in {{ type filter hook ingress device \"und0\" priority 0; policy accept; }}\n\
-         add rule netdev impair in {rule}\n"
+         add chain netdev impair {device} {{ type filter hook ingress device \"{device}\" priority 0; policy accept; }}\n\
+         add rule netdev impair {device} {rule}\n"
     );
     let mut command = netns::command(netns, "nft")?;
     let mut child = command

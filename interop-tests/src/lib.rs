@@ -25,6 +25,7 @@ pub mod node;
 pub mod report;
 pub mod segment;
 pub mod traffic;
+pub mod uplinks;
 
 use anyhow::{Result, bail};
 use std::sync::OnceLock;

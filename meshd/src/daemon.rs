@@ -29,6 +29,8 @@ use meshd_core::names::Names;
 use meshd_core::node::{Node, NodeConfig};
 use meshd_core::notice::Notice;
 use meshd_core::planes::PlanesConfig;
+use meshd_core::steering::WayId;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -115,7 +117,7 @@ async fn serve(
     let (inputs, from_all) = mpsc::channel(INPUTS_MAX);
     let (heard, from_sessions) = mpsc::channel(HEARD_MAX);
     let (handle, mailbox) = driver::channel();
-    let underlay = start_underlay(config.underlay.listen, &identity, &heard).await?;
+    let underlay = start_underlay(&config.underlay, &identity, &heard).await?;
     drop(heard);
     let kernel = Kernel::start(
         KernelConfig {
@@ -137,6 +139,11 @@ async fn serve(
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
         .map_err(|_| anyhow::anyhow!("the system gave no random numbers"))?;
     let seed = u64::from_ne_bytes(seed);
+    let mut links = config.underlay.link_specs();
+    for (nth, link) in links.iter_mut().enumerate() {
+        let port = WayId::link(nth).and_then(|way| underlay.link_port(way));
+        link.address.set_port(port.unwrap_or(link.address.port()));
+    }
     let domain = config.dns.domain.as_ref().map_or_else(
         || format!("{}.internal", identity.mesh_name()),
         |domain| domain.as_str().to_owned(),
@@ -151,6 +158,8 @@ async fn serve(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         membership: identity.membership().clone(),
         advertise: config.underlay.advertise.clone(),
+        links,
+        steering: BTreeMap::new(),
         macs_per_port: usize::from(config.limits.macs_per_port),
         dns: config.dns.enabled,
         chains: rulings.chains(),
@@ -188,6 +197,7 @@ async fn serve(
         ..LaneLimits::default()
     };
     let datapath = Datapath::new(inputs.clone(), clock, lane_limits, seed, rulings.punts());
+    let ways_gauge = tokio::spawn(datapath.gauge());
     let executor = Executor::start(executor::Tools {
         kernel: kernel.clone(),
         driver: handle.clone(),
@@ -242,6 +252,7 @@ async fn serve(
     watching.abort();
     filter.abort();
     gauge.abort();
+    ways_gauge.abort();
     findings.abort();
     api.abort();
     match ended {
@@ -326,16 +337,23 @@ async fn bind_api(path: &Path) -> Result<Socket, SocketError> {
 
 /// A process that ends lets go of the state's lock a moment before its UDP port.
 async fn start_underlay(
-    listen: SocketAddr,
+    config: &meshd_core::config::UnderlayConfig,
     identity: &Identity,
     heard: &mpsc::Sender<Heard>,
 ) -> Result<Underlay, UnderlayError> {
     let end = tokio::time::Instant::now() + PREDECESSOR;
     loop {
-        let started =
-            Underlay::start(UnderlayConfig { listen }, identity.clone(), heard.clone()).await;
+        let sockets = UnderlayConfig {
+            listen: config.listen,
+            links: config
+                .link_specs()
+                .iter()
+                .map(|link| link.address)
+                .collect(),
+        };
+        let started = Underlay::start(sockets, identity.clone(), heard.clone()).await;
         match started {
-            Err(UnderlayError::Bind { source, .. })
+            Err(UnderlayError::Bind { source, .. } | UnderlayError::Link { source, .. })
                 if source.kind() == std::io::ErrorKind::AddrInUse
                     && tokio::time::Instant::now() < end =>
             {

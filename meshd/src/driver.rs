@@ -25,6 +25,7 @@ use meshd_core::command::{Command, Refusal, RefusalCode, Reply};
 use meshd_core::ident::{CommandId, Now, PortId, Vni};
 use meshd_core::node::{Input, KernelEvent, Node, Output, PacketOut, SendError, SessionEvent};
 use meshd_core::notice::Notice;
+use meshd_core::steering::WayId;
 use meshd_core::view::Event;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -353,7 +354,9 @@ impl Driver {
                 let id = self.next_id();
                 if matches!(
                     command,
-                    Command::PolicyChain { .. } | Command::PolicyInvalidate { .. }
+                    Command::PolicyChain { .. }
+                        | Command::PolicyInvalidate { .. }
+                        | Command::SteeringPlugin { .. }
                 ) {
                     self.free.insert(id);
                 } else if let Err(refusal) = self.room().await {
@@ -490,9 +493,19 @@ impl Driver {
             Output::Proven { session, node } => {
                 // A session that closed in the meantime says so by itself.
                 if let Some(connection) = parts.underlay.prove(session) {
-                    parts.datapath.add_peer(node, session, connection);
+                    parts
+                        .datapath
+                        .add_way(node, WayId::MAIN, session, connection);
                 }
             }
+            Output::LinkProven { session, node, way } => {
+                if let Some(connection) = parts.underlay.prove(session) {
+                    parts.datapath.add_way(node, way, session, connection);
+                }
+            }
+            Output::Ways { node, live } => parts.datapath.set_live(node, &live),
+            Output::Steer { query, question } => parts.rulings.steer(query, question),
+            Output::DialLink { node, way, address } => parts.underlay.dial_link(node, way, address),
             Output::Hangup { session, reason } => parts.underlay.hangup(session, reason),
             Output::Wire(wiring) => {
                 // A port that failed with its network still has its lane, and that the TAP.

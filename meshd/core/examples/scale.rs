@@ -102,6 +102,7 @@ fn records(vni: Vni) -> Vec<(u64, Record)> {
                 version: "0.1.0".to_owned(),
                 vtep: Some(Vtep { ip, port: 4789 }),
                 trusted: vec!["10.9.0.0/16".parse().unwrap()],
+                links: vec![],
             }),
         ));
         let list = (0..EACH).map(|n| {

@@ -78,6 +78,13 @@ pub enum Command {
         /// Only what bears this tag of its own; `None`: all of it.
         tag: Option<u32>,
     },
+    /// Says which steering plugin a network has on this node; the shell has loaded it.
+    SteeringPlugin {
+        /// The network.
+        vni: Vni,
+        /// Moved by each change of it, of code or of config. 0: there is none.
+        revision: u32,
+    },
 }
 
 /// What an invite grants.

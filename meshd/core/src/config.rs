@@ -12,6 +12,7 @@
 
 use crate::command::NetworkSpec;
 use crate::ident::{Label, Vni, escape};
+use crate::links::LinkSpec;
 use crate::networks;
 use crate::signer::Signer;
 use ipnet::IpNet;
@@ -33,6 +34,10 @@ const UPSTREAMS_MAX: usize = 8;
 /// As in [`crate::wire::record`].
 const TRUSTED_MAX: usize = 16;
 const SIGNERS_MAX: usize = 16;
+/// As in [`crate::wire::record`].
+const LINKS_MAX: usize = crate::wire::record::LINKS_MAX;
+/// An underlay link costs so much at most.
+const COST_MAX: u32 = 1_000_000;
 
 /// All settings of a node, checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +73,132 @@ pub struct UnderlayConfig {
     pub trusted: Vec<IpNet>,
     /// UDP port of VXLAN, the same on all nodes.
     pub vxlan_port: u16,
+    /// Uplinks between which traffic to each peer is spread or chosen. At most 6.
+    #[serde(rename = "link")]
+    pub links: Vec<LinkConfig>,
+}
+
+/// One `[[underlay.link]]`: an uplink of this host. Two nodes have a connection for each name that both declare.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkConfig {
+    /// Its name, the same on all nodes that it connects.
+    pub name: Label,
+    /// An address of this host.
+    pub address: LinkAddress,
+    /// The lower is taken first, 0 to 1000000; the session itself counts as 1000.
+    #[serde(default)]
+    pub cost: u32,
+    /// What it can carry; `None`: that is estimated.
+    pub rate: Option<LinkRate>,
+}
+
+/// `10.1.0.1` or `10.1.0.1:7651`; without a port it is the one after that of `listen`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkAddress {
+    /// Of this host.
+    pub ip: IpAddr,
+    /// UDP.
+    pub port: Option<u16>,
+}
+
+impl TryFrom<String> for LinkAddress {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let alone = text.parse().map(|ip| Self { ip, port: None });
+        let both = || text.parse::<SocketAddr>().map(|at| (at.ip(), at.port()));
+        let address = alone.or_else(|_| {
+            both().map(|(ip, port)| Self {
+                ip,
+                port: Some(port),
+            })
+        });
+        let usable = |address: &Self| {
+            !address.ip.is_unspecified() && !address.ip.is_multicast() && address.port != Some(0)
+        };
+        address.ok().filter(usable).ok_or_else(|| {
+            format!(
+                "\"{}\" is no address of an uplink; use one of this host's, such as \"10.1.0.1\" or \"10.1.0.1:7651\"",
+                escape(text.as_bytes())
+            )
+        })
+    }
+}
+
+impl From<LinkAddress> for String {
+    fn from(address: LinkAddress) -> Self {
+        match address.port {
+            Some(port) => SocketAddr::new(address.ip, port).to_string(),
+            None => address.ip.to_string(),
+        }
+    }
+}
+
+/// `100mbit`: a number and `kbit`, `mbit` or `gbit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkRate {
+    /// At least 1.
+    pub kbps: u32,
+}
+
+impl TryFrom<String> for LinkRate {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let units = [("kbit", 1u32), ("mbit", 1_000), ("gbit", 1_000_000)];
+        let read = units.iter().find_map(|(unit, kbps)| {
+            let number: u32 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+            number.checked_mul(*kbps)
+        });
+        let rate = read.filter(|kbps| *kbps > 0).map(|kbps| Self { kbps });
+        rate.ok_or_else(|| {
+            format!(
+                "\"{}\" is no rate; use a number and a unit, such as \"100mbit\", \"512kbit\" or \"1gbit\"",
+                escape(text.as_bytes())
+            )
+        })
+    }
+}
+
+impl From<LinkRate> for String {
+    fn from(rate: LinkRate) -> Self {
+        format!("{}kbit", rate.kbps)
+    }
+}
+
+impl UnderlayConfig {
+    /// The links as the node takes them.
+    #[must_use]
+    pub fn link_specs(&self) -> Vec<LinkSpec> {
+        let spec = |link: &LinkConfig| {
+            let next = self.listen.port().checked_add(1).unwrap_or(UNDERLAY_PORT);
+            LinkSpec {
+                name: link.name.clone(),
+                address: SocketAddr::new(link.address.ip, link.address.port.unwrap_or(next)),
+                cost: link.cost,
+                rate_kbps: link.rate.map(|rate| rate.kbps),
+            }
+        };
+        self.links.iter().map(spec).collect()
+    }
+
+    /// Of two links one is too many: which, and why.
+    fn link_twice(&self) -> Option<(usize, &'static str, String)> {
+        self.links.iter().enumerate().find_map(|(nth, link)| {
+            let before = self.links.get(..nth).unwrap_or_default();
+            if before.iter().any(|other| other.name == link.name) {
+                let message = format!("link {} is there twice; leave one out", link.name);
+                return Some((nth, "name", message));
+            }
+            let same = before.iter().find(|other| other.address == link.address)?;
+            let message = format!(
+                "links {} and {} have one address; give each its own",
+                same.name, link.name
+            );
+            Some((nth, "address", message))
+        })
+    }
 }
 
 impl Default for UnderlayConfig {
@@ -77,6 +208,7 @@ impl Default for UnderlayConfig {
             advertise: Vec::new(),
             trusted: Vec::new(),
             vxlan_port: VXLAN_PORT,
+            links: Vec::new(),
         }
     }
 }
@@ -326,6 +458,10 @@ impl Config {
                 message,
             ));
         }
+        if let Some((nth, key, message)) = config.underlay.link_twice() {
+            let at = place_of(text, "underlay.link", key, nth);
+            return Err(error_at(text, at, message));
+        }
         for (nth, network) in config.networks.iter().enumerate() {
             if let Some((key, message)) = networks::first_wrong(&network.clone().into()) {
                 return Err(error_at(text, place_of(text, "network", key, nth), message));
@@ -402,6 +538,11 @@ impl Config {
                 let (listen, port) = (self.underlay.listen.port(), self.underlay.vxlan_port);
                 let message = format!("vxlan_port is {port}, which is the port of `listen` too; use another one");
                 (listen == port).then_some(("underlay", "vxlan_port", message))
+            })
+            .or_else(|| most("underlay.link", "name", self.underlay.links.len(), LINKS_MAX))
+            .or_else(|| {
+                let dear = self.underlay.links.iter().find(|link| link.cost > COST_MAX)?;
+                within("underlay.link", "cost", dear.cost, 0, COST_MAX)
             })
             .or_else(|| filter_fault(&self.log.level).map(|fault| ("log", "level", fault)))
             .or_else(|| most("plugins", "trusted", self.plugins.trusted.len(), SIGNERS_MAX))
@@ -575,6 +716,11 @@ impl ConfigDiff {
             "underlay.vxlan_port",
         );
         note(
+            running.underlay.links != new.underlay.links,
+            false,
+            "underlay.link",
+        );
+        note(
             running.kernel.fast_path != new.kernel.fast_path,
             true,
             "kernel.fast_path",
@@ -648,7 +794,9 @@ mod tests {
             .map(|(key, _)| key)
         {
             assert!(
-                EXAMPLE.contains(&format!("\n{key} = ")) || key == "network",
+                EXAMPLE.contains(&format!("\n{key} = "))
+                    || EXAMPLE.contains(&format!(".{key}]]"))
+                    || key == "network",
                 "{key} is missing in the example"
             );
         }

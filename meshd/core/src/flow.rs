@@ -10,6 +10,7 @@
 use crate::conntrack::{CtState, Tracked};
 use crate::frame::Frame;
 use crate::ident::{MacAddr, NodeId, PortId, Vni};
+use core::hash::BuildHasher;
 use serde::{Deserialize, Serialize};
 
 /// Where a frame came from: a port of this node, or a peer.
@@ -151,6 +152,18 @@ impl FlowKey {
             state: self.ct,
             mark: self.ct_mark,
         }
+    }
+
+    /// Of the flow that it belongs to: the same for all its frames, whatever flags they bear and whatever is known of their
+    /// connection. Fragments are told apart by addresses only, so that all of one packet are of one flow.
+    #[must_use]
+    pub fn flow_hash(&self, hasher: &impl BuildHasher) -> u64 {
+        let ports = match self.frag {
+            Frag::None => (self.src_port, self.dst_port),
+            Frag::First | Frag::Later => (0, 0),
+        };
+        let addresses = (self.src_mac, self.dst_mac, self.src_ip, self.dst_ip);
+        hasher.hash_one((self.vni, self.ether_type, self.ip_proto, addresses, ports))
     }
 
     /// The key of `frame` on network `vni`.

@@ -34,6 +34,7 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
 use crate::offload::Obstacle;
 use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, PuntOrder, Ruling};
+use crate::steering::{Choice, Route};
 use bytes::Bytes;
 use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
@@ -100,6 +101,8 @@ pub enum Step {
         to: Arc<[Output]>,
         /// To be done to the frame first.
         edits: Option<Arc<[Edit]>>,
+        /// By which way to the peer, if it goes to one.
+        route: Route,
         /// The kernel could hold this flow: tell the node of it ([`Input::Offer`](crate::node::Input::Offer)). If that
         /// fails, call [`Lane::offer_refused`].
         offer: bool,
@@ -130,6 +133,8 @@ pub struct Released {
     pub to: Arc<[Output]>,
     /// To be done to each frame first.
     pub edits: Option<Arc<[Edit]>>,
+    /// By which way to the peer, if they go to one.
+    pub route: Route,
     /// Those that are to be forwarded.
     pub frames: Vec<Bytes>,
 }
@@ -200,6 +205,7 @@ struct Flow {
     track: Option<Arc<Order>>,
     dues: Option<Arc<Dues>>,
     punts: Option<Arc<[PuntOrder]>>,
+    ways: Option<Arc<Choice>>,
     longest: u32,
     obstacle: Option<Obstacle>,
     each_flow: bool,
@@ -452,6 +458,12 @@ impl Lane {
             Action::Forward(to) => {
                 let (to, edits) = (Arc::clone(to), flow.edits.clone());
                 let track = zone.zip(flow.track.clone());
+                let route = flow.ways.as_deref().map_or(Some(Route::Any), |ways| {
+                    ways.route(key.flow_hash(&self.hasher), now)
+                });
+                let Some(route) = route else {
+                    return self.drop_frame(DropReason::PathLost, Some(key), now);
+                };
                 if self.may_flood(to.len(), now) {
                     if let Some((zone, order)) = track {
                         let opener = Opener::of(self.origin, key.src_mac);
@@ -461,6 +473,7 @@ impl Lane {
                         frame,
                         to,
                         edits,
+                        route,
                         offer,
                     }
                 } else {
@@ -496,6 +509,7 @@ impl Lane {
                 track: ruling.track.clone(),
                 dues: ruling.dues.clone(),
                 punts: ruling.punts.clone(),
+                ways: ruling.ways.clone(),
                 longest: ruling.longest,
                 obstacle: ruling.obstacle,
                 each_flow: ruling.each_flow,
@@ -558,10 +572,18 @@ impl Lane {
                         }
                     }
                 }
+                let route = ruling.ways.as_deref().map_or(Some(Route::Any), |ways| {
+                    ways.route(key.flow_hash(&self.hasher), now)
+                });
+                let Some(route) = route else {
+                    self.count_drop(DropReason::PathLost, frames.len() as u64, Some(key), now);
+                    return None;
+                };
                 (!frames.is_empty()).then_some(Released {
                     vni: key.vni,
                     to,
                     edits: ruling.edits,
+                    route,
                     frames,
                 })
             }

@@ -21,6 +21,7 @@ pub mod frame;
 pub mod ident;
 mod invites;
 pub mod lane;
+pub mod links;
 pub mod machine;
 pub mod mesh;
 pub mod names;
@@ -42,6 +43,7 @@ pub mod ranges;
 pub mod ruling;
 pub mod signer;
 pub mod state;
+pub mod steering;
 mod swim;
 pub mod switch;
 #[cfg(any(test, feature = "testing"))]

@@ -15,6 +15,7 @@ use crate::fdb::{How, Place};
 use crate::ident::{
     CommandId, Epoch, Label, MacAddr, MeshId, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
 };
+use crate::links::LinkSpec;
 use crate::mesh::{Mesh, MeshConfig, PeerMessage};
 use crate::names::Names;
 use crate::neighbor::is_router;
@@ -23,10 +24,12 @@ use crate::node::{Input, KernelEvent, Output};
 use crate::notice::Notice;
 use crate::offload::GateMatch;
 use crate::outbox::Outbox;
+use crate::path::PathState;
 use crate::planes::{Around, Planes, PlanesConfig};
 use crate::pool::Pools;
 use crate::ports::{PortChange, Ports, PortsConfig};
 use crate::state::StateKey;
+use crate::steering::{Figures, KernelWay, MAIN_COST, Steering, WayFace, WayId, WaySample};
 use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits};
 use crate::view::PortState;
 use crate::vteps::Vteps;
@@ -53,6 +56,10 @@ pub struct NodeConfig {
     pub records: Vec<Signed>,
     /// Addresses to be advertised before those that the host has.
     pub advertise: Vec<SocketAddr>,
+    /// Underlay links, at most [`LINKS_MAX`](crate::steering::LINKS_MAX).
+    pub links: Vec<LinkSpec>,
+    /// Networks with a steering plugin, with a number that every change of it moves.
+    pub steering: BTreeMap<Vni, u32>,
     /// Source MACs that a port may have.
     pub macs_per_port: usize,
     /// Ports of this node.
@@ -87,6 +94,8 @@ pub struct Node {
     /// Networks whose endpoints here are to be told anew.
     tell: BTreeSet<Vni>,
     names_changed: bool,
+    /// There was a choice of ways to some peer.
+    choices: bool,
     started: Now,
 }
 
@@ -110,6 +119,7 @@ impl Node {
             membership: config.membership.clone(),
             records: config.records.clone(),
             keyring,
+            links: config.links.clone(),
             seed,
             version: config.version.clone(),
         };
@@ -135,12 +145,16 @@ impl Node {
             proven: BTreeMap::new(),
             tell: BTreeSet::new(),
             names_changed: true,
+            choices: false,
             started: now,
         };
         let entries = std::mem::take(&mut node.config.gates.1);
         node.switch.adopt(entries, now.moment.plus_ms(ADOPT_MS));
         for (key, value) in &state {
             node.restore(key, value);
+        }
+        for (&vni, &revision) in &node.config.steering {
+            node.switch.set_steering(vni, revision, &mut node.out);
         }
         let known: Vec<NetworkDef> = node.mesh.directory.networks().cloned().collect();
         for def in &known {
@@ -190,6 +204,8 @@ impl Node {
                 epoch,
                 answer,
             } => self.switch.answer(query, epoch, answer, now.moment, out),
+            Input::Steered { query, answer } => self.switch.steered(query, answer, out),
+            Input::Ways(samples) => self.measure(&samples, now),
             Input::Session(event) => {
                 self.mesh.session(event, now, out);
                 self.sessions_changed(now);
@@ -347,7 +363,9 @@ impl Node {
     fn command(&mut self, id: CommandId, command: Command, now: Now) {
         let is_policy = matches!(
             command,
-            Command::PolicyChain { .. } | Command::PolicyInvalidate { .. }
+            Command::PolicyChain { .. }
+                | Command::PolicyInvalidate { .. }
+                | Command::SteeringPlugin { .. }
         );
         let undoes = is_policy || matches!(command, Command::Detach { .. });
         if !undoes
@@ -416,6 +434,11 @@ impl Node {
                 self.trust_changed(now);
                 Ok(Reply::Done)
             }
+            Command::SteeringPlugin { vni, revision } => {
+                self.switch.set_steering(vni, revision, &mut self.out);
+                self.ways_changed();
+                Ok(Reply::Done)
+            }
             Command::PolicyChain { vni, plugins } => {
                 self.chains.insert(vni, plugins);
                 self.switch
@@ -469,12 +492,77 @@ impl Node {
                 self.pools.peer_up(*node, *session);
             }
         }
+        self.ways_changed();
         if current != self.proven {
             self.proven = current;
             self.planes.touch_all(None, now.moment);
             self.ports
                 .addresses_changed(&self.mesh.directory, &mut self.pools, now, &mut self.out);
         }
+    }
+
+    /// Tells the switch which ways there are to each peer. A peer has a choice of ways if it has links in common with this
+    /// node, or if some network has a plugin that chooses between VXLAN and the session.
+    fn ways_changed(&mut self) {
+        let steered = self.switch.steering().has_plugins();
+        if self.mesh.links().is_empty() && !steered && !self.choices {
+            return;
+        }
+        self.choices = steered || !self.mesh.links().is_empty();
+        let mut all = BTreeMap::new();
+        for peer in self.mesh.peers() {
+            let links = self.mesh.links_with(peer.node);
+            let mut faces = Vec::new();
+            if steered || !links.is_empty() {
+                faces.push(WayFace {
+                    way: WayId::MAIN,
+                    name: "quic-direct".to_owned(),
+                    cost: MAIN_COST,
+                    rate_kbps: None,
+                    up: peer.session.is_some(),
+                });
+            }
+            let specs = self.mesh.links();
+            faces.extend(links.into_iter().filter_map(|link| {
+                let spec = specs.get(link.way.nth_link()?)?;
+                Some(WayFace {
+                    way: link.way,
+                    name: spec.name.to_string(),
+                    cost: spec.cost,
+                    rate_kbps: spec.rate_kbps,
+                    up: link.session.is_some(),
+                })
+            }));
+            if !faces.is_empty() {
+                all.insert(peer.node, faces);
+            }
+        }
+        self.switch.set_ways(all, &mut self.out);
+    }
+
+    /// The counters of connections, ten times a second; what the kernels' probes measured is looked at besides.
+    fn measure(&mut self, samples: &[WaySample], now: Now) {
+        let mut kernel: BTreeMap<(NodeId, Vni), KernelWay> = BTreeMap::new();
+        for view in self.planes.paths(now.moment) {
+            let short = |us: u64| u32::try_from(us).unwrap_or(u32::MAX);
+            let figures = Figures {
+                rtt_us: view.rtt_us.map_or(0, short),
+                loss_ppm: view.loss_ppm.unwrap_or(0),
+                mtu: view.path_mtu.unwrap_or(0),
+                ..Figures::default()
+            };
+            let open = view.state == PathState::Up;
+            kernel.insert((view.peer, view.vni), KernelWay { open, figures });
+        }
+        self.switch.measure(samples, &kernel, now.moment);
+        self.mesh
+            .set_silent(self.switch.steering().silent_sessions());
+    }
+
+    /// Ways to peers, and the choices between them.
+    #[must_use]
+    pub fn steering(&self) -> &Steering {
+        self.switch.steering()
     }
 
     /// Lets what changed in one part reach the others, until nothing changes any more.
@@ -531,6 +619,7 @@ impl Node {
                 .iter()
                 .all(|(_, state, _)| state != PortState::Wiring);
         self.switch.settle_gates(ready, now.moment, &mut self.out);
+        self.switch.ask_steering(now.moment, &mut self.out);
     }
 
     /// The port that stands for a network's foreign VTEPs, as they are now.
@@ -575,6 +664,7 @@ impl Node {
                     .network_changed(vni, &self.mesh.directory, now, &mut self.out);
             }
             Change::Node(_) => {
+                self.ways_changed();
                 let networks: Vec<Vni> =
                     self.mesh.directory.networks().map(|def| def.vni).collect();
                 for vni in networks {

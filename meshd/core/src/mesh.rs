@@ -20,16 +20,18 @@ mod wishes;
 use crate::directory::{AcceptError, Change, Directory};
 use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni};
 use crate::invites::Invites;
+use crate::links::{LinkSpec, LinkStanding, LinkView, Links};
 use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
 use crate::path::PathReport;
 use crate::peers::{Peers, REVOKED_HERE, Standing, Turn, send_records};
+use crate::steering::WayId;
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
-    ADDRESSES_MAX, Endpoint, Endpoints, Keyring, NETWORKS_MAX, NodeAdvert, Record, RecordError,
-    Signed, TRUSTED_MAX, VERSION_TEXT_MAX, Vtep,
+    ADDRESSES_MAX, Endpoint, Endpoints, Keyring, LinkAdvert, NETWORKS_MAX, NodeAdvert, Record,
+    RecordError, Signed, TRUSTED_MAX, VERSION_TEXT_MAX, Vtep,
 };
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -62,6 +64,8 @@ pub struct MeshConfig {
     pub records: Vec<Signed>,
     /// This node's keys.
     pub keyring: Arc<dyn Keyring>,
+    /// The underlay links of this node.
+    pub links: Vec<LinkSpec>,
     /// Of all randomness.
     pub seed: u64,
     /// Of the program, for people.
@@ -105,11 +109,14 @@ pub struct Mesh {
     mesh: MeshId,
     keyring: Arc<dyn Keyring>,
     peers: Peers,
+    links: Links,
     swim: Swim,
     invites: Invites,
     changes: BTreeSet<Change>,
     next_tick: Moment,
     next_summary: Moment,
+    /// Peers that are heard by links only.
+    silent: BTreeSet<NodeId>,
     /// Nodes whose kernel answers.
     in_kernel: BTreeSet<NodeId>,
     /// Nodes that are believed in since this one has just started, and until when.
@@ -137,6 +144,7 @@ impl Mesh {
             membership,
             records,
             keyring,
+            links,
             seed,
             version,
         } = config;
@@ -173,16 +181,25 @@ impl Mesh {
             // As it was: what goes by the kernel goes on over a restart. Said anew once the host's addresses are known.
             vtep: old_vtep,
             trusted,
+            links: links
+                .iter()
+                .map(|link| LinkAdvert {
+                    name: link.name.clone(),
+                    address: link.address,
+                })
+                .collect(),
         };
         directory.publish(Record::Node(advert), now, out)?;
         let mut this = Self {
             mesh,
             peers: Peers::new(me, mesh, seed, now.moment),
+            links: Links::new(me, mesh, links, seed.rotate_left(41)),
             swim: Swim::new(me, boot, seed.rotate_left(17)),
             invites: Invites::new(mesh, mesh_name, state),
             directory,
             keyring,
             changes: BTreeSet::new(),
+            silent: BTreeSet::new(),
             in_kernel: BTreeSet::new(),
             given: (BTreeSet::new(), now.moment.plus_ms(START_MS)),
             next_tick: now.moment.plus_ms(TICK_MS),
@@ -219,6 +236,30 @@ impl Mesh {
                 self.peers
                     .connected(session, key, remote, dialed, &self.directory, now, out);
             }
+            SessionEvent::LinkConnected {
+                session,
+                key,
+                way,
+                remote,
+                dialed,
+            } => {
+                let directory = &self.directory;
+                self.links
+                    .connected(session, (key, way), remote, dialed, directory, now, out);
+            }
+            SessionEvent::LinkDialFailed { node, way, reason } => {
+                self.links.dial_failed(node, way, &reason, now);
+            }
+            SessionEvent::Closed { session, reason }
+                if self.links.standing(session) != LinkStanding::Unknown =>
+            {
+                let standing = self.links.standing(session);
+                self.links
+                    .closed(session, &reason, &self.directory, now, out);
+                if let LinkStanding::Proven(node) = standing {
+                    self.refresh(node, out);
+                }
+            }
             SessionEvent::Closed { session, reason } => {
                 let turn = self
                     .peers
@@ -249,13 +290,32 @@ impl Mesh {
         now: Now,
         out: &mut Outbox,
     ) -> Option<(NodeId, PeerMessage)> {
-        let answer = match self.peers.standing(session) {
-            Standing::Unknown => None,
-            Standing::Unproven(key, remote) => {
+        let answer = match (self.links.standing(session), self.peers.standing(session)) {
+            (LinkStanding::Proven(_), _) if matches!(message, Message::Goodbye(_)) => {
+                if let Message::Goodbye(goodbye) = &message {
+                    self.links.goodbye(session, goodbye);
+                }
+                None
+            }
+            // Control messages come by a link while the session is away.
+            (LinkStanding::Proven(node), _) | (_, Standing::Proven(node)) => {
+                self.peer_says(session, node, message, now, out)
+            }
+            (LinkStanding::Unproven, _) => {
+                if self
+                    .links
+                    .stranger_says(session, &message, &mut self.directory, now, out)
+                    && let LinkStanding::Proven(node) = self.links.standing(session)
+                {
+                    self.refresh(node, out);
+                }
+                None
+            }
+            (_, Standing::Unproven(key, remote)) => {
                 self.stranger_says(session, key, remote, message, now, out);
                 None
             }
-            Standing::Proven(node) => self.peer_says(session, node, message, now, out),
+            (_, Standing::Unknown) => None,
         };
         self.follow_up(now, out);
         answer
@@ -340,6 +400,8 @@ impl Mesh {
                         self.directory.accept(signed, Some(node), now, out)
                     {
                         let reason = format!("it passed on a record that does not hold: {why}");
+                        self.links
+                            .close(node, &Goodbye::Refused(reason.clone()), out);
                         let turn = self
                             .peers
                             .expel(session, &reason, &self.directory, now, out);
@@ -441,6 +503,7 @@ impl Mesh {
     pub fn reaches(&self, node: NodeId) -> bool {
         !self.directory.is_revoked(node)
             && (self.peers.session_of(node).is_some()
+                || self.links.up(node).next().is_some()
                 || self.swim.alive(node)
                 || self.in_kernel.contains(&node)
                 || self.given.0.contains(&node))
@@ -493,6 +556,7 @@ impl Mesh {
                 Change::Revoked(node) => {
                     self.peers
                         .close(*node, Goodbye::Revoked, &self.directory, out);
+                    self.links.close(*node, &Goodbye::Revoked, out);
                     let swum = self.swim.forget(*node, now);
                     self.swum(swum, now, out);
                     self.refresh(*node, out);
@@ -506,6 +570,7 @@ impl Mesh {
             .any(|c| matches!(c, Change::Members | Change::Node(_) | Change::Revoked(_)))
         {
             self.peers.plan(&self.directory, now);
+            self.links.plan(&self.directory, now);
         }
         self.changes.extend(changes);
         // Reachability may have changed by what was just done.
@@ -521,9 +586,9 @@ impl Mesh {
         for (from, records) in by_source {
             let sessions = match from {
                 None => self
-                    .peers
-                    .all_proven()
-                    .map(|(_, session)| session)
+                    .directory
+                    .members()
+                    .filter_map(|m| self.control(m.node))
                     .collect(),
                 Some(_) if records.len() > RELAYED_MAX => Vec::new(),
                 Some(peer) => self.peers.some_of(RELAYS, Some(peer)),
@@ -651,9 +716,44 @@ impl Mesh {
 
     // ---- peers -----------------------------------------------------------------------------------------------------
 
-    /// Sends to a peer; false if there is no proven session.
+    /// Where what is to be said to a peer goes: its session; while that is away or silent, a link.
+    fn control(&self, node: NodeId) -> Option<SessionId> {
+        let heard = |_: &SessionId| !self.silent.contains(&node);
+        let main = self.peers.session_of(node);
+        let link = || self.links.up(node).next().map(|(_, session)| session);
+        main.filter(heard).or_else(link).or(main)
+    }
+
+    /// The peers whose sessions are silent, while links with them are not.
+    pub fn set_silent(&mut self, nodes: BTreeSet<NodeId>) {
+        self.silent = nodes;
+    }
+
+    /// The underlay links of this node.
+    #[must_use]
+    pub fn links(&self) -> &[LinkSpec] {
+        self.links.own()
+    }
+
+    /// The links with a peer.
+    #[must_use]
+    pub fn links_with(&self, node: NodeId) -> Vec<LinkView> {
+        self.links.views(node, &self.directory)
+    }
+
+    /// The connection of one way to a peer.
+    #[must_use]
+    pub fn session_by(&self, node: NodeId, way: WayId) -> Option<SessionId> {
+        if way == WayId::MAIN {
+            return self.peers.session_of(node);
+        }
+        let mut up = self.links.up(node);
+        up.find_map(|(up, session)| (up == way).then_some(session))
+    }
+
+    /// Sends to a peer; false if there is neither a proven session nor a link.
     pub fn send(&mut self, node: NodeId, message: Message, out: &mut Outbox) -> bool {
-        let session = self.peers.session_of(node);
+        let session = self.control(node);
         if let Some(session) = session {
             out.push(Output::Message { session, message });
         }
@@ -712,6 +812,9 @@ impl Mesh {
             self.peers
                 .close(node, Goodbye::Stopping, &self.directory, out);
         }
+        for node in self.links.nodes().collect::<BTreeSet<_>>() {
+            self.links.close(node, &Goodbye::Stopping, out);
+        }
     }
 
     // ---- time ------------------------------------------------------------------------------------------------------
@@ -727,6 +830,7 @@ impl Mesh {
         own.into_iter()
             .chain(swim)
             .chain(self.peers.poll_timeout())
+            .chain(self.links.poll_timeout())
             .min_by_key(|(at, _)| *at)
     }
 
@@ -753,20 +857,23 @@ impl Mesh {
         let swum = self.swim.handle_timeout(now);
         self.swum(swum, now, out);
         self.peers.handle_timeout(&self.directory, now, out);
+        self.links.handle_timeout(now, out);
         self.follow_up(now, out);
     }
 
     fn tick(&mut self, now: Now, out: &mut Outbox) {
         self.directory.expire(now, out);
         self.invites.sweep(now, out);
-        let expired: Vec<NodeId> = self
+        let expired: BTreeSet<NodeId> = self
             .peers
             .all_proven()
             .map(|(node, _)| node)
+            .chain(self.links.nodes())
             .filter(|node| !self.directory.in_good_standing(*node, now.wall))
             .collect();
         for node in expired {
             let goodbye = Goodbye::Refused("the membership has expired; invite it again".into());
+            self.links.close(node, &goodbye, out);
             let turn = self.peers.close(node, goodbye, &self.directory, out);
             let swum = self.swim.forget(node, now);
             self.swum(swum, now, out);

@@ -28,6 +28,7 @@ use crate::offload::{GateMatch, GateOp, PathSlot};
 use crate::plan::NetworkPlan;
 use crate::policy::Answer;
 use crate::ruling::{self, Ruling};
+use crate::steering::{Live, SteerAnswer, SteerQuestion, WayId, WaySample};
 use crate::wire::control::{JoinRefusal, Message, Welcome};
 use crate::wire::probe::ProbeFrame;
 use bytes::Bytes;
@@ -80,6 +81,15 @@ pub enum Input {
         /// The chain's answer, or that it failed.
         answer: Answer,
     },
+    /// A steering plugin answered.
+    Steered {
+        /// The question.
+        query: QueryId,
+        /// Its answer; `None`: it failed.
+        answer: Option<SteerAnswer>,
+    },
+    /// The counters of all connections to peers between which there is a choice; see [`Output::Ways`].
+    Ways(Vec<WaySample>),
     /// A probe came in by a network's VXLAN device.
     Probe {
         /// The network.
@@ -119,6 +129,19 @@ pub enum SessionEvent {
         /// By this node?
         dialed: bool,
     },
+    /// The same, of a connection of an underlay link.
+    LinkConnected {
+        /// The connection.
+        session: SessionId,
+        /// The far end's key.
+        key: NodeId,
+        /// The link: that of this node's socket.
+        way: WayId,
+        /// Where the far end is.
+        remote: SocketAddr,
+        /// By this node?
+        dialed: bool,
+    },
     /// It is over.
     Closed {
         /// The connection.
@@ -134,6 +157,15 @@ pub enum SessionEvent {
         was: u16,
         /// Bytes that it takes for certain.
         mtu: u16,
+    },
+    /// The far end of a link did not answer.
+    LinkDialFailed {
+        /// The node dialed.
+        node: NodeId,
+        /// The link.
+        way: WayId,
+        /// In words.
+        reason: String,
     },
     /// No address of the node answered.
     DialFailed {
@@ -286,12 +318,46 @@ pub enum Output {
         /// Most likely first.
         addresses: Vec<SocketAddr>,
     },
+    /// Dial a node from one of this node's underlay links; `LinkConnected` or `LinkDialFailed` will follow.
+    DialLink {
+        /// Only this key is accepted.
+        node: NodeId,
+        /// From the socket of this link.
+        way: WayId,
+        /// Where the node takes connections of it.
+        address: SocketAddr,
+    },
     /// Send a message.
     Message {
         /// The session.
         session: SessionId,
         /// The message.
         message: Message,
+    },
+    /// The far end of a link's connection is this member: let its frames in, and send it frames over it.
+    LinkProven {
+        /// The connection.
+        session: SessionId,
+        /// The member.
+        node: NodeId,
+        /// The link.
+        way: WayId,
+    },
+    /// From now on there may be several ways to this peer: frames that no ruling puts on one of them take one that is alive, and
+    /// the node wants to see the counters of all ([`Input::Ways`]) every [`SAMPLE_MS`](crate::steering::SAMPLE_MS).
+    Ways {
+        /// The peer.
+        node: NodeId,
+        /// Those that are alive, kept up to date by the node. Shared state, so no part of a recording.
+        #[serde(skip)]
+        live: Arc<Live>,
+    },
+    /// Ask the steering plugin of the network; [`Input::Steered`] will follow.
+    Steer {
+        /// To be named in the answer.
+        query: QueryId,
+        /// The question.
+        question: SteerQuestion,
     },
     /// The far end of the session is this member: let its frames in, and send it frames over this session.
     Proven {

@@ -32,6 +32,18 @@ pub enum Notice {
         was: u16,
         mtu: u16,
     },
+    LinkUp {
+        node: NodeId,
+        name: String,
+        link: String,
+        remote: String,
+    },
+    LinkDown {
+        node: NodeId,
+        name: String,
+        link: String,
+        reason: String,
+    },
     PeerRefused {
         remote: String,
         reason: String,

@@ -170,6 +170,8 @@ obstacles! {
     /// See the text.
     Headers = "policy looks at headers that this packet does not have",
     /// See the text.
+    Steered = "another way to the peer than kernel VXLAN is the best one for it: see `meshd paths`",
+    /// See the text.
     PathIsQuic = "the path to the peer is QUIC: see `meshd paths`",
     /// See the text.
     NotWired = "the kernel does not know the destination yet",

@@ -203,17 +203,9 @@ impl Peers {
     }
 
     fn say_hello(&self, session: SessionId, dialed: u64, directory: &Directory, out: &mut Outbox) {
-        if let Some(membership) = directory.signed(&RecordKey::Membership(self.me)) {
-            let hello = Hello {
-                version: VERSION,
-                mesh: self.mesh,
-                membership: membership.clone(),
-                dialed,
-            };
-            out.push(Output::Message {
-                session,
-                message: Message::Hello(hello),
-            });
+        if let Some(hello) = hello(self.me, self.mesh, dialed, directory) {
+            let message = Message::Hello(hello);
+            out.push(Output::Message { session, message });
         }
     }
 
@@ -610,8 +602,19 @@ impl Peers {
     }
 }
 
+/// What this node says first; `None`: it has no statement to show.
+pub(crate) fn hello(me: NodeId, mesh: MeshId, dialed: u64, directory: &Directory) -> Option<Hello> {
+    let membership = directory.signed(&RecordKey::Membership(me))?.clone();
+    Some(Hello {
+        version: VERSION,
+        mesh,
+        membership,
+        dialed,
+    })
+}
+
 /// Whether the far end of a session, which holds `key`, has shown that it is a member.
-fn check_hello(
+pub(crate) fn check_hello(
     hello: &Hello,
     key: NodeId,
     mesh: MeshId,
@@ -651,7 +654,7 @@ fn check_hello(
     Ok(())
 }
 
-fn name_of(directory: &Directory, node: NodeId) -> String {
+pub(crate) fn name_of(directory: &Directory, node: NodeId) -> String {
     directory
         .member(node)
         .map(|m| m.name.to_string())
@@ -659,7 +662,7 @@ fn name_of(directory: &Directory, node: NodeId) -> String {
 }
 
 /// A far end's text, short and printable.
-fn words(text: &str) -> String {
+pub(crate) fn words(text: &str) -> String {
     escape(text.as_bytes()).chars().take(WORDS_MAX).collect()
 }
 

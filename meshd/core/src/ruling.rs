@@ -11,6 +11,7 @@ use crate::ident::{Epoch, Moment, NodeId, PortId};
 use crate::node::Question;
 use crate::offload::Obstacle;
 use crate::policy::Punt;
+use crate::steering::Choice;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -60,6 +61,9 @@ pub struct Ruling {
     pub dues: Option<Arc<Dues>>,
     /// Copies of each frame for controllers, also of those that are dropped; `None`: none.
     pub punts: Option<Arc<[PuntOrder]>>,
+    /// By which way each frame goes to a peer, where there is a choice; `None`: by any that is alive. No part of a recording.
+    #[serde(skip)]
+    pub ways: Option<Arc<Choice>>,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at
@@ -81,6 +85,7 @@ impl Ruling {
             track: None,
             dues: None,
             punts: None,
+            ways: None,
             cache: None,
             longest: u32::MAX,
             obstacle: None,
@@ -172,6 +177,8 @@ drop_reasons! {
     UpcallQueueFull = "the queue to the switch is full",
     /// No session to the peer.
     NoSession = "there is no session to the peer at the moment",
+    /// The path that policy named is dead.
+    PathLost = "the path to the peer that a policy plugin chose is down, and the plugin wants the frame dropped then",
     /// The session cannot take more.
     SessionQueueFull = "the session to the peer cannot take more at the moment",
     /// The port is gone or does not take the frame.

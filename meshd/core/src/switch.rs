@@ -25,6 +25,7 @@ use crate::outbox::Outbox;
 use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
 use crate::ruling::{self, Action, DropReason, Megaflow, Ruling};
+use crate::steering::{Choice, Steering};
 use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,6 +201,7 @@ pub struct Switch {
     /// State of each FDB's learned MACs when they were last taken.
     taken: BTreeMap<Vni, u64>,
     gates: Gates,
+    steering: Steering,
     /// Networks whose frames are looked up among connections.
     tracked: BTreeSet<Vni>,
     /// ICMP errors sent since when.
@@ -224,6 +226,7 @@ impl Switch {
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
             gates: Gates::default(),
+            steering: Steering::default(),
             tracked: BTreeSet::new(),
             complained: (Moment(0), 0),
             pace: Pace::default(),
@@ -665,8 +668,19 @@ impl Switch {
                         Err(obstacle) => format!("stays with the daemon: {}", obstacle.explain()),
                     },
                 });
+                let ways = self.ways_of(&key, &decision);
+                if let Some(ways) = &ways {
+                    let names = ways.ranked().map(|way| way.to_string());
+                    steps.push(TraceStep {
+                        what: "ways".to_owned(),
+                        detail: format!(
+                            "in this order: {}; see `meshd paths`",
+                            names.collect::<Vec<_>>().join(", ")
+                        ),
+                    });
+                }
                 TraceEnd::Ruled {
-                    ruling: self.ruling(&decision, &key, gate),
+                    ruling: self.ruling(&decision, &key, ways, gate),
                     why: decision.why,
                 }
             }
@@ -804,11 +818,12 @@ impl Switch {
                 None => self.unknown_overflow = true,
             }
         }
+        let ways = key.and_then(|key| self.steer(&key, &decision));
         let gate = key.map_or(Err(Obstacle::NotForwarded), |key| {
             self.offload(origin, &key, &mut decision, now)
         });
         let ruling = match &key {
-            Some(key) => self.ruling(&decision, key, gate),
+            Some(key) => self.ruling(&decision, key, ways, gate),
             None => Ruling {
                 longest: decision.longest,
                 obstacle: Some(Obstacle::NotForwarded),
@@ -847,9 +862,10 @@ impl Switch {
         &self,
         decision: &Decision,
         key: &FlowKey,
+        ways: Option<Arc<Choice>>,
         gate: Result<GateFlow, Obstacle>,
     ) -> Ruling {
-        let cache = decision.mask.map(|mask| Megaflow {
+        let cache = self.mask(decision, key).map(|mask| Megaflow {
             key: mask.apply(key),
             mask,
             epoch: self.epoch,
@@ -867,6 +883,7 @@ impl Switch {
             }),
             dues: decision.dues.clone(),
             punts: decision.punts.clone(),
+            ways,
             cache,
             longest: decision.longest,
             obstacle: gate.err(),
@@ -909,6 +926,7 @@ impl Switch {
 
 mod gates;
 mod packet_out;
+mod ways;
 
 pub use gates::Gates;
 pub use packet_out::{PacketOut, PacketTo, SendError};

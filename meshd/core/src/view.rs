@@ -235,8 +235,12 @@ pub struct Traffic {
 pub struct Path {
     /// The peer.
     pub node: NodeRef,
-    /// `quic-direct` or `kernel-vxlan`.
+    /// Its number among those to this peer: what plugins know it by.
+    pub id: u32,
+    /// `quic-direct`, `link` or `kernel-vxlan`.
     pub kind: String,
+    /// Of a link: its name.
+    pub link: Option<String>,
     /// Of a `kernel-vxlan` path: its network's name.
     pub network: Option<String>,
     /// May traffic take it? Of two that may, flows that the kernel can hold take VXLAN, the others QUIC.
@@ -259,10 +263,18 @@ pub struct Path {
     pub rtt_us: Option<u64>,
     /// Largest UDP payload that fits, in bytes.
     pub mtu: Option<u32>,
-    /// Lost packets in a million sent.
+    /// Lost packets in a million sent: of the last second, where there is a choice of ways, else since the path came up.
     pub loss_ppm: Option<u32>,
     /// Congestion window, in bytes.
     pub window_bytes: Option<u64>,
+    /// The lower is taken first.
+    pub cost: u32,
+    /// Mean deviation of the round trip over the last second, where there is a choice of ways.
+    pub jitter_us: Option<u32>,
+    /// What it takes now, where there is a choice of ways.
+    pub used_kbps: Option<u32>,
+    /// What it could take, as declared or estimated, where there is a choice of ways.
+    pub avail_kbps: Option<u32>,
 }
 
 /// A change of a path.
@@ -772,6 +784,18 @@ pub fn sentence(notice: &Notice) -> String {
         Notice::PeerDown { node, name, reason } => {
             format!("session with {} is over: {}", who(node, name), esc(reason))
         }
+        Notice::LinkUp {
+            node,
+            name,
+            link,
+            remote,
+        } => format!("link {} to {} is up, at {}", esc(link), who(node, name), esc(remote)),
+        Notice::LinkDown {
+            node,
+            name,
+            link,
+            reason,
+        } => format!("link {} to {} is down: {}", esc(link), who(node, name), esc(reason)),
         Notice::PathShrank {
             node,
             name,

@@ -101,6 +101,11 @@ fn micros(us: Option<u64>) -> String {
     }
 }
 
+/// `12.3` of 123.
+fn tenths(tenths: u32) -> String {
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
 fn list<T: ToString>(items: &[T]) -> String {
     if items.is_empty() {
         "-".to_owned()
@@ -317,10 +322,12 @@ pub(super) fn peers(peers: &[Peer]) -> String {
 
 pub(super) fn paths(paths: &[Path]) -> String {
     let rows = paths.iter().map(|p| {
-        let kind = p
-            .network
-            .as_ref()
-            .map_or_else(|| p.kind.clone(), |network| format!("{} {network}", p.kind));
+        let whose = p.network.as_ref().or(p.link.as_ref());
+        let kind = whose.map_or_else(|| p.kind.clone(), |name| format!("{} {name}", p.kind));
+        let load = p.used_kbps.map_or_else(
+            || "-".to_owned(),
+            |used| format!("{} Mbit/s", tenths(used / 100)),
+        );
         let mut why = p.reason.clone();
         for more in p
             .evidence
@@ -336,18 +343,20 @@ pub(super) fn paths(paths: &[Path]) -> String {
         );
         vec![
             p.node.show(),
+            p.id.to_string(),
             kind,
             if p.active { "active" } else { "spare" }.to_owned(),
             or_dash(p.remote.as_ref()),
             micros(p.rtt_us),
             loss,
+            load,
             or_dash(p.mtu.as_ref()),
             why,
         ]
     });
     table(
         &[
-            "PEER", "KIND", "USE", "ADDRESS", "RTT", "LOSS", "MTU", "WHY",
+            "PEER", "ID", "KIND", "USE", "ADDRESS", "RTT", "LOSS", "LOAD", "MTU", "WHY",
         ],
         rows,
         "no paths: there is no peer",

@@ -11,6 +11,7 @@ use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
 use meshd_core::lane::{Lane, LaneFlow, Step};
 use meshd_core::node::Input;
 use meshd_core::ruling::{DropReason, Output, Ruling};
+use meshd_core::steering::Route;
 use meshd_core::wire::datagram;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,11 +93,12 @@ impl LaneTask {
                 frame,
                 to,
                 edits,
+                route,
                 offer,
             } => {
                 match edits {
-                    None => self.forward(vni, framed, &to),
-                    Some(edits) => self.forward(vni, &edited(vni, &frame, &edits), &to),
+                    None => self.forward(vni, framed, &to, route),
+                    Some(edits) => self.forward(vni, &edited(vni, &frame, &edits), &to, route),
                 }
                 if offer {
                     let input = Input::Offer {
@@ -165,7 +167,7 @@ impl LaneTask {
         for frame in released.frames {
             let vni = released.vni;
             let framed = edited(vni, &frame, released.edits.as_deref().unwrap_or_default());
-            self.forward(vni, &framed, &released.to);
+            self.forward(vni, &framed, &released.to, released.route);
         }
     }
 
@@ -183,7 +185,7 @@ impl LaneTask {
         }
     }
 
-    fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output]) {
+    fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output], route: Route) {
         // Not kept beyond the frame: an idle lane would hold the TAPs of ports that are long gone, and the kernel would
         // give them to nobody else.
         let outlets = self.shared.outlets.load();
@@ -195,7 +197,7 @@ impl LaneTask {
                     None => Err(DropReason::PortQueueFull),
                 },
                 Output::Peer(node) => match outlets.peers.get(node) {
-                    Some(outlet) => outlet.send(vni, framed),
+                    Some(outlet) => outlet.send(vni, framed, route),
                     None => Err(DropReason::NoSession),
                 },
             };

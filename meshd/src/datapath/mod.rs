@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Owns the lane tasks, the outlets and the counters that all tiers of `meshd drops` add up. It decides nothing: a frame
-//! goes where its ruling says. One task a lane, so a lane needs no lock; outlets are found in a snapshot.
+//! goes where its ruling says. One task a lane, so a lane needs no lock; outlets are found in a snapshot. A peer has a lane for
+//! each connection: those of its underlay links are lanes of the same origin.
 
 mod lane_task;
 mod outlet;
@@ -34,11 +35,13 @@ use meshd_core::ident::{Epoch, NodeId, PortId, SessionId, UpcallId, Vni};
 use meshd_core::lane::{LaneCounters, LaneDrop, LaneLimits};
 use meshd_core::node::Input;
 use meshd_core::ruling::{self, DropCounts, Ruling};
+use meshd_core::steering::{Live, Route, SAMPLE_MS, WayId, WaySample};
 use meshd_core::wire::datagram;
 use meshd_core::wire::probe::ProbeFrame;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_tun::Tun;
@@ -53,6 +56,18 @@ pub(crate) struct LaneReport {
     pub(crate) counters: LaneCounters,
     /// The last drop of each reason.
     pub(crate) last_drops: Vec<LaneDrop>,
+}
+
+impl LaneReport {
+    /// Of another lane of the same origin.
+    fn add(&mut self, other: Self) {
+        self.counters.frames += other.counters.frames;
+        self.counters.bytes += other.counters.bytes;
+        self.counters.hits += other.counters.hits;
+        self.counters.upcalls += other.counters.upcalls;
+        self.counters.drops.merge(&other.counters.drops);
+        self.last_drops.extend(other.last_drops);
+    }
 }
 
 /// What all lanes share.
@@ -76,10 +91,13 @@ struct LaneHandle {
     session: Option<SessionId>,
 }
 
+/// Whose lane it is, and of a peer's, by which way its frames come.
+type LaneId = (Origin, Option<WayId>);
+
 /// All lanes of the node. Used by the driver alone.
 pub(crate) struct Datapath {
     shared: Arc<Shared>,
-    lanes: BTreeMap<Origin, LaneHandle>,
+    lanes: BTreeMap<LaneId, LaneHandle>,
     /// What lanes that ended had dropped.
     ended: DropCounts,
     seed: u64,
@@ -150,8 +168,8 @@ impl Datapath {
         self.change_outlets(|outlets| {
             outlets.ports.insert(port, outlet.clone());
         });
-        let origin = Origin::Port(port);
-        self.start(origin, None, |start| {
+        let lane = (Origin::Port(port), None);
+        self.start(lane, None, |start| {
             tokio::spawn(port::run(start, vni, mtu, tap))
         });
     }
@@ -161,7 +179,7 @@ impl Datapath {
         self.change_outlets(|outlets| {
             outlets.ports.remove(&port);
         });
-        self.stop(Origin::Port(port));
+        self.stop((Origin::Port(port), None));
     }
 
     /// A network has a VXLAN device now: what its gate does not let pass is read here, and probes are sent here.
@@ -169,7 +187,7 @@ impl Datapath {
         let tap = Arc::new(tap);
         self.vtaps.insert(vni, Arc::clone(&tap));
         self.open_gateway(vni);
-        self.start(Origin::Vxlan(vni), None, |start| {
+        self.start((Origin::Vxlan(vni), None), None, |start| {
             tokio::spawn(vxlan::run(start, vni, mtu, tap))
         });
     }
@@ -182,7 +200,7 @@ impl Datapath {
                 outlets.ports.remove(port);
             });
         }
-        self.stop(Origin::Vxlan(vni));
+        self.stop((Origin::Vxlan(vni), None));
     }
 
     /// Which port of a network stands for its foreign VTEPs: what is sent to it leaves by the VXLAN device.
@@ -217,7 +235,7 @@ impl Datapath {
 
     /// Asks each lane what it has cached; lanes answer beside the driver.
     pub(crate) fn flows(&self) -> Vec<(Origin, oneshot::Receiver<LaneFlows>)> {
-        let ask = |(origin, lane): (&Origin, &LaneHandle)| {
+        let ask = |((origin, _), lane): (&LaneId, &LaneHandle)| {
             let (tell, told) = oneshot::channel();
             // A lane too busy to take the question has no answer.
             lane.to_lane.try_send(ToLane::Show(tell)).ok()?;
@@ -226,20 +244,50 @@ impl Datapath {
         self.lanes.iter().filter_map(ask).collect()
     }
 
-    /// A proven session with a peer carries frames both ways; it takes the place of an older one.
-    pub(crate) fn add_peer(
+    /// A proven session with a peer, or a link, carries frames both ways; it takes the place of an older one of the same way.
+    pub(crate) fn add_way(
         &mut self,
         node: NodeId,
+        way: WayId,
         session: SessionId,
         connection: quinn::Connection,
     ) {
-        let outlet = PeerOutlet::new(connection.clone());
         self.change_outlets(|outlets| {
-            outlets.peers.insert(node, outlet.clone());
+            let outlet = outlets.peers.entry(node).or_default();
+            outlet.set_way(way, Some(connection.clone()));
         });
-        self.start(Origin::Peer(node), Some(session), |start| {
+        self.start((Origin::Peer(node), Some(way)), Some(session), |start| {
             tokio::spawn(peer::run(start, connection))
         });
+    }
+
+    /// There may be several ways to a peer from now on: see [`Output::Ways`](meshd_core::node::Output::Ways).
+    pub(crate) fn set_live(&mut self, node: NodeId, live: &Arc<Live>) {
+        self.change_outlets(|outlets| {
+            let outlet = outlets.peers.entry(node).or_default();
+            outlet.set_live(Arc::clone(live));
+        });
+    }
+
+    /// Tells the node the counters of all connections between which it has a choice, ten times a second, until it is aborted.
+    pub(crate) fn gauge(&self) -> impl Future<Output = ()> + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        async move {
+            let mut every = tokio::time::interval(Duration::from_millis(SAMPLE_MS));
+            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                every.tick().await;
+                let outlets = shared.outlets.load_full();
+                let all = outlets.peers.iter();
+                let samples: Vec<WaySample> = all
+                    .flat_map(|(node, outlet)| outlet.samples(*node))
+                    .collect();
+                if !samples.is_empty() {
+                    // A round that finds no room is followed by the next.
+                    let _ = shared.inputs.try_send(Input::Ways(samples));
+                }
+            }
+        }
     }
 
     /// A session is over. True if it carried the frames of a peer.
@@ -248,22 +296,30 @@ impl Datapath {
             .lanes
             .iter()
             .find(|(_, lane)| lane.session == Some(session))
-            .map(|(origin, _)| *origin);
-        let Some(origin @ Origin::Peer(node)) = found else {
+            .map(|(lane, _)| *lane);
+        let Some(lane @ (Origin::Peer(node), Some(way))) = found else {
             return false;
         };
         self.change_outlets(|outlets| {
-            outlets.peers.remove(&node);
+            if let Some(outlet) = outlets.peers.get_mut(&node) {
+                outlet.set_way(way, None);
+                if outlet.is_spent() {
+                    outlets.peers.remove(&node);
+                }
+            }
         });
-        self.stop(origin);
+        self.stop(lane);
         true
     }
 
     /// A lane's upcall was ruled on.
     pub(crate) fn ruling(&mut self, origin: Origin, upcall: UpcallId, ruling: Ruling) {
-        if let Some(lane) = self.lanes.get(&origin) {
+        // Of several lanes of a peer the one that asked knows the number, and the others keep the ruling.
+        for (_, lane) in self.lanes.iter().filter(|((of, _), _)| *of == origin) {
             // A ruling that does not fit is lost; the lane's own time-out gives the parked frames up, and counts them.
-            let _ = lane.to_lane.try_send(ToLane::Ruling(upcall, ruling));
+            let _ = lane
+                .to_lane
+                .try_send(ToLane::Ruling(upcall, ruling.clone()));
         }
     }
 
@@ -281,7 +337,7 @@ impl Datapath {
                     let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
                     datagram::Header::Whole { vni }.encode_into(&mut framed);
                     framed.extend_from_slice(frame);
-                    let _ = outlet.send(vni, &framed.freeze());
+                    let _ = outlet.send(vni, &framed.freeze(), Route::Any);
                 }
             }
         }
@@ -289,10 +345,11 @@ impl Datapath {
 
     /// Per lane, those that run.
     pub(crate) fn reports(&self) -> BTreeMap<Origin, LaneReport> {
-        self.lanes
-            .iter()
-            .map(|(origin, lane)| (*origin, read(&lane.report)))
-            .collect()
+        let mut all: BTreeMap<Origin, LaneReport> = BTreeMap::new();
+        for ((origin, _), lane) in &self.lanes {
+            all.entry(*origin).or_default().add(read(&lane.report));
+        }
+        all
     }
 
     /// Frames and bytes that went out of a port or to a peer.
@@ -316,16 +373,16 @@ impl Datapath {
 
     fn start(
         &mut self,
-        origin: Origin,
+        lane: LaneId,
         session: Option<SessionId>,
         spawn: impl FnOnce(lane_task::Start) -> JoinHandle<()>,
     ) {
-        self.stop(origin);
+        self.stop(lane);
         let (to_lane, from_driver) = mpsc::channel(RULINGS_MAX);
         let report = Arc::new(Mutex::new(LaneReport::default()));
         let seed = self.next_seed();
         let start = lane_task::Start {
-            origin,
+            origin: lane.0,
             shared: Arc::clone(&self.shared),
             from_driver,
             report: Arc::clone(&report),
@@ -333,7 +390,7 @@ impl Datapath {
         };
         let task = spawn(start);
         self.lanes.insert(
-            origin,
+            lane,
             LaneHandle {
                 to_lane,
                 report,
@@ -343,8 +400,8 @@ impl Datapath {
         );
     }
 
-    fn stop(&mut self, origin: Origin) {
-        if let Some(lane) = self.lanes.remove(&origin) {
+    fn stop(&mut self, lane: LaneId) {
+        if let Some(lane) = self.lanes.remove(&lane) {
             lane.task.abort();
             self.ended.merge(&read(&lane.report).counters.drops);
         }

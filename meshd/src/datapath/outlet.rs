@@ -8,6 +8,7 @@ use crate::underlay::QUEUE_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
 use meshd_core::ruling::DropReason;
+use meshd_core::steering::{Live, Route, WAYS_END, WayId, WaySample};
 use meshd_core::wire::datagram;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -97,22 +98,81 @@ impl PortOutlet {
     }
 }
 
-/// The session with a peer.
-#[derive(Clone)]
+/// The ways to a peer: its session, and its links.
+#[derive(Clone, Default)]
 pub(crate) struct PeerOutlet {
-    connection: quinn::Connection,
-    /// Numbers the frames that are cut into pieces.
-    next_frame: Arc<AtomicU32>,
+    ways: Arc<[Option<Line>; WAYS_END]>,
+    /// Which of them are alive; `None`: there is but one.
+    live: Option<Arc<Live>>,
     sent: Arc<Sent>,
 }
 
+/// One connection to a peer.
+#[derive(Clone)]
+struct Line {
+    connection: quinn::Connection,
+    /// Numbers the frames that are cut into pieces. The far end puts those of each connection together by itself.
+    next_frame: Arc<AtomicU32>,
+}
+
 impl PeerOutlet {
-    pub(crate) fn new(connection: quinn::Connection) -> Self {
-        Self {
-            connection,
-            next_frame: Arc::default(),
-            sent: Arc::default(),
+    /// A way has this connection now; `None`: it has none any more.
+    pub(crate) fn set_way(&mut self, way: WayId, connection: Option<quinn::Connection>) {
+        let mut ways = (*self.ways).clone();
+        if let Some(place) = ways.get_mut(way.number() as usize) {
+            *place = connection.map(|connection| Line {
+                connection,
+                next_frame: Arc::default(),
+            });
         }
+        self.ways = Arc::new(ways);
+    }
+
+    /// There may be several ways from now on.
+    pub(crate) fn set_live(&mut self, live: Arc<Live>) {
+        self.live = Some(live);
+    }
+
+    /// Is there no way, and nothing to be remembered for the next?
+    pub(crate) fn is_spent(&self) -> bool {
+        self.live.is_none() && self.ways.iter().all(Option::is_none)
+    }
+
+    /// The counters of all connections, if there is a choice of them.
+    pub(crate) fn samples(&self, node: NodeId) -> impl Iterator<Item = WaySample> + '_ {
+        let lines = self.ways.iter().zip(0u32..).filter(|_| self.live.is_some());
+        lines.filter_map(move |(line, number)| {
+            let (line, way) = (line.as_ref()?, WayId::new(number)?);
+            let stats = line.connection.stats();
+            Some(WaySample {
+                node,
+                way,
+                rtt_us: u32::try_from(stats.path.rtt.as_micros()).unwrap_or(u32::MAX),
+                sent_packets: stats.path.sent_packets,
+                lost_packets: stats.path.lost_packets,
+                sent_bytes: stats.udp_tx.bytes,
+                heard_bytes: stats.udp_rx.bytes,
+                cwnd: stats.path.cwnd,
+                mtu: stats.path.current_mtu,
+            })
+        })
+    }
+
+    fn line(&self, way: WayId) -> Option<&Line> {
+        self.ways.get(way.number() as usize)?.as_ref()
+    }
+
+    /// The session if it is alive, else the first way that is; where none seems to be, any will do.
+    fn any(&self) -> Option<&Line> {
+        let live = self.live.as_ref().map(|live| live.ways());
+        let alive = |way: WayId| live.is_none_or(|live| live.has(way));
+        let main = self.line(WayId::MAIN).filter(|_| alive(WayId::MAIN));
+        main.or_else(|| {
+            let numbered = self.ways.iter().zip(0u32..);
+            let mut living = numbered.filter(|(_, n)| WayId::new(*n).is_some_and(alive));
+            living.find_map(|(line, _)| line.as_ref())
+        })
+        .or_else(|| self.ways.iter().find_map(Option::as_ref))
     }
 
     /// Frames and bytes so far.
@@ -122,12 +182,19 @@ impl PeerOutlet {
 
     /// Sends a frame: `framed` is the overlay header of a whole frame, and the frame right behind it. What is longer than
     /// a datagram goes in pieces, all or none.
-    pub(crate) fn send(&self, vni: Vni, framed: &Bytes) -> Result<(), DropReason> {
-        self.offer(vni, framed)?;
+    pub(crate) fn send(&self, vni: Vni, framed: &Bytes, route: Route) -> Result<(), DropReason> {
+        let line = match route {
+            Route::Any => self.any(),
+            Route::Prefer(way) => self.line(way).or_else(|| self.any()),
+            Route::Only(way) => self.line(way),
+        };
+        line.ok_or(DropReason::NoSession)?.offer(vni, framed)?;
         self.sent.count(framed.len() - datagram::WHOLE_LEN);
         Ok(())
     }
+}
 
+impl Line {
     fn offer(&self, vni: Vni, framed: &Bytes) -> Result<(), DropReason> {
         let Some(max) = self.connection.max_datagram_size() else {
             return Err(DropReason::NoSession);

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Between two starts.
 const STAGGER: Duration = Duration::from_millis(250);
 /// For one address.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// Most addresses of one dial; the rest is not looked at.
 const ADDRESSES_MAX: usize = 16;
 

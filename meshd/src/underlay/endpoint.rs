@@ -13,12 +13,15 @@ use quinn::{
     ClientConfig, ConnectError, Connecting, Connection, ConnectionError, EndpointConfig,
     IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A session says something at least this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// The same of a node with several uplinks: one that falls silent is to be left within a second. See
+/// [`SILENT_MS`](meshd_core::steering::SILENT_MS).
+const KEEP_ALIVE_LINKS: Duration = Duration::from_millis(200);
 /// A session that hears nothing for so long is over.
 pub(super) const IDLE_MS: u32 = 4000;
 /// Smallest and largest UDP payload, in bytes: RFC 9000 §14.1; a 9000-byte underlay.
@@ -43,7 +46,7 @@ enum Side {
     Acceptor,
 }
 
-fn transport(side: Side, remote: SocketAddr) -> Arc<TransportConfig> {
+fn transport(side: Side, remote: SocketAddr, keep_alive: Duration) -> Arc<TransportConfig> {
     let payload = socket::route_payload(remote)
         .unwrap_or(1452)
         .clamp(PAYLOAD_MIN, PAYLOAD_MAX);
@@ -51,7 +54,7 @@ fn transport(side: Side, remote: SocketAddr) -> Arc<TransportConfig> {
     search.upper_bound(payload);
     let mut config = TransportConfig::default();
     config
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(Some(keep_alive))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .mtu_discovery_config(Some(search))
         .datagram_send_buffer_size(QUEUE_BYTES)
@@ -101,6 +104,7 @@ pub(crate) struct Endpoint {
     server: Option<ServerConfig>,
     /// Loopback addresses are dialed only from a socket on one: in an advert they would mean another host's loopback.
     loopback: bool,
+    keep_alive: Duration,
 }
 
 impl Endpoint {
@@ -110,8 +114,32 @@ impl Endpoint {
         key: &NodeKey,
         accept: bool,
     ) -> Result<Self, UnderlayError> {
-        let tls = Tls::new(key).map_err(|e| UnderlayError::Tls(e.to_string()))?;
         let udp = socket::bind(listen).map_err(|source| UnderlayError::Bind { listen, source })?;
+        Self::over(udp, listen, key, accept)
+    }
+
+    /// Binds the address of an uplink, and takes connections there.
+    pub(super) fn bind_link(address: SocketAddr, key: &NodeKey) -> Result<Self, UnderlayError> {
+        let udp =
+            socket::bind_link(address).map_err(|source| UnderlayError::Link { address, source })?;
+        Ok(Self::over(udp, address, key, true)?.watchful())
+    }
+
+    /// Of a node with several uplinks.
+    pub(super) fn watchful(self) -> Self {
+        Self {
+            keep_alive: KEEP_ALIVE_LINKS,
+            ..self
+        }
+    }
+
+    fn over(
+        udp: UdpSocket,
+        listen: SocketAddr,
+        key: &NodeKey,
+        accept: bool,
+    ) -> Result<Self, UnderlayError> {
+        let tls = Tls::new(key).map_err(|e| UnderlayError::Tls(e.to_string()))?;
         let mut config = EndpointConfig::default();
         config
             .max_udp_payload_size(PAYLOAD_MAX)
@@ -137,6 +165,7 @@ impl Endpoint {
             tls: Arc::new(tls),
             server,
             loopback: listen.ip().is_loopback(),
+            keep_alive: KEEP_ALIVE,
         })
     }
 
@@ -149,7 +178,7 @@ impl Endpoint {
     /// For one accepted connection.
     pub(super) fn server_config(&self, remote: SocketAddr) -> Option<Arc<ServerConfig>> {
         let mut config = self.server.clone()?;
-        config.transport_config(transport(Side::Acceptor, remote));
+        config.transport_config(transport(Side::Acceptor, remote, self.keep_alive));
         Some(Arc::new(config))
     }
 
@@ -167,7 +196,7 @@ impl Endpoint {
             .client(pin.clone())
             .map_err(|e| DialError::Local(e.to_string()))?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport(Side::Dialer, address));
+        config.transport_config(transport(Side::Dialer, address, self.keep_alive));
         // The name is not sent; rustls wants one.
         let connecting: Connecting =
             self.quinn

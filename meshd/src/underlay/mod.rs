@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!    dial()  -> dial.rs: addresses raced, key pinned -+                       +-> Input::Session(Connected | Closed | DialFailed)
+//!    dial_link() -> from the socket of a link --------+                       |
 //!    network -> gate.rs: places for strangers --------+-> session.rs (a task) +-> Input::Message, at a pace
 //!    send(), hangup(), prove() -----------------------+                       +-> prove(): the connection, for frames
 //! ```
 //!
-//! Owns the sockets and the sessions. Decides nothing about them: who is a member is the node's word, and frames are the
+//! Owns the sockets (one, and one for each underlay link) and the sessions. Decides nothing about them: who is a member is the node's word, and frames are the
 //! datapath's. Refuses more than 64 connections of strangers, and lets none hold much memory or stay long.
 
 mod congestion;
@@ -32,6 +33,7 @@ use crate::identity::Identity;
 use gate::{Entry, Gate, Place};
 use meshd_core::ident::{NodeId, SessionId};
 use meshd_core::node::SessionEvent;
+use meshd_core::steering::WayId;
 use meshd_core::wire::control::{Goodbye, Message};
 use session::{PROVE_WITHIN, Session};
 use std::collections::BTreeMap;
@@ -53,12 +55,15 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 pub struct UnderlayConfig {
     /// Where to listen. `[::]` takes IPv4 too, and means `0.0.0.0` on a host without IPv6. Port 0: any.
     pub listen: SocketAddr,
+    /// The addresses of the underlay links, in the order of the config file. Port 0: any.
+    pub links: Vec<SocketAddr>,
 }
 
 impl Default for UnderlayConfig {
     fn default() -> Self {
         Self {
             listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
+            links: Vec::new(),
         }
     }
 }
@@ -73,6 +78,16 @@ pub enum UnderlayError {
     Bind {
         /// As asked.
         listen: SocketAddr,
+        /// Of the kernel.
+        source: io::Error,
+    },
+    /// The socket of a link.
+    #[error(
+        "cannot listen on UDP {address}, an underlay link: {source}; give it another port under [[underlay.link]], as in \"{ip}:7660\"", ip = .address.ip()
+    )]
+    Link {
+        /// As declared.
+        address: SocketAddr,
         /// Of the kernel.
         source: io::Error,
     },
@@ -112,17 +127,24 @@ pub struct SessionStats {
     pub received_bytes: u64,
 }
 
+/// What came of a dial.
+enum Dialed {
+    To(quinn::Connection),
+    Nowhere(SessionEvent),
+}
+
 #[derive(Default)]
 struct State {
     last_session: u64,
     sessions: BTreeMap<SessionId, Arc<Session>>,
     last_dial: u64,
-    dials: BTreeMap<NodeId, (u64, AbortHandle)>,
+    dials: BTreeMap<(NodeId, WayId), (u64, AbortHandle)>,
     closed: bool,
 }
 
 struct Inner {
     endpoint: Endpoint,
+    links: Vec<Endpoint>,
     gate: Gate,
     heard: mpsc::Sender<Heard>,
     state: Mutex<State>,
@@ -144,7 +166,13 @@ impl Underlay {
         identity: Identity,
         heard: mpsc::Sender<Heard>,
     ) -> Result<Self, UnderlayError> {
-        let endpoint = Endpoint::bind(config.listen, identity.node_key(), true)?;
+        let mut endpoint = Endpoint::bind(config.listen, identity.node_key(), true)?;
+        if !config.links.is_empty() {
+            endpoint = endpoint.watchful();
+        }
+        let links = config.links.iter();
+        let links = links.map(|address| Endpoint::bind_link(*address, identity.node_key()));
+        let links = links.collect::<Result<Vec<_>, _>>()?;
         let port = endpoint
             .quinn
             .local_addr()
@@ -155,12 +183,16 @@ impl Underlay {
             .port();
         let underlay = Self(Arc::new(Inner {
             endpoint,
+            links,
             gate: Gate::default(),
             heard,
             state: Mutex::default(),
             port,
         }));
-        tokio::spawn(underlay.clone().accept());
+        for way in (0..underlay.0.links.len()).filter_map(WayId::link) {
+            tokio::spawn(underlay.clone().accept(way));
+        }
+        tokio::spawn(underlay.clone().accept(WayId::MAIN));
         Ok(underlay)
     }
 
@@ -170,9 +202,58 @@ impl Underlay {
         self.0.port
     }
 
+    /// The UDP port of a link.
+    #[must_use]
+    pub fn link_port(&self, way: WayId) -> Option<u16> {
+        let endpoint = self.0.links.get(way.nth_link()?)?;
+        endpoint.quinn.local_addr().ok().map(|at| at.port())
+    }
+
+    fn endpoint(&self, way: WayId) -> Option<&Endpoint> {
+        match way.nth_link() {
+            Some(nth) => self.0.links.get(nth),
+            None => Some(&self.0.endpoint),
+        }
+    }
+
+    /// Dials `node` from the socket of a link; `LinkConnected` or `LinkDialFailed` follows. An older dial by the same link is
+    /// given up without a word.
+    pub fn dial_link(&self, node: NodeId, way: WayId, address: SocketAddr) {
+        let underlay = self.clone();
+        self.start_dial((node, way), async move {
+            let endpoint = underlay.endpoint(way)?;
+            match endpoint.connect(node, address, dial::PATIENCE).await {
+                Ok(connection) => Some(Dialed::To(connection)),
+                Err(error) => {
+                    let reason = format!("{address}: {error}");
+                    let failed = SessionEvent::LinkDialFailed { node, way, reason };
+                    Some(Dialed::Nowhere(failed))
+                }
+            }
+        });
+    }
+
     /// Dials `node` at all of `addresses`; `Connected` or `DialFailed` follows. An older dial to the same node is given up
     /// without a word.
     pub fn dial(&self, node: NodeId, addresses: Vec<SocketAddr>) {
+        let underlay = self.clone();
+        self.start_dial((node, WayId::MAIN), async move {
+            match race(&underlay.0.endpoint, node, &addresses).await {
+                Ok(connection) => Some(Dialed::To(connection)),
+                Err(error) => {
+                    let reason = error.to_string();
+                    let failed = SessionEvent::DialFailed { node, reason };
+                    Some(Dialed::Nowhere(failed))
+                }
+            }
+        });
+    }
+
+    fn start_dial(
+        &self,
+        to: (NodeId, WayId),
+        dial: impl Future<Output = Option<Dialed>> + Send + 'static,
+    ) {
         let mut state = self.state();
         if state.closed {
             return;
@@ -181,30 +262,27 @@ impl Underlay {
         let number = state.last_dial;
         let underlay = self.clone();
         let task = tokio::spawn(async move {
-            let result = race(&underlay.0.endpoint, node, &addresses).await;
+            let dialed = dial.await;
             {
                 let mut state = underlay.state();
                 if state
                     .dials
-                    .get(&node)
+                    .get(&to)
                     .is_none_or(|(current, _)| *current != number)
                 {
                     return;
                 }
-                state.dials.remove(&node);
+                state.dials.remove(&to);
             }
-            match result {
-                Ok(connection) => underlay.adopt(connection, node, true, None),
-                Err(error) => {
-                    let failed = SessionEvent::DialFailed {
-                        node,
-                        reason: error.to_string(),
-                    };
+            match dialed {
+                Some(Dialed::To(connection)) => underlay.adopt(connection, to, true, None),
+                Some(Dialed::Nowhere(failed)) => {
                     let _ = underlay.0.heard.send(failed.into()).await;
                 }
+                None => {}
             }
         });
-        if let Some((_, older)) = state.dials.insert(node, (number, task.abort_handle())) {
+        if let Some((_, older)) = state.dials.insert(to, (number, task.abort_handle())) {
             older.abort();
         }
     }
@@ -276,6 +354,9 @@ impl Underlay {
             }
         };
         let _ = timeout(CLOSE_WITHIN, all).await;
+        for link in &self.0.links {
+            link.close().await;
+        }
         self.0.endpoint.close().await;
     }
 
@@ -292,7 +373,7 @@ impl Underlay {
     fn adopt(
         &self,
         connection: quinn::Connection,
-        key: NodeId,
+        (key, way): (NodeId, WayId),
         dialed: bool,
         place: Option<Place>,
     ) {
@@ -303,7 +384,7 @@ impl Underlay {
         }
         state.last_session += 1;
         let id = SessionId(state.last_session);
-        let session = Arc::new(Session::new(id, connection, dialed, place));
+        let session = Arc::new(Session::new(id, connection, way, dialed, place));
         state.sessions.insert(id, session.clone());
         drop(state);
         let underlay = self.clone();
@@ -314,8 +395,10 @@ impl Underlay {
     }
 
     /// Takes connections until the endpoint is closed.
-    async fn accept(self) {
-        let endpoint = &self.0.endpoint;
+    async fn accept(self, way: WayId) {
+        let Some(endpoint) = self.endpoint(way) else {
+            return;
+        };
         while let Some(incoming) = endpoint.quinn.accept().await {
             let remote = incoming.remote_address();
             match self
@@ -331,20 +414,20 @@ impl Underlay {
                     };
                     // Fails on packets that are no handshake; nobody is there to be told.
                     if let Ok(connecting) = incoming.accept_with(config) {
-                        tokio::spawn(self.clone().shake_hands(connecting, place));
+                        tokio::spawn(self.clone().shake_hands(connecting, way, place));
                     }
                 }
             }
         }
     }
 
-    async fn shake_hands(self, connecting: quinn::Connecting, mut place: Place) {
+    async fn shake_hands(self, connecting: quinn::Connecting, way: WayId, mut place: Place) {
         let Ok(Ok(connection)) = timeout(PROVE_WITHIN, connecting).await else {
             return;
         };
         place.shook_hands();
         match tls::peer_key(&connection) {
-            Some(key) => self.adopt(connection, key, false, Some(place)),
+            Some(key) => self.adopt(connection, (key, way), false, Some(place)),
             None => connection.close(quinn::VarInt::from_u32(0), b"no Ed25519 key shown"),
         }
     }

@@ -19,6 +19,7 @@ use super::shrink;
 use bytes::Bytes;
 use meshd_core::ident::{NodeId, SessionId};
 use meshd_core::node::{Input, SessionEvent};
+use meshd_core::steering::WayId;
 use meshd_core::wire::control::{MESSAGE_MAX, Message, UNPROVEN_MESSAGE_MAX};
 use quinn::{Connection, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
 use std::net::SocketAddr;
@@ -64,6 +65,7 @@ pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) connection: Connection,
     pub(super) remote: SocketAddr,
+    way: WayId,
     pub(super) dialed: bool,
     queue: Queue,
     proven: watch::Sender<bool>,
@@ -75,6 +77,7 @@ impl Session {
     pub(super) fn new(
         id: SessionId,
         connection: Connection,
+        way: WayId,
         dialed: bool,
         place: Option<Place>,
     ) -> Self {
@@ -83,6 +86,7 @@ impl Session {
             id,
             connection,
             remote,
+            way,
             dialed,
             queue: Queue::default(),
             proven: watch::Sender::new(false),
@@ -152,11 +156,21 @@ impl Session {
 
     /// Runs the session to its end; returns after `Closed` was taken.
     pub(super) async fn run(&self, key: NodeId, heard: &mpsc::Sender<Heard>) {
-        let connected = SessionEvent::Connected {
-            session: self.id,
-            key,
-            remote: self.remote,
-            dialed: self.dialed,
+        let (session, remote, dialed) = (self.id, self.remote, self.dialed);
+        let connected = match self.way {
+            WayId::MAIN => SessionEvent::Connected {
+                session,
+                key,
+                remote,
+                dialed,
+            },
+            way => SessionEvent::LinkConnected {
+                session,
+                key,
+                way,
+                remote,
+                dialed,
+            },
         };
         if heard.send(connected.into()).await.is_ok() {
             let reason = tokio::select! {

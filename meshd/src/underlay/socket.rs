@@ -12,7 +12,7 @@ const BUFFER: usize = 4 << 20;
 
 /// Binds `listen`. `[::]` carries IPv4 too; where the host has no IPv6, `0.0.0.0` takes its place.
 pub(super) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
-    match bind_one(listen) {
+    match bind_one(listen, false) {
         Err(e)
             if listen.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
                 && matches!(
@@ -20,13 +20,18 @@ pub(super) fn bind(listen: SocketAddr) -> io::Result<UdpSocket> {
                     Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
                 ) =>
         {
-            bind_one((Ipv4Addr::UNSPECIFIED, listen.port()).into())
+            bind_one((Ipv4Addr::UNSPECIFIED, listen.port()).into(), false)
         }
         other => other,
     }
 }
 
-fn bind_one(listen: SocketAddr) -> io::Result<UdpSocket> {
+/// Binds an address of an uplink, also while the host does not have it: an uplink may come later than meshd, or come back.
+pub(super) fn bind_link(address: SocketAddr) -> io::Result<UdpSocket> {
+    bind_one(address, true)
+}
+
+fn bind_one(listen: SocketAddr, early: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(
         Domain::for_address(listen),
         Type::DGRAM.nonblocking().cloexec(),
@@ -41,6 +46,10 @@ fn bind_one(listen: SocketAddr) -> io::Result<UdpSocket> {
     }
     if setsockopt(&socket, sockopt::SndBufForce, &BUFFER).is_err() {
         let _ = socket.set_send_buffer_size(BUFFER);
+    }
+    if early {
+        // Of IPv6 sockets too: the kernel keeps one flag for both.
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     socket.bind(&SockAddr::from(listen))?;
     Ok(socket.into())

@@ -24,9 +24,16 @@ async fn party_with(inputs_max: usize, listen: &str) -> Party {
     let (inputs, happened) = mpsc::channel(inputs_max);
     let id = identity.node_id();
     let listen: SocketAddr = listen.parse().unwrap();
-    let underlay = Underlay::start(UnderlayConfig { listen }, identity, inputs)
-        .await
-        .unwrap();
+    let underlay = Underlay::start(
+        UnderlayConfig {
+            listen,
+            links: Vec::new(),
+        },
+        identity,
+        inputs,
+    )
+    .await
+    .unwrap();
     let address = SocketAddr::new(listen.ip(), underlay.local_port());
     Party {
         underlay,

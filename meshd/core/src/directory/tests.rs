@@ -289,6 +289,7 @@ fn a_node_that_lost_its_state_goes_on_above_its_old_records() {
             version: String::new(),
             vtep: None,
             trusted: vec![],
+            links: vec![],
         })
     };
     for n in 1..=5 {

@@ -539,6 +539,7 @@ fn what_is_due_is_paid_by_each_frame_cached_or_parked_and_the_meter_is_named() {
     assert_eq!(lane.frame(vni(), first.clone(), EPOCH, at(0)), Step::Parked);
     let metered = Ruling {
         dues: Some(Arc::new(due)),
+        ways: None,
         ..ruling(to_b(), &first, to_port())
     };
     let released = lane.ruling(id, metered, at(0)).unwrap();

@@ -100,6 +100,7 @@ impl World {
             mesh_name: label("lab"),
             membership,
             keyring: Arc::new(keyring),
+            links: Vec::new(),
             seed: n,
             version: "0".into(),
         };

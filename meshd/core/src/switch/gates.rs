@@ -252,6 +252,7 @@ impl Switch {
             return Err(Obstacle::Idle);
         }
         let network = self.networks.get(&key.vni);
+        let mask = self.gate_mask(decision, key)?;
         let flow = consider(
             self.gates.planes.get(&key.vni),
             &Considered {
@@ -264,7 +265,7 @@ impl Switch {
                 tracked: decision.track.is_some(),
                 punted: decision.punts.is_some(),
                 dues: decision.dues.as_deref(),
-                mask: decision.mask.as_ref(),
+                mask: mask.as_ref(),
                 epoch: self.epoch,
                 until: decision.until,
             },

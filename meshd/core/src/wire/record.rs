@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+pub use crate::steering::LINKS_MAX;
+
 /// Ed25519 signing and checking (RFC 8032), given to the core so that it stays free of crypto code of its own.
 /// All are pure functions of their arguments and the node's key. Shared by the machines of one node, so `Sync`.
 pub trait Keyring: Send + Sync {
@@ -169,6 +171,17 @@ pub struct NodeAdvert {
     pub vtep: Option<Vtep>,
     /// Underlay that it trusts with frames in the clear, at most 16.
     pub trusted: Vec<ipnet::IpNet>,
+    /// Its underlay links, at most 6, each name once.
+    pub links: Vec<LinkAdvert>,
+}
+
+/// Where a node takes connections of one of its underlay links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkAdvert {
+    /// Links of one name, on two nodes, are connected.
+    pub name: Label,
+    /// UDP.
+    pub address: SocketAddr,
 }
 
 /// A VXLAN tunnel end point (RFC 7348 §4).
@@ -343,6 +356,8 @@ impl Record {
             Self::Node(a) if a.trusted.len() > TRUSTED_MAX => {
                 Some("trusted subnets are more than 16")
             }
+            Self::Node(a) if a.links.len() > LINKS_MAX => Some("links are more than 6"),
+            Self::Node(a) if has_twin(&a.links) => Some("links have one name twice"),
             Self::Node(_) => None,
             Self::Endpoints(e) if e.list.len() > ENDPOINTS_MAX => {
                 Some("endpoints are more than 4096")
@@ -386,6 +401,17 @@ impl Record {
             signature: Signature::from(signature),
         })
     }
+}
+
+fn has_twin(links: &[LinkAdvert]) -> bool {
+    let mut rest = links;
+    while let [first, others @ ..] = rest {
+        if others.iter().any(|other| other.name == first.name) {
+            return true;
+        }
+        rest = others;
+    }
+    false
 }
 
 fn check_labels(labels: &BTreeMap<String, String>) -> Option<&'static str> {
@@ -495,6 +521,7 @@ mod tests {
             version: "1".into(),
             vtep: None,
             trusted: vec![],
+            links: vec![],
         })
     }
 

@@ -5,5 +5,6 @@
 mod checkers;
 mod kernel;
 mod link;
+mod links;
 mod scenarios;
 mod world;

@@ -7,7 +7,7 @@ use meshd_core::ident::{MacAddr, PortId, Vni};
 use rand::RngExt as _;
 use std::collections::BTreeSet;
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     std::env::var("MESHD_SIM_SEED")
         .ok()
         .and_then(|s| s.parse().ok())
@@ -15,7 +15,7 @@ fn seed() -> u64 {
 }
 
 /// Runs `story` with a line that tells how to run it again, should it fail.
-fn with_seed<T>(seed: u64, story: impl FnOnce(u64) -> T) -> T {
+pub fn with_seed<T>(seed: u64, story: impl FnOnce(u64) -> T) -> T {
     struct Tell(u64);
     impl Drop for Tell {
         fn drop(&mut self) {
@@ -29,14 +29,17 @@ fn with_seed<T>(seed: u64, story: impl FnOnce(u64) -> T) -> T {
 }
 
 /// `hosts` hosts, one network on all of them, one port each.
-struct Mesh {
-    world: World,
-    vni: Vni,
+pub struct Mesh {
+    pub world: World,
+    pub vni: Vni,
     ports: Vec<(usize, PortId, MacAddr)>,
 }
 
 fn mesh(seed: u64, hosts: usize, weather: Weather) -> Mesh {
-    let mut world = World::new(seed, weather);
+    mesh_in(World::new(seed, weather), hosts)
+}
+
+pub fn mesh_in(mut world: World, hosts: usize) -> Mesh {
     let vni = world.add_network(1, &["10.1.0.0/16"]);
     for _ in 1..hosts {
         world.join();
@@ -66,7 +69,7 @@ fn agree(world: &mut World, ms: u64) -> bool {
 }
 
 /// Everybody sends to everybody; returns the share that arrived.
-fn all_pairs(mesh: &mut Mesh) -> (u32, u32) {
+pub fn all_pairs(mesh: &mut Mesh) -> (u32, u32) {
     let mut sent = Vec::new();
     for &(from, from_port, _) in &mesh.ports {
         for &(to, to_port, mac) in &mesh.ports {

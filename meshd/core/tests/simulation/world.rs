@@ -21,12 +21,14 @@ use meshd_core::ident::{
     CommandId, Epoch, IfName, MacAddr, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
 };
 use meshd_core::lane::{Lane, LaneLimits, Step};
+use meshd_core::links::LinkSpec;
 use meshd_core::node::{Input, KernelEvent, Node, NodeConfig, Output, SessionEvent};
 use meshd_core::notice::Notice;
 use meshd_core::offload::GateOp;
 use meshd_core::planes::PlanesConfig;
 use meshd_core::policy::{Answer, Verdict};
 use meshd_core::ruling;
+use meshd_core::steering::{Live, Route, SAMPLE_MS, WayId, WaySample};
 use meshd_core::testing::FakeKeyring;
 use meshd_core::wire::control::{JoinRequest, Message, VERSION};
 use meshd_core::wire::record::{Keyring, Membership, Record, Role, Signed};
@@ -49,7 +51,9 @@ pub struct Host {
     disk: BTreeMap<Vec<u8>, Vec<u8>>,
     lanes: BTreeMap<Origin, Lane>,
     pub ports: BTreeMap<PortId, PortRecord>,
-    sessions: BTreeMap<NodeId, SessionId>,
+    pub sessions: BTreeMap<(NodeId, WayId), SessionId>,
+    /// Which ways to a peer are alive, where there are several.
+    live: BTreeMap<NodeId, Arc<Live>>,
     epoch: Epoch,
     zones: Zones,
     pub replies: BTreeMap<CommandId, Result<Reply, Refusal>>,
@@ -65,9 +69,12 @@ pub struct Host {
 struct Session {
     /// The dialer first.
     ends: [(usize, u64); 2],
+    way: WayId,
     up: bool,
     queues: [VecDeque<Parcel>; 2],
     silent_since: Option<u64>,
+    /// What its ends heard, as a counter of bytes.
+    heard: u64,
 }
 
 enum Parcel {
@@ -91,6 +98,7 @@ enum Event {
         from: usize,
         life: u64,
         node: NodeId,
+        way: WayId,
         to: usize,
     },
     Vxlan {
@@ -101,6 +109,8 @@ enum Event {
     },
     /// The host's shell looks at what the gates counted.
     Gauge(usize, u64),
+    /// It looks at the counters of its connections.
+    Sample(usize, u64),
 }
 
 pub struct World {
@@ -114,6 +124,12 @@ pub struct World {
     pub trusted: bool,
     /// VXLAN from the one does not get to the other.
     pub vxlan_cut: BTreeSet<(usize, usize)>,
+    /// Underlay links of each host.
+    pub links: usize,
+    /// Nothing passes on these ways, of all hosts.
+    pub cut_ways: BTreeSet<WayId>,
+    /// Frames of containers that crossed by each way.
+    pub crossed: BTreeMap<WayId, u64>,
     /// Frames of containers that kernels delivered.
     pub by_kernel: u64,
     events: BTreeMap<(u64, u64), Event>,
@@ -122,6 +138,13 @@ pub struct World {
     next_id: u64,
     /// Digest of all that happened, to compare two runs of one seed.
     pub history: u64,
+}
+
+/// Where a host takes connections of one of its links.
+fn link_address(host: usize, nth: usize) -> SocketAddr {
+    let mut at = address(host);
+    at.set_port(u16::try_from(7651 + nth).unwrap());
+    at
 }
 
 fn address(host: usize) -> SocketAddr {
@@ -139,15 +162,20 @@ fn address(host: usize) -> SocketAddr {
 impl World {
     /// One host that made the mesh; more come by [`World::join`].
     pub fn new(seed: u64, weather: Weather) -> Self {
-        Self::over(seed, weather, false)
+        Self::over(seed, weather, false, 0)
+    }
+
+    /// The same, with so many underlay links on each host.
+    pub fn linked(seed: u64, weather: Weather, links: usize) -> Self {
+        Self::over(seed, weather, false, links)
     }
 
     /// The same, with kernels that have VXLAN, on an underlay that all trust.
     pub fn trusted(seed: u64, weather: Weather) -> Self {
-        Self::over(seed, weather, true)
+        Self::over(seed, weather, true, 0)
     }
 
-    fn over(seed: u64, weather: Weather, trusted: bool) -> Self {
+    fn over(seed: u64, weather: Weather, trusted: bool, links: usize) -> Self {
         let mut world = Self {
             now: 0,
             rng: SmallRng::seed_from_u64(seed),
@@ -163,6 +191,9 @@ impl World {
             trusted,
             vxlan_cut: BTreeSet::new(),
             by_kernel: 0,
+            links,
+            cut_ways: BTreeSet::new(),
+            crossed: BTreeMap::new(),
         };
         let root = FakeKeyring::root(MESH);
         let membership = Membership {
@@ -199,6 +230,7 @@ impl World {
             lanes: BTreeMap::new(),
             ports: BTreeMap::new(),
             sessions: BTreeMap::new(),
+            live: BTreeMap::new(),
             epoch: Epoch(0),
             zones: Zones::default(),
             replies: BTreeMap::new(),
@@ -234,6 +266,15 @@ impl World {
             membership: host.membership.clone().unwrap(),
             records: host.records.clone(),
             advertise: Vec::new(),
+            links: (0..self.links)
+                .map(|nth| LinkSpec {
+                    name: format!("link{nth}").parse().unwrap(),
+                    address: link_address(at, nth),
+                    cost: 1 + u32::try_from(nth).unwrap(),
+                    rate_kbps: None,
+                })
+                .collect(),
+            steering: BTreeMap::new(),
             macs_per_port: 8,
             ports_max: 100,
             dns: false,
@@ -267,6 +308,9 @@ impl World {
         if self.trusted {
             self.later(50 * MS, Event::Gauge(at, life));
         }
+        if self.links > 0 {
+            self.later(SAMPLE_MS * MS, Event::Sample(at, life));
+        }
         self.act(at);
     }
 
@@ -277,6 +321,7 @@ impl World {
         host.lanes.clear();
         host.ports.clear();
         host.sessions.clear();
+        host.live.clear();
         host.life += 1;
     }
 
@@ -465,8 +510,10 @@ impl World {
                 from,
                 life,
                 node,
+                way,
                 to,
-            } => self.connected(from, life, node, to),
+            } => self.connected(from, life, node, way, to),
+            Event::Sample(at, life) => self.sample(at, life),
             Event::Vxlan {
                 from,
                 to,
@@ -497,15 +544,12 @@ impl World {
             return;
         }
         if let Input::Session(SessionEvent::Closed { session, .. }) = &input {
-            let gone: Vec<NodeId> = host
-                .sessions
-                .iter()
-                .filter(|(_, s)| *s == session)
-                .map(|(n, _)| *n)
-                .collect();
-            for node in gone {
-                host.sessions.remove(&node);
-                host.lanes.remove(&Origin::Peer(node));
+            let before: Vec<NodeId> = host.sessions.keys().map(|(node, _)| *node).collect();
+            host.sessions.retain(|_, s| s != session);
+            for node in before {
+                if !host.sessions.keys().any(|(of, _)| *of == node) {
+                    host.lanes.remove(&Origin::Peer(node));
+                }
             }
         }
         if let Some(node) = &mut host.node {
@@ -585,7 +629,22 @@ impl World {
         }
         let life = self.hosts[at].life;
         match output {
-            Output::Persist { .. } | Output::Serve(_) | Output::Unserve { .. } => {}
+            Output::Persist { .. }
+            | Output::Serve(_)
+            | Output::Unserve { .. }
+            | Output::Steer { .. } => {}
+            Output::Ways { node, live } => {
+                self.hosts[at].live.insert(node, live);
+            }
+            Output::LinkProven { session, node, way } => self.proven(at, session, node, way),
+            Output::DialLink { node, way, address } => {
+                let nth = way.nth_link().unwrap();
+                let to = (0..self.hosts.len()).find(|&to| address == link_address(to, nth));
+                match to {
+                    Some(to) => self.dial(at, life, node, way, to),
+                    None => self.dial_failed(at, life, node, way),
+                }
+            }
             Output::Gate(op) => self.gate(at, op),
             Output::Plan { vni, plan } => {
                 let kernel = &mut self.hosts[at].kernel;
@@ -660,26 +719,16 @@ impl World {
             }
             Output::Dial { node, addresses } => {
                 let to = (0..self.hosts.len()).find(|&to| addresses.contains(&address(to)));
-                let delay = 3 * self.weather.message_ns(&mut self.rng);
                 match to {
-                    Some(to) => self.later(
-                        delay,
-                        Event::Connected {
-                            from: at,
-                            life,
-                            node,
-                            to,
-                        },
-                    ),
-                    None => self.dial_failed(at, life, node),
+                    Some(to) => self.dial(at, life, node, WayId::MAIN, to),
+                    None => self.dial_failed(at, life, node, WayId::MAIN),
                 }
             }
             Output::Message { session, message } => {
                 self.post(at, session, Parcel::Message(message))
             }
             Output::Proven { session, node } => {
-                self.hosts[at].sessions.insert(node, session);
-                self.new_lane(at, Origin::Peer(node));
+                self.proven(at, session, node, WayId::MAIN);
             }
             Output::Hangup { session, reason } => self.post(at, session, Parcel::Close(reason)),
             Output::Wire(wiring) => {
@@ -735,22 +784,49 @@ impl World {
             .insert(origin, Lane::new(origin, LaneLimits::default(), seed));
     }
 
-    fn dial_failed(&mut self, at: usize, life: u64, node: NodeId) {
-        let event = SessionEvent::DialFailed {
+    fn proven(&mut self, at: usize, session: SessionId, node: NodeId, way: WayId) {
+        self.hosts[at].sessions.insert((node, way), session);
+        let origin = Origin::Peer(node);
+        // In the shell each connection has a lane; here the first one will do for all.
+        if way == WayId::MAIN || !self.hosts[at].lanes.contains_key(&origin) {
+            self.new_lane(at, origin);
+        }
+    }
+
+    fn dial(&mut self, from: usize, life: u64, node: NodeId, way: WayId, to: usize) {
+        let delay = 3 * self.weather.message_ns(&mut self.rng);
+        let event = Event::Connected {
+            from,
+            life,
             node,
-            reason: "no answer".to_owned(),
+            way,
+            to,
+        };
+        self.later(delay, event);
+    }
+
+    /// Can anything pass between two hosts on this way?
+    fn open(&self, a: usize, b: usize, way: WayId) -> bool {
+        !self.parting.parted(a, b) && !self.cut_ways.contains(&way)
+    }
+
+    fn dial_failed(&mut self, at: usize, life: u64, node: NodeId, way: WayId) {
+        let reason = "no answer".to_owned();
+        let event = match way {
+            WayId::MAIN => SessionEvent::DialFailed { node, reason },
+            way => SessionEvent::LinkDialFailed { node, way, reason },
         };
         self.later(1000 * MS, Event::Input(at, life, Input::Session(event)));
     }
 
-    fn connected(&mut self, from: usize, life: u64, node: NodeId, to: usize) {
+    fn connected(&mut self, from: usize, life: u64, node: NodeId, way: WayId, to: usize) {
         let there =
-            self.hosts[to].node.is_some() && self.id(to) == node && !self.parting.parted(from, to);
+            self.hosts[to].node.is_some() && self.id(to) == node && self.open(from, to, way);
         if self.hosts[from].life != life {
             return;
         }
         if !there {
-            return self.dial_failed(from, life, node);
+            return self.dial_failed(from, life, node, way);
         }
         let session = self.session_id();
         let far = self.hosts[to].life;
@@ -759,24 +835,31 @@ impl World {
             session,
             Session {
                 ends,
+                way,
                 up: true,
                 queues: Default::default(),
                 silent_since: None,
+                heard: 0,
             },
         );
         self.later(500 * MS, Event::Idle(session));
-        let mine = SessionEvent::Connected {
-            session,
-            key: node,
-            remote: address(to),
-            dialed: true,
+        let event = |key, far: usize, dialed| match way.nth_link() {
+            None => SessionEvent::Connected {
+                session,
+                key,
+                remote: address(far),
+                dialed,
+            },
+            Some(nth) => SessionEvent::LinkConnected {
+                session,
+                key,
+                way,
+                remote: link_address(far, nth),
+                dialed,
+            },
         };
-        let theirs = SessionEvent::Connected {
-            session,
-            key: self.id(from),
-            remote: address(from),
-            dialed: false,
-        };
+        let mine = event(node, to, true);
+        let theirs = event(self.id(from), from, false);
         self.input(to, far, Input::Session(theirs));
         self.input(from, life, Input::Session(mine));
     }
@@ -812,9 +895,13 @@ impl World {
         if !state.up {
             return;
         }
-        if self.parting.parted(a.0, b.0) {
+        let way = state.way;
+        if !self.open(a.0, b.0, way) {
             return self.later(100 * MS, Event::Pump(session, end));
         }
+        let Some(state) = self.sessions.get_mut(&session) else {
+            return;
+        };
         let Some(parcel) = state.queues[end].pop_front() else {
             return;
         };
@@ -855,12 +942,47 @@ impl World {
         let alive = [a, b]
             .iter()
             .all(|&(at, life)| self.hosts[at].life == life && self.hosts[at].node.is_some());
-        if alive && !self.parting.parted(a.0, b.0) {
+        let open = !self.parting.parted(a.0, b.0) && !self.cut_ways.contains(&state.way);
+        if alive && open {
             state.silent_since = None;
         } else if now - *state.silent_since.get_or_insert(now) >= 4000 * MS {
             return self.close(session, "timed out");
         }
         self.later(500 * MS, Event::Idle(session));
+    }
+
+    /// Counters of a host's connections. What is heard grows while something can pass, since each end says something now and
+    /// then.
+    fn sample(&mut self, at: usize, life: u64) {
+        if self.hosts[at].life != life || self.hosts[at].node.is_none() {
+            return;
+        }
+        let sessions = self.hosts[at].sessions.iter();
+        let samples = sessions.filter_map(|(&(node, way), session)| {
+            let [a, b] = self.sessions.get(session)?.ends;
+            let open = self.open(a.0, b.0, way);
+            let heard = if open { self.now } else { 0 };
+            Some((session, node, way, heard))
+        });
+        let samples: Vec<_> = samples.map(|(s, n, w, h)| (*s, n, w, h)).collect();
+        let mut all = Vec::new();
+        for (session, node, way, heard) in samples {
+            let state = self.sessions.get_mut(&session).unwrap();
+            state.heard = state.heard.max(heard);
+            all.push(WaySample {
+                node,
+                way,
+                rtt_us: u32::try_from(2 * self.weather.latency_us).unwrap(),
+                sent_packets: self.now / MS / 100,
+                lost_packets: 0,
+                sent_bytes: self.now / MS,
+                heard_bytes: state.heard,
+                cwnd: 100_000,
+                mtu: 1452,
+            });
+        }
+        self.input(at, life, Input::Ways(all));
+        self.later(SAMPLE_MS * MS, Event::Sample(at, life));
     }
 
     fn ruling(
@@ -879,7 +1001,7 @@ impl World {
             return;
         };
         for frame in released.frames {
-            self.forward(at, released.vni, &frame, &released.to);
+            self.forward(at, released.vni, &frame, &released.to, released.route);
         }
     }
 
@@ -892,9 +1014,13 @@ impl World {
         };
         match lane.frame_in(&zones, vni, frame, epoch, now.moment) {
             Step::Forward {
-                frame, to, offer, ..
+                frame,
+                to,
+                route,
+                offer,
+                ..
             } => {
-                self.forward(at, vni, &frame, &to);
+                self.forward(at, vni, &frame, &to, route);
                 if offer {
                     let life = self.hosts[at].life;
                     let offer = Input::Offer { origin, vni, frame };
@@ -923,16 +1049,16 @@ impl World {
         self.schedule_wake(at);
     }
 
-    fn forward(&mut self, at: usize, vni: Vni, frame: &Bytes, to: &[ruling::Output]) {
+    fn forward(&mut self, at: usize, vni: Vni, frame: &Bytes, to: &[ruling::Output], route: Route) {
         for output in to {
             match output {
                 ruling::Output::Port(port) => self.deliver(at, *port, frame),
-                ruling::Output::Peer(node) => self.cross(at, *node, vni, frame),
+                ruling::Output::Peer(node) => self.cross(at, *node, vni, frame, route),
             }
         }
     }
 
-    fn cross(&mut self, at: usize, node: NodeId, vni: Vni, frame: &Bytes) {
+    fn cross(&mut self, at: usize, node: NodeId, vni: Vni, frame: &Bytes, route: Route) {
         let Some(to) = self.host_of(node) else {
             panic!("host {at} sends to {node:?}, who does not exist")
         };
@@ -943,11 +1069,25 @@ impl World {
                 .is_some_and(|n| n.directory().is_revoked(node));
             self.checkers.crossed(id, at, to, node, revoked);
         }
-        let Some(&session) = self.hosts[at].sessions.get(&node) else {
+        let live = self.hosts[at].live.get(&node).map(|live| live.ways());
+        let any = || {
+            (2..=8)
+                .filter_map(WayId::new)
+                .find(|way| live.is_none_or(|l| l.has(*way)))
+        };
+        let way = match route {
+            Route::Any => any(),
+            Route::Prefer(way) | Route::Only(way) => Some(way),
+        };
+        let Some(way) = way else { return };
+        let Some(&session) = self.hosts[at].sessions.get(&(node, way)) else {
             return;
         };
-        if self.parting.parted(at, to) {
+        if !self.open(at, to, way) {
             return;
+        }
+        if frame_id(frame).is_some() {
+            *self.crossed.entry(way).or_default() += 1;
         }
         if let Some(delay) = self.weather.datagram_ns(&mut self.rng) {
             self.later(
@@ -971,10 +1111,11 @@ impl World {
         } else {
             state.ends[0].0
         };
+        let way = state.way;
         let from = self.id(from);
         self.note(2);
         // The shell reads frames only from the session that is in use.
-        if self.hosts[to].sessions.get(&from) == Some(&session) {
+        if self.hosts[to].sessions.get(&(from, way)) == Some(&session) {
             self.lane_frame(to, Origin::Peer(from), vni, frame);
         }
     }

@@ -1,0 +1,237 @@
+//! What is known of a way in numbers: from samples of its connection's counters to figures of the last second.
+//!
+//! Owns the window and the arithmetic, and when figures have changed so much that a choice may be another. Refuses to choose.
+
+use super::way::WayId;
+use crate::ident::{Moment, NodeId};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+
+/// The shell looks at connections so often, in ms.
+pub const SAMPLE_MS: u64 = 100;
+/// Figures are of so long, in ms ...
+const WINDOW_MS: u64 = 1_000;
+/// ... and the loss of up to so long, until so many packets were sent in it.
+const LOSS_WINDOW_MS: u64 = 5_000;
+const LOSS_PACKETS_MIN: u64 = 20;
+/// A way on which nothing was heard for so long is dead, in ms. Each end says something four times a second.
+pub const SILENT_MS: u64 = 800;
+/// Changes below this are noise: RTT in us, loss in ppm, use in kbit/s.
+const RTT_NOISE_US: u32 = 1_000;
+const LOSS_NOISE_PPM: u32 = 5_000;
+const USED_NOISE_KBPS: u32 = 500;
+/// A change of RTT by so much counts in any case, in us.
+const RTT_STEP_US: u32 = 5_000;
+
+/// The counters of a way's connection at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaySample {
+    /// The peer.
+    pub node: NodeId,
+    /// The way.
+    pub way: WayId,
+    /// Smoothed round trip, in us.
+    pub rtt_us: u32,
+    /// Packets sent since the connection began.
+    pub sent_packets: u64,
+    /// Those of them that got lost.
+    pub lost_packets: u64,
+    /// Bytes sent since the connection began.
+    pub sent_bytes: u64,
+    /// Bytes that came.
+    pub heard_bytes: u64,
+    /// Bytes that may be under way.
+    pub cwnd: u64,
+    /// Largest UDP payload, in bytes.
+    pub mtu: u16,
+}
+
+/// How a way is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Round trip, smoothed, in us.
+    pub rtt_us: u32,
+    /// Mean deviation of the round trip over the last second, in us.
+    pub jitter_us: u32,
+    /// Lost of the last second's packets, in a million.
+    pub loss_ppm: u32,
+    /// What it could take, in kbit/s; 0: not known.
+    pub avail_kbps: u32,
+    /// What it takes now, in kbit/s.
+    pub used_kbps: u32,
+    /// Largest UDP payload, in bytes.
+    pub mtu: u16,
+}
+
+impl Figures {
+    /// Did they change by more than a fifth, or the round trip by 5 ms?
+    #[must_use]
+    pub fn differ(&self, other: &Self) -> bool {
+        let moved = |a: u32, b: u32, noise: u32| {
+            let by = a.abs_diff(b);
+            by > noise && by > a.max(b) / 5
+        };
+        self.rtt_us.abs_diff(other.rtt_us) > RTT_STEP_US
+            || moved(self.rtt_us, other.rtt_us, RTT_NOISE_US)
+            || moved(self.loss_ppm, other.loss_ppm, LOSS_NOISE_PPM)
+            || moved(self.used_kbps, other.used_kbps, USED_NOISE_KBPS)
+    }
+}
+
+/// The samples of the last seconds.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    samples: VecDeque<(Moment, WaySample)>,
+    heard: Option<(Moment, u64)>,
+}
+
+impl Window {
+    pub(super) fn push(&mut self, sample: WaySample, now: Moment) {
+        let restarted = |(_, last): &(Moment, WaySample)| {
+            last.sent_bytes > sample.sent_bytes || last.heard_bytes > sample.heard_bytes
+        };
+        if self.samples.back().is_some_and(restarted) {
+            // Another connection has taken its place.
+            self.samples.clear();
+            self.heard = None;
+        }
+        if self
+            .heard
+            .is_none_or(|(_, bytes)| bytes != sample.heard_bytes)
+        {
+            self.heard = Some((now, sample.heard_bytes));
+        }
+        self.samples.push_back((now, sample));
+        while let Some((at, _)) = self.samples.front()
+            && now.ms_since(*at) > LOSS_WINDOW_MS
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// For how long nothing was heard, in ms, if that is too long.
+    pub(super) fn silent_ms(&self, now: Moment) -> Option<u64> {
+        let (at, _) = self.heard?;
+        let ms = now.ms_since(at);
+        (ms >= SILENT_MS).then_some(ms)
+    }
+
+    /// `rate_kbps`: as declared.
+    pub(super) fn figures(&self, rate_kbps: Option<u32>) -> Figures {
+        let Some((now, last)) = self.samples.back() else {
+            return Figures::default();
+        };
+        let recent = || {
+            let within = |(at, _): &&(Moment, WaySample)| now.ms_since(*at) <= WINDOW_MS;
+            self.samples.iter().filter(within)
+        };
+        let short = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+        let used = recent().next().map_or(0, |(at, first)| {
+            let bytes = last.sent_bytes.saturating_sub(first.sent_bytes);
+            bytes.saturating_mul(8) / now.ms_since(*at).max(1)
+        });
+        let lost_since = |first: &WaySample| {
+            let sent = last.sent_packets.saturating_sub(first.sent_packets);
+            let lost = last.lost_packets.saturating_sub(first.lost_packets);
+            (sent, lost)
+        };
+        let enough = |(at, first): &&(Moment, WaySample)| {
+            now.ms_since(*at) >= WINDOW_MS && lost_since(first).0 >= LOSS_PACKETS_MIN
+        };
+        let from = self.samples.iter().rev().find(enough);
+        let (sent, lost) = from
+            .or_else(|| self.samples.front())
+            .map_or((0, 0), |(_, first)| lost_since(first));
+        let loss = match sent {
+            // Of a handful one that was lost says nothing.
+            ..LOSS_PACKETS_MIN => 0,
+            _ => (lost.saturating_mul(1_000_000) / sent).min(1_000_000),
+        };
+        let count = recent().count().max(1) as u64;
+        let mean = recent().map(|(_, s)| u64::from(s.rtt_us)).sum::<u64>() / count;
+        let deviation = recent().map(|(_, s)| u64::from(s.rtt_us).abs_diff(mean));
+        let window = last.cwnd.saturating_mul(8_000) / u64::from(last.rtt_us.max(1));
+        Figures {
+            rtt_us: last.rtt_us,
+            jitter_us: short(deviation.sum::<u64>() / count),
+            loss_ppm: short(loss),
+            avail_kbps: rate_kbps.unwrap_or_else(|| short(window)),
+            used_kbps: short(used),
+            mtu: last.mtu,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment(ms * 1_000_000)
+    }
+
+    fn sample(sent: u64, lost: u64, bytes: u64, heard: u64, rtt_us: u32) -> WaySample {
+        WaySample {
+            node: NodeId([1; 32]),
+            way: WayId::MAIN,
+            rtt_us,
+            sent_packets: sent,
+            lost_packets: lost,
+            sent_bytes: bytes,
+            heard_bytes: heard,
+            cwnd: 10_000,
+            mtu: 1452,
+        }
+    }
+
+    #[test]
+    fn figures_are_those_of_the_last_second() {
+        let mut window = Window::default();
+        // Three seconds at rest, then one at 8 Mbit/s with a tenth lost.
+        for step in 0..30 {
+            window.push(sample(step, 0, 0, step, 10_000), at(step * 100));
+        }
+        for step in 0..=10 {
+            let sample = sample(
+                30 + 100 * step,
+                10 * step,
+                100_000 * step,
+                30 + step,
+                20_000,
+            );
+            window.push(sample, at(3000 + step * 100));
+        }
+        let figures = window.figures(None);
+        assert_eq!(figures.used_kbps, 8_000);
+        assert!(
+            (90_000..=110_000).contains(&figures.loss_ppm),
+            "{figures:?}"
+        );
+        assert_eq!(figures.avail_kbps, 4_000);
+        assert_eq!(window.figures(Some(100_000)).avail_kbps, 100_000);
+    }
+
+    #[test]
+    fn one_lost_of_a_few_is_no_loss() {
+        let mut window = Window::default();
+        for step in 0..40 {
+            window.push(sample(step / 3, step / 30, 0, step, 10_000), at(step * 100));
+        }
+        assert_eq!(window.figures(None).loss_ppm, 0);
+    }
+
+    #[test]
+    fn a_way_is_silent_once_nothing_comes_and_speaks_again() {
+        let mut window = Window::default();
+        window.push(sample(0, 0, 0, 5, 1), at(0));
+        window.push(sample(9, 0, 9, 5, 1), at(700));
+        assert_eq!(window.silent_ms(at(700)), None);
+        assert_eq!(window.silent_ms(at(900)), Some(900));
+        window.push(sample(9, 0, 9, 6, 1), at(1000));
+        assert_eq!(window.silent_ms(at(1100)), None);
+        // A new connection counts from nothing, and is no silent one.
+        window.push(sample(0, 0, 0, 0, 1), at(5000));
+        assert_eq!(window.silent_ms(at(5100)), None);
+    }
+}

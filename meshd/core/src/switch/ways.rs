@@ -1,0 +1,131 @@
+//! The steering of the switch: by which way to a peer the frames of a ruling go, and what that means for the kernel's gates.
+//!
+//! A ruling on frames for one peer carries a choice (`steering/choice.rs`). Where a plugin chooses, it is one choice for each
+//! DSCP, so the ruling rests on the DSCP, too. The gates do not look at it: they hold such flows one by one, as they were when
+//! they began, and only if kernel VXLAN is their best way.
+
+use super::Switch;
+use crate::flow::{Fields, FlowKey, FlowMask};
+use crate::ident::{Moment, NodeId, QueryId, Vni};
+use crate::offload::Obstacle;
+use crate::outbox::Outbox;
+use crate::pipeline::Decision;
+use crate::ruling::{Action, Output};
+use crate::steering::{Choice, KernelWay, SteerAnswer, SteerKey, Steering, WayFace, WaySample};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+impl Switch {
+    /// Ways to peers, and the choices between them.
+    #[must_use]
+    pub fn steering(&self) -> &Steering {
+        &self.steering
+    }
+
+    /// Says between which ways to which peers there is a choice.
+    pub fn set_ways(&mut self, all: BTreeMap<NodeId, Vec<WayFace>>, out: &mut Outbox) {
+        if self.steering.set_ways(all, out) {
+            self.new_epoch(out);
+        }
+    }
+
+    /// The steering plugin of a network came, changed or went (0).
+    pub fn set_steering(&mut self, vni: Vni, revision: u32, out: &mut Outbox) {
+        if self.steering.set_plugin(vni, revision) {
+            self.new_epoch(out);
+        }
+    }
+
+    /// Takes a round of samples, and how the kernels' ways are.
+    pub fn measure(
+        &mut self,
+        samples: &[WaySample],
+        kernel: &BTreeMap<(NodeId, Vni), KernelWay>,
+        now: Moment,
+    ) {
+        self.steering.set_kernel(kernel);
+        self.steering.measure(samples, now);
+    }
+
+    /// Asks the steering plugins what is to be asked.
+    pub fn ask_steering(&mut self, now: Moment, out: &mut Outbox) {
+        self.steering.ask(now, out);
+    }
+
+    /// A steering plugin answered; `None`: it failed.
+    pub fn steered(&mut self, query: QueryId, answer: Option<SteerAnswer>, out: &mut Outbox) {
+        // The gates are to hold flows that they did not, or to let go of some.
+        if self.steering.answer(query, answer) {
+            self.new_epoch(out);
+        }
+    }
+
+    /// The choice for a ruling that is being made.
+    pub(super) fn steer(&mut self, key: &FlowKey, decision: &Decision) -> Option<Arc<Choice>> {
+        match steer_key(key, decision) {
+            Some(key) => self.steering.choose(key),
+            None => None,
+        }
+    }
+
+    /// The same, without change.
+    pub(super) fn ways_of(&self, key: &FlowKey, decision: &Decision) -> Option<Arc<Choice>> {
+        self.steering.look(steer_key(key, decision)?)
+    }
+
+    fn rests_on_dscp(&self, key: &FlowKey, decision: &Decision) -> bool {
+        self.steering.is_steered(key.vni) && steer_key(key, decision).is_some()
+    }
+
+    /// The mask of a ruling: that of the decision, and the DSCP where that chooses the way.
+    pub(super) fn mask(&self, decision: &Decision, key: &FlowKey) -> Option<FlowMask> {
+        let mut mask = decision.mask?;
+        if self.rests_on_dscp(key, decision) {
+            mask.fields = mask.fields.with(Fields::DSCP);
+        }
+        Some(mask.with_prerequisites())
+    }
+
+    /// The mask as the gates are to see it: flows of which the DSCP chooses the way are held one by one.
+    pub(super) fn gate_mask(
+        &self,
+        decision: &Decision,
+        key: &FlowKey,
+    ) -> Result<Option<FlowMask>, Obstacle> {
+        let prefers_kernel = |ways: Arc<Choice>| ways.prefers_kernel();
+        if !self.ways_of(key, decision).is_none_or(prefers_kernel) {
+            return Err(Obstacle::Steered);
+        }
+        let mut mask = decision.mask;
+        if let Some(mask) = mask.as_mut().filter(|_| self.rests_on_dscp(key, decision)) {
+            let whole = FlowMask {
+                fields: mask.fields.with(Fields::IP_PROTO),
+                src_ip: 128,
+                dst_ip: 128,
+                src_port: u16::MAX,
+                dst_port: u16::MAX,
+                ..*mask
+            };
+            *mask = whole.with_prerequisites();
+        }
+        Ok(mask)
+    }
+}
+
+/// What chooses the way, if the frame goes to one peer.
+fn steer_key(key: &FlowKey, decision: &Decision) -> Option<SteerKey> {
+    let Action::Forward(to) = &decision.action else {
+        return None;
+    };
+    let [Output::Peer(node)] = to[..] else {
+        return None;
+    };
+    let edits = decision.edits.as_deref().unwrap_or_default();
+    let mut leaves = *key;
+    edits.iter().for_each(|edit| edit.rekey(&mut leaves));
+    Some(SteerKey {
+        vni: key.vni,
+        node,
+        dscp: leaves.dscp,
+    })
+}
