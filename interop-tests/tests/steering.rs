@@ -2,17 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::lab::{Lab, LabSpec, scene};
-use interop_tests::netns::within;
 use interop_tests::segment::Station;
 use interop_tests::traffic::{Probe, ping};
 use interop_tests::uplinks::Uplink;
 use serde_json::Value;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const SUBNET: [&str; 2] = ["--subnet", "10.10.0.0/24"];
 const SOON: Duration = Duration::from_secs(15);
@@ -64,96 +59,6 @@ fn sent(lab: &Lab, body: impl FnOnce() -> Result<()>) -> Result<[u64; 2]> {
     body()?;
     let after = read()?;
     Ok([after[0] - before[0], after[1] - before[1]])
-}
-
-/// Bursts of numbered datagrams, which are flowlets: the pauses between them are longer than the gap.
-struct Bursts {
-    stop: Arc<AtomicBool>,
-    sender: JoinHandle<u32>,
-    receiver: JoinHandle<Vec<(Instant, u32, u32)>>,
-}
-
-const BURST: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(120);
-
-/// What became of them.
-struct Seen {
-    sent: u32,
-    /// Datagrams that came behind a later one of the same burst.
-    reordered: usize,
-    /// When each burst's first datagram came, and how many of it did.
-    bursts: Vec<(Instant, u32)>,
-}
-
-impl Bursts {
-    fn start(client: &str, server: &str, to: IpAddr, bytes: usize) -> Result<Self> {
-        let inbox = within(server, || UdpSocket::bind((to, 6000)).context("bind"))?;
-        inbox.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let outbox = within(client, || UdpSocket::bind("0.0.0.0:6001").context("bind"))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let halt = Arc::clone(&stop);
-        let sender = std::thread::spawn(move || {
-            let mut burst = 0u32;
-            let mut datagram = vec![0; bytes.max(8)];
-            while !halt.load(Ordering::Relaxed) {
-                for index in 0..BURST {
-                    datagram[..4].copy_from_slice(&burst.to_be_bytes());
-                    datagram[4..8].copy_from_slice(&index.to_be_bytes());
-                    let _ = outbox.send_to(&datagram, SocketAddr::new(to, 6000));
-                }
-                burst += 1;
-                std::thread::sleep(PAUSE);
-            }
-            burst
-        });
-        let halt = Arc::clone(&stop);
-        let receiver = std::thread::spawn(move || {
-            let (mut buffer, mut seen) = ([0; 2048], Vec::new());
-            loop {
-                match inbox.recv(&mut buffer) {
-                    Ok(len) if len >= 8 => {
-                        let number = |at: usize| {
-                            u32::from_be_bytes(std::array::from_fn(|index| buffer[at + index]))
-                        };
-                        seen.push((Instant::now(), number(0), number(4)));
-                    }
-                    Ok(_) => {}
-                    Err(_) if halt.load(Ordering::Relaxed) => return seen,
-                    Err(_) => {}
-                }
-            }
-        });
-        Ok(Self {
-            stop,
-            sender,
-            receiver,
-        })
-    }
-
-    fn finish(self) -> Result<Seen> {
-        self.stop.store(true, Ordering::Relaxed);
-        let sent = self.sender.join().ok().context("the sender broke")?;
-        let got = self.receiver.join().ok().context("the receiver broke")?;
-        let mut seen = Seen {
-            sent,
-            reordered: 0,
-            bursts: Vec::new(),
-        };
-        for burst in 0..sent {
-            let mut of = got.iter().filter(|(_, number, _)| *number == burst);
-            let Some(&(first, _, mut last)) = of.next() else {
-                continue;
-            };
-            let mut count = 1;
-            for &(_, _, index) in of {
-                count += 1;
-                seen.reordered += usize::from(index < last);
-                last = last.max(index);
-            }
-            seen.bursts.push((first, count));
-        }
-        Ok(seen)
-    }
 }
 
 #[test]

@@ -393,6 +393,7 @@ impl Steering {
 
     /// A choice of exactly this way, for a policy that named it. `strict`: what finds it dead is dropped. `None`: there is no
     /// such way.
+    #[cfg(test)]
     pub(crate) fn exactly(&self, node: NodeId, way: WayId, strict: bool) -> Option<Arc<Choice>> {
         let peer = self.peers.get(&node)?;
         peer.ways.get(&way)?;
