@@ -18,3 +18,12 @@ pub(crate) mod tracked {
         },
     });
 }
+
+/// The world `controller`; its types are those of `policy`.
+pub(crate) mod controller {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "controller",
+        with: { "meshd:policy/types": crate::bindings::meshd::policy::types },
+    });
+}

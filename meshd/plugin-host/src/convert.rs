@@ -4,7 +4,7 @@
 //! whatever the guest claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
 
 use crate::bindings::meshd::policy::types::{
-    Action, CtState, Deps, Direction as GuestDirection, DstClass as GuestClass, FloodMember,
+    Action, CtState, DepMask, Deps, Direction as GuestDirection, DstClass as GuestClass, FloodMember,
     FloodSet as GuestSet, FlowKey as GuestKey, Frag as GuestFrag, Ip, IpKind as GuestKind, Mac,
     MirrorTo, Target, TcpFlags, Verdict,
 };
@@ -49,6 +49,25 @@ pub struct Decision {
     pub punt: Option<u16>,
     /// By which it may be taken back.
     pub tags: Vec<u32>,
+}
+
+impl Decision {
+    /// Of a package that has no policy: everything passes, and nothing was read.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            say: Say::Next,
+            mask: FlowMask::default(),
+            read_dst_class: false,
+            cacheable: true,
+            hard_ms: None,
+            idle_ms: None,
+            orders: Orders::default(),
+            meters: Vec::new(),
+            counts: Vec::new(),
+            punt: None,
+            tags: Vec::new(),
+        }
+    }
 }
 
 /// What one plugin said.
@@ -118,6 +137,45 @@ pub(crate) fn key(question: &Question) -> GuestKey {
     }
 }
 
+/// The other way round, for what a controller writes: the fields that a mask can name.
+pub(crate) fn flow_key(key: &GuestKey, vni: meshd_core::ident::Vni) -> meshd_core::flow::FlowKey {
+    meshd_core::flow::FlowKey {
+        src_mac: mac_addr(key.src_mac),
+        dst_mac: mac_addr(key.dst_mac),
+        ether_type: key.ether_type,
+        vlan: key.vlan,
+        pcp: key.pcp,
+        inner_vlan: key.inner_vlan,
+        ip_kind: match key.ip_kind {
+            GuestKind::None => IpKind::None,
+            GuestKind::V4 => IpKind::V4,
+            GuestKind::V6 => IpKind::V6,
+            GuestKind::ArpV4 => IpKind::ArpV4,
+            GuestKind::NdV6 => IpKind::NdV6,
+        },
+        src_ip: ip_bits(key.src_ip),
+        dst_ip: ip_bits(key.dst_ip),
+        ip_proto: key.ip_proto,
+        dscp: key.dscp,
+        ecn: key.ecn,
+        ttl: key.ttl,
+        frag: match key.frag {
+            GuestFrag::None => Frag::None,
+            GuestFrag::First => Frag::First,
+            GuestFrag::Later => Frag::Later,
+        },
+        l4_ok: key.l4_ok,
+        src_port: key.src_port,
+        dst_port: key.dst_port,
+        tcp_flags: tcp_bits(key.tcp_flags),
+        icmp_type: key.icmp_type,
+        icmp_code: key.icmp_code,
+        ct: core_ct(key.ct),
+        ct_mark: key.ct_mark,
+        ..meshd_core::flow::FlowKey::blank(vni)
+    }
+}
+
 /// The key of a frame of no protocol: every plugin has to have an answer to it.
 pub(crate) fn warm_up() -> GuestKey {
     GuestKey {
@@ -153,21 +211,31 @@ pub(crate) fn warm_up() -> GuestKey {
     }
 }
 
-fn ct_state(state: meshd_core::conntrack::CtState) -> CtState {
+const CT: [(meshd_core::conntrack::CtState, CtState); 5] = {
     use meshd_core::conntrack::CtState as Core;
-    const SAME: [(Core, CtState); 5] = [
+    [
         (Core::NEW, CtState::NEW),
         (Core::ESTABLISHED, CtState::ESTABLISHED),
         (Core::RELATED, CtState::RELATED),
         (Core::REPLY, CtState::REPLY),
         (Core::INVALID, CtState::INVALID),
-    ];
-    if state == Core::UNTRACKED {
+    ]
+};
+
+fn ct_state(state: meshd_core::conntrack::CtState) -> CtState {
+    if state == meshd_core::conntrack::CtState::UNTRACKED {
         return CtState::UNTRACKED;
     }
-    SAME.iter()
+    CT.iter()
         .filter(|(core, _)| state.has(*core))
         .fold(CtState::empty(), |all, (_, guest)| all | *guest)
+}
+
+fn core_ct(state: CtState) -> meshd_core::conntrack::CtState {
+    let untracked = meshd_core::conntrack::CtState::UNTRACKED;
+    CT.iter()
+        .filter(|(_, guest)| state.contains(*guest))
+        .fold(untracked, |all, (core, _)| all.with(*core))
 }
 
 fn mac(MacAddr([a, b, c, d, e, f]): MacAddr) -> Mac {
@@ -185,19 +253,30 @@ fn ip(bits: u128) -> Ip {
     }
 }
 
+fn ip_bits(ip: Ip) -> u128 {
+    u128::from(ip.hi) << 64 | u128::from(ip.lo)
+}
+
+/// In the order of their bits.
+const TCP: [TcpFlags; 9] = [
+    TcpFlags::FIN,
+    TcpFlags::SYN,
+    TcpFlags::RST,
+    TcpFlags::PSH,
+    TcpFlags::ACK,
+    TcpFlags::URG,
+    TcpFlags::ECE,
+    TcpFlags::CWR,
+    TcpFlags::NS,
+];
+
+fn tcp_bits(flags: TcpFlags) -> u16 {
+    let set = TCP.iter().enumerate().filter(|(_, flag)| flags.contains(**flag));
+    set.fold(0, |bits, (at, _)| bits | 1 << at)
+}
+
 fn tcp_flags(bits: u16) -> TcpFlags {
-    const ORDER: [TcpFlags; 9] = [
-        TcpFlags::FIN,
-        TcpFlags::SYN,
-        TcpFlags::RST,
-        TcpFlags::PSH,
-        TcpFlags::ACK,
-        TcpFlags::URG,
-        TcpFlags::ECE,
-        TcpFlags::CWR,
-        TcpFlags::NS,
-    ];
-    ORDER
+    TCP
         .iter()
         .enumerate()
         .filter(|(i, _)| bits >> i & 1 == 1)
@@ -299,8 +378,25 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             what: format!("it bears more than {TAGS_MAX} tags"),
         });
     }
-    let (claimed, parts) = (verdict.deps.fields, &verdict.deps.partial);
-    let mask = FlowMask {
+    Ok(Decision {
+        say,
+        mask: mask(&verdict.deps)?.with_prerequisites(),
+        read_dst_class: verdict.deps.fields.contains(Deps::DST_CLASS),
+        cacheable: verdict.life.cacheable,
+        hard_ms: (verdict.life.hard_ms > 0).then_some(verdict.life.hard_ms),
+        idle_ms: (verdict.life.idle_ms > 0).then_some(verdict.life.idle_ms),
+        orders,
+        meters,
+        counts,
+        punt,
+        tags: tags.clone(),
+    })
+}
+
+/// As claimed, without the prerequisites.
+pub(crate) fn mask(deps: &DepMask) -> Result<FlowMask, Fault> {
+    let (claimed, parts) = (deps.fields, &deps.partial);
+    Ok(FlowMask {
         src_mac: if claimed.contains(Deps::SRC_MAC) {
             48
         } else {
@@ -316,19 +412,6 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         dst_ip: bits("dst-ip-prefix", parts.dst_ip_prefix, 128)?,
         src_port: parts.src_port_mask,
         dst_port: parts.dst_port_mask,
-    };
-    Ok(Decision {
-        say,
-        mask: mask.with_prerequisites(),
-        read_dst_class: claimed.contains(Deps::DST_CLASS),
-        cacheable: verdict.life.cacheable,
-        hard_ms: (verdict.life.hard_ms > 0).then_some(verdict.life.hard_ms),
-        idle_ms: (verdict.life.idle_ms > 0).then_some(verdict.life.idle_ms),
-        orders,
-        meters,
-        counts,
-        punt,
-        tags: tags.clone(),
     })
 }
 

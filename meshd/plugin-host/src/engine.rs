@@ -1,4 +1,5 @@
-//! The wasmtime engine for policy: what every guest may use up, and the watch that ends one that uses more.
+//! The wasmtime engines: what every guest may use up, and the watch that ends one that uses more. Policies and controllers
+//! have an engine each, since code that counts fuel is slower, and a controller has nothing to count.
 //!
 //! Fuel bounds a decision, and its exhaustion depends on the key alone; bulk-memory instructions cost a unit a byte. What is
 //! slow for other reasons (page faults, memory that misses every cache) meets the clock behind it: a thread advances epochs
@@ -23,6 +24,11 @@ pub(crate) const DECIDE_TIME: Patience = Patience {
 /// The same for `configure`.
 pub(crate) const CONFIGURE_TIME: Patience = Patience {
     cpu: Duration::from_secs(1),
+    ticks: 10_000,
+};
+/// The same for an event. What the host does for a controller meanwhile, such as trying facts on its policy, counts too.
+pub(crate) const EVENT_TIME: Patience = Patience {
+    cpu: Duration::from_millis(250),
     ticks: 10_000,
 };
 /// Ticks without a decision after which the watch goes to sleep.
@@ -79,6 +85,8 @@ pub struct Limits {
     pub memory: usize,
     /// Entries of a table.
     pub table: usize,
+    /// Bytes of linear memory of a controller.
+    pub controller_memory: usize,
 }
 
 impl Default for Limits {
@@ -88,6 +96,7 @@ impl Default for Limits {
             configure_fuel: 100_000_000,
             memory: 16 << 20,
             table: 10_000,
+            controller_memory: 32 << 20,
         }
     }
 }
@@ -98,6 +107,7 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     wasm: wasmtime::Engine,
+    controllers: wasmtime::Engine,
     limits: Limits,
     watch: Watch,
 }
@@ -106,14 +116,19 @@ impl Engine {
     /// # Errors
     /// [`LoadError::Engine`] if this machine cannot run compiled WASM, or has no thread to give.
     pub fn new(limits: Limits) -> Result<Self, LoadError> {
-        let wasm = wasmtime::Engine::new(&settings()).map_err(|e| LoadError::Engine {
-            reason: format!("{e:#}"),
-        })?;
-        let watch = Watch::start(wasm.clone()).map_err(|e| LoadError::Engine {
+        let start = |settings| {
+            wasmtime::Engine::new(&settings).map_err(|e| LoadError::Engine {
+                reason: format!("{e:#}"),
+            })
+        };
+        let (wasm, controllers) = (start(settings())?, start(controller_settings())?);
+        let both = [wasm.clone(), controllers.clone()];
+        let watch = Watch::start(both).map_err(|e| LoadError::Engine {
             reason: e.to_string(),
         })?;
         Ok(Self(Arc::new(Inner {
             wasm,
+            controllers,
             limits,
             watch,
         })))
@@ -127,6 +142,10 @@ impl Engine {
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
         &self.0.wasm
+    }
+
+    pub(crate) fn controllers(&self) -> &wasmtime::Engine {
+        &self.0.controllers
     }
 
     /// A guest is about to run: see to it that epochs advance.
@@ -153,6 +172,14 @@ pub(crate) fn settings() -> Config {
     config
 }
 
+/// As [`settings`], for controllers: the clock alone ends what runs too long.
+pub(crate) fn controller_settings() -> Config {
+    let mut config = settings();
+    config.consume_fuel(false);
+    config.max_wasm_stack(512 << 10);
+    config
+}
+
 impl core::fmt::Debug for Engine {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Engine")
@@ -175,7 +202,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
+    fn start(engines: [wasmtime::Engine; 2]) -> std::io::Result<Self> {
         let signals = Arc::new(Signals::default());
         let seen = Arc::clone(&signals);
         let handle = std::thread::Builder::new()
@@ -184,7 +211,9 @@ impl Watch {
                 let (mut calls, mut idle) = (0, 0);
                 while !seen.stop.load(Ordering::Acquire) {
                     std::thread::sleep(TICK);
-                    engine.increment_epoch();
+                    engines
+                        .iter()
+                        .for_each(wasmtime::Engine::increment_epoch);
                     let now = seen.calls.load(Ordering::SeqCst);
                     idle = if now == calls { idle + 1 } else { 0 };
                     calls = now;

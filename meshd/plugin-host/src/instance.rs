@@ -1,17 +1,19 @@
 //! One plugin with one config, ready to decide.
 //!
 //! ```text
-//!   new: fits the schema? -> instantiate -> configure(json) -> one decision to warm up        any fault: the instance is gone,
-//!   decide: refuel -> call -> read the verdict                            the next decide makes a fresh one
+//!   new: fits the schema? -> instantiate -> configure(json) -> update(all facts) -> one decision to warm up
+//!   decide: refuel -> call -> read the verdict              any fault: the instance is gone, the next decide makes a fresh one
 //! ```
 //!
-//! Owns the store, its limits and its replacement. An instance has one caller at a time.
+//! Owns the store, its limits and its replacement. An instance has one caller at a time. A package without a policy, which is a
+//! controller alone, has instances too: they pass everything, having read nothing.
 
-use crate::bindings::meshd::policy::types::{ConfigError, FlowKey as GuestKey, Verdict};
+use crate::bindings::meshd::policy::types::{ConfigError, Fact, FlowKey as GuestKey, Verdict};
 use crate::bindings::tracked::PolicyTracked;
 use crate::bindings::{Asked, Policy};
 use crate::convert::{self, Decision};
 use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, Stopwatch, thread_cpu};
+use crate::facts::{FactChange, Facts};
 use crate::fault::Fault;
 use crate::load::{Plugin, Pre};
 use crate::tracked::Reading;
@@ -71,19 +73,56 @@ pub enum ConfigureError {
     /// It failed while it read the config.
     #[error("the plugin fails while it reads its config: {0}")]
     Fault(Fault),
+    /// It failed while it took its facts.
+    #[error("the plugin reads its config, but fails while it takes its facts: {0}")]
+    Facts(Fault),
     /// It failed in its first decision, on a fixed key.
     #[error("the plugin reads its config, but fails in its first decision: {0}")]
     FirstDecision(Fault),
 }
 
+/// What is shown of the problems that a guest has with its config.
+pub(crate) fn problems(said: Vec<ConfigError>) -> Vec<ConfigProblem> {
+    let short = |text: String| text.chars().take(500).collect::<String>();
+    let mut problems: Vec<ConfigProblem> = said
+        .into_iter()
+        .take(MAX_PROBLEMS)
+        .map(|p| ConfigProblem {
+            pointer: short(p.pointer),
+            message: short(p.message),
+        })
+        .collect();
+    if problems.is_empty() {
+        problems.push(ConfigProblem {
+            pointer: String::new(),
+            message: "the plugin does not say why".to_owned(),
+        });
+    }
+    problems
+}
+
 /// The data of a store: what the guest may still grow to.
 pub(crate) struct Guest {
-    limits: Limits,
+    memory: usize,
+    table: usize,
     /// Memory it asked for and did not get, and the limit.
-    refused: Option<(usize, usize)>,
-    watch: Stopwatch,
+    pub(crate) refused: Option<(usize, usize)>,
+    pub(crate) watch: Stopwatch,
     /// The key of the call under way, where the guest asks for it.
     pub(crate) reading: Option<Reading>,
+}
+
+impl Guest {
+    /// With so much memory, and the time of `configure`.
+    pub(crate) fn new(memory: usize, limits: Limits) -> Self {
+        Self {
+            memory,
+            table: limits.table,
+            refused: None,
+            watch: Stopwatch::start(CONFIGURE_TIME),
+            reading: None,
+        }
+    }
 }
 
 impl ResourceLimiter for Guest {
@@ -93,10 +132,10 @@ impl ResourceLimiter for Guest {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        if desired <= self.limits.memory {
+        if desired <= self.memory {
             return Ok(true);
         }
-        self.refused = Some((desired, self.limits.memory));
+        self.refused = Some((desired, self.memory));
         // A trap, since a quiet -1 from memory.grow is hard to see.
         Err(wasmtime::Error::msg("memory limit"))
     }
@@ -107,7 +146,7 @@ impl ResourceLimiter for Guest {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= self.limits.table)
+        Ok(desired <= self.table)
     }
 
     // A component made of one guest has the guest's module and wit-component's shims.
@@ -154,6 +193,22 @@ impl Exports {
         }
     }
 
+    fn update(
+        &self,
+        store: &mut Store<Guest>,
+        facts: &[Fact],
+        generation: u64,
+    ) -> wasmtime::Result<()> {
+        match self {
+            Self::Policy(policy) => policy
+                .meshd_policy_decide()
+                .call_update(store, facts, generation),
+            Self::Tracked(policy) => policy
+                .meshd_policy_decide_tracked()
+                .call_update(store, facts, generation),
+        }
+    }
+
     fn decide(&self, store: &mut Store<Guest>, key: GuestKey) -> wasmtime::Result<Verdict> {
         match self {
             Self::Policy(policy) => policy.meshd_policy_decide().call_decide(store, key),
@@ -183,17 +238,14 @@ struct Live {
 }
 
 impl Live {
-    fn new(plugin: &Plugin, config: &str, generation: u64) -> Result<Self, ConfigureError> {
+    fn new(
+        plugin: &Plugin,
+        pre: &Pre,
+        config: &str,
+        generation: u64,
+    ) -> Result<Self, ConfigureError> {
         let limits = plugin.engine.limits();
-        let mut store = Store::new(
-            plugin.engine.wasm(),
-            Guest {
-                limits,
-                refused: None,
-                watch: Stopwatch::start(CONFIGURE_TIME),
-                reading: None,
-            },
-        );
+        let mut store = Store::new(plugin.engine.wasm(), Guest::new(limits.memory, limits));
         store.limiter(|guest| guest);
         plugin.engine.guard();
         store.epoch_deadline_callback(|mut context| {
@@ -206,7 +258,7 @@ impl Live {
         store.set_epoch_deadline(1);
         let exports = match store
             .set_fuel(limits.configure_fuel)
-            .and_then(|()| Exports::new(&mut store, &plugin.pre))
+            .and_then(|()| Exports::new(&mut store, pre))
         {
             Ok(exports) => exports,
             Err(e) => {
@@ -223,30 +275,25 @@ impl Live {
                 exports,
                 decisions: 0,
             }),
-            Ok(Err(problems)) => {
-                let short = |text: String| text.chars().take(500).collect::<String>();
-                let mut problems: Vec<ConfigProblem> = problems
-                    .into_iter()
-                    .take(MAX_PROBLEMS)
-                    .map(|p| ConfigProblem {
-                        pointer: short(p.pointer),
-                        message: short(p.message),
-                    })
-                    .collect();
-                if problems.is_empty() {
-                    problems.push(ConfigProblem {
-                        pointer: String::new(),
-                        message: "the plugin does not say why".to_owned(),
-                    });
-                }
-                Err(ConfigureError::Refused(problems))
-            }
+            Ok(Err(said)) => Err(ConfigureError::Refused(problems(said))),
             Err(e) => Err(ConfigureError::Fault(Fault::of(
                 &e,
                 limits.configure_fuel,
                 store.data().refused,
             ))),
         }
+    }
+
+    /// As much fuel and time as for `configure`.
+    fn update(&mut self, plugin: &Plugin, facts: &[Fact], generation: u64) -> Result<(), Fault> {
+        let fuel = plugin.engine.limits().configure_fuel;
+        plugin.engine.guard();
+        self.store.data_mut().watch = Stopwatch::start(CONFIGURE_TIME);
+        self.store.set_epoch_deadline(1);
+        self.store
+            .set_fuel(fuel)
+            .and_then(|()| self.exports.update(&mut self.store, facts, generation))
+            .map_err(|e| Fault::of(&e, fuel, self.store.data().refused))
     }
 
     fn decide(
@@ -277,6 +324,7 @@ pub struct Instance {
     plugin: Plugin,
     config: Arc<str>,
     generation: u64,
+    facts: Facts,
     live: Option<Live>,
 }
 
@@ -287,6 +335,19 @@ impl Instance {
     /// # Errors
     /// What the plugin says about the config, or how it failed.
     pub fn new(plugin: &Plugin, config: &str, generation: u64) -> Result<Self, ConfigureError> {
+        Self::with_facts(plugin, config, Facts::default(), generation)
+    }
+
+    /// The same, with what a controller has told so far.
+    ///
+    /// # Errors
+    /// As of [`Instance::new`], or how it fails while it takes the facts.
+    pub fn with_facts(
+        plugin: &Plugin,
+        config: &str,
+        facts: Facts,
+        generation: u64,
+    ) -> Result<Self, ConfigureError> {
         if config.len() > MAX_CONFIG {
             return Err(ConfigureError::TooLong { size: config.len() });
         }
@@ -304,14 +365,29 @@ impl Instance {
             plugin: plugin.clone(),
             config: config.into(),
             generation,
+            facts,
             live: None,
         };
-        instance.live = Some(instance.start()?);
+        if let Some(pre) = instance.plugin.pre.clone() {
+            instance.live = Some(instance.start(&pre)?);
+        }
         Ok(instance)
     }
 
-    fn start(&self) -> Result<Live, ConfigureError> {
-        let mut live = Live::new(&self.plugin, &self.config, self.generation)?;
+    fn start(&self, pre: &Pre) -> Result<Live, ConfigureError> {
+        let mut live = Live::new(&self.plugin, pre, &self.config, self.generation)?;
+        if !self.facts.is_empty() {
+            let all: Vec<Fact> = self
+                .facts
+                .iter()
+                .map(|(key, value)| Fact {
+                    key: key.to_owned(),
+                    value: Some(value.to_vec()),
+                })
+                .collect();
+            live.update(&self.plugin, &all, self.generation)
+                .map_err(ConfigureError::Facts)?;
+        }
         live.decide(&self.plugin, convert::warm_up(), Direction::Ingress)
             .map_err(ConfigureError::FirstDecision)?;
         Ok(live)
@@ -322,7 +398,9 @@ impl Instance {
     /// # Errors
     /// How it failed. The guest is gone then, and the next call starts a fresh one.
     pub fn decide(&mut self, question: &Question) -> Result<Decision, Fault> {
-        let mut live = self.ready()?;
+        let Some(mut live) = self.ready()? else {
+            return Ok(Decision::nothing());
+        };
         let decision = live.decide(&self.plugin, convert::key(question), question.direction)?;
         self.live = Some(live);
         Ok(decision)
@@ -337,7 +415,9 @@ impl Instance {
         question: &Question,
         name: &dyn Fn(u16) -> Option<String>,
     ) -> Result<(Decision, Words), Fault> {
-        let mut live = self.ready()?;
+        let Some(mut live) = self.ready()? else {
+            return Ok((Decision::nothing(), Words::nothing()));
+        };
         let verdict = live.ask(&self.plugin, convert::key(question))?;
         let left = live.store.get_fuel().unwrap_or_default();
         let decision = convert::decision(&verdict, question.direction)?;
@@ -350,22 +430,70 @@ impl Instance {
         Ok((decision, words))
     }
 
-    fn ready(&mut self) -> Result<Live, Fault> {
+    /// The facts change to `facts`, which are those that it has with `changes`. It takes them at once, as long as it takes, so
+    /// this is nothing for an instance that frames wait for.
+    ///
+    /// # Errors
+    /// How it failed. It has the old facts then, and the next decision starts a fresh guest with them.
+    pub fn update(
+        &mut self,
+        facts: &Facts,
+        changes: &[FactChange],
+        generation: u64,
+    ) -> Result<(), Fault> {
+        if self.plugin.pre.is_some() {
+            let Some(mut live) = self.ready()? else {
+                return Ok(());
+            };
+            let changes: Vec<Fact> = changes
+                .iter()
+                .map(|change| Fact {
+                    key: change.key.clone(),
+                    value: change.value.clone(),
+                })
+                .collect();
+            live.update(&self.plugin, &changes, generation)?;
+            // As at a start: what it sets up lazily is set up before frames come.
+            live.decide(&self.plugin, convert::warm_up(), Direction::Ingress)?;
+            self.live = Some(live);
+        }
+        (self.facts, self.generation) = (facts.clone(), generation);
+        Ok(())
+    }
+
+    /// It has these facts from the next decision on, for which it starts anew.
+    pub fn set_facts(&mut self, facts: Facts) {
+        self.facts = facts;
+        self.live = None;
+    }
+
+    /// The facts that it decides by.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// `None`: there is no policy in this package.
+    fn ready(&mut self) -> Result<Option<Live>, Fault> {
+        let Some(pre) = &self.plugin.pre else {
+            return Ok(None);
+        };
         match self.live.take() {
-            Some(live) if live.decisions < LIFE => Ok(live),
-            _ => self.start().map_err(|e| Fault::Restart {
+            Some(live) if live.decisions < LIFE => Ok(Some(live)),
+            _ => self.start(pre).map(Some).map_err(|e| Fault::Restart {
                 what: e.to_string(),
             }),
         }
     }
 
-    /// Another one of the same plugin, config and generation. It starts when it is asked, and has decided nothing until then.
+    /// Another one of the same plugin, config, facts and generation. It starts when it is asked, and has decided nothing until then.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self {
             plugin: self.plugin.clone(),
             config: Arc::clone(&self.config),
             generation: self.generation,
+            facts: self.facts.clone(),
             live: None,
         }
     }

@@ -3,22 +3,30 @@
 //! ```text
 //!   size -> component? -> compile -> machine code -> manifest reads? -> imports none? -> exports decide? -> types right? -> Plugin
 //!   \--------- precompile ---------/             \------------------------ Plugin::from_compiled -------------------------/
+//!
+//!   file = policy component [+ custom section meshd:controller = controller component]        or a controller component alone
 //! ```
 //!
 //! The halves can run in two processes: a compiler that a stranger's component eats its way into takes nothing with it.
-//! Refuses everything that is not exactly a component of the world `policy` or `policy-tracked`, and says what it is instead.
+//! Refuses everything that is not exactly a component of the world `policy`, `policy-tracked` or `controller`, and says what it
+//! is instead.
 
 use crate::bindings::PolicyPre;
+use crate::bindings::controller::ControllerPre;
 use crate::bindings::tracked::PolicyTrackedPre;
 use crate::bindings::tracked::meshd::policy::tracked_key;
-use crate::engine::{Engine, settings};
+use crate::capability::{Asks, Capability};
+use crate::controller::{self, Desk};
+use crate::engine::{Engine, controller_settings, settings};
 use crate::instance::Guest;
 use crate::manifest::{Manifest, ManifestError};
+use crate::sections::{CONTROLLER, section};
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
 use meshd_core::signer::Signer;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, HasSelf, Linker};
@@ -29,6 +37,8 @@ pub const MAX_COMPONENT: usize = 32 << 20;
 const DECIDE: &str = "decide";
 /// What one of `policy-tracked` exports.
 const DECIDE_TRACKED: &str = "decide-tracked";
+/// What one of `controller` exports.
+const EVENTS: &str = "events";
 /// The import that is allowed to all: it holds types and no function.
 const TYPES: &str = "types";
 /// The import of `policy-tracked`: the key of the frame in question.
@@ -173,6 +183,19 @@ pub enum LoadError {
         /// What it exports.
         found: String,
     },
+    /// A controller that wants what the contract does not have.
+    #[error("the controller imports {import}, which is none of the world `controller`. {hint}")]
+    ControllerImport {
+        /// Its name.
+        import: String,
+        /// Where such an import comes from, and what to do.
+        hint: &'static str,
+    },
+    /// The section has something else.
+    #[error(
+        "what the component carries as its controller (section {CONTROLLER}) does not export meshd:policy/events. Build it with the meshd-sdk of this release"
+    )]
+    NoEvents,
     /// The contract, but another version of it.
     #[error(
         "the component is made for meshd:policy@{version}, and this daemon speaks {WIT} and what is compatible with it. {hint}"
@@ -199,7 +222,9 @@ pub enum LoadError {
 #[derive(Clone)]
 pub struct Plugin {
     pub(crate) engine: Engine,
-    pub(crate) pre: Pre,
+    /// `None`: a controller alone.
+    pub(crate) pre: Option<Pre>,
+    pub(crate) controller: Option<Arc<ControllerCode>>,
     digest: Digest,
     shape: Arc<Shape>,
     signers: Arc<[Signer]>,
@@ -213,6 +238,14 @@ pub(crate) enum Pre {
     Tracked(PolicyTrackedPre<Guest>),
 }
 
+/// The controller of a package, linked.
+pub(crate) struct ControllerCode {
+    pub(crate) pre: ControllerPre<Desk>,
+    /// Interfaces of which it imports functions.
+    wants: BTreeSet<Capability>,
+    pub(crate) manifest: Option<Arc<Manifest>>,
+}
+
 /// What a component is made for; `wit/worlds.wit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum World {
@@ -220,6 +253,8 @@ pub enum World {
     Policy,
     /// The key by questions; what the answer rests on is what was asked.
     PolicyTracked,
+    /// No policy at all: events, and what it writes.
+    Controller,
 }
 
 impl World {
@@ -229,6 +264,7 @@ impl World {
         match self {
             Self::Policy => "policy",
             Self::PolicyTracked => "policy-tracked",
+            Self::Controller => "controller",
         }
     }
 
@@ -236,6 +272,7 @@ impl World {
         match self {
             Self::Policy => DECIDE,
             Self::PolicyTracked => DECIDE_TRACKED,
+            Self::Controller => EVENTS,
         }
     }
 }
@@ -326,23 +363,70 @@ pub fn precheck(bytes: &[u8]) -> Result<(), LoadError> {
     }
 }
 
+/// The components in a file.
+struct Parts<'a> {
+    policy: Option<&'a [u8]>,
+    controller: Option<&'a [u8]>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(bytes: &'a [u8]) -> Result<Self, LoadError> {
+        precheck(bytes)?;
+        if let Some(inner) = section(bytes, CONTROLLER) {
+            precheck(inner)?;
+            return Ok(Self {
+                policy: Some(bytes),
+                controller: Some(inner),
+            });
+        }
+        // One that damages its manifest is refused later, in the manifest's words.
+        let alone = matches!(Manifest::of(bytes), Ok(Some(said)) if said.world == World::Controller.name());
+        Ok(Self {
+            policy: (!alone).then_some(bytes),
+            controller: alone.then_some(bytes),
+        })
+    }
+}
+
+/// Bytes that say how long the first part of machine code is.
+const LENGTH: usize = 8;
+
 /// Makes machine code of a component, for [`Plugin::from_compiled`] of the same release on the same machine. One thread; how
 /// long it takes and how much memory is up to the component, so call it in a process that has limits.
+///
+/// ```text
+///   length of the policy's code (8 bytes, little-endian), that code, the controller's code
+/// ```
 ///
 /// # Errors
 /// What the bytes are instead of a component, or as the compiler says.
 pub fn precompile(bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
-    precheck(bytes)?;
-    let mut config = settings();
-    config.parallel_compilation(false);
-    wasmtime::Engine::new(&config)
-        .map_err(|e| LoadError::Engine {
-            reason: one_line(&e),
-        })?
-        .precompile_component(bytes)
-        .map_err(|e| LoadError::Compile {
-            reason: one_line(&e),
-        })
+    let Parts { policy, controller } = Parts::of(bytes)?;
+    let compile = |mut config: wasmtime::Config, bytes: Option<&[u8]>| {
+        let Some(bytes) = bytes else {
+            return Ok(Vec::new());
+        };
+        config.parallel_compilation(false);
+        wasmtime::Engine::new(&config)
+            .map_err(|e| LoadError::Engine {
+                reason: one_line(&e),
+            })?
+            .precompile_component(bytes)
+            .map_err(|e| LoadError::Compile {
+                reason: one_line(&e),
+            })
+    };
+    let policy = compile(settings(), policy)?;
+    let controller = compile(controller_settings(), controller)?;
+    let length = (policy.len() as u64).to_le_bytes();
+    Ok([&length[..], &policy, &controller].concat())
+}
+
+/// The two parts of what [`precompile`] made.
+fn code(compiled: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = compiled.split_first_chunk::<LENGTH>()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    rest.split_at_checked(length)
 }
 
 /// Names everything that compiled code depends on beside the component: this release's engine, its settings, the processor.
@@ -365,6 +449,8 @@ pub fn compatibility(engine: &Engine) -> String {
     }
     let mut sha = Sha(ring::digest::Context::new(&ring::digest::SHA256));
     engine.wasm().precompile_compatibility_hash().hash(&mut sha);
+    let controllers = engine.controllers().precompile_compatibility_hash();
+    controllers.hash(&mut sha);
     format!("{:016x}", sha.finish())
 }
 
@@ -375,12 +461,15 @@ impl Plugin {
     /// # Errors
     /// What the bytes are instead of a policy component, and what to do about it.
     pub fn load(engine: &Engine, bytes: &[u8]) -> Result<Self, LoadError> {
-        precheck(bytes)?;
-        let component =
-            Component::from_binary(engine.wasm(), bytes).map_err(|e| LoadError::Compile {
+        let parts = Parts::of(bytes)?;
+        let compile = |engine: &wasmtime::Engine, bytes: &[u8]| {
+            Component::from_binary(engine, bytes).map_err(|e| LoadError::Compile {
                 reason: one_line(&e),
-            })?;
-        Self::of(engine, bytes, &component)
+            })
+        };
+        let policy = parts.policy.map(|bytes| compile(engine.wasm(), bytes));
+        let controller = parts.controller.map(|bytes| compile(engine.controllers(), bytes));
+        Self::of(engine, bytes, policy.transpose()?, controller.transpose()?)
     }
 
     /// Checks a component that [`precompile`] has compiled of `wasm`.
@@ -397,43 +486,92 @@ impl Plugin {
         wasm: &[u8],
         compiled: &[u8],
     ) -> Result<Self, LoadError> {
-        // SAFETY: as the caller promises.
-        let component = unsafe { Component::deserialize(engine.wasm(), compiled) };
-        let component = component.map_err(|e| LoadError::Stale {
-            reason: one_line(&e),
+        let (policy, controller) = code(compiled).ok_or_else(|| LoadError::Stale {
+            reason: "it is cut off".to_owned(),
         })?;
-        Self::of(engine, wasm, &component)
+        let read = |engine: &wasmtime::Engine, code: &[u8]| {
+            if code.is_empty() {
+                return Ok(None);
+            }
+            // SAFETY: as the caller promises.
+            let component = unsafe { Component::deserialize(engine, code) };
+            component.map(Some).map_err(|e| LoadError::Stale {
+                reason: one_line(&e),
+            })
+        };
+        let policy = read(engine.wasm(), policy)?;
+        let controller = read(engine.controllers(), controller)?;
+        Self::of(engine, wasm, policy, controller)
     }
 
-    fn of(engine: &Engine, wasm: &[u8], component: &Component) -> Result<Self, LoadError> {
+    fn of(
+        engine: &Engine,
+        wasm: &[u8],
+        policy: Option<Component>,
+        controller: Option<Component>,
+    ) -> Result<Self, LoadError> {
         // Before the linker: a plugin of another contract says so in its own words.
-        let manifest = Manifest::of(wasm)?;
-        let shape = check(engine, component)?;
-        let mut linker = Linker::new(engine.wasm());
-        let contract = |e: wasmtime::Error| LoadError::Contract {
-            interface: shape.world.export(),
-            reason: one_line(&e),
+        let manifest = Manifest::of(wasm)?.map(Arc::new);
+        let mut shape = policy
+            .as_ref()
+            .map(|component| check(engine, component))
+            .transpose()?;
+        let pre = match (&policy, &shape) {
+            (Some(component), Some(shape)) => Some(link(engine, component, shape.world)?),
+            _ => None,
         };
-        let pre = match shape.world {
-            World::Policy => {
-                let pre = linker.instantiate_pre(component).map_err(contract)?;
-                Pre::Policy(PolicyPre::new(pre).map_err(contract)?)
+        let controller = match controller {
+            Some(component) => {
+                let (its, wants) = check_controller(engine, &component)?;
+                let its_manifest = match section(wasm, CONTROLLER) {
+                    Some(inner) => Manifest::of(inner)?.map(Arc::new),
+                    None => manifest.clone(),
+                };
+                shape.get_or_insert(its);
+                Some(Arc::new(ControllerCode {
+                    pre: controller::link(engine, &component)?,
+                    wants,
+                    manifest: its_manifest,
+                }))
             }
-            World::PolicyTracked => {
-                tracked_key::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
-                    .map_err(contract)?;
-                let pre = linker.instantiate_pre(component).map_err(contract)?;
-                Pre::Tracked(PolicyTrackedPre::new(pre).map_err(contract)?)
-            }
+            None => None,
         };
+        let shape = shape.ok_or_else(|| LoadError::NoDecide {
+            found: "nothing".to_owned(),
+        })?;
         Ok(Self {
             engine: engine.clone(),
             pre,
+            controller,
             digest: Digest::of(wasm),
             shape: Arc::new(shape),
             signers: Arc::default(),
-            manifest: manifest.map(Arc::new),
+            manifest,
         })
+    }
+
+    /// Is there a policy in it?
+    #[must_use]
+    pub fn has_policy(&self) -> bool {
+        self.pre.is_some()
+    }
+
+    /// Is there a controller in it?
+    #[must_use]
+    pub fn has_controller(&self) -> bool {
+        self.controller.is_some()
+    }
+
+    /// The interfaces that its controller imports functions of; each has to be granted.
+    pub fn wants(&self) -> impl Iterator<Item = &Capability> {
+        self.controller.iter().flat_map(|code| &code.wants)
+    }
+
+    /// What its controller's manifest asks for.
+    #[must_use]
+    pub fn asks(&self) -> Asks {
+        let said = self.controller.as_ref().and_then(|code| code.manifest.as_deref());
+        said.map_or_else(Asks::default, |manifest| manifest.asks.clone())
     }
 
     /// What it imports and exports.
@@ -484,6 +622,75 @@ impl fmt::Debug for Plugin {
     }
 }
 
+fn link(engine: &Engine, component: &Component, world: World) -> Result<Pre, LoadError> {
+    let mut linker = Linker::new(engine.wasm());
+    let contract = |e: wasmtime::Error| differs(world.export(), &e);
+    match world {
+        World::PolicyTracked => {
+            tracked_key::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
+                .map_err(contract)?;
+            let pre = linker.instantiate_pre(component).map_err(contract)?;
+            PolicyTrackedPre::new(pre).map(Pre::Tracked).map_err(contract)
+        }
+        World::Policy | World::Controller => {
+            let pre = linker.instantiate_pre(component).map_err(contract)?;
+            PolicyPre::new(pre).map(Pre::Policy).map_err(contract)
+        }
+    }
+}
+
+pub(crate) fn differs(interface: &'static str, error: &wasmtime::Error) -> LoadError {
+    LoadError::Contract {
+        interface,
+        reason: one_line(error),
+    }
+}
+
+/// What a controller imports and exports, and the capabilities that it needs: interfaces of which it imports functions. Types
+/// grant nothing.
+fn check_controller(
+    engine: &Engine,
+    component: &Component,
+) -> Result<(Shape, BTreeSet<Capability>), LoadError> {
+    let shape = component.component_type();
+    let engine = engine.controllers();
+    let exports: Vec<String> = shape.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let events = exports.iter().filter_map(|name| Named::read(name));
+    let events = events.into_iter().find(|name| name.interface == EVENTS);
+    match events {
+        None => return Err(LoadError::NoEvents),
+        Some(name) if !name.compatible() => return Err(name.version_error()),
+        Some(_) => {}
+    }
+    let (mut imports, mut wants) = (Vec::new(), BTreeSet::new());
+    for (name, item) in shape.imports(engine) {
+        let ours = Named::read(name).filter(Named::compatible);
+        let interface = ours.as_ref().map(|ours| ours.interface);
+        if !is_types_only(&item.ty, engine) {
+            let capability = interface.and_then(|interface| interface.parse().ok());
+            wants.insert(capability.ok_or_else(|| LoadError::ControllerImport {
+                import: name.to_owned(),
+                hint: match name.starts_with("meshd:policy/") {
+                    true => "Build it with the meshd-sdk of this release",
+                    false => hint(name),
+                },
+            })?);
+        }
+        imports.push(name.to_owned());
+    }
+    let shape = Shape {
+        world: World::Controller,
+        imports,
+        exports,
+    };
+    Ok((shape, wants))
+}
+
+fn is_types_only(item: &ComponentItem, engine: &wasmtime::Engine) -> bool {
+    matches!(item, ComponentItem::ComponentInstance(instance)
+        if instance.exports(engine).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_))))
+}
+
 fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
     let shape = component.component_type();
     let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
@@ -504,9 +711,7 @@ fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
             ours.as_ref()
                 .is_some_and(|ours| ours.interface == interface)
         };
-        let types_only = is(TYPES)
-            && matches!(&item.ty, ComponentItem::ComponentInstance(instance)
-                if instance.exports(engine.wasm()).all(|(_, item)| matches!(item.ty, ComponentItem::Type(_))));
+        let types_only = is(TYPES) && is_types_only(&item.ty, engine.wasm());
         let key = is(TRACKED_KEY) && world == Some(World::PolicyTracked);
         if !types_only && !key {
             return Err(LoadError::Import {

@@ -9,6 +9,7 @@
 //! are escaped while they are read, and fields that are not known are passed over. A manifest that does not read refuses the
 //! component, for a fail mode that is misread could turn a refusal into a pass.
 
+use crate::capability::{self, Asks};
 use crate::load::WIT;
 use crate::schema::Schema;
 use meshd_core::ident::escape;
@@ -31,7 +32,7 @@ const TEXT_MAX: usize = 64;
 /// See [`TEXT_MAX`].
 const DESCRIPTION_MAX: usize = 400;
 /// Worlds that this host has.
-const WORLDS: [&str; 2] = ["policy", "policy-tracked"];
+const WORLDS: [&str; 3] = ["policy", "policy-tracked", "controller"];
 
 /// Where in a chain a plugin belongs. A chain is asked in this order.
 #[derive(
@@ -131,6 +132,10 @@ pub struct Manifest {
     pub reasons: BTreeMap<u16, String>,
     /// What may be in the config, if it says so.
     pub schema: Option<Schema>,
+    /// The world that it is made for, as `wit/worlds.wit` calls it.
+    pub world: String,
+    /// What it asks for; of a controller only.
+    pub asks: Asks,
 }
 
 /// As it is written; whatever else is there is passed over.
@@ -153,6 +158,8 @@ struct Written {
     #[serde(default)]
     reasons: Vec<Reason>,
     config_schema: Option<serde_json::Value>,
+    #[serde(default)]
+    capabilities: capability::Written,
 }
 
 #[derive(Deserialize)]
@@ -227,7 +234,13 @@ impl Manifest {
                 return wrong(format!("code {code} has two names"));
             }
         }
+        let asks = written.capabilities.asks();
+        let asks = asks.map_err(|reason| ManifestError {
+            reason: text(&reason, DESCRIPTION_MAX),
+        })?;
         Ok(Self {
+            world: written.world,
+            asks,
             name: text(&written.name, TEXT_MAX),
             version: text(&written.version, TEXT_MAX),
             description: text(&written.description, DESCRIPTION_MAX),

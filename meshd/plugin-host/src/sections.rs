@@ -6,6 +6,8 @@
 
 use core::ops::Range;
 
+/// Name of the section with the controller of a package, a component of the world `controller`.
+pub const CONTROLLER: &str = "meshd:controller";
 /// Magic, version and layer.
 pub(crate) const PREAMBLE: usize = 8;
 

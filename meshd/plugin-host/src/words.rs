@@ -20,6 +20,17 @@ pub struct Words {
     pub fuel: u64,
 }
 
+impl Words {
+    /// Of a package that has no policy.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            verdict: "next".to_owned(),
+            reads: String::new(),
+            fuel: 0,
+        }
+    }
+}
+
 /// A fingerprint of all that a guest is told of a question (FNV-1a), in the order of the record in `wit/types.wit`.
 #[must_use]
 pub fn key_print(question: &Question) -> u64 {
