@@ -9,6 +9,7 @@
 use crate::api::socket::{Socket, SocketError};
 use crate::backend::Live;
 use crate::clock::Clock;
+use crate::controllers;
 use crate::datapath::Datapath;
 use crate::dns::{Forwarder, NamesHandle};
 use crate::driver::{self, DriverHandle, HEARD_MAX, INPUTS_MAX, Parts};
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 
 /// What `meshd run` was told.
@@ -134,6 +136,10 @@ async fn serve(
         &options.state,
         inputs.clone(),
         (&config.plugins).into(),
+        Arc::new(controllers::Live::new(
+            handle.clone(),
+            tokio::runtime::Handle::current(),
+        )),
     )?;
     let mut seed = [0u8; 8];
     ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut seed)
@@ -235,7 +241,9 @@ async fn serve(
         rulings,
         kernel: live_kernel,
     };
-    let findings = tokio::spawn(follow_findings(live.rulings.clone(), handle.clone()));
+    let rulings = live.rulings.clone();
+    let findings = tokio::spawn(follow_findings(rulings.clone(), handle.clone()));
+    let nudging = tokio::spawn(nudge_controllers(rulings.clone(), handle.clone()));
     let api = tokio::spawn(crate::api::serve(socket, live));
     apply_networks(&handle, &config).await;
     let watching = tokio::spawn(crate::watch::follow(config_path, config, handle.clone()));
@@ -254,7 +262,10 @@ async fn serve(
     gauge.abort();
     ways_gauge.abort();
     findings.abort();
+    nudging.abort();
     api.abort();
+    // They wait for the driver, so they end before it does.
+    let _ = tokio::task::spawn_blocking(move || rulings.stop()).await;
     match ended {
         None => {
             tracing::info!("stopping; ports stay as they are, for the next start");
@@ -380,6 +391,34 @@ pub(crate) async fn apply_networks(handle: &DriverHandle, config: &Config) {
             }
         }
     }
+}
+
+/// Controllers look at their networks now and then; at once where something of them changed.
+async fn nudge_controllers(rulings: Rulings, driver: DriverHandle) {
+    let (_, mut events) = driver.events();
+    loop {
+        match events.recv().await {
+            Ok(event) if bears_on_topology(&event.notice) => rulings.nudge(),
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => rulings.nudge(),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+fn bears_on_topology(notice: &Notice) -> bool {
+    matches!(
+        notice,
+        Notice::PeerUp { .. }
+            | Notice::PeerDown { .. }
+            | Notice::MemberJoined { .. }
+            | Notice::NodeDead { .. }
+            | Notice::PortReady { .. }
+            | Notice::PortFailed { .. }
+            | Notice::PortFarEnd { .. }
+            | Notice::PortGone { .. }
+            | Notice::Path { .. }
+    )
 }
 
 /// What the plugins' checker finds: first the node forgets what it kept of the old answers, then people are told.

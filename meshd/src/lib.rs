@@ -7,6 +7,7 @@ pub mod cli;
 mod clock;
 pub mod compiler;
 mod connections;
+pub(crate) mod controllers;
 mod daemon;
 mod datapath;
 mod dns;

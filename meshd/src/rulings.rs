@@ -24,17 +24,20 @@ mod shadow;
 mod shelf;
 mod tolls;
 
+pub use crate::controllers::{ControllerError, ControllerInfo, LogLine};
 pub use chain::{Asked, Said};
 pub use error::{
     AttachError, DetachError, InstallError, RemoveError, RollbackError, ShadowError, StartError,
 };
-pub use meshd_plugin_host::{FailMode, Stage};
+pub(crate) use link::Link;
+pub use meshd_plugin_host::{Capability, FailMode, Stage};
 pub use place::Placement;
 pub use report::{About, AttachmentInfo, LabelCount, MeterInfo, PluginInfo, ShadowInfo};
 pub use shadow::{Difference, Example, Tally};
 pub use shelf::ShelfError;
 
 use crate::compiler::{Compiler, Loader, Trust};
+use crate::controllers::{House, Revisions, Surroundings};
 use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -46,7 +49,7 @@ use meshd_core::policy::Answer;
 use meshd_core::steering::SteerQuestion;
 use meshd_plugin_host::{Engine, Limits};
 use registry::Registry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -81,6 +84,7 @@ struct Inner {
     loader: Arc<Loader>,
     punts: Punts,
     findings: Mutex<Option<mpsc::Receiver<Finding>>>,
+    house: Arc<House>,
 }
 
 struct Ask {
@@ -95,25 +99,28 @@ impl Rulings {
     ///
     /// # Errors
     /// If the state cannot be read, or the WASM engine does not start.
-    pub fn start(
+    pub(crate) fn start(
         store: Store,
         state_dir: &Path,
         inputs: mpsc::Sender<Input>,
         trust: Trust,
+        surroundings: Arc<dyn Surroundings>,
     ) -> Result<Self, StartError> {
-        Self::start_with(store, state_dir, inputs, Compiler::itself(), trust)
+        let compiler = Compiler::itself();
+        Self::start_with(store, state_dir, inputs, compiler, trust, surroundings)
     }
 
     /// The same, with another compiler than this program itself.
     ///
     /// # Errors
     /// As of [`Rulings::start`].
-    pub fn start_with(
+    pub(crate) fn start_with(
         store: Store,
         state_dir: &Path,
         inputs: mpsc::Sender<Input>,
         compiler: Compiler,
         trust: Trust,
+        surroundings: Arc<dyn Surroundings>,
     ) -> Result<Self, StartError> {
         let engine = Engine::new(Limits::default())?;
         let loader = Arc::new(Loader::new(engine, compiler, state_dir).trusting(trust));
@@ -127,10 +134,13 @@ impl Rulings {
         };
         let checker = Checker::start(seed(), caught).map_err(StartError::Thread)?;
         let punts = Punts::default();
+        let revisions = Arc::new(Revisions::default());
+        let house = House::new(store.clone(), surroundings, revisions);
         let registry = Registry::open(
             store,
             state_dir,
             Arc::clone(&loader),
+            Arc::clone(&house),
             Some(checker),
             punts.clone(),
         )?;
@@ -149,6 +159,7 @@ impl Rulings {
             loader,
             punts,
             findings: Mutex::new(Some(findings)),
+            house,
         });
         // It was empty.
         let _ = home.set(Arc::downgrade(&inner));
@@ -323,8 +334,24 @@ impl Rulings {
         config: impl Into<Option<&'a str>>,
         placement: Placement,
     ) -> Result<PluginInfo, AttachError> {
+        self.attach_granting(plugin, vni, config, placement, None)
+    }
+
+    /// The same, and its controller may import `grant` from now on, with the figures that its manifest names today. `None`: what
+    /// it might before, which at first is [`Capability::DEFAULT`].
+    ///
+    /// # Errors
+    /// As of [`Rulings::attach`], or that its controller imports something else.
+    pub fn attach_granting<'a>(
+        &self,
+        plugin: &Label,
+        vni: Vni,
+        config: impl Into<Option<&'a str>>,
+        placement: Placement,
+        grant: Option<&BTreeSet<Capability>>,
+    ) -> Result<PluginInfo, AttachError> {
         let mut registry = self.registry();
-        let info = registry.attach(plugin, vni, config.into(), placement)?;
+        let info = registry.attach(plugin, vni, config.into(), placement, grant)?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
     }
@@ -338,6 +365,22 @@ impl Rulings {
         let info = registry.detach(plugin, vni)?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
+    }
+
+    /// What the controller of an attachment has told, behind line `after`; `None`: there is no controller.
+    #[must_use]
+    pub fn log(&self, plugin: &Label, vni: Vni, after: u64) -> Option<Vec<LogLine>> {
+        self.registry().log(plugin, vni, after)
+    }
+
+    /// Ports, peers or stations changed: controllers look again.
+    pub(crate) fn nudge(&self) {
+        self.0.house.nudge();
+    }
+
+    /// Ends the controllers; what they keep is on the disk then.
+    pub(crate) fn stop(&self) {
+        self.registry().stop_controllers();
     }
 
     /// How many components were compiled since the start. What was compiled before by this release is not again.

@@ -2,7 +2,8 @@
 
 use crate::punts::PuntCounts;
 use crate::rulings::{
-    Asked, AttachmentInfo, LabelCount, MeterInfo, PluginInfo, Said, ShadowInfo, Stage,
+    Asked, AttachmentInfo, ControllerInfo, LabelCount, MeterInfo, PluginInfo, Said, ShadowInfo,
+    Stage,
 };
 use meshd_core::flow::{FlowKey, FlowMask};
 use meshd_core::flowtext;
@@ -105,6 +106,8 @@ pub struct PluginStats {
     pub meters: Vec<MeterInfo>,
     /// Frames that its verdicts sent to its controller (action `punt`).
     pub punts: PuntCounts,
+    /// Its controller; absent: it has none.
+    pub controller: Option<ControllerInfo>,
 }
 
 /// Calls that took less than a bound and not less than the one before.
@@ -180,6 +183,7 @@ pub(super) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -
         labels: at.labels.clone(),
         meters: at.meters.clone(),
         punts: at.punts,
+        controller: at.controller.clone(),
     }
 }
 

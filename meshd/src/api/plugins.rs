@@ -8,7 +8,7 @@ use super::routes::{Answer, ApiError, Asked, Body, Segments};
 use super::trace;
 use crate::compiler::CompileError;
 use crate::rulings::{
-    AttachError, DetachError, InstallError, Placement, PluginInfo, RemoveError, RollbackError,
+    AttachError, DetachError, InstallError, LogLine, Placement, PluginInfo, RemoveError, RollbackError,
     Rulings, ShadowError,
 };
 use axum::body::Bytes;
@@ -68,9 +68,10 @@ pub(super) async fn attach<B: Backend>(
         fail: wish.fail,
         stage: wish.stage,
     };
+    let grant = wish.grant;
     change(&backend, move |rulings| {
         rulings
-            .attach(&name, vni, wish.config.as_deref(), placement)
+            .attach_granting(&name, vni, wish.config.as_deref(), placement, grant.as_ref())
             .map_err(refuse_attach)
     })
     .await
@@ -188,6 +189,40 @@ pub(super) async fn stats<B: Backend>(
             places.map(|at| plugin_views::stats(plugin, at, network_name(&networks, at.vni)))
         });
     Ok(Json(rows.collect()))
+}
+
+/// What a controller has told.
+pub(super) async fn log<B: Backend>(
+    State(backend): State<B>,
+    Segments((network, plugin)): Segments<(String, String)>,
+    Asked(query): Asked<LogQuery>,
+) -> Answer<Vec<LogLine>> {
+    let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
+    let rulings = backend.rulings();
+    let after = query.after.unwrap_or(0);
+    let (asked, at) = (name.clone(), vni);
+    // A change under way may hold it up.
+    let lines = tokio::task::spawn_blocking(move || rulings.log(&asked, at, after))
+        .await
+        .map_err(broke_off)?;
+    match lines {
+        Some(lines) => Ok(Json(lines)),
+        None => Err(Refusal {
+            code: RefusalCode::NotFound,
+            message: format!(
+                "{name} has no controller at work on network {network}; `meshd plugin ls` shows what is attached where"
+            ),
+        }
+        .into()),
+    }
+}
+
+/// What stands behind the `?` of the route of a controller's log.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogQuery {
+    /// Lines behind this one.
+    after: Option<u64>,
 }
 
 /// Bytes of the name of the file that a plugin is installed from.
@@ -338,7 +373,10 @@ fn code_of_install(error: &InstallError) -> RefusalCode {
             source: CompileError::Start { .. },
             ..
         } => RefusalCode::Failed,
-        InstallError::Load { .. } | InstallError::Configure { .. } => RefusalCode::Invalid,
+        InstallError::Load { .. }
+        | InstallError::Configure { .. }
+        | InstallError::Controller { .. } => RefusalCode::Invalid,
+        InstallError::Grant { .. } => RefusalCode::Forbidden,
         InstallError::Stage { .. } => RefusalCode::Conflict,
         InstallError::Full { .. } => RefusalCode::Conflict,
         InstallError::Keep { .. } => RefusalCode::Failed,
@@ -348,10 +386,14 @@ fn code_of_install(error: &InstallError) -> RefusalCode {
 fn refuse_attach(error: AttachError) -> Refusal {
     let code = match &error {
         AttachError::NotInstalled { .. } => RefusalCode::NotFound,
-        AttachError::Broken { .. } | AttachError::Full { .. } => RefusalCode::Conflict,
-        AttachError::Configure { .. } | AttachError::Meters { .. } | AttachError::Stage { .. } => {
-            RefusalCode::Invalid
-        }
+        AttachError::Broken { .. }
+        | AttachError::Full { .. }
+        | AttachError::Controllers { .. } => RefusalCode::Conflict,
+        AttachError::Grant { .. } => RefusalCode::Forbidden,
+        AttachError::Configure { .. }
+        | AttachError::Controller { .. }
+        | AttachError::Meters { .. }
+        | AttachError::Stage { .. } => RefusalCode::Invalid,
         AttachError::Keep { .. } => RefusalCode::Failed,
     };
     Refusal {

@@ -3,13 +3,13 @@
 //! Owns their shapes and their way into the core's commands. Unknown fields are refused: a misspelt wish must not be
 //! silently another wish.
 
-use crate::rulings::{FailMode, Stage};
+use crate::rulings::{Capability, FailMode, Stage};
 use data_encoding::HEXLOWER_PERMISSIVE;
 use meshd_core::command::{AttachSpec, IpSpec, NetnsRef, Refusal, RefusalCode};
 use meshd_core::ident::{IfName, Label, MacAddr, escape};
 use meshd_core::wire::record::Role;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Longest a label's key and value may be, in bytes, and how many there may be.
 const LABEL_BYTES_MAX: usize = 128;
@@ -182,6 +182,10 @@ pub struct PluginWish {
     /// `"guard"`, `"classify"`, `"forward"` or `"observe"`; left out: as it was, or as the manifest says.
     #[serde(default)]
     pub stage: Option<Stage>,
+    /// What its controller may import, by the names of interfaces: `"kv"`, `"flows"` and so on; left out: as it was, or what is
+    /// granted in any case.
+    #[serde(default)]
+    pub grant: Option<BTreeSet<Capability>>,
 }
 
 /// `POST /v1/plugins/{plugin}/rollback`.

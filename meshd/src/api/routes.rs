@@ -126,6 +126,10 @@ pub(super) fn router<B: Backend>(backend: B) -> Router {
                 .delete(plugins::unshadow::<B>),
         )
         .route(
+            "/v1/networks/{network}/plugins/{plugin}/log",
+            get(plugins::log::<B>),
+        )
+        .route(
             "/v1/networks/{network}/vteps/{ip}",
             post(vtep_add::<B>).delete(vtep_remove::<B>),
         )
@@ -179,7 +183,8 @@ async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Respo
         "/v1/fdb" | "/v1/flows" | "/v1/connections" | "/v1/events" | "/v1/plugin-stats"
     ) || path
         .strip_prefix("/v1/plugins/")
-        .is_some_and(|name| request.method() == Method::POST && !name.contains('/'));
+        .is_some_and(|name| request.method() == Method::POST && !name.contains('/'))
+        || (path.starts_with("/v1/networks/") && path.ends_with("/log"));
     if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
         let refusal = invalid("this path takes no query (what stands behind the `?`)");
         return ApiError(refusal).into_response();

@@ -189,6 +189,7 @@ fn scene() -> Scene {
         &state,
         inputs,
         crate::compiler::Trust::default(),
+        Arc::new(crate::controllers::Nowhere),
     )
     .unwrap();
     let backend = Fake(Arc::new(Inner {

@@ -1,6 +1,6 @@
 //! What can be typed: every command, option and its help. `docs/reference/cli.md` is made of this.
 
-use super::values::{self, Ips};
+use super::values::{self, Grant, Ips};
 use super::workshop::WorkCommand;
 use crate::rulings::{FailMode, Stage};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -385,7 +385,7 @@ pub(super) enum PluginCommand {
     },
     /// Put a plugin into a network's policy chain on this node, or change its config there.
     #[command(
-        after_help = "Examples:\n  meshd plugin attach acl demo --config @acl.json\n  meshd plugin attach acl demo --config '{\"deny\":[{\"proto\":\"tcp\",\"port\":22}]}'"
+        after_help = "Examples:\n  meshd plugin attach acl demo --config @acl.json\n  meshd plugin attach acl demo --config '{\"deny\":[{\"proto\":\"tcp\",\"port\":22}]}'\n  meshd plugin attach guard demo --grant topology,flows,kv,timers"
     )]
     Attach {
         /// The plugin.
@@ -406,6 +406,9 @@ pub(super) enum PluginCommand {
         /// Stage of the chain, a later one than it was made for and not observe [default: as it was, or as its manifest says, or guard].
         #[arg(long, value_enum)]
         stage: Option<StageArg>,
+        /// What its controller may import, separated by commas: random, timers, kv, topology, flows, packet-out, http; log, metrics and clock it may in any case, and `none` is nothing more [default: as it was, or none].
+        #[arg(long, value_name = "LIST", value_parser = values::grant)]
+        grant: Option<Grant>,
     },
     /// Take a plugin out of a network's policy chain.
     Detach {
@@ -450,6 +453,21 @@ pub(super) enum PluginCommand {
         /// The plugin.
         #[arg(value_parser = values::label)]
         name: Label,
+    },
+    /// Show what the controller of a plugin has told: its last 1000 lines, and how it failed.
+    #[command(
+        after_help = "Examples:\n  meshd plugin logs guard\n  meshd plugin logs guard --network demo --follow"
+    )]
+    Logs {
+        /// The plugin.
+        #[arg(value_parser = values::label)]
+        name: Label,
+        /// Name or VNI of the network [default: where it is attached, if that is one].
+        #[arg(long, value_name = "NETWORK", value_parser = values::word)]
+        network: Option<String>,
+        /// Go on with lines as they come.
+        #[arg(long, short)]
+        follow: bool,
     },
     /// Show what plugins had to do since the daemon started: questions, time, faults by kind.
     #[command(

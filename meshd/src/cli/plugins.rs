@@ -9,14 +9,17 @@ use crate::api::plugin_views::{ChainLink, PluginStats};
 use crate::api::requests::{PluginWish, RollbackWish};
 use crate::bounded;
 use crate::punts::PuntCounts;
-use crate::rulings::ShadowInfo;
+use crate::rulings::{ControllerInfo, LogLine, ShadowInfo};
 use bytes::Bytes;
 use meshd_core::command::RefusalCode;
 use meshd_core::ident::Label;
 use meshd_core::view;
 use meshd_plugin_host::MAX_COMPONENT;
 use std::path::Path;
+use std::time::Duration;
 
+/// Between two looks for new lines of a log.
+const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 /// Characters of a config that a table shows.
 const CONFIG_SHOWN: usize = 40;
 /// Reasons of refusals that a table shows.
@@ -144,6 +147,7 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
             order,
             fail,
             stage,
+            grant,
         } => {
             let config = config
                 .map(|typed| values::config(&typed))
@@ -154,6 +158,7 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
                 order,
                 fail: fail.map(Into::into),
                 stage: stage.map(Into::into),
+                grant: grant.map(|grant| grant.0),
             };
             let path = format!("/v1/networks/{}/plugins/{name}", segment(&network));
             let made: view::Plugin = ask.client.post(&path, &wish).await?;
@@ -199,6 +204,11 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
             ask.client.delete(&format!("/v1/plugins/{name}")).await?;
             ask.done("removed", name.as_str(), format!("{name} is removed"))
         }
+        PluginCommand::Logs {
+            name,
+            network,
+            follow,
+        } => logs(ask, &name, network, follow).await,
         PluginCommand::Stats { name } => {
             let query = name
                 .map(|name| format!("?plugin={name}"))
@@ -220,6 +230,57 @@ async fn install(ask: &Ask, name: &Label, file: &Path) -> Result<view::Plugin, F
         .map_or_else(String::new, |path| format!("?from={}", segment(path)));
     let path = format!("/v1/plugins/{name}{query}");
     Ok(ask.client.post_bytes(&path, Bytes::from(component)).await?)
+}
+
+/// Of a plugin that is attached once the network need not be named.
+async fn logs(
+    ask: &Ask,
+    name: &Label,
+    network: Option<String>,
+    follow: bool,
+) -> Result<Printed, Failure> {
+    let network = match network {
+        Some(network) => network,
+        None => match &find(ask, name).await?.attachments[..] {
+            [only] => only.network.clone(),
+            [] => {
+                return Err(Failure::new(format!(
+                    "{name} is attached nowhere; `meshd plugin attach {name} NETWORK` does that"
+                )));
+            }
+            _ => {
+                return Err(Failure::new(format!(
+                    "{name} is attached to several networks; say which: `meshd plugin logs {name} --network NETWORK`"
+                )));
+            }
+        },
+    };
+    let path = format!("/v1/networks/{}/plugins/{name}/log", segment(&network));
+    if !follow {
+        return ask.rows(&path, log_lines).await;
+    }
+    let mut after = 0;
+    loop {
+        let lines: Vec<LogLine> = ask.client.get(&format!("{path}?after={after}")).await?;
+        if let Some(last) = lines.last() {
+            // One that begins anew was attached anew.
+            after = last.seq;
+            if !ask.print(&lines, |line| log_lines(std::slice::from_ref(line)))? {
+                return Printed::text("");
+            }
+        }
+        tokio::time::sleep(FOLLOW_EVERY).await;
+    }
+}
+
+fn log_lines(lines: &[LogLine]) -> String {
+    let mut out = String::new();
+    for line in lines {
+        let row = format!("{}  {:5}  {}", show::time(line.at_ms), line.level, line.text);
+        out += &show::clean(&row);
+        out.push('\n');
+    }
+    out
 }
 
 async fn find(ask: &Ask, name: &Label) -> Result<view::Plugin, Failure> {
@@ -426,6 +487,61 @@ fn stats(stats: &[PluginStats]) -> String {
             "NO CONTROLLER",
         ];
         out += &show::table(&head, punts, "");
+    }
+    let controllers: Vec<(&PluginStats, &ControllerInfo)> = stats
+        .iter()
+        .filter_map(|row| Some((row, row.controller.as_ref()?)))
+        .collect();
+    if !controllers.is_empty() {
+        out.push('\n');
+        out += &controlled(&controllers);
+    }
+    out
+}
+
+/// What controllers did, and the figures that they keep themselves.
+fn controlled(controllers: &[(&PluginStats, &ControllerInfo)]) -> String {
+    let rows = controllers.iter().map(|(row, its)| {
+        vec![
+            row.plugin.to_string(),
+            row.network.clone(),
+            its.events.to_string(),
+            its.lost.to_string(),
+            format!("{} ms", its.busy_us / 1000),
+            its.faults.to_string(),
+            format!("{} ({} B)", its.facts.0, its.facts.1),
+            its.rules.to_string(),
+            format!("{} B", its.kept),
+            its.trouble.clone().unwrap_or_else(|| "works".to_owned()),
+        ]
+    });
+    let head = [
+        "CONTROLLER",
+        "NETWORK",
+        "EVENTS",
+        "LOST",
+        "BUSY",
+        "FAULTS",
+        "FACTS",
+        "RULES",
+        "KEPT",
+        "STATE",
+    ];
+    let mut out = show::table(&head, rows, "");
+    let figures = controllers.iter().flat_map(|(row, its)| {
+        let figures = its.figures.iter();
+        figures.map(|(name, value)| {
+            vec![
+                row.plugin.to_string(),
+                row.network.clone(),
+                name.clone(),
+                value.to_string(),
+            ]
+        })
+    });
+    if controllers.iter().any(|(_, its)| !its.figures.is_empty()) {
+        out.push('\n');
+        out += &show::table(&["CONTROLLER", "NETWORK", "FIGURE", "VALUE"], figures, "");
     }
     out
 }

@@ -183,6 +183,27 @@ impl Ask {
         })
     }
 
+    /// Prints rows that come one after the other; false: nobody reads any more.
+    pub(super) fn print<T: Serialize>(
+        &self,
+        rows: &[T],
+        words: impl Fn(&T) -> String,
+    ) -> Result<bool, Failure> {
+        for row in rows {
+            let line = match self.json {
+                true => serde_json::to_string(row).unwrap_or_default() + "\n",
+                false => words(row),
+            };
+            if let Err(error) = super::write(&line) {
+                let forgiven = super::forgive(Err(error));
+                return forgiven
+                    .map(|()| false)
+                    .map_err(|error| super::unwritten(&error));
+            }
+        }
+        Ok(true)
+    }
+
     async fn follow(&self, after: Option<u64>) -> Result<Printed, Failure> {
         // Without a starting point only what is new: the past is `meshd events`.
         let after = match after {

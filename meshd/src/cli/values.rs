@@ -5,7 +5,8 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use meshd_core::command::IpSpec;
 use meshd_core::ident::{IfName, Label, MacAddr, Vni, escape};
-use meshd_plugin_host::MAX_CONFIG;
+use meshd_plugin_host::{Capability, MAX_CONFIG};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -90,6 +91,20 @@ pub(super) fn ips(text: &str) -> Result<Ips, String> {
                 .map(|nets| Ips(IpSpec::Fixed(nets)))
         }
     }
+}
+
+/// What a controller may import; clap takes a list for a repeated option, so it has a type of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Grant(pub(super) BTreeSet<Capability>);
+
+pub(super) fn grant(text: &str) -> Result<Grant, String> {
+    let words = text.split(',').map(str::trim);
+    let words = words.filter(|word| !word.is_empty() && *word != "none");
+    let all = words.map(|word| {
+        word.parse::<Capability>()
+            .map_err(|error| error.to_string())
+    });
+    all.collect::<Result<_, _>>().map(Grant)
 }
 
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {

@@ -3,8 +3,9 @@
 use super::registry::{MAX_ATTACHMENTS, MAX_PLUGINS, MAX_SHADOWS};
 use super::shelf::ShelfError;
 use crate::compiler::CompileError;
+use crate::controllers::{ControllerError, MAX_CONTROLLERS};
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{ConfigureError, LoadError};
+use meshd_plugin_host::{Capability, ConfigureError, LoadError};
 use std::io;
 
 /// Why the plugins of this node cannot be brought up.
@@ -43,6 +44,30 @@ pub enum InstallError {
         vni: Vni,
         /// What it says.
         source: ConfigureError,
+    },
+    /// It imports what was not granted to the one before.
+    #[error(
+        "{name} cannot replace the installed one on network {vni}: this one imports {capability}, which is not granted there. Look at what it does with it, then `meshd plugin attach {name} {vni} --grant …` with {capability} among the rest, or detach it"
+    )]
+    Grant {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// What is missing.
+        capability: Capability,
+    },
+    /// Its controller does not start, or does not take over.
+    #[error(
+        "{name} cannot replace the installed one on network {vni}: {source}. The installed one goes on"
+    )]
+    Controller {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// What it says.
+        source: ControllerError,
     },
     /// An operator moved the one that is installed to where this one cannot stand.
     #[error(
@@ -104,6 +129,36 @@ pub enum AttachError {
         vni: Vni,
         /// What it says.
         source: ConfigureError,
+    },
+    /// Its controller imports what was not granted.
+    #[error(
+        "{name} is not attached to network {vni}: its controller imports {capability}, which is not granted. It needs `--grant {asks}`; docs/plugins/controllers.md says what each lets it do"
+    )]
+    Grant {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// What is missing.
+        capability: Capability,
+        /// All that it imports, but for what is granted in any case.
+        asks: String,
+    },
+    /// Its controller does not start.
+    #[error("{name} is not attached to network {vni}: {source}")]
+    Controller {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// What it says.
+        source: ControllerError,
+    },
+    /// Too many controllers.
+    #[error("{name} is not attached: this node runs {MAX_CONTROLLERS} controllers already")]
+    Controllers {
+        /// The plugin.
+        name: Label,
     },
     /// Its config declares meters that are none.
     #[error("{name} is not attached to network {vni} with this config: {reason}")]

@@ -2,6 +2,11 @@
 //! asked again and again.
 //!
 //! ```text
+//!   question --> rules of its controller: one fits? --yes--> its decision
+//!                       | none                               mask: of all rules that were looked at, and of the policy
+//!                       v
+//!                    the policy
+//!
 //!   closed --5 faults in 10 s--> open for 10 s: answered by fail mode, not called --> closed
 //!   trusted --a sample of its decisions does not hold--> quarantined: its answers hold for exactly equal frames only
 //! ```
@@ -15,7 +20,7 @@ use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
 use meshd_core::policy::Punt;
-use meshd_plugin_host::{Decision, Digest, Fault, Instance, Say};
+use meshd_plugin_host::{Decision, Digest, Facts, Fault, Instance, Looked, Rule, Rules, Say};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -87,7 +92,7 @@ pub(super) fn below(bucket: usize) -> Option<u64> {
 }
 
 /// An attachment at work.
-pub(super) struct Link {
+pub(crate) struct Link {
     name: Label,
     place: Place,
     counters: Arc<Counters>,
@@ -120,6 +125,8 @@ struct Seat {
     quarantine: Option<String>,
     spare: Option<Spare>,
     spare_breaker: Breaker,
+    /// What its controller wrote; asked before the instance.
+    rules: Rules,
 }
 
 impl Link {
@@ -144,6 +151,7 @@ impl Link {
                 quarantine: None,
                 spare: None,
                 spare_breaker: Breaker::default(),
+                rules: Rules::default(),
             }),
             checker: None,
             shadow: Mutex::default(),
@@ -202,6 +210,44 @@ impl Link {
     pub(super) fn shadow(&self) -> Option<Arc<Shadow>> {
         let seat = self.shadow.lock().unwrap_or_else(PoisonError::into_inner);
         seat.clone()
+    }
+
+    /// Could the place and the meters of this link carry the rule out?
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn admits(&self, rule: &Rule) -> Result<(), Fault> {
+        let decision = self.place.allows(Ok(rule.decision().clone()))?;
+        self.tolls
+            .impose(&self.counters.tallies, decision)
+            .map(drop)
+    }
+
+    /// An instance like the one in use, that nobody asks.
+    pub(crate) fn sibling(&self) -> Option<Instance> {
+        self.seat().instance.as_ref().ok().map(Instance::sibling)
+    }
+
+    /// What a controller wrote holds from now on, with `instance` in place of the one in use, which is given back. Frames
+    /// wait for the exchange and for nothing else.
+    pub(crate) fn publish(
+        &self,
+        instance: Option<Instance>,
+        facts: &Facts,
+        rules: &Rules,
+    ) -> Option<Instance> {
+        if let Some(shadow) = self.shadow() {
+            shadow.set_facts(facts.clone());
+        }
+        let mut seat = self.seat();
+        seat.rules = rules.clone();
+        if let Some(spare) = &mut seat.spare {
+            spare.instance.set_facts(facts.clone());
+        }
+        match (&mut seat.instance, instance) {
+            (Ok(old), Some(new)) => Some(std::mem::replace(old, new)),
+            _ => None,
+        }
     }
 
     /// What the last good version says, if there is one and it works.
@@ -280,11 +326,14 @@ impl Link {
             last_fault,
             decisions,
             quarantine,
+            rules,
             ..
         } = &mut *seat;
+        let looked = rules.look(question);
         let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
         add(&self.counters.asked, 1);
         let outcome = match instance {
+            _ if looked.decision.is_some() => self.ruled(&looked),
             Err(reason) => Err(reason.clone()),
             Ok(_) if breaker.is_open(now) => Err(paused()),
             Ok(instance) => {
@@ -314,7 +363,11 @@ impl Link {
                     if *decisions % SAMPLE == 1 && decision.cacheable {
                         self.sample(instance, question, &decision);
                     }
-                    decision
+                    Decision {
+                        mask: decision.mask.union(&looked.mask),
+                        read_dst_class: decision.read_dst_class | looked.read_dst_class,
+                        ..decision
+                    }
                 }).map_err(|fault| {
                     let text = fault.to_string();
                     if let Some(faults) = self.counters.faults.get(fault.kind()) {
@@ -354,6 +407,13 @@ impl Link {
         let punt = decision.punt.map(|bytes| Punt { to, bytes });
         decision.orders.punts.extend(punt);
         Ok(decision)
+    }
+
+    /// A rule answers. What it says was found right when it was written, and its meters with it.
+    fn ruled(&self, looked: &Looked) -> Result<Decision, String> {
+        let decision = looked.decision.clone().ok_or_else(paused)?;
+        let finished = self.finish(&self.tolls, decision);
+        finished.map_err(|fault| fault.to_string())
     }
 
     fn sample(&self, instance: &Instance, question: &Question, decision: &Decision) {

@@ -1,7 +1,8 @@
 //! What is installed and where it is attached; every change of that.
 //!
 //! A change goes in this order: build the new instances, keep the record (durable), take them into use. So a failure
-//! changes nothing, and a crash leaves the old or the new.
+//! changes nothing, and a crash leaves the old or the new. The controllers of the attachments that change stand still
+//! meanwhile, between two events.
 
 use super::chain::Chains;
 use super::checker::{Caught, Checker};
@@ -15,10 +16,13 @@ use super::shadow::Shadow;
 use super::shelf::{Attachment, Good, Record, Shelf, Version};
 use super::tolls::Tolls;
 use crate::compiler::Loader;
+use crate::controllers::{Attached, House, LogLine, MAX_CONTROLLERS, Paused, Successor};
 use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{Digest, FailMode, Instance, Manifest, Plugin};
+use meshd_plugin_host::{
+    Capability, Digest, FailMode, Facts, Instance, Manifest, Plugin,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,18 +44,25 @@ pub(super) struct Installed {
     /// Also of a plugin that does not load, as far as its file can be read: its fail mode holds then.
     pub(super) manifest: Option<Arc<Manifest>>,
     pub(super) links: BTreeMap<Vni, Arc<Link>>,
+    pub(super) controllers: BTreeMap<Vni, Attached>,
 }
 
 pub(super) struct Registry {
     loader: Arc<Loader>,
     shelf: Shelf,
+    store: Store,
+    house: Arc<House>,
     checker: Option<Checker>,
     punts: Punts,
     /// Of each attachment.
     boxes: BTreeMap<(Label, Vni), Arc<PuntBox>>,
     installed: BTreeMap<Label, Installed>,
-    revision: u32,
-    revisions: BTreeMap<Vni, u32>,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.stop_controllers();
+    }
 }
 
 impl Registry {
@@ -59,20 +70,21 @@ impl Registry {
         store: Store,
         state_dir: &Path,
         loader: Arc<Loader>,
+        house: Arc<House>,
         checker: Option<Checker>,
         punts: Punts,
     ) -> Result<Self, StartError> {
-        let shelf = Shelf::open(store, state_dir)?;
+        let shelf = Shelf::open(store.clone(), state_dir)?;
         let records = shelf.records()?;
         let mut out = Self {
             loader,
             shelf,
+            store,
+            house,
             checker,
             punts,
             boxes: BTreeMap::new(),
             installed: BTreeMap::new(),
-            revision: 0,
-            revisions: BTreeMap::new(),
         };
         for (name, record) in records {
             let plugin = out.ready(record.digest);
@@ -84,6 +96,7 @@ impl Registry {
                 tracing::error!(plugin = %name, %reason, "an installed plugin does not load; its attachments answer by their fail mode");
             }
             let mut links = BTreeMap::new();
+            let mut controllers = BTreeMap::new();
             for (&vni, attachment) in &record.attachments {
                 let instance = plugin.clone().and_then(|plugin| {
                     Instance::new(&plugin, &attachment.config, 1).map_err(|e| e.to_string())
@@ -91,6 +104,18 @@ impl Registry {
                 let punts = out.punt_box(&name, vni);
                 let kept = (Arc::default(), punts, None);
                 let link = out.link(&name, attachment, &manifest, instance, kept);
+                if let Ok(plugin) = &plugin
+                    && plugin.has_controller()
+                {
+                    match out.resume(&name, vni, plugin, attachment, &link) {
+                        Ok(attached) => {
+                            controllers.insert(vni, attached);
+                        }
+                        Err(reason) => {
+                            tracing::error!(plugin = %name, %vni, %reason, "a controller does not start");
+                        }
+                    }
+                }
                 links.insert(vni, link);
                 out.moved(vni);
             }
@@ -99,11 +124,54 @@ impl Registry {
                 plugin,
                 manifest,
                 links,
+                controllers,
             };
             out.installed.insert(name, installed);
         }
         out.sweep();
         Ok(out)
+    }
+
+    /// The controller of an attachment that was made before the daemon started.
+    fn resume(
+        &self,
+        name: &Label,
+        vni: Vni,
+        plugin: &Plugin,
+        attachment: &Attachment,
+        link: &Arc<Link>,
+    ) -> Result<Attached, String> {
+        let grants = &attachment.grants;
+        if let Some(lacking) = grants.lacks(plugin.wants()) {
+            return Err(format!("{lacking} is not granted"));
+        }
+        let config = &attachment.config;
+        let attached = Attached::later(&self.house, (name, vni), plugin, config, grants);
+        let attached = attached.map_err(|e| e.to_string())?;
+        attached
+            .begin(Arc::clone(link))
+            .map_err(|e| e.to_string())?;
+        Ok(attached)
+    }
+
+    /// No controller is told anything any more; what each keeps is on the disk.
+    pub(super) fn stop_controllers(&mut self) {
+        for installed in self.installed.values_mut() {
+            for attached in std::mem::take(&mut installed.controllers).into_values() {
+                attached.stop();
+            }
+        }
+    }
+
+    fn controllers(&self) -> usize {
+        let all = self.installed.values();
+        all.map(|installed| installed.controllers.len()).sum()
+    }
+
+    /// The controller's lines behind `after`; `None`: there is none.
+    pub(super) fn log(&self, name: &Label, vni: Vni, after: u64) -> Option<Vec<LogLine>> {
+        let attached = self.installed.get(name)?.controllers.get(&vni)?;
+        Some(attached.log(after))
     }
 
     /// The plugin with this digest, from its file.
@@ -197,21 +265,18 @@ impl Registry {
             .values()
             .flat_map(|installed| installed.links.keys().copied())
             .collect();
-        self.revisions
-            .iter()
-            .map(|(&vni, &revision)| (vni, if in_use.contains(&vni) { revision } else { 0 }))
+        let all = self.house.revisions.all().into_iter();
+        all.map(|(vni, revision)| (vni, if in_use.contains(&vni) { revision } else { 0 }))
             .collect()
     }
 
     /// The chain of `vni` is another one from now on.
     fn moved(&mut self, vni: Vni) {
-        // Never 0, which means that there is none.
-        self.revision = self.revision.wrapping_add(1).max(1);
-        self.revisions.insert(vni, self.revision);
+        self.house.revisions.moved(vni);
     }
 
     fn next_generation(&self) -> u64 {
-        u64::from(self.revision) + 1
+        self.house.revisions.next()
     }
 
     /// Takes `plugin`, which was made of `wasm`, into use under `name`.
@@ -329,7 +394,14 @@ impl Registry {
         let old = self.installed.get(name);
         let manifest = plugin.manifest().cloned();
         let stage = manifest.as_deref().and_then(|manifest| manifest.stage);
-        let mut instances = BTreeMap::new();
+        let mut controllers = old.map(|old| old.controllers.clone()).unwrap_or_default();
+        let running = controllers.clone();
+        let mut paused: BTreeMap<Vni, Paused<'_>> = running
+            .iter()
+            .map(|(&vni, attached)| (vni, attached.pause()))
+            .collect();
+        let (mut instances, mut successors) = (BTreeMap::new(), BTreeMap::new());
+        let mut fresh = BTreeMap::new();
         for (&vni, attachment) in &mut record.attachments {
             if let Some(to) = attachment.stage
                 && let Err(why) = may_move(stage, to)
@@ -342,12 +414,44 @@ impl Registry {
                     why,
                 });
             }
-            let instance = Instance::new(&plugin, &attachment.config, self.next_generation())
+            if let Some(capability) = attachment.grants.lacks(plugin.wants()) {
+                return Err(InstallError::Grant {
+                    name: name.clone(),
+                    vni,
+                    capability,
+                });
+            }
+            let facts = running.get(&vni).map_or_else(Facts::default, Attached::facts);
+            let config = &attachment.config;
+            let instance = Instance::with_facts(&plugin, config, facts, self.next_generation())
                 .map_err(|source| InstallError::Configure {
                     name: name.clone(),
                     vni,
                     source,
                 })?;
+            if plugin.has_controller() {
+                let refused = |source| InstallError::Controller {
+                    name: name.clone(),
+                    vni,
+                    source,
+                };
+                match paused.get_mut(&vni) {
+                    Some(paused) => {
+                        let successor: Successor =
+                            paused.successor(&plugin, config).map_err(refused)?;
+                        successors.insert(vni, successor);
+                    }
+                    None => {
+                        if self.controllers() + fresh.len() >= MAX_CONTROLLERS {
+                            return Err(InstallError::Full { name: name.clone() });
+                        }
+                        let place = (name, vni);
+                        let attached =
+                            Attached::prepare(&self.house, place, &plugin, config, &attachment.grants);
+                        fresh.insert(vni, attached.map_err(refused)?);
+                    }
+                }
+            }
             let new = (plugin.digest(), attachment.config.clone());
             attachment.last_good = good_before(old, vni, &new);
             attachment.quarantine = None;
@@ -377,12 +481,41 @@ impl Registry {
                 links.insert(vni, link);
             }
         }
+        for (vni, mut paused) in paused {
+            match (successors.remove(&vni), links.get(&vni)) {
+                (Some(successor), Some(link)) => {
+                    paused.succeed(successor);
+                    paused.stand_on(Arc::clone(link));
+                }
+                // The new version has no controller. What the old one kept stays, for a way back.
+                _ => {
+                    drop(paused);
+                    if let Some(attached) = controllers.remove(&vni) {
+                        attached.stop();
+                    }
+                }
+            }
+        }
+        for (vni, attached) in fresh {
+            let Some(link) = links.get(&vni) else {
+                continue;
+            };
+            match attached.begin(Arc::clone(link)) {
+                Ok(()) => {
+                    controllers.insert(vni, attached);
+                }
+                Err(error) => {
+                    tracing::error!(plugin = %name, %vni, %error, "a controller does not start");
+                }
+            }
+        }
         let networks: Vec<Vni> = links.keys().copied().collect();
         let installed = Installed {
             record,
             plugin: Ok(plugin),
             manifest,
             links,
+            controllers,
         };
         let info = show(name, &installed);
         self.installed.insert(name.clone(), installed);
@@ -448,6 +581,7 @@ impl Registry {
         vni: Vni,
         config: Option<&str>,
         placement: Placement,
+        grant: Option<&BTreeSet<Capability>>,
     ) -> Result<PluginInfo, AttachError> {
         let generation = self.next_generation();
         let installed = self
@@ -460,7 +594,8 @@ impl Registry {
             .map_err(|reason| AttachError::Broken {
                 name: name.clone(),
                 reason: reason.clone(),
-            })?;
+            })?
+            .clone();
         let mut record = installed.record.clone();
         let old = record.attachments.get(&vni);
         if old.is_none() && record.attachments.len() >= MAX_ATTACHMENTS {
@@ -487,12 +622,31 @@ impl Registry {
         let config = config
             .or(old.map(|old| old.config.as_str()))
             .unwrap_or_default();
-        let instance =
-            Instance::new(plugin, config, generation).map_err(|source| AttachError::Configure {
+        let grants = match (grant, old) {
+            (None, Some(old)) => old.grants.clone(),
+            (grant, _) => {
+                let asks = plugin.asks();
+                asks.granted(grant.unwrap_or(&BTreeSet::new()))
+            }
+        };
+        if let Some(capability) = grants.lacks(plugin.wants()) {
+            return Err(AttachError::Grant {
+                name: name.clone(),
+                vni,
+                capability,
+                asks: words(plugin.wants()),
+            });
+        }
+        let running = installed.controllers.get(&vni).cloned();
+        let mut paused = running.as_ref().map(Attached::pause);
+        let facts = running.as_ref().map_or_else(Facts::default, Attached::facts);
+        let instance = Instance::with_facts(&plugin, config, facts, generation).map_err(|source| {
+            AttachError::Configure {
                 name: name.clone(),
                 vni,
                 source,
-            })?;
+            }
+        })?;
         Tolls::of(name, instance.config(), None).map_err(|reason| AttachError::Meters {
             name: name.clone(),
             vni,
@@ -511,31 +665,70 @@ impl Registry {
             },
             quarantine: old.filter(|_| same).and_then(|old| old.quarantine.clone()),
             config: new.1,
+            grants,
+        };
+        let refused = |source| AttachError::Controller {
+            name: name.clone(),
+            vni,
+            source,
+        };
+        let fresh = match &mut paused {
+            Some(paused) => {
+                let before = paused.config();
+                paused.configure(&attachment.config).map_err(refused)?;
+                Fresh::Before(before)
+            }
+            None if plugin.has_controller() => {
+                if self.controllers() >= MAX_CONTROLLERS {
+                    return Err(AttachError::Controllers { name: name.clone() });
+                }
+                let (config, grants) = (&attachment.config, &attachment.grants);
+                let attached =
+                    Attached::prepare(&self.house, (name, vni), &plugin, config, grants);
+                Fresh::New(attached.map_err(refused)?)
+            }
+            None => Fresh::None,
         };
         record.attachments.insert(vni, attachment.clone());
-        self.shelf
-            .keep(name, &record)
-            .map_err(|source| AttachError::Keep {
+        if let Err(source) = self.shelf.keep(name, &record) {
+            if let (Some(paused), Fresh::Before(config)) = (&mut paused, fresh) {
+                // It took this one before.
+                let _ = paused.configure(&config);
+            }
+            return Err(AttachError::Keep {
                 name: name.clone(),
                 source,
-            })?;
+            });
+        }
         let punts = self.punt_box(name, vni);
-        let installed = self.installed.get(name);
-        let counters = counters(installed, vni);
-        let before = tolls(installed, vni);
-        let link = self.link(
-            name,
-            &attachment,
-            &manifest,
-            Ok(instance),
-            (counters, punts, before),
-        );
+        let installed = self
+            .installed
+            .get(name)
+            .ok_or_else(|| AttachError::NotInstalled { name: name.clone() })?;
+        let kept = (counters(Some(installed), vni), punts, tolls(Some(installed), vni));
+        let link = self.link(name, &attachment, &manifest, Ok(instance), kept);
+        if let Some(paused) = &paused {
+            paused.grant(&attachment.grants);
+            paused.stand_on(Arc::clone(&link));
+        }
+        let begun = match fresh {
+            Fresh::New(attached) => match attached.begin(Arc::clone(&link)) {
+                Ok(()) => Some(attached),
+                Err(source) => {
+                    // As it was; a start of the daemon that finds the new record would try again.
+                    let _ = self.shelf.keep(name, &installed.record);
+                    return Err(refused(source));
+                }
+            },
+            Fresh::Before(_) | Fresh::None => None,
+        };
         let installed = self
             .installed
             .get_mut(name)
             .ok_or_else(|| AttachError::NotInstalled { name: name.clone() })?;
         installed.record = record;
         installed.links.insert(vni, link);
+        installed.controllers.extend(begun.map(|one| (vni, one)));
         let info = show(name, installed);
         self.moved(vni);
         self.sweep();
@@ -560,7 +753,10 @@ impl Registry {
             .attachments
             .get(&vni)
             .map_or("", |attachment| attachment.config.as_str());
-        let instance = Instance::new(plugin, config, self.next_generation()).map_err(|source| {
+        let running = installed.controllers.get(&vni);
+        let facts = running.map_or_else(Facts::default, Attached::facts);
+        let generation = self.next_generation();
+        let instance = Instance::with_facts(plugin, config, facts, generation).map_err(|source| {
             ShadowError::Configure {
                 name: name.clone(),
                 vni,
@@ -615,6 +811,13 @@ impl Registry {
         self.shelf.keep(name, &record).map_err(DetachError::Keep)?;
         installed.record = record;
         installed.links.remove(&vni);
+        if let Some(attached) = installed.controllers.remove(&vni) {
+            attached.stop();
+            drop(attached);
+            if let Err(error) = crate::controllers::forget(&self.store, name, vni) {
+                tracing::warn!(plugin = %name, %vni, %error, "what a controller kept could not be removed");
+            }
+        }
         if let Some(gone) = self.boxes.remove(&(name.clone(), vni)) {
             self.punts.close(gone.id());
         }
@@ -629,6 +832,22 @@ impl Registry {
             .map(|(name, installed)| show(name, installed))
             .collect()
     }
+}
+
+/// What a change of an attachment did with its controller so far.
+enum Fresh {
+    /// There is none.
+    None,
+    /// It has another config; this is the one before.
+    Before(String),
+    /// There was none.
+    New(Attached),
+}
+
+fn words<'a>(wants: impl Iterator<Item = &'a Capability>) -> String {
+    let named = wants.filter(|one| !Capability::DEFAULT.contains(one));
+    let words: Vec<&str> = named.map(|one| one.word()).collect();
+    words.join(",")
 }
 
 fn counters(old: Option<&Installed>, vni: Vni) -> Arc<Counters> {

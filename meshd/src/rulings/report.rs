@@ -3,6 +3,7 @@
 use super::link::{Counters, below};
 use super::registry::Installed;
 use super::shadow::Tally;
+use crate::controllers::{Attached, ControllerInfo};
 use crate::punts::PuntCounts;
 use meshd_core::ident::{Label, Vni};
 use meshd_core::signer::Signer;
@@ -109,6 +110,8 @@ pub struct AttachmentInfo {
     pub meters: Vec<MeterInfo>,
     /// Frames that its verdicts sent to its controller.
     pub punts: PuntCounts,
+    /// Its controller, if it has one.
+    pub controller: Option<ControllerInfo>,
 }
 
 /// Frames that were counted under a label.
@@ -145,6 +148,7 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
         plugin,
         manifest,
         links,
+        controllers,
     } = installed;
     let now = Instant::now();
     let attachments = record.attachments.iter().map(|(&vni, attachment)| {
@@ -195,6 +199,7 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
             labels: link.map_or_else(Vec::new, |link| link.counters().tallies.show()),
             meters: link.map_or_else(Vec::new, |link| link.tolls().show()),
             punts: link.map_or_else(PuntCounts::default, |link| link.punts().counts()),
+            controller: controllers.get(&vni).map(Attached::info),
         }
     });
     PluginInfo {

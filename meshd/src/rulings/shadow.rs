@@ -11,7 +11,7 @@ use super::chain::Told;
 use super::place::Place;
 use meshd_core::flowtext;
 use meshd_core::node::Question;
-use meshd_plugin_host::{Decision, Digest, Instance, Say};
+use meshd_plugin_host::{Decision, Digest, Facts, Instance, Say};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -87,6 +87,8 @@ pub(super) struct Shadow {
     digest: Digest,
     questions: SyncSender<(Question, Outcome)>,
     tally: Arc<Mutex<Tally>>,
+    /// Facts that it has not taken yet.
+    facts: Arc<Mutex<Option<Facts>>>,
 }
 
 impl Shadow {
@@ -100,18 +102,27 @@ impl Shadow {
         let (questions, queue) = sync_channel(QUEUE);
         let tally = Arc::default();
         let seen = Arc::clone(&tally);
+        let facts = Arc::<Mutex<Option<Facts>>>::default();
+        let fresh = Arc::clone(&facts);
         std::thread::Builder::new()
             .name("meshd-shadow".to_owned())
-            .spawn(move || work(&queue, instance, &old, &new, &seen))?;
+            .spawn(move || work(&queue, instance, &old, &new, &seen, &fresh))?;
         Ok(Self {
             digest,
             questions,
             tally,
+            facts,
         })
     }
 
     pub(super) fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The facts of the version in use are the new one's too, from its next question on.
+    pub(super) fn set_facts(&self, facts: Facts) {
+        let mut slot = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(facts);
     }
 
     /// Never blocks.
@@ -140,9 +151,14 @@ fn work(
     old: &Place,
     new: &Place,
     tally: &Mutex<Tally>,
+    facts: &Mutex<Option<Facts>>,
 ) {
     while let Ok((question, said)) = queue.recv() {
         let started = Instant::now();
+        let fresh = facts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(facts) = fresh {
+            instance.set_facts(facts);
+        }
         let would = new
             .allows(instance.decide(&question))
             .map_err(|fault| fault.to_string());

@@ -5,7 +5,7 @@
 
 use crate::store::{Store, StoreError};
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{Digest, FailMode, MAX_COMPONENT, Stage};
+use meshd_plugin_host::{Digest, FailMode, Grants, MAX_COMPONENT, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
@@ -80,6 +80,9 @@ pub(super) struct Attachment {
     /// Why its masks are not believed, if so.
     #[serde(default)]
     pub(super) quarantine: Option<String>,
+    /// What its controller may import.
+    #[serde(default)]
+    pub(super) grants: Grants,
 }
 
 /// Why the shelf cannot be read or written.

@@ -64,6 +64,7 @@ fn start(dir: &Path, room: usize) -> (Rulings, mpsc::Receiver<Input>) {
             inputs,
             Compiler::here(),
             crate::compiler::Trust::default(),
+            Arc::new(crate::controllers::Nowhere),
         )
         .unwrap(),
         seen,

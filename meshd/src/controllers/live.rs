@@ -1,0 +1,118 @@
+//! The running node as controllers see it: asked through the driver, like everything else is.
+//!
+//! Owns the putting together of a [`Snapshot`], and the handle to the runtime by which a controller's thread waits for the
+//! driver.
+
+use super::surroundings::{
+    SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings,
+};
+use crate::driver::{DriverHandle, World};
+use meshd_core::command::Command;
+use meshd_core::fdb::Place;
+use meshd_core::ident::{Now, Vni};
+use meshd_core::node::Node;
+use meshd_core::path::PathState;
+use meshd_core::view::PortState;
+use tokio::runtime::Handle;
+
+/// Numbers of the ways to a member: the session first, then the kernel's.
+const QUIC: u32 = 0;
+/// See [`QUIC`].
+const VXLAN: u32 = 1;
+
+/// See the module.
+pub(crate) struct Live {
+    driver: DriverHandle,
+    runtime: Handle,
+}
+
+impl Live {
+    /// Waits on `runtime`, so its threads must not be the ones that call.
+    pub(crate) fn new(driver: DriverHandle, runtime: Handle) -> Self {
+        Self { driver, runtime }
+    }
+}
+
+impl Surroundings for Live {
+    fn look(&self, vni: Vni) -> Option<Snapshot> {
+        let seen = self
+            .driver
+            .view(move |node, world, now| snapshot(node, world, now, vni));
+        self.runtime.block_on(seen).ok()
+    }
+
+    fn publish(&self, vni: Vni, plugins: u32) -> Result<(), String> {
+        let command = self.driver.command(Command::PolicyChain { vni, plugins });
+        let done = self.runtime.block_on(command);
+        done.map(drop).map_err(|refusal| refusal.message)
+    }
+}
+
+fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
+    let mut out = Snapshot::default();
+    let name = |name: &Option<meshd_core::ident::Label>| {
+        name.as_ref().map_or_else(String::new, ToString::to_string)
+    };
+    let ports = node.ports().iter();
+    for (record, state, _) in ports.filter(|(record, ..)| record.vni == vni) {
+        let labels = record.labels.iter();
+        let port = SeenPort {
+            name: name(&record.name),
+            mac: record.mac,
+            ips: record.ips.iter().map(ipnet::IpNet::addr).collect(),
+            up: state == PortState::Ready,
+            labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
+        };
+        out.ports.insert(record.id, port);
+    }
+    let directory = node.directory();
+    let there: std::collections::BTreeSet<_> = directory.members_with_network(vni).collect();
+    for peer in node.mesh().peers() {
+        if !there.contains(&peer.node) {
+            continue;
+        }
+        let id = peer.node.handle();
+        let member = directory.member(peer.node);
+        let seen = SeenPeer {
+            name: member.map_or_else(String::new, |member| member.name.to_string()),
+            up: peer.session.is_some(),
+        };
+        out.peers.insert(id, seen);
+        if let Some(stats) = peer.session.and_then(|session| world.underlay.stats(session)) {
+            let path = SeenPath {
+                name: "quic-direct".to_owned(),
+                up: true,
+                rtt_us: u32::try_from(stats.rtt_us).unwrap_or(u32::MAX),
+                loss_ppm: 0,
+                mtu: stats.mtu,
+            };
+            out.paths.insert((id, QUIC), path);
+        }
+    }
+    for view in node.planes().paths(now.moment) {
+        if view.vni == vni && there.contains(&view.peer) {
+            let path = SeenPath {
+                name: "kernel-vxlan".to_owned(),
+                up: view.state == PathState::Up,
+                rtt_us: view.rtt_us.and_then(|us| u32::try_from(us).ok()).unwrap_or(0),
+                loss_ppm: view.loss_ppm.unwrap_or(0),
+                mtu: view.path_mtu.unwrap_or(0),
+            };
+            out.paths.insert((view.peer.handle(), VXLAN), path);
+        }
+    }
+    for (at, endpoint) in directory.endpoints(vni) {
+        let station = SeenStation {
+            ips: endpoint.ips.clone(),
+            name: name(&endpoint.name),
+            at: (at != node.id()).then_some(at),
+        };
+        out.stations.insert(endpoint.mac, station);
+    }
+    for row in node.switch().fdb(vni) {
+        if let Place::Port(port) = row.place {
+            out.learned.insert(row.mac, port);
+        }
+    }
+    out
+}

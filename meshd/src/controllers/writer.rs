@@ -1,0 +1,205 @@
+//! Commits: what a controller writes becomes what the paired policy and the data path obey, all of it or nothing.
+//!
+//! ```text
+//!   prepare: changes converted -> facts and rules beside the old ones -> a second instance of the policy takes the facts
+//!              | anything wrong: `flow-error`, and nothing has changed
+//!   publish: link: instance and rules swapped -> chain's number moved -> the node: every older ruling is void -> `committed`
+//!              \-- the old instance takes the facts too, and is the second one next time
+//! ```
+//!
+//! Owns the facts and the rules of an attachment; they outlive a restart of the controller and a new version of the plugin,
+//! and end with the attachment or the daemon. Frames are decided all the while: what takes long happens on an instance that
+//! nobody asks.
+
+use super::{Outcome, Shared};
+use crate::rulings::Link;
+use meshd_core::ident::Vni;
+use meshd_plugin_host::contract::flows::{Change, FlowError, RuleStats};
+use meshd_plugin_host::{FactChange, Facts, Instance, Rule, Rules};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Changes of one commit.
+const CHANGES: usize = 8192;
+/// Commits that may follow each other at once, and one more each [`PACE`]: each makes every flow of the node ask anew.
+const BURST: u32 = 10;
+/// See [`BURST`].
+const PACE: Duration = Duration::from_millis(100);
+/// Rules whose figures are told at once.
+const STATS: usize = 1024;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Writer {
+    link: Option<Arc<Link>>,
+    facts: Facts,
+    rules: Rules,
+    standby: Option<Instance>,
+    /// Commits ahead of their time, and since when that is counted.
+    ahead: Option<(u32, Instant)>,
+}
+
+/// Before anything is published.
+struct Prepared {
+    facts: Facts,
+    changes: Vec<FactChange>,
+    rules: Rules,
+    standby: Option<Instance>,
+}
+
+impl Writer {
+    /// The attachment is this link from now on: another place, config or code.
+    pub(super) fn stand_on(&mut self, link: Arc<Link>) {
+        let rules = self.rules.iter().filter(|rule| link.admits(rule).is_ok());
+        self.rules = Rules::of(rules.cloned());
+        link.publish(None, &self.facts, &self.rules);
+        self.link = Some(link);
+        self.standby = None;
+    }
+
+    pub(super) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub(super) fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// All or nothing; the chain's number from which on every frame obeys it.
+    pub(super) fn commit(
+        &mut self,
+        changes: Vec<Change>,
+        shared: &Shared,
+        rules_max: usize,
+    ) -> Outcome<u64, FlowError> {
+        let Some(link) = self.link.clone() else {
+            return Err(FlowError::Unavailable(
+                "nothing is in place yet; commit in an event".to_owned(),
+            ));
+        };
+        if changes.is_empty() {
+            return Err(FlowError::Bad("there is no change in it".to_owned()));
+        }
+        self.keep_pace();
+        let generation = shared.house.revisions.next();
+        let prepared = self.prepare(changes, &link, shared.vni, rules_max, generation)?;
+        let Prepared {
+            facts,
+            changes,
+            rules,
+            standby,
+        } = prepared;
+        let old = link.publish(standby, &facts, &rules);
+        self.standby = old.and_then(|mut old| {
+            let taken = old.update(&facts, &changes, generation);
+            taken.is_ok().then_some(old)
+        });
+        (self.facts, self.rules) = (facts, rules);
+        let chain = shared.house.revisions.moved(shared.vni);
+        let published = shared.house.surroundings.publish(shared.vni, chain);
+        published.map_err(FlowError::Unavailable)?;
+        Ok(u64::from(chain))
+    }
+
+    fn prepare(
+        &mut self,
+        changes: Vec<Change>,
+        link: &Link,
+        vni: Vni,
+        rules_max: usize,
+        generation: u64,
+    ) -> Outcome<Prepared, FlowError> {
+        if changes.len() > CHANGES {
+            return Err(FlowError::Full(format!(
+                "a commit may have {CHANGES} changes"
+            )));
+        }
+        let mut rules: Vec<Rule> = self.rules.iter().cloned().collect();
+        let mut facts = Vec::new();
+        for (at, change) in changes.into_iter().enumerate() {
+            let bad = |why: &dyn core::fmt::Display| FlowError::Bad(format!("change {at}: {why}"));
+            match change {
+                Change::PutFacts(list) => {
+                    facts.extend(list.into_iter().map(|fact| FactChange {
+                        key: fact.key,
+                        value: fact.value,
+                    }));
+                }
+                // Without tags in what is kept, all of the network's answers go stale with each commit.
+                Change::Invalidate(_) | Change::InvalidateAll => {}
+                Change::PutRule(rule) => {
+                    let rule = Rule::new(&rule, vni).map_err(|e| bad(&e))?;
+                    link.admits(&rule).map_err(|e| bad(&e))?;
+                    rules.retain(|old| old.id() != rule.id());
+                    rules.push(rule);
+                    if rules.len() > rules_max {
+                        return Err(FlowError::Full(format!(
+                            "change {at}: {rules_max} rules are granted"
+                        )));
+                    }
+                }
+                Change::DeleteRule(id) => rules.retain(|rule| rule.id() != id),
+                Change::DeleteTag(tag) => rules.retain(|rule| !rule.has_tag(tag)),
+                Change::PutGroup(_) => return Err(bad(&"this host has no groups yet")),
+                Change::PutFloodSet(_) => {
+                    return Err(bad(&"this host has no named flood sets yet"));
+                }
+            }
+        }
+        let new = self.facts.with(&facts).map_err(|e| match e {
+            meshd_plugin_host::FactsError::Full { .. } => FlowError::Full(e.to_string()),
+            meshd_plugin_host::FactsError::Key { .. } => FlowError::Bad(e.to_string()),
+        })?;
+        let standby = match facts.is_empty() {
+            true => None,
+            false => {
+                let mut standby = self.standby.take().or_else(|| link.sibling());
+                if let Some(standby) = &mut standby {
+                    standby.update(&new, &facts, generation).map_err(|fault| {
+                        FlowError::Bad(format!("the policy does not take the facts: {fault}"))
+                    })?;
+                }
+                standby
+            }
+        };
+        Ok(Prepared {
+            facts: new,
+            changes: facts,
+            rules: Rules::of(rules),
+            standby,
+        })
+    }
+
+    /// Waits until its turn. The thread is the controller's own.
+    fn keep_pace(&mut self) {
+        let now = Instant::now();
+        let (ahead, since) = self.ahead.unwrap_or((0, now));
+        let passed = now.saturating_duration_since(since).as_millis() / PACE.as_millis();
+        let passed = u32::try_from(passed).unwrap_or(u32::MAX);
+        let left = ahead.saturating_sub(passed);
+        let since = match left {
+            0 => now,
+            _ => since + PACE * passed,
+        };
+        if left >= BURST {
+            std::thread::sleep((since + PACE).saturating_duration_since(now));
+        }
+        self.ahead = Some((left.min(BURST) + 1, since));
+    }
+
+    pub(super) fn stats(&self, tag: Option<u32>, after: Option<u64>, limit: u32) -> Vec<RuleStats> {
+        let mut rows: Vec<RuleStats> = self
+            .rules
+            .iter()
+            .filter(|rule| tag.is_none_or(|tag| rule.has_tag(tag)))
+            .filter(|rule| after.is_none_or(|after| rule.id() > after))
+            .map(|rule| RuleStats {
+                id: rule.id(),
+                hits: rule.hits(),
+            })
+            .collect();
+        rows.sort_by_key(|row| row.id);
+        rows.truncate(STATS.min(limit as usize));
+        rows
+    }
+}
