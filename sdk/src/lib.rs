@@ -31,6 +31,7 @@
 extern crate self as meshd_sdk;
 
 pub mod config;
+pub mod controller;
 mod emit;
 mod key;
 mod mac;
@@ -48,7 +49,8 @@ pub mod wit;
 pub use config::{Config, ConfigError};
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
-pub use meshd_sdk_macros::{Config, policy};
+pub use controller::Controller;
+pub use meshd_sdk_macros::{Config, controller, policy};
 pub use meter::Meter;
 pub use net::{Net, ParseNetError};
 pub use policy::Policy;
@@ -59,7 +61,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Meter, Net,
-        Policy, Verdict, accept, drop, next, policy, reject, to_peer, to_port,
+        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Meter, Net,
+        Policy, Verdict, accept, controller, drop, next, policy, reject, to_peer, to_port,
     };
 }

@@ -11,7 +11,7 @@ pub const SECTION: &str = "meshd:plugin";
 /// The contract that this SDK is made for; a test compares it with `wit/`.
 pub(crate) const WIT: &str = "meshd:policy@0.1.0";
 
-/// What `#[policy]` writes down.
+/// What `#[policy]` or `#[controller]` writes down.
 #[derive(Clone, Copy, Debug)]
 pub struct Manifest {
     /// Of the crate.
@@ -20,16 +20,18 @@ pub struct Manifest {
     pub version: &'static str,
     /// Of the crate.
     pub description: &'static str,
-    /// `guard`, `classify`, `forward` or `observe`.
-    pub stage: &'static str,
-    /// `closed`, `open` or `last-good`.
-    pub fail: &'static str,
+    /// Of a policy: `guard`, `classify`, `forward` or `observe`.
+    pub stage: Option<&'static str>,
+    /// Of a policy: `closed`, `open` or `last-good`.
+    pub fail: Option<&'static str>,
     /// Codes of drops from 1 to this are numbers of rules.
     pub rules: u16,
     /// Names of the codes behind those.
     pub reasons: &'static [&'static str],
     /// Of the config.
     pub schema: Schema,
+    /// Of a controller: what it asks for, as JSON.
+    pub capabilities: Option<&'static str>,
 }
 
 impl Manifest {
@@ -56,21 +58,31 @@ impl Manifest {
             ("wit", WIT),
             (
                 "world",
-                if cfg!(asked) {
-                    "policy-tracked"
-                } else {
-                    "policy"
+                match self.capabilities {
+                    Some(_) => "controller",
+                    None if cfg!(asked) => "policy-tracked",
+                    None => "policy",
                 },
             ),
             ("sdk", concat!("rust ", env!("CARGO_PKG_VERSION"))),
-            ("stage", self.stage),
-            ("fail", self.fail),
         ];
         let mut at = 0;
         while at < texts.len() {
             w.name(false, texts[at].0);
             w.string(texts[at].1);
             at += 1;
+        }
+        if let Some(stage) = self.stage {
+            w.name(false, "stage");
+            w.string(stage);
+        }
+        if let Some(fail) = self.fail {
+            w.name(false, "fail");
+            w.string(fail);
+        }
+        if let Some(capabilities) = self.capabilities {
+            w.name(false, "capabilities");
+            w.raw(capabilities);
         }
         w.name(false, "rules");
         w.number(self.rules as i128);
@@ -103,6 +115,16 @@ pub trait Described {
     const RULES: u16;
     /// Names of the codes behind those.
     const REASONS: &'static [&'static str];
+    /// The manifest, as JSON.
+    const MANIFEST: &'static [u8];
+}
+
+/// What `#[controller]` knows of a controller.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no manifest",
+    note = "put `#[controller(…)]`, with what it asks for, above `impl Controller for {Self}`"
+)]
+pub trait Controls {
     /// The manifest, as JSON.
     const MANIFEST: &'static [u8];
 }

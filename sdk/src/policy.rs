@@ -1,6 +1,7 @@
 //! What an author writes, and how it becomes a component.
 
 use crate::config::{self, Config, ConfigError};
+use crate::controller::FactChange;
 use crate::key::Key;
 use crate::manifest::Described;
 use crate::verdict::Verdict;
@@ -17,6 +18,12 @@ pub trait Policy: Config + Described + Send + Sync + 'static {
         Ok(())
     }
 
+    /// The controller of the crate tells something, or takes it back. Only between decisions: what is decided is a function of
+    /// the config, the facts and the key. A policy without a controller is never told anything.
+    fn update(&mut self, change: &FactChange) {
+        let _ = change;
+    }
+
     /// What is to happen to every frame that agrees with this key in what is read of it.
     fn decide(&self, key: &Key<'_>) -> Verdict;
 }
@@ -29,6 +36,7 @@ pub(crate) fn read<P: Policy>(text: &str) -> Result<P, Vec<ConfigError>> {
 }
 
 /// What `#[policy]` makes the crate's component with. Does nothing in a native build, where tests run.
+#[cfg(not(controlling))]
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_policy {
@@ -38,7 +46,7 @@ macro_rules! __export_policy {
         const _: () = $crate::guest::used::<$policy>();
         #[cfg(target_arch = "wasm32")]
         const _: () = {
-            static POLICY: ::std::sync::OnceLock<$policy> = ::std::sync::OnceLock::new();
+            static POLICY: $crate::guest::Seat<$policy> = $crate::guest::Seat::new(None);
             const MANIFEST: &[u8] = <$policy as $crate::manifest::Described>::MANIFEST;
             #[allow(unsafe_code)]
             #[used]
@@ -57,11 +65,23 @@ macro_rules! __export_policy {
                 {
                     $crate::guest::configure(&POLICY, &config)
                 }
-                fn update(_facts: ::std::vec::Vec<$crate::wit::types::Fact>, _at: u64) {}
+                fn update(facts: ::std::vec::Vec<$crate::wit::types::Fact>, _at: u64) {
+                    $crate::guest::update(&POLICY, facts);
+                }
                 $crate::__decide!(POLICY);
             }
     $crate::wit::export!(Component with_types_in $crate::wit);
         };
+    };
+}
+
+/// The controller's component has no policy in it.
+#[cfg(controlling)]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_policy {
+    ($policy:ty) => {
+        const _: () = $crate::guest::used::<$policy>();
     };
 }
 
@@ -98,9 +118,13 @@ macro_rules! __decide {
 #[doc(hidden)]
 pub mod guest {
     use super::{Policy, read};
+    use crate::controller::FactChange;
     use crate::key::{Key, Raw};
     use crate::wit::types;
-    use std::sync::OnceLock;
+    use std::sync::RwLock;
+
+    /// Where the component keeps its policy. There is one thread, and nobody who waits.
+    pub type Seat<P> = RwLock<Option<P>>;
 
     /// Does nothing.
     pub const fn used<P: Policy>() {}
@@ -110,7 +134,7 @@ pub mod guest {
     /// # Errors
     /// What is wrong in the config.
     pub fn configure<P: Policy>(
-        policy: &OnceLock<P>,
+        seat: &Seat<P>,
         config: &str,
     ) -> Result<(), Vec<types::ConfigError>> {
         let send = |pointer, message| types::ConfigError { pointer, message };
@@ -120,18 +144,35 @@ pub mod guest {
                 .map(|e| send(e.pointer, e.message))
                 .collect::<Vec<_>>()
         })?;
-        policy.set(read).map_err(|_| {
-            vec![send(
+        match seat.write() {
+            Ok(mut seat) if seat.is_none() => {
+                *seat = Some(read);
+                Ok(())
+            }
+            _ => Err(vec![send(
                 String::new(),
                 "the host configured this instance twice".to_owned(),
-            )]
-        })
+            )]),
+        }
     }
 
     /// # Panics
     /// If the host has not configured the instance; that ends it.
-    pub fn decide<P: Policy>(policy: &OnceLock<P>, key: &Raw) -> types::Verdict {
-        let Some(policy) = policy.get() else {
+    pub fn update<P: Policy>(seat: &Seat<P>, facts: Vec<types::Fact>) {
+        let mut seat = seat.write();
+        let Some(policy) = seat.as_mut().ok().and_then(|seat| seat.as_mut()) else {
+            panic!("not configured")
+        };
+        for types::Fact { key, value } in facts {
+            policy.update(&FactChange { key, value });
+        }
+    }
+
+    /// # Panics
+    /// If the host has not configured the instance; that ends it.
+    pub fn decide<P: Policy>(seat: &Seat<P>, key: &Raw) -> types::Verdict {
+        let seat = seat.read();
+        let Some(policy) = seat.as_ref().ok().and_then(|seat| seat.as_ref()) else {
             panic!("not configured")
         };
         let key = Key::new(key);

@@ -8,7 +8,7 @@
 //! the same way; here it may install what is missing.
 
 use anyhow::{Context, Result};
-use meshd_plugin_kit::{Lock, Missing, TARGET, Toolchain, component};
+use meshd_plugin_kit::{Lock, Missing, TARGET, Toolchain, component, package};
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::Hasher;
@@ -24,6 +24,8 @@ const GUESTS: &[(&str, &[&str])] = &[
 ];
 /// Guests that are made for the world `policy-tracked` too, as NAME-tracked: what they say must be the same.
 const TRACKED: (&str, &[&str]) = ("plugins", &["acl", "fixture"]);
+/// Guests that have a controller, and the file that policy and controller become. The fixture is also there without one.
+const CONTROLLED: (&str, &[(&str, &str)]) = ("plugins", &[("fixture", "fixture-controlled")]);
 /// What goes into a guest besides its own folder.
 const SHARED: &[&str] = &[
     "wit",
@@ -46,6 +48,10 @@ pub(crate) fn plugins() -> Result<PathBuf> {
     let mut toolchain = None;
     for (folder, names) in GUESTS {
         let tracked = if *folder == TRACKED.0 { TRACKED.1 } else { &[] };
+        let controlled = match *folder == CONTROLLED.0 {
+            true => CONTROLLED.1,
+            false => &[],
+        };
         let print = fingerprint(&root, folder)?;
         let stamp = out.join(format!("{}.stamp", folder.replace('/', "-")));
         let fresh = fs::read_to_string(&stamp).is_ok_and(|old| old == print)
@@ -54,7 +60,10 @@ pub(crate) fn plugins() -> Result<PathBuf> {
                 .all(|name| out.join(format!("{name}.wasm")).exists())
             && tracked
                 .iter()
-                .all(|name| out.join(format!("{name}-tracked.wasm")).exists());
+                .all(|name| out.join(format!("{name}-tracked.wasm")).exists())
+            && controlled
+                .iter()
+                .all(|(_, file)| out.join(format!("{file}.wasm")).exists());
         if fresh {
             continue;
         }
@@ -84,6 +93,21 @@ pub(crate) fn plugins() -> Result<PathBuf> {
         }
         for name in tracked {
             make(&guests, name, &out.join(format!("{name}-tracked.wasm")))?;
+        }
+        if !controlled.is_empty() {
+            let each = controlled.iter().flat_map(|(name, _)| ["-p", name]);
+            let choice: Vec<&str> = each.chain(["--features", "controller"]).collect();
+            build(&choice)?;
+        }
+        for (name, file) in controlled {
+            let policy = out.join(format!("{name}.wasm"));
+            let policy =
+                fs::read(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
+            let path = out.join(format!("{file}.wasm"));
+            make(&guests, name, &path)?;
+            let controller =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            write(&path, &package(&policy, &controller))?;
         }
         write(&stamp, print.as_bytes())?;
     }

@@ -156,8 +156,9 @@ impl Controller {
             })
         });
         store.set_epoch_deadline(1);
-        engine.guard();
+        let running = engine.guard();
         let exports = code.pre.instantiate(&mut store);
+        drop(running);
         let exports = exports.map_err(|e| ConfigureError::Fault(fault(&e, &store)))?;
         let mut controller = Self {
             engine,
@@ -238,7 +239,7 @@ impl Controller {
     ) -> Result<T, Fault> {
         self.store.data_mut().guest.watch = Stopwatch::start(patience);
         self.store.set_epoch_deadline(1);
-        self.engine.guard();
+        let _running = self.engine.guard();
         call(&self.exports, &mut self.store).map_err(|e| fault(&e, &self.store))
     }
 }

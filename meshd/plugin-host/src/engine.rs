@@ -148,9 +148,19 @@ impl Engine {
         &self.0.controllers
     }
 
-    /// A guest is about to run: see to it that epochs advance.
-    pub(crate) fn guard(&self) {
-        self.0.watch.guard();
+    /// A guest is about to run: sees to it that epochs advance as long as what is returned lives.
+    #[must_use]
+    pub(crate) fn guard(&self) -> Running<'_> {
+        self.0.watch.guard()
+    }
+}
+
+/// A guest runs.
+pub(crate) struct Running<'a>(&'a Signals);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -191,6 +201,8 @@ impl core::fmt::Debug for Engine {
 #[derive(Default)]
 struct Signals {
     calls: AtomicU64,
+    /// Calls under way. One may take longer than the watch stays awake for nothing.
+    running: AtomicU64,
     asleep: AtomicBool,
     stop: AtomicBool,
 }
@@ -215,7 +227,8 @@ impl Watch {
                         .iter()
                         .for_each(wasmtime::Engine::increment_epoch);
                     let now = seen.calls.load(Ordering::SeqCst);
-                    idle = if now == calls { idle + 1 } else { 0 };
+                    let quiet = now == calls && seen.running.load(Ordering::SeqCst) == 0;
+                    idle = if quiet { idle + 1 } else { 0 };
                     calls = now;
                     if idle < IDLE_TICKS {
                         continue;
@@ -238,11 +251,13 @@ impl Watch {
         })
     }
 
-    fn guard(&self) {
+    fn guard(&self) -> Running<'_> {
+        self.signals.running.fetch_add(1, Ordering::SeqCst);
         self.signals.calls.fetch_add(1, Ordering::SeqCst);
         if self.signals.asleep.load(Ordering::SeqCst) {
             self.thread.unpark();
         }
+        Running(&self.signals)
     }
 }
 

@@ -247,7 +247,7 @@ impl Live {
         let limits = plugin.engine.limits();
         let mut store = Store::new(plugin.engine.wasm(), Guest::new(limits.memory, limits));
         store.limiter(|guest| guest);
-        plugin.engine.guard();
+        let _running = plugin.engine.guard();
         store.epoch_deadline_callback(|mut context| {
             Ok(if context.data_mut().watch.tick(thread_cpu()) {
                 UpdateDeadline::Continue(1)
@@ -287,7 +287,7 @@ impl Live {
     /// As much fuel and time as for `configure`.
     fn update(&mut self, plugin: &Plugin, facts: &[Fact], generation: u64) -> Result<(), Fault> {
         let fuel = plugin.engine.limits().configure_fuel;
-        plugin.engine.guard();
+        let _running = plugin.engine.guard();
         self.store.data_mut().watch = Stopwatch::start(CONFIGURE_TIME);
         self.store.set_epoch_deadline(1);
         self.store
@@ -308,7 +308,7 @@ impl Live {
 
     fn ask(&mut self, plugin: &Plugin, key: GuestKey) -> Result<Verdict, Fault> {
         let fuel = plugin.engine.limits().decide_fuel;
-        plugin.engine.guard();
+        let _running = plugin.engine.guard();
         self.store.data_mut().watch = Stopwatch::start(DECIDE_TIME);
         self.store.set_epoch_deadline(1);
         self.decisions += 1;

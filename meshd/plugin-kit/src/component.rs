@@ -1,4 +1,10 @@
-//! A core module becomes a component: nothing imported but the key of the world `policy-tracked`, the manifest on top, names of functions left out.
+//! A core module becomes a component: nothing imported but the key of the world `policy-tracked`, or what the world `controller`
+//! has; the manifest on top, names of functions left out. A policy and its controller become one file.
+//!
+//! ```text
+//!   module of the policy     --component--> component ----package----> component [meshd:controller = component]
+//!   module of the controller --component--> component --/
+//! ```
 //!
 //! A module that does not say which world it is for, as one that was written by hand against the canonical ABI, is for `policy`.
 //! The manifest, which the SDK put into the module, goes to the component's top level, where a host finds it first. Names of
@@ -11,8 +17,14 @@ use wasmparser::{Name, Operator, Parser, Payload};
 
 /// The custom section with the manifest; docs/plugins/manifest.md has the format.
 pub const MANIFEST: &str = "meshd:plugin";
+/// The custom section with the controller of a package.
+pub const CONTROLLER: &str = "meshd:controller";
 /// The only module that a policy may import from: the key of the world `policy-tracked`.
 const TRACKED_KEY: &str = "meshd:policy/tracked-key@";
+/// What a controller may import from.
+const CONTRACT: &str = "meshd:policy/";
+/// What a controller exports; nothing else does.
+const EVENTS: &str = "meshd:policy/events@";
 /// Callers of an import that are named.
 const CALLERS: usize = 3;
 
@@ -46,6 +58,39 @@ pub fn component(bytes: &[u8], manifest: Option<&[u8]>) -> Result<Vec<u8>> {
     Ok(component)
 }
 
+/// The policy's component with its controller's in it: one file.
+#[must_use]
+pub fn package(policy: &[u8], controller: &[u8]) -> Vec<u8> {
+    let mut out = policy.to_vec();
+    let section = wasm_encoder::CustomSection {
+        name: CONTROLLER.into(),
+        data: controller.into(),
+    };
+    wasm_encoder::ComponentSection::append_to_component(&section, &mut out);
+    out
+}
+
+/// Does the core module export what the world `policy` or `policy-tracked` has?
+///
+/// # Errors
+/// It is no core module.
+pub fn decides(module: &[u8]) -> Result<bool> {
+    exports(module, "meshd:policy/decide")
+}
+
+fn exports(module: &[u8], prefix: &str) -> Result<bool> {
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::ExportSection(exports) = payload? {
+            for export in exports {
+                if export?.name.starts_with(prefix) {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
 /// The manifest that a core module brings, as it stands there.
 ///
 /// # Errors
@@ -57,6 +102,7 @@ pub fn module_manifest(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
 /// The module without its manifest and the names of its functions, and the manifest.
 fn split(bytes: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
     let (mut module, mut manifest) = (wasm_encoder::Module::new(), None);
+    let controls = exports(bytes, EVENTS)?;
     for payload in Parser::new(0).parse_all(bytes) {
         let payload = payload?;
         match &payload {
@@ -68,7 +114,8 @@ fn split(bytes: &[u8]) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
                 let mut function = 0;
                 for import in imports.clone().into_imports() {
                     let import = import?;
-                    if import.module.starts_with(TRACKED_KEY) {
+                    let granted = controls && import.module.starts_with(CONTRACT);
+                    if granted || import.module.starts_with(TRACKED_KEY) {
                         function += u32::from(matches!(import.ty, wasmparser::TypeRef::Func(_)));
                         continue;
                     }

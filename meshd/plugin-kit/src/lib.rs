@@ -15,7 +15,7 @@ mod template;
 mod toolchain;
 mod world;
 
-pub use component::{MANIFEST, component, module_manifest};
+pub use component::{CONTROLLER, MANIFEST, component, decides, module_manifest, package};
 pub use project::{Built, Project};
 pub use template::{Template, find_sdk};
 pub use toolchain::{Lock, Missing, TARGET, Toolchain};

@@ -29,7 +29,7 @@ pub(crate) use kv::forget;
 pub(crate) use live::Live;
 #[cfg(test)]
 pub(crate) use surroundings::Nowhere;
-pub(crate) use surroundings::Surroundings;
+pub(crate) use surroundings::{Snapshot, Surroundings};
 
 use crate::rulings::Link;
 use crate::store::{Store, StoreError};
@@ -41,7 +41,6 @@ use meshd_plugin_host::contract::events::Event;
 use meshd_plugin_host::{ConfigureError, Facts, Grants, Plugin, StateError};
 use queue::Queue;
 use runner::{Cell, Ready};
-use surroundings::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod chains;
+mod controlled;
 mod shadows;
 mod versions;
 

@@ -1,8 +1,9 @@
-//! `#[derive(Config)]` and `#[policy]`. Use them through `meshd_sdk`, whose types they write.
+//! `#[derive(Config)]`, `#[policy]` and `#[controller]`. Use them through `meshd_sdk`, whose types they write.
 //!
 //! Owns what the attributes may say, and refuses the rest where it stands. What the written code means is `meshd-sdk`'s.
 
 mod config;
+mod controller;
 mod policy;
 
 use proc_macro::TokenStream;
@@ -29,6 +30,18 @@ pub fn derive_config(input: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn policy(args: TokenStream, item: TokenStream) -> TokenStream {
     policy::expand(args.into(), item.into())
+        .unwrap_or_else(|e| e.to_compile_error())
+        .into()
+}
+
+/// Stands above `impl Controller for …` and makes it the crate's controller component, with its manifest.
+///
+/// In the brackets stands what it asks an operator for: `log`, `metrics`, `clock`, `random`, `timers`, `topology`,
+/// `kv(bytes = 65536)`, `flows(rules = 64)`, `packet_out(pps = 100)`, `http(hosts = ["api.example.org"])`; the figures may be left
+/// out, but for hosts.
+#[proc_macro_attribute]
+pub fn controller(args: TokenStream, item: TokenStream) -> TokenStream {
+    controller::expand(args.into(), item.into())
         .unwrap_or_else(|e| e.to_compile_error())
         .into()
 }

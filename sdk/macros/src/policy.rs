@@ -45,11 +45,12 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
                     name: ::core::env!("CARGO_PKG_NAME"),
                     version: ::core::env!("CARGO_PKG_VERSION"),
                     description: ::core::env!("CARGO_PKG_DESCRIPTION"),
-                    stage: #stage,
-                    fail: #fail,
+                    stage: ::core::option::Option::Some(#stage),
+                    fail: ::core::option::Option::Some(#fail),
                     rules: <#policy as ::meshd_sdk::manifest::Described>::RULES,
                     reasons: <#policy as ::meshd_sdk::manifest::Described>::REASONS,
                     schema: <#policy as ::meshd_sdk::Config>::SCHEMA,
+                    capabilities: ::core::option::Option::None,
                 };
                 const JSON: [u8; MANIFEST.len()] = MANIFEST.json();
                 &JSON

@@ -11,11 +11,17 @@ mod keys;
 mod packet;
 mod replay;
 mod sound;
+mod world;
 
 pub use crate::__pkt as pkt;
 use connections::Connections;
 pub use packet::{Packet, PacketError};
 pub use replay::{Replay, write_pcap};
+#[doc(hidden)]
+pub use world::Shared;
+pub use world::{NewPort, World, controlled};
+
+use Host as PolicyHost;
 
 use crate::config::ConfigError;
 use crate::key::Key;
