@@ -62,7 +62,6 @@ type View = Box<dyn FnOnce(&Node, &World<'_>, Now) + Send>;
 enum Request {
     Command(Command, oneshot::Sender<Result<Reply, Refusal>>),
     View(View),
-    #[allow(dead_code)] // as above
     Send(PacketOut, oneshot::Sender<Result<u32, SendError>>),
     Carry(Carry, oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
@@ -129,7 +128,6 @@ impl DriverHandle {
     ///
     /// # Errors
     /// It is no frame that may be sent, there is no such place, or the daemon stops.
-    #[allow(dead_code)] // for who runs controllers
     pub(crate) async fn send(&self, packet: PacketOut) -> Result<u32, SendError> {
         let (tell, told) = oneshot::channel();
         self.requests

@@ -140,6 +140,11 @@ impl PuntBox {
         PuntReader(reader)
     }
 
+    /// Nobody listens from now on.
+    pub(crate) fn leave(&self) {
+        self.desk.store(None);
+    }
+
     /// What became of the frames so far.
     #[must_use]
     pub fn counts(&self) -> PuntCounts {

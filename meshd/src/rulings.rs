@@ -37,7 +37,7 @@ pub use shadow::{Difference, Example, Tally};
 pub use shelf::ShelfError;
 
 use crate::compiler::{Compiler, Loader, Trust};
-use crate::controllers::{House, Revisions, Surroundings};
+use crate::controllers::{House, Surroundings};
 use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use arc_swap::ArcSwap;
@@ -134,8 +134,7 @@ impl Rulings {
         };
         let checker = Checker::start(seed(), caught).map_err(StartError::Thread)?;
         let punts = Punts::default();
-        let revisions = Arc::new(Revisions::default());
-        let house = House::new(store.clone(), surroundings, revisions);
+        let house = House::new(store.clone(), surroundings);
         let registry = Registry::open(
             store,
             state_dir,

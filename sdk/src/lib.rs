@@ -47,9 +47,9 @@ mod verdict;
 pub mod wit;
 
 pub use config::{Config, ConfigError};
+pub use controller::Controller;
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
-pub use controller::Controller;
 pub use meshd_sdk_macros::{Config, controller, policy};
 pub use meter::Meter;
 pub use net::{Net, ParseNetError};
@@ -61,7 +61,8 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap, Meter, Net,
-        Policy, Verdict, accept, controller, drop, next, policy, reject, to_peer, to_port,
+        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap,
+        Meter, Net, Policy, Verdict, accept, controller, drop, next, policy, reject, to_peer,
+        to_port,
     };
 }

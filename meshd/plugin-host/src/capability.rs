@@ -234,21 +234,14 @@ impl Written {
                 .filter_map(|(capability, there)| there.then_some(capability))
                 .collect(),
             amounts: Amounts {
-                kv_bytes: or(
-                    self.kv.and_then(|kv| kv.node_bytes),
-                    KV_BYTES,
-                    KV_BYTES_MAX,
-                ),
+                kv_bytes: or(self.kv.and_then(|kv| kv.node_bytes), KV_BYTES, KV_BYTES_MAX),
                 frames_per_s: or(self.packet_out.and_then(|out| out.pps), FRAMES, FRAMES_MAX),
                 rules: or(
                     self.flows.and_then(|flows| flows.max_rules),
                     RULES,
                     RULES_MAX,
                 ),
-                hosts: hosts
-                    .iter()
-                    .map(|host| host.to_ascii_lowercase())
-                    .collect(),
+                hosts: hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
             },
         })
     }
@@ -291,9 +284,7 @@ impl Grants {
         wanted: impl IntoIterator<Item = &'a Capability>,
     ) -> Option<Capability> {
         let mut wanted = wanted.into_iter();
-        wanted
-            .find(|one| !self.capabilities.contains(one))
-            .copied()
+        wanted.find(|one| !self.capabilities.contains(one)).copied()
     }
 
     /// What was granted by name, and not in any case.
@@ -316,8 +307,9 @@ mod tests {
 
     #[test]
     fn a_grant_has_what_was_named_and_the_defaults_and_the_figures_of_its_day() {
-        let old = asks(r#"{"kv":{"node-bytes":100},"http":{"hosts":["API.example.org"]},"log":{}}"#)
-            .unwrap();
+        let old =
+            asks(r#"{"kv":{"node-bytes":100},"http":{"hosts":["API.example.org"]},"log":{}}"#)
+                .unwrap();
         let grants = old.granted(&[Capability::Http].into());
         assert_eq!(grants.lacks(&Capability::DEFAULT), None);
         assert_eq!(grants.lacks(&old.capabilities), Some(Capability::Kv));

@@ -4,9 +4,9 @@
 //! whatever the guest claimed (CVE-2023-1668 was a switch that left this out). Refuses verdicts that this host cannot carry out.
 
 use crate::bindings::meshd::policy::types::{
-    Action, CtState, DepMask, Deps, Direction as GuestDirection, DstClass as GuestClass, FloodMember,
-    FloodSet as GuestSet, FlowKey as GuestKey, Frag as GuestFrag, Ip, IpKind as GuestKind, Mac,
-    MirrorTo, Target, TcpFlags, Verdict,
+    Action, CtState, DepMask, Deps, Direction as GuestDirection, DstClass as GuestClass,
+    FloodMember, FloodSet as GuestSet, FlowKey as GuestKey, Frag as GuestFrag, Ip,
+    IpKind as GuestKind, Mac, MirrorTo, Target, TcpFlags, Verdict,
 };
 use crate::fault::Fault;
 use meshd_core::edit::{EDITS_MAX, Edit};
@@ -84,7 +84,9 @@ pub enum Say {
     },
 }
 
-pub(crate) fn key(question: &Question) -> GuestKey {
+/// The key of a question, in the contract's words.
+#[must_use]
+pub fn key(question: &Question) -> GuestKey {
     let key = &question.key;
     GuestKey {
         dir: match question.direction {
@@ -271,13 +273,15 @@ const TCP: [TcpFlags; 9] = [
 ];
 
 fn tcp_bits(flags: TcpFlags) -> u16 {
-    let set = TCP.iter().enumerate().filter(|(_, flag)| flags.contains(**flag));
+    let set = TCP
+        .iter()
+        .enumerate()
+        .filter(|(_, flag)| flags.contains(**flag));
     set.fold(0, |bits, (at, _)| bits | 1 << at)
 }
 
 fn tcp_flags(bits: u16) -> TcpFlags {
-    TCP
-        .iter()
+    TCP.iter()
         .enumerate()
         .filter(|(i, _)| bits >> i & 1 == 1)
         .fold(TcpFlags::empty(), |all, (_, flag)| all | *flag)

@@ -223,9 +223,7 @@ impl Watch {
                 let (mut calls, mut idle) = (0, 0);
                 while !seen.stop.load(Ordering::Acquire) {
                     std::thread::sleep(TICK);
-                    engines
-                        .iter()
-                        .for_each(wasmtime::Engine::increment_epoch);
+                    engines.iter().for_each(wasmtime::Engine::increment_epoch);
                     let now = seen.calls.load(Ordering::SeqCst);
                     let quiet = now == calls && seen.running.load(Ordering::SeqCst) == 0;
                     idle = if quiet { idle + 1 } else { 0 };

@@ -73,7 +73,8 @@ impl Facts {
             let old = match value {
                 Some(value) => {
                     held.bytes += key.len() + value.len();
-                    held.all.insert(key.as_str().into(), value.as_slice().into())
+                    held.all
+                        .insert(key.as_str().into(), value.as_slice().into())
                 }
                 None => held.all.remove(key.as_str()),
             };

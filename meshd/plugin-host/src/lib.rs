@@ -57,4 +57,5 @@ pub mod contract {
         clock, flows, http, kv, log, metrics, packet_out, random, timers, topology,
     };
     pub use crate::bindings::meshd::policy::types;
+    pub use crate::convert::key;
 }

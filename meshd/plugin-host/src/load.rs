@@ -380,7 +380,8 @@ impl<'a> Parts<'a> {
             });
         }
         // One that damages its manifest is refused later, in the manifest's words.
-        let alone = matches!(Manifest::of(bytes), Ok(Some(said)) if said.world == World::Controller.name());
+        let alone =
+            matches!(Manifest::of(bytes), Ok(Some(said)) if said.world == World::Controller.name());
         Ok(Self {
             policy: (!alone).then_some(bytes),
             controller: alone.then_some(bytes),
@@ -468,7 +469,9 @@ impl Plugin {
             })
         };
         let policy = parts.policy.map(|bytes| compile(engine.wasm(), bytes));
-        let controller = parts.controller.map(|bytes| compile(engine.controllers(), bytes));
+        let controller = parts
+            .controller
+            .map(|bytes| compile(engine.controllers(), bytes));
         Self::of(engine, bytes, policy.transpose()?, controller.transpose()?)
     }
 
@@ -570,7 +573,10 @@ impl Plugin {
     /// What its controller's manifest asks for.
     #[must_use]
     pub fn asks(&self) -> Asks {
-        let said = self.controller.as_ref().and_then(|code| code.manifest.as_deref());
+        let said = self
+            .controller
+            .as_ref()
+            .and_then(|code| code.manifest.as_deref());
         said.map_or_else(Asks::default, |manifest| manifest.asks.clone())
     }
 
@@ -630,7 +636,9 @@ fn link(engine: &Engine, component: &Component, world: World) -> Result<Pre, Loa
             tracked_key::add_to_linker::<_, HasSelf<Guest>>(&mut linker, |guest| guest)
                 .map_err(contract)?;
             let pre = linker.instantiate_pre(component).map_err(contract)?;
-            PolicyTrackedPre::new(pre).map(Pre::Tracked).map_err(contract)
+            PolicyTrackedPre::new(pre)
+                .map(Pre::Tracked)
+                .map_err(contract)
         }
         World::Policy | World::Controller => {
             let pre = linker.instantiate_pre(component).map_err(contract)?;
@@ -654,7 +662,10 @@ fn check_controller(
 ) -> Result<(Shape, BTreeSet<Capability>), LoadError> {
     let shape = component.component_type();
     let engine = engine.controllers();
-    let exports: Vec<String> = shape.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    let exports: Vec<String> = shape
+        .exports(engine)
+        .map(|(name, _)| name.to_owned())
+        .collect();
     let events = exports.iter().filter_map(|name| Named::read(name));
     let events = events.into_iter().find(|name| name.interface == EVENTS);
     match events {

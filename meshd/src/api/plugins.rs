@@ -8,8 +8,8 @@ use super::routes::{Answer, ApiError, Asked, Body, Segments};
 use super::trace;
 use crate::compiler::CompileError;
 use crate::rulings::{
-    AttachError, DetachError, InstallError, LogLine, Placement, PluginInfo, RemoveError, RollbackError,
-    Rulings, ShadowError,
+    AttachError, DetachError, InstallError, LogLine, Placement, PluginInfo, RemoveError,
+    RollbackError, Rulings, ShadowError,
 };
 use axum::body::Bytes;
 use axum::extract::State;
@@ -71,7 +71,13 @@ pub(super) async fn attach<B: Backend>(
     let grant = wish.grant;
     change(&backend, move |rulings| {
         rulings
-            .attach_granting(&name, vni, wish.config.as_deref(), placement, grant.as_ref())
+            .attach_granting(
+                &name,
+                vni,
+                wish.config.as_deref(),
+                placement,
+                grant.as_ref(),
+            )
             .map_err(refuse_attach)
     })
     .await
@@ -386,9 +392,9 @@ fn code_of_install(error: &InstallError) -> RefusalCode {
 fn refuse_attach(error: AttachError) -> Refusal {
     let code = match &error {
         AttachError::NotInstalled { .. } => RefusalCode::NotFound,
-        AttachError::Broken { .. }
-        | AttachError::Full { .. }
-        | AttachError::Controllers { .. } => RefusalCode::Conflict,
+        AttachError::Broken { .. } | AttachError::Full { .. } | AttachError::Controllers { .. } => {
+            RefusalCode::Conflict
+        }
         AttachError::Grant { .. } => RefusalCode::Forbidden,
         AttachError::Configure { .. }
         | AttachError::Controller { .. }

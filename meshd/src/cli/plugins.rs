@@ -276,7 +276,12 @@ async fn logs(
 fn log_lines(lines: &[LogLine]) -> String {
     let mut out = String::new();
     for line in lines {
-        let row = format!("{}  {:5}  {}", show::time(line.at_ms), line.level, line.text);
+        let row = format!(
+            "{}  {:5}  {}",
+            show::time(line.at_ms),
+            line.level,
+            line.text
+        );
         out += &show::clean(&row);
         out.push('\n');
     }

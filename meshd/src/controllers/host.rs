@@ -4,7 +4,8 @@
 use super::Shared;
 use super::surroundings::Snapshot;
 use super::timers::Timers;
-use meshd_core::ident::MacAddr;
+use meshd_core::ident::{MacAddr, Moment, PortId};
+use meshd_core::node::{PacketOut, PacketTo, SendError};
 use meshd_plugin_host::contract::flows::{Change, FlowError, RuleStats};
 use meshd_plugin_host::contract::http::{HttpError, Request};
 use meshd_plugin_host::contract::kv::{Entry, KvError, Scope};
@@ -62,8 +63,7 @@ impl clock::Host for Host {
 impl random::Host for Host {
     fn next(&mut self) -> u64 {
         let mut bytes = [0; 8];
-        let filled =
-            ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
+        let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
         if filled.is_err() {
             // Since Linux 3.17 that does not happen once the system is up.
             tracing::error!("the system gave no random numbers to a plugin");
@@ -121,7 +121,9 @@ impl kv::Host for Host {
         here(of)?;
         let most = self.shared.grants().amounts.kv_bytes as usize;
         let wall = crate::clock::wall().0;
-        self.shared.kv().set(&key, value, expect, ttl_ms, most, wall)
+        self.shared
+            .kv()
+            .set(&key, value, expect, ttl_ms, most, wall)
     }
 
     fn delete(&mut self, of: Scope, key: String) -> Result<(), KvError> {
@@ -139,19 +141,30 @@ impl kv::Host for Host {
     ) -> Result<Vec<String>, KvError> {
         here(of)?;
         let wall = crate::clock::wall().0;
-        Ok(self.shared.kv().list(&prefix, after.as_deref(), limit, wall))
+        Ok(self
+            .shared
+            .kv()
+            .list(&prefix, after.as_deref(), limit, wall))
     }
 }
 
 impl topology::Host for Host {
     fn ports(&mut self) -> Vec<PortInfo> {
         let network = self.network();
-        network.ports.keys().filter_map(|&id| network.port(id)).collect()
+        network
+            .ports
+            .keys()
+            .filter_map(|&id| network.port(id))
+            .collect()
     }
 
     fn peers(&mut self) -> Vec<PeerInfo> {
         let network = self.network();
-        network.peers.keys().filter_map(|&id| network.peer(id)).collect()
+        network
+            .peers
+            .keys()
+            .filter_map(|&id| network.peer(id))
+            .collect()
     }
 
     fn paths(&mut self, peer: u64) -> Vec<LinkStats> {
@@ -163,7 +176,8 @@ impl topology::Host for Host {
             let ([a, b], [c, d, e, f]) = (after.hi.to_be_bytes(), after.lo.to_be_bytes());
             MacAddr([a, b, c, d, e, f])
         });
-        self.network().endpoints(after, limit.min(STATIONS) as usize)
+        self.network()
+            .endpoints(after, limit.min(STATIONS) as usize)
     }
 }
 
@@ -181,10 +195,34 @@ impl flows::Host for Host {
 }
 
 impl packet_out::Host for Host {
-    fn send(&mut self, _frame: Vec<u8>, _to: OutTo) -> Result<(), OutError> {
-        Err(OutError::BadFrame(
-            "this release does not send frames of plugins yet".to_owned(),
-        ))
+    fn send(&mut self, frame: Vec<u8>, to: OutTo) -> Result<(), OutError> {
+        let vni = self.shared.vni;
+        let budget = Arc::clone(&self.shared.budget());
+        let now = Moment(
+            u64::try_from(self.shared.house.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        );
+        if budget.pay(frame.len(), now).is_err() {
+            return Err(OutError::Budget);
+        }
+        let packet = PacketOut {
+            vni,
+            to: match to {
+                OutTo::Network => PacketTo::Network,
+                OutTo::Port(port) => PacketTo::Port(PortId(port)),
+                OutTo::Peer(peer) => PacketTo::Peer(peer),
+            },
+            frame: frame.into(),
+        };
+        self.shared
+            .house
+            .surroundings
+            .send(packet)
+            .map_err(|error| match error {
+                SendError::NoTarget { .. } | SendError::UnknownVni { .. } => OutError::NoSuchTarget,
+                SendError::BadFrame { .. } | SendError::Stopping => {
+                    OutError::BadFrame(error.to_string())
+                }
+            })
     }
 }
 
@@ -195,4 +233,3 @@ impl http::Host for Host {
         ))
     }
 }
-

@@ -5,7 +5,6 @@
 //!                        | more: counted, and said in one line
 //! ```
 
-use meshd_core::ident::escape;
 use meshd_plugin_host::contract::types::LogLevel;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -29,7 +28,7 @@ pub struct LogLine {
     pub at_ms: u64,
     /// `trace`, `debug`, `info`, `warn` or `error`.
     pub level: String,
-    /// In its words, escaped.
+    /// In its words, without control characters.
     pub text: String,
 }
 
@@ -69,10 +68,16 @@ impl Held {
             seq: self.next,
             at_ms: crate::clock::wall().0,
             level: word(level).to_owned(),
-            text: escape(text.get(..cut).unwrap_or_default().as_bytes()),
+            text: plain(text.get(..cut).unwrap_or_default()),
         });
         self.next += 1;
     }
+}
+
+/// Without what would move a cursor or begin another line.
+fn plain(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
 }
 
 fn word(level: LogLevel) -> &'static str {
@@ -89,7 +94,8 @@ impl Journal {
     /// A line of the guest's.
     pub(super) fn line(&self, level: LogLevel, text: &str, now: Instant) {
         let mut held = self.lock();
-        let earned = now.saturating_duration_since(held.filled).as_millis() * u128::from(RATE) / 1000;
+        let earned =
+            now.saturating_duration_since(held.filled).as_millis() * u128::from(RATE) / 1000;
         if let Ok(earned @ 1..) = u32::try_from(earned.min(u128::from(RATE))) {
             held.tokens = (held.tokens + earned).min(RATE);
             held.filled = now;
@@ -144,10 +150,15 @@ mod tests {
         journal.line(LogLevel::Info, "later", now + TURN);
         let last = journal.since(50);
         assert_eq!(last.len(), 2, "{last:?}");
-        assert!(last.iter().any(|line| line.text.starts_with("450 lines were left out")));
-        let long = "\u{e4}".repeat(1000);
+        assert!(
+            last.iter()
+                .any(|line| line.text.starts_with("450 lines were left out"))
+        );
+        let long = "\u{e4}\n".repeat(1000);
         journal.line(LogLevel::Info, &long, now + 2 * TURN);
-        assert!(journal.since(52).iter().all(|line| line.text.len() <= 4 * LINE));
+        let cut = journal.since(52);
+        let fits = |line: &LogLine| line.text.len() <= 2 * LINE && !line.text.contains('\n');
+        assert!(cut.len() == 1 && cut.iter().all(fits), "{cut:?}");
         for n in 0..2000 {
             journal.host(LogLevel::Error, &format!("fault {n}"));
         }

@@ -170,7 +170,9 @@ impl Kv {
         self.entries
             .range::<str, _>((Bound::Included(from), Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix))
-            .filter(|(key, kept)| after.is_none_or(|after| key.as_str() > after) && kept.lives(wall))
+            .filter(|(key, kept)| {
+                after.is_none_or(|after| key.as_str() > after) && kept.lives(wall)
+            })
             .map(|(key, _)| key.clone())
             .take(limit.min(LISTED) as usize)
             .collect()
@@ -310,11 +312,20 @@ mod tests {
         assert!(again > one);
         let conflict = kv.set("k", Vec::new(), Some(one), 0, 300, 5);
         assert!(matches!(conflict, Err(KvError::Conflict(now)) if now == again));
-        assert!(matches!(kv.set("l", vec![0; 100], None, 0, 300, 5), Err(KvError::Full)));
+        assert!(matches!(
+            kv.set("l", vec![0; 100], None, 0, 300, 5),
+            Err(KvError::Full)
+        ));
         let long = "k".repeat(257);
-        assert!(matches!(kv.set(&long, Vec::new(), None, 0, 300, 5), Err(KvError::TooLarge)));
+        assert!(matches!(
+            kv.set(&long, Vec::new(), None, 0, 300, 5),
+            Err(KvError::TooLarge)
+        ));
         let big = vec![0; VALUE + 1];
-        assert!(matches!(kv.set("k", big, None, 0, 1 << 20, 5), Err(KvError::TooLarge)));
+        assert!(matches!(
+            kv.set("k", big, None, 0, 1 << 20, 5),
+            Err(KvError::TooLarge)
+        ));
         // What has run out makes room.
         kv.set("k", vec![0; 100], None, 10, 300, 5).unwrap();
         kv.set("l", vec![0; 100], None, 0, 300, 15).unwrap();

@@ -3,14 +3,12 @@
 //! Owns the putting together of a [`Snapshot`], and the handle to the runtime by which a controller's thread waits for the
 //! driver.
 
-use super::surroundings::{
-    SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings,
-};
+use super::surroundings::{SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings};
 use crate::driver::{DriverHandle, World};
 use meshd_core::command::Command;
 use meshd_core::fdb::Place;
-use meshd_core::ident::{Now, Vni};
-use meshd_core::node::Node;
+use meshd_core::ident::{AttachmentId, Now, Vni};
+use meshd_core::node::{Node, PacketOut, SendError};
 use meshd_core::path::PathState;
 use meshd_core::view::PortState;
 use tokio::runtime::Handle;
@@ -41,10 +39,23 @@ impl Surroundings for Live {
         self.runtime.block_on(seen).ok()
     }
 
-    fn publish(&self, vni: Vni, plugins: u32) -> Result<(), String> {
-        let command = self.driver.command(Command::PolicyChain { vni, plugins });
+    fn invalidate(
+        &self,
+        vni: Vni,
+        attachment: AttachmentId,
+        tag: Option<u32>,
+    ) -> Result<(), String> {
+        let command = self.driver.command(Command::PolicyInvalidate {
+            vni,
+            attachment,
+            tag,
+        });
         let done = self.runtime.block_on(command);
         done.map(drop).map_err(|refusal| refusal.message)
+    }
+
+    fn send(&self, packet: PacketOut) -> Result<(), SendError> {
+        self.runtime.block_on(self.driver.send(packet)).map(drop)
     }
 }
 
@@ -78,7 +89,10 @@ fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
             up: peer.session.is_some(),
         };
         out.peers.insert(id, seen);
-        if let Some(stats) = peer.session.and_then(|session| world.underlay.stats(session)) {
+        if let Some(stats) = peer
+            .session
+            .and_then(|session| world.underlay.stats(session))
+        {
             let path = SeenPath {
                 name: "quic-direct".to_owned(),
                 up: true,
@@ -94,7 +108,10 @@ fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
             let path = SeenPath {
                 name: "kernel-vxlan".to_owned(),
                 up: view.state == PathState::Up,
-                rtt_us: view.rtt_us.and_then(|us| u32::try_from(us).ok()).unwrap_or(0),
+                rtt_us: view
+                    .rtt_us
+                    .and_then(|us| u32::try_from(us).ok())
+                    .unwrap_or(0),
                 loss_ppm: view.loss_ppm.unwrap_or(0),
                 mtu: view.path_mtu.unwrap_or(0),
             };

@@ -31,13 +31,16 @@ pub(crate) use live::Live;
 pub(crate) use surroundings::Nowhere;
 pub(crate) use surroundings::{Snapshot, Surroundings};
 
+use crate::punts::{BUDGET_PPS, PuntReader};
 use crate::rulings::Link;
 use crate::store::{Store, StoreError};
 use figures::Figures;
 use journal::Journal;
 use kv::Kv;
+use meshd_core::dues::{Dues, Meter, Rate};
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::contract::events::Event;
+use meshd_plugin_host::contract;
+use meshd_plugin_host::contract::events::{Event, Punt};
 use meshd_plugin_host::{ConfigureError, Facts, Grants, Plugin, StateError};
 use queue::Queue;
 use runner::{Cell, Ready};
@@ -51,63 +54,38 @@ use writer::Writer;
 
 /// Controllers on this node: each has a thread and may have 32 MiB.
 pub(crate) const MAX_CONTROLLERS: usize = 64;
+/// What of the budget for frames may be sent at once, in ms of it.
+const BURST_MS: u64 = 250;
 /// A look at a network serves everybody for so long.
 const FRESH: Duration = Duration::from_millis(100);
 
 type Outcome<T, E> = Result<T, E>;
-
-/// The numbers of the networks' chains: 0 is no chain, and each change of one takes the next number.
-#[derive(Debug, Default)]
-pub(crate) struct Revisions(Mutex<(u32, BTreeMap<Vni, u32>)>);
-
-impl Revisions {
-    /// The chain of `vni` is another one from now on; its number.
-    pub(crate) fn moved(&self, vni: Vni) -> u32 {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Never 0, which means that there is none.
-        held.0 = held.0.wrapping_add(1).max(1);
-        let revision = held.0;
-        held.1.insert(vni, revision);
-        revision
-    }
-
-    /// The number that the next change will have.
-    pub(crate) fn next(&self) -> u64 {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        u64::from(held.0) + 1
-    }
-
-    /// Of each network that has or had a chain.
-    pub(crate) fn all(&self) -> BTreeMap<Vni, u32> {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.1.clone()
-    }
-}
 
 /// What all controllers of the node share.
 pub(crate) struct House {
     store: Store,
     surroundings: Arc<dyn Surroundings>,
     started: Instant,
-    pub(crate) revisions: Arc<Revisions>,
+    generation: AtomicU64,
     looks: Mutex<BTreeMap<Vni, (Instant, Arc<Snapshot>)>>,
     roll: Mutex<Vec<std::sync::Weak<Shared>>>,
 }
 
 impl House {
-    pub(crate) fn new(
-        store: Store,
-        surroundings: Arc<dyn Surroundings>,
-        revisions: Arc<Revisions>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(store: Store, surroundings: Arc<dyn Surroundings>) -> Arc<Self> {
         Arc::new(Self {
             store,
             surroundings,
             started: Instant::now(),
-            revisions,
+            generation: AtomicU64::new(0),
             looks: Mutex::default(),
             roll: Mutex::default(),
         })
+    }
+
+    /// Of config, code and facts; never twice the same.
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The network now, or a moment ago: a controller that looks all the time does not keep the node from its work.
@@ -153,6 +131,8 @@ struct Shared {
     kv: Mutex<Kv>,
     writer: Mutex<Writer>,
     grants: Mutex<Grants>,
+    /// Of frames of its own.
+    budget: Mutex<Arc<Dues>>,
     nudged: AtomicBool,
     /// Changes that wait for the instance.
     wanted: AtomicU32,
@@ -178,6 +158,10 @@ impl Shared {
         self.grants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn budget(&self) -> MutexGuard<'_, Arc<Dues>> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn committed(&self, generation: u64) {
         self.queue.push(Event::Committed(generation));
     }
@@ -195,6 +179,14 @@ impl Shared {
     fn count_fault(&self) {
         self.faults.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// A bucket for frames of a plugin's own.
+fn budget(grants: &Grants) -> Arc<Dues> {
+    let rate = Rate::Pps(u64::from(grants.amounts.frames_per_s.max(1)));
+    let mut budget = Dues::default();
+    budget.meter(Arc::new(Meter::new("packet-out".into(), rate, BURST_MS)));
+    Arc::new(budget)
 }
 
 /// A controller, to be shown.
@@ -271,7 +263,10 @@ impl Attached {
     ) -> Outcome<Self, ControllerError> {
         let shared = Self::shared(house, (plugin, vni), grants)?;
         let ready = runner::start(&shared, code, config)?;
-        Ok(Self::of(shared, Cell::new(code.clone(), config, Some(ready))))
+        Ok(Self::of(
+            shared,
+            Cell::new(code.clone(), config, Some(ready)),
+        ))
     }
 
     /// One whose thread starts the instance: for the start of the daemon, when there is nobody yet who could be asked.
@@ -304,6 +299,7 @@ impl Attached {
             figures: Mutex::default(),
             kv: Mutex::new(kv),
             writer: Mutex::default(),
+            budget: Mutex::new(budget(grants)),
             grants: Mutex::new(grants.clone()),
             nudged: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
@@ -325,7 +321,9 @@ impl Attached {
     /// # Errors
     /// The system has no thread to give.
     pub(crate) fn begin(&self, link: Arc<Link>) -> Outcome<(), ControllerError> {
+        let punts = link.punts().listen(BUDGET_PPS);
         self.0.writer().stand_on(link);
+        self.follow_punts(punts)?;
         let this = self.clone();
         let thread = std::thread::Builder::new()
             .name("meshd-control".to_owned())
@@ -336,6 +334,28 @@ impl Attached {
         let mut slot = self.2.0.lock().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(thread);
         Ok(())
+    }
+
+    /// Frames that the policy sends here become events. The thread ends when another listens, or the attachment is gone.
+    fn follow_punts(&self, mut punts: PuntReader) -> Outcome<(), ControllerError> {
+        let shared = Arc::downgrade(&self.0);
+        std::thread::Builder::new()
+            .name("meshd-punts".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                while let Some(punted) = punts.blocking_recv() {
+                    let Some(shared) = shared.upgrade() else {
+                        return;
+                    };
+                    shared.queue.push(Event::Punted(Punt {
+                        key: contract::key(&punted.question),
+                        frame: punted.frame.into(),
+                        truncated: punted.truncated,
+                    }));
+                }
+            })
+            .map(drop)
+            .map_err(|e| ControllerError::Thread(e.to_string()))
     }
 
     /// Waits for the event under way, and keeps the next one from coming as long as what is returned lives.
@@ -350,11 +370,17 @@ impl Attached {
     /// No event comes any more; returns after the one under way. What it kept stays.
     pub(crate) fn stop(&self) {
         self.0.queue.stop();
-        let thread = self.2.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .2
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             // A panic in it has been said by its thread.
             let _ = thread.join();
         }
+        self.0.writer().leave();
     }
 
     /// The facts that it wrote.
@@ -386,7 +412,11 @@ impl Attached {
         ControllerInfo {
             trouble,
             last_fault,
-            grants: grants.capabilities.iter().map(ToString::to_string).collect(),
+            grants: grants
+                .capabilities
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             events: count(&shared.events),
             waiting: waiting as u64,
             lost,
@@ -435,7 +465,9 @@ impl Paused<'_> {
 
     /// The config that it has.
     pub(crate) fn config(&self) -> String {
-        self.cell.as_ref().map_or_else(String::new, |cell| cell.config.clone())
+        self.cell
+            .as_ref()
+            .map_or_else(String::new, |cell| cell.config.clone())
     }
 
     /// An instance of other code, beside this one.
@@ -476,6 +508,7 @@ impl Paused<'_> {
 
     /// What was granted is something else from now on.
     pub(crate) fn grant(&self, grants: &Grants) {
+        *self.attached.0.budget() = budget(grants);
         *self.attached.0.grants() = grants.clone();
     }
 

@@ -101,7 +101,10 @@ impl Queue {
                 return Woken::Due;
             }
             let Some(due) = due else {
-                held = self.rings.wait(held).unwrap_or_else(PoisonError::into_inner);
+                held = self
+                    .rings
+                    .wait(held)
+                    .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             let left = due.saturating_duration_since(Instant::now());

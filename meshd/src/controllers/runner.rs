@@ -103,7 +103,7 @@ impl Cell {
         shared: &Arc<Shared>,
         config: &str,
     ) -> Result<(), ConfigureError> {
-        let generation = shared.house.revisions.next();
+        let generation = shared.house.next_generation();
         match &mut self.ready {
             Some(ready) => {
                 let outcome = ready.controller.configure(config, generation);
@@ -130,7 +130,10 @@ impl Cell {
         self.last_fault = Some(text.to_owned());
         let pause = self.recovery.fault(Instant::now());
         shared.count_fault();
-        let line = format!("it failed: {text}; started again in {} ms", pause.as_millis());
+        let line = format!(
+            "it failed: {text}; started again in {} ms",
+            pause.as_millis()
+        );
         shared.journal.host(LogLevel::Error, &line);
         // The recovery bounds how often this is said.
         tracing::warn!(plugin = %shared.plugin, vni = %shared.vni, fault = %text, "a controller failed");
@@ -148,7 +151,7 @@ pub(super) fn start(
         shared: Arc::clone(shared),
         timers: Arc::clone(&timers),
     };
-    let generation = shared.house.revisions.next();
+    let generation = shared.house.next_generation();
     let controller = Controller::start(code, config, generation, Box::new(host))?;
     Ok(Ready {
         controller,
@@ -314,7 +317,10 @@ impl Recovery {
             self.faults.pop_front();
         }
         // Who lived through a whole longest pause has made up for it.
-        if self.until.is_some_and(|until| now.saturating_duration_since(until) > PAUSE_MAX) {
+        if self
+            .until
+            .is_some_and(|until| now.saturating_duration_since(until) > PAUSE_MAX)
+        {
             self.pauses = 0;
         }
         self.faults.push_back(now);
@@ -347,7 +353,11 @@ mod tests {
         }
         assert!(!recovery.may_start(at(66)) && recovery.may_start(at(67)));
         let mut recovery = Recovery::default();
-        let mut burst = |from: u64| (0..5).map(|s| recovery.fault(at(from + s)).as_millis()).collect::<Vec<_>>();
+        let mut burst = |from: u64| {
+            (0..5)
+                .map(|s| recovery.fault(at(from + s)).as_millis())
+                .collect::<Vec<_>>()
+        };
         assert_eq!(burst(0), [100, 200, 400, 800, 10_000]);
         assert_eq!(burst(20), [100, 200, 400, 800, 20_000]);
         assert_eq!(burst(60).last(), Some(&40_000));

@@ -1,13 +1,14 @@
 //! The node as controllers see it: what is on their network, and how a change of theirs becomes everybody's.
 //!
 //! ```text
-//!   node --look--> Snapshot --against the one before--> events       controller --publish(chain)--> node: old rulings are void
+//!   node --look--> Snapshot --against the one before--> events     controller --invalidate--> node: old answers of it are void
 //! ```
 //!
 //! Owns the snapshot and what of two of them is an event. Whoever implements [`Surroundings`] may block: it is called on
 //! controllers' own threads.
 
-use meshd_core::ident::{MacAddr, NodeId, PortId, Vni};
+use meshd_core::ident::{AttachmentId, MacAddr, NodeId, PortId, Vni};
+use meshd_core::node::{PacketOut, SendError};
 use meshd_plugin_host::contract::events::{Event, MacMove};
 use meshd_plugin_host::contract::topology::{Endpoint, PeerInfo, PortInfo};
 use meshd_plugin_host::contract::types::{Ip, LinkStats, Mac};
@@ -22,11 +23,18 @@ pub(crate) trait Surroundings: Send + Sync {
     /// The network as this node sees it; `None`: not now, the daemon starts or stops.
     fn look(&self, vni: Vni) -> Option<Snapshot>;
 
-    /// The chain of the network is another one, by this number; returns when every frame obeys it.
+    /// What the attachment answered on the network is not so any more, or only what bears the tag; returns when no frame
+    /// obeys it.
     ///
     /// # Errors
     /// In words why not.
-    fn publish(&self, vni: Vni, chain: u32) -> Result<(), String>;
+    fn invalidate(&self, vni: Vni, of: AttachmentId, tag: Option<u32>) -> Result<(), String>;
+
+    /// Sends a frame of a plugin's own.
+    ///
+    /// # Errors
+    /// It is none that may be sent, or there is nobody to send it to.
+    fn send(&self, packet: PacketOut) -> Result<(), SendError>;
 }
 
 /// No node: for tests of what needs none.
@@ -39,8 +47,12 @@ impl Surroundings for Nowhere {
         None
     }
 
-    fn publish(&self, _vni: Vni, _chain: u32) -> Result<(), String> {
+    fn invalidate(&self, _vni: Vni, _of: AttachmentId, _tag: Option<u32>) -> Result<(), String> {
         Ok(())
+    }
+
+    fn send(&self, _packet: PacketOut) -> Result<(), SendError> {
+        Err(SendError::Stopping)
     }
 }
 
@@ -201,7 +213,10 @@ impl Snapshot {
             }
         }
         for (&address, &new) in &self.learned {
-            let elsewhere = before.stations.get(&address).is_some_and(|was| was.at.is_some());
+            let elsewhere = before
+                .stations
+                .get(&address)
+                .is_some_and(|was| was.at.is_some());
             if elsewhere && !before.learned.contains_key(&address) {
                 out.push(moved(address, None, Some(new)));
             }
@@ -326,10 +341,17 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(moved(&Snapshot::default(), &here(Some(1))), None);
-        assert_eq!(moved(&here(Some(1)), &here(Some(2))), Some((Some(1), Some(2))));
+        assert_eq!(
+            moved(&here(Some(1)), &here(Some(2))),
+            Some((Some(1), Some(2)))
+        );
         assert_eq!(moved(&here(Some(1)), &here(None)), Some((Some(1), None)));
         assert_eq!(moved(&here(None), &here(Some(2))), Some((None, Some(2))));
-        assert_eq!(moved(&here(Some(1)), &Snapshot::default()), None, "it is gone");
+        assert_eq!(
+            moved(&here(Some(1)), &Snapshot::default()),
+            None,
+            "it is gone"
+        );
     }
 
     #[test]

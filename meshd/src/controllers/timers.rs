@@ -79,7 +79,9 @@ mod tests {
         timers.cancel(often);
         timers.cancel(often);
         assert_eq!(timers.next(), None);
-        let ids: Vec<_> = (0..300).filter_map(|_| timers.start(10, false, now)).collect();
+        let ids: Vec<_> = (0..300)
+            .filter_map(|_| timers.start(10, false, now))
+            .collect();
         assert_eq!(ids.len(), 256);
         assert!(!ids.contains(&once) && !ids.contains(&often));
     }

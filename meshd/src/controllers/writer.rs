@@ -3,7 +3,7 @@
 //! ```text
 //!   prepare: changes converted -> facts and rules beside the old ones -> a second instance of the policy takes the facts
 //!              | anything wrong: `flow-error`, and nothing has changed
-//!   publish: link: instance and rules swapped -> chain's number moved -> the node: every older ruling is void -> `committed`
+//!   publish: link: instance and rules swapped -> the node: older answers of the attachment are void -> `committed`
 //!              \-- the old instance takes the facts too, and is the second one next time
 //! ```
 //!
@@ -16,12 +16,14 @@ use crate::rulings::Link;
 use meshd_core::ident::Vni;
 use meshd_plugin_host::contract::flows::{Change, FlowError, RuleStats};
 use meshd_plugin_host::{FactChange, Facts, Instance, Rule, Rules};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Changes of one commit.
 const CHANGES: usize = 8192;
-/// Commits that may follow each other at once, and one more each [`PACE`]: each makes every flow of the node ask anew.
+/// Commits that may follow each other at once, and one more each [`PACE`]: each makes every flow of the node look for its
+/// ruling anew.
 const BURST: u32 = 10;
 /// See [`BURST`].
 const PACE: Duration = Duration::from_millis(100);
@@ -45,6 +47,14 @@ struct Prepared {
     changes: Vec<FactChange>,
     rules: Rules,
     standby: Option<Instance>,
+    /// Answers that are void: those with these tags, or all of the attachment.
+    void: Void,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Void {
+    All,
+    Tags(BTreeSet<u32>),
 }
 
 impl Writer {
@@ -57,6 +67,13 @@ impl Writer {
         self.standby = None;
     }
 
+    /// The attachment ends; nobody listens to its punts any more.
+    pub(super) fn leave(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.punts().leave();
+        }
+    }
+
     pub(super) fn facts(&self) -> &Facts {
         &self.facts
     }
@@ -65,7 +82,7 @@ impl Writer {
         &self.rules
     }
 
-    /// All or nothing; the chain's number from which on every frame obeys it.
+    /// All or nothing; the generation from which on every frame obeys it.
     pub(super) fn commit(
         &mut self,
         changes: Vec<Change>,
@@ -81,13 +98,14 @@ impl Writer {
             return Err(FlowError::Bad("there is no change in it".to_owned()));
         }
         self.keep_pace();
-        let generation = shared.house.revisions.next();
+        let generation = shared.house.next_generation();
         let prepared = self.prepare(changes, &link, shared.vni, rules_max, generation)?;
         let Prepared {
             facts,
             changes,
             rules,
             standby,
+            void,
         } = prepared;
         let old = link.publish(standby, &facts, &rules);
         self.standby = old.and_then(|mut old| {
@@ -95,10 +113,16 @@ impl Writer {
             taken.is_ok().then_some(old)
         });
         (self.facts, self.rules) = (facts, rules);
-        let chain = shared.house.revisions.moved(shared.vni);
-        let published = shared.house.surroundings.publish(shared.vni, chain);
-        published.map_err(FlowError::Unavailable)?;
-        Ok(u64::from(chain))
+        let tags: Vec<Option<u32>> = match void {
+            Void::All => vec![None],
+            Void::Tags(tags) => tags.into_iter().map(Some).collect(),
+        };
+        for tag in tags {
+            let of = link.punts().id();
+            let done = shared.house.surroundings.invalidate(shared.vni, of, tag);
+            done.map_err(FlowError::Unavailable)?;
+        }
+        Ok(generation)
     }
 
     fn prepare(
@@ -116,6 +140,7 @@ impl Writer {
         }
         let mut rules: Vec<Rule> = self.rules.iter().cloned().collect();
         let mut facts = Vec::new();
+        let (mut tags, mut ruled, mut all) = (BTreeSet::new(), false, false);
         for (at, change) in changes.into_iter().enumerate() {
             let bad = |why: &dyn core::fmt::Display| FlowError::Bad(format!("change {at}: {why}"));
             match change {
@@ -125,9 +150,12 @@ impl Writer {
                         value: fact.value,
                     }));
                 }
-                // Without tags in what is kept, all of the network's answers go stale with each commit.
-                Change::Invalidate(_) | Change::InvalidateAll => {}
+                Change::Invalidate(tag) => {
+                    tags.insert(tag);
+                }
+                Change::InvalidateAll => all = true,
                 Change::PutRule(rule) => {
+                    ruled = true;
                     let rule = Rule::new(&rule, vni).map_err(|e| bad(&e))?;
                     link.admits(&rule).map_err(|e| bad(&e))?;
                     rules.retain(|old| old.id() != rule.id());
@@ -138,8 +166,14 @@ impl Writer {
                         )));
                     }
                 }
-                Change::DeleteRule(id) => rules.retain(|rule| rule.id() != id),
-                Change::DeleteTag(tag) => rules.retain(|rule| !rule.has_tag(tag)),
+                Change::DeleteRule(id) => {
+                    ruled = true;
+                    rules.retain(|rule| rule.id() != id);
+                }
+                Change::DeleteTag(tag) => {
+                    ruled = true;
+                    rules.retain(|rule| !rule.has_tag(tag));
+                }
                 Change::PutGroup(_) => return Err(bad(&"this host has no groups yet")),
                 Change::PutFloodSet(_) => {
                     return Err(bad(&"this host has no named flood sets yet"));
@@ -162,11 +196,17 @@ impl Writer {
                 standby
             }
         };
+        // A rule bears on answers that were given before there was one, whatever their tags.
+        let void = match all || ruled || tags.is_empty() {
+            true => Void::All,
+            false => Void::Tags(tags),
+        };
         Ok(Prepared {
             facts: new,
             changes: facts,
             rules: Rules::of(rules),
             standby,
+            void,
         })
     }
 

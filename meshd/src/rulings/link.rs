@@ -290,7 +290,7 @@ impl Link {
     }
 
     /// Its number, and where frames for its controller go.
-    pub(super) fn punts(&self) -> &Arc<PuntBox> {
+    pub(crate) fn punts(&self) -> &Arc<PuntBox> {
         &self.punts
     }
 

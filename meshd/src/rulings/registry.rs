@@ -20,9 +20,7 @@ use crate::controllers::{Attached, House, LogLine, MAX_CONTROLLERS, Paused, Succ
 use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{
-    Capability, Digest, FailMode, Facts, Instance, Manifest, Plugin,
-};
+use meshd_plugin_host::{Capability, Digest, Facts, FailMode, Instance, Manifest, Plugin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -57,6 +55,8 @@ pub(super) struct Registry {
     /// Of each attachment.
     boxes: BTreeMap<(Label, Vni), Arc<PuntBox>>,
     installed: BTreeMap<Label, Installed>,
+    revision: u32,
+    revisions: BTreeMap<Vni, u32>,
 }
 
 impl Drop for Registry {
@@ -85,6 +85,8 @@ impl Registry {
             punts,
             boxes: BTreeMap::new(),
             installed: BTreeMap::new(),
+            revision: 0,
+            revisions: BTreeMap::new(),
         };
         for (name, record) in records {
             let plugin = out.ready(record.digest);
@@ -265,18 +267,21 @@ impl Registry {
             .values()
             .flat_map(|installed| installed.links.keys().copied())
             .collect();
-        let all = self.house.revisions.all().into_iter();
-        all.map(|(vni, revision)| (vni, if in_use.contains(&vni) { revision } else { 0 }))
+        self.revisions
+            .iter()
+            .map(|(&vni, &revision)| (vni, if in_use.contains(&vni) { revision } else { 0 }))
             .collect()
     }
 
     /// The chain of `vni` is another one from now on.
     fn moved(&mut self, vni: Vni) {
-        self.house.revisions.moved(vni);
+        // Never 0, which means that there is none.
+        self.revision = self.revision.wrapping_add(1).max(1);
+        self.revisions.insert(vni, self.revision);
     }
 
     fn next_generation(&self) -> u64 {
-        self.house.revisions.next()
+        self.house.next_generation()
     }
 
     /// Takes `plugin`, which was made of `wasm`, into use under `name`.
@@ -421,7 +426,9 @@ impl Registry {
                     capability,
                 });
             }
-            let facts = running.get(&vni).map_or_else(Facts::default, Attached::facts);
+            let facts = running
+                .get(&vni)
+                .map_or_else(Facts::default, Attached::facts);
             let config = &attachment.config;
             let instance = Instance::with_facts(&plugin, config, facts, self.next_generation())
                 .map_err(|source| InstallError::Configure {
@@ -446,8 +453,13 @@ impl Registry {
                             return Err(InstallError::Full { name: name.clone() });
                         }
                         let place = (name, vni);
-                        let attached =
-                            Attached::prepare(&self.house, place, &plugin, config, &attachment.grants);
+                        let attached = Attached::prepare(
+                            &self.house,
+                            place,
+                            &plugin,
+                            config,
+                            &attachment.grants,
+                        );
                         fresh.insert(vni, attached.map_err(refused)?);
                     }
                 }
@@ -639,14 +651,17 @@ impl Registry {
         }
         let running = installed.controllers.get(&vni).cloned();
         let mut paused = running.as_ref().map(Attached::pause);
-        let facts = running.as_ref().map_or_else(Facts::default, Attached::facts);
-        let instance = Instance::with_facts(&plugin, config, facts, generation).map_err(|source| {
-            AttachError::Configure {
-                name: name.clone(),
-                vni,
-                source,
-            }
-        })?;
+        let facts = running
+            .as_ref()
+            .map_or_else(Facts::default, Attached::facts);
+        let instance =
+            Instance::with_facts(&plugin, config, facts, generation).map_err(|source| {
+                AttachError::Configure {
+                    name: name.clone(),
+                    vni,
+                    source,
+                }
+            })?;
         Tolls::of(name, instance.config(), None).map_err(|reason| AttachError::Meters {
             name: name.clone(),
             vni,
@@ -683,8 +698,7 @@ impl Registry {
                     return Err(AttachError::Controllers { name: name.clone() });
                 }
                 let (config, grants) = (&attachment.config, &attachment.grants);
-                let attached =
-                    Attached::prepare(&self.house, (name, vni), &plugin, config, grants);
+                let attached = Attached::prepare(&self.house, (name, vni), &plugin, config, grants);
                 Fresh::New(attached.map_err(refused)?)
             }
             None => Fresh::None,
@@ -705,7 +719,11 @@ impl Registry {
             .installed
             .get(name)
             .ok_or_else(|| AttachError::NotInstalled { name: name.clone() })?;
-        let kept = (counters(Some(installed), vni), punts, tolls(Some(installed), vni));
+        let kept = (
+            counters(Some(installed), vni),
+            punts,
+            tolls(Some(installed), vni),
+        );
         let link = self.link(name, &attachment, &manifest, Ok(instance), kept);
         if let Some(paused) = &paused {
             paused.grant(&attachment.grants);
@@ -756,13 +774,14 @@ impl Registry {
         let running = installed.controllers.get(&vni);
         let facts = running.map_or_else(Facts::default, Attached::facts);
         let generation = self.next_generation();
-        let instance = Instance::with_facts(plugin, config, facts, generation).map_err(|source| {
-            ShadowError::Configure {
-                name: name.clone(),
-                vni,
-                source,
-            }
-        })?;
+        let instance =
+            Instance::with_facts(plugin, config, facts, generation).map_err(|source| {
+                ShadowError::Configure {
+                    name: name.clone(),
+                    vni,
+                    source,
+                }
+            })?;
         let old = link.place().clone();
         let new = old.with_manifest(plugin.manifest().cloned());
         let shadow =

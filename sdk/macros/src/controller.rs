@@ -123,13 +123,24 @@ mod tests {
 
     #[test]
     fn what_a_controller_asks_for_is_written_as_the_manifest_has_it() {
-        let all = quote!(log, timers, kv(bytes = 65536), flows, packet_out(pps = 5), http(hosts = ["a.b", "10.0.0.1:80"]));
+        let all = quote!(
+            log,
+            timers,
+            kv(bytes = 65536),
+            flows,
+            packet_out(pps = 5),
+            http(hosts = ["a.b", "10.0.0.1:80"])
+        );
         assert_eq!(
             capabilities(all).unwrap(),
             r#"{"log":{},"timers":{},"kv":{"node-bytes":65536},"flows":{},"packet-out":{"pps":5},"http":{"hosts":["a.b","10.0.0.1:80"]}}"#
         );
         assert_eq!(capabilities(quote!()).unwrap(), "{}");
-        for wrong in [quote!(files), quote!(kv(size = 1)), quote!(http(hosts = ["a/b"]))] {
+        for wrong in [
+            quote!(files),
+            quote!(kv(size = 1)),
+            quote!(http(hosts = ["a/b"])),
+        ] {
             assert!(capabilities(wrong.clone()).is_err(), "{wrong}");
         }
     }

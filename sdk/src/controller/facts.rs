@@ -200,14 +200,25 @@ mod tests {
 
     #[test]
     fn a_fact_is_read_as_it_was_written_and_nothing_else_is_one() {
-        let fact = (Mac::new([2, 0, 0, 0, 0, 1]), IpAddr::from([10, 0, 0, 1]), 7u32);
+        let fact = (
+            Mac::new([2, 0, 0, 0, 0, 1]),
+            IpAddr::from([10, 0, 0, 1]),
+            7u32,
+        );
         let bytes = fact.to_bytes();
         assert_eq!(<(Mac, IpAddr, u32)>::from_bytes(&bytes), Some(fact));
         assert_eq!(<(Mac, IpAddr)>::from_bytes(&bytes), None, "there is more");
-        assert_eq!(<(Mac, IpAddr, u64)>::from_bytes(&bytes), None, "there is less");
+        assert_eq!(
+            <(Mac, IpAddr, u64)>::from_bytes(&bytes),
+            None,
+            "there is less"
+        );
         let v6: IpAddr = "fd00::1".parse().unwrap();
         let fact = ("a".to_owned(), (v6, true));
-        assert_eq!(<(String, (IpAddr, bool))>::from_bytes(&fact.to_bytes()), Some(fact));
+        assert_eq!(
+            <(String, (IpAddr, bool))>::from_bytes(&fact.to_bytes()),
+            Some(fact)
+        );
         assert_eq!(bool::from_bytes(&[2]), None);
         assert_eq!(String::from_bytes(&[0xff; 5]), None);
     }

@@ -72,7 +72,7 @@ impl Request {
 }
 
 impl Host {
-    #[cfg(target_arch = "wasm32")]
+    #[cfg(controlling)]
     pub(crate) fn new() -> Self {
         Self()
     }

@@ -48,7 +48,7 @@
 mod commit;
 mod event;
 mod facts;
-#[cfg(target_arch = "wasm32")]
+#[cfg(controlling)]
 mod guest;
 mod host;
 
@@ -106,7 +106,7 @@ pub trait Controller: Controls + Sized + Send + 'static {
 /// What the component calls; not for use by hand.
 #[doc(hidden)]
 pub mod export {
-    #[cfg(target_arch = "wasm32")]
+    #[cfg(controlling)]
     pub use super::guest::{Seat, configure, on_event, restore, save};
 
     /// Does nothing.
@@ -163,7 +163,7 @@ macro_rules! __export_controller {
                     $crate::controller::export::restore(&SEAT, &state, &from_version)
                 }
             }
-            $crate::wit::export!(Component with_types_in $crate::wit);
+    $crate::wit::export!(Component with_types_in $crate::wit);
         };
     };
 }

@@ -377,7 +377,10 @@ impl<C: Controller> World<C> {
         loop {
             let due = {
                 let mut sim = self.sim.borrow_mut();
-                let first = sim.timers.first_key_value().map(|(at, period)| (*at, *period));
+                let first = sim
+                    .timers
+                    .first_key_value()
+                    .map(|(at, period)| (*at, *period));
                 let Some(((at, id), period)) = first.filter(|((at, _), _)| *at <= end) else {
                     sim.now_ms = end;
                     break;
@@ -413,7 +416,9 @@ impl<C: Controller> World<C> {
         self.sim.borrow_mut().may_commit = true;
         self.controller = next;
         let ports: Vec<Port> = self.sim.borrow().ports.values().cloned().collect();
-        ports.into_iter().for_each(|port| self.event(Event::PortAdded(port)));
+        ports
+            .into_iter()
+            .for_each(|port| self.event(Event::PortAdded(port)));
         Ok(())
     }
 

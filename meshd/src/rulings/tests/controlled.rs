@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::controllers::{Nowhere, Surroundings};
+use meshd_core::ident::AttachmentId;
+use meshd_core::node::{PacketOut, SendError};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -81,13 +83,21 @@ fn an_import_that_is_not_granted_is_refused_at_attach_with_its_name_and_what_it_
         .attach(&fixture(), lan(), &*config("all"), place)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("imports random, which is not granted"), "{error}");
+    assert!(
+        error.contains("imports random, which is not granted"),
+        "{error}"
+    );
     assert!(
         error.contains("--grant random,timers,kv,topology,flows,packet-out,http"),
         "{error}"
     );
     assert!(rulings.log(&fixture(), lan(), 0).is_none());
-    assert!(rulings.list().iter().all(|plugin| plugin.attachments.is_empty()));
+    assert!(
+        rulings
+            .list()
+            .iter()
+            .all(|plugin| plugin.attachments.is_empty())
+    );
 }
 
 #[test]
@@ -100,14 +110,17 @@ fn every_function_of_the_host_answers() {
         "clock true",
         "random true",
         r#"kv true true Ok(["all/1"]) Ok(Some([120]))"#,
-        "kv true Ok(Some(false))",
+        "kv true Ok(false)",
         "this release keeps nothing mesh-wide",
         "topology 0 0 0 0",
         "committed",
         "stats 1",
         "this host has no groups yet",
     ] {
-        assert!(lines.iter().any(|line| line.contains(wanted)), "{wanted}: {lines:#?}");
+        assert!(
+            lines.iter().any(|line| line.contains(wanted)),
+            "{wanted}: {lines:#?}"
+        );
     }
     let its = controller(&rulings);
     assert_eq!(its.figures.get("counted"), Some(&2));
@@ -115,12 +128,13 @@ fn every_function_of_the_host_answers() {
     assert_eq!((its.facts, its.rules), ((1, 3), 1));
     until("committed", &rulings, |rulings| {
         let its = controller(rulings).figures;
-        its.get("committed").is_some_and(|at| Some(at) == its.get("generation"))
+        its.get("committed")
+            .is_some_and(|at| Some(at) == its.get("generation"))
     });
     assert!(drops(&rulings, 666));
 }
 
-/// Sees that an answer of before a commit is void before the commit returns.
+/// Counts how often answers of before a commit were said to be void.
 struct Published(Arc<AtomicU32>);
 
 impl Surroundings for Published {
@@ -128,9 +142,14 @@ impl Surroundings for Published {
         Nowhere.look(vni)
     }
 
-    fn publish(&self, _vni: Vni, chain: u32) -> Result<(), String> {
-        self.0.store(chain, Ordering::SeqCst);
+    fn invalidate(&self, _: Vni, _: AttachmentId, tag: Option<u32>) -> Result<(), String> {
+        assert_eq!(tag, None);
+        self.0.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn send(&self, packet: PacketOut) -> Result<(), SendError> {
+        Nowhere.send(packet)
     }
 }
 
@@ -153,12 +172,13 @@ fn facts_bind_the_policy_and_the_node_is_told_before_the_controller_is() {
     rulings.install(&fixture(), &wasm, None).unwrap();
     attach(&rulings, "ban").unwrap();
     says(&rulings, "committed");
-    let generation = controller(&rulings).figures.get("generation").copied();
-    assert_eq!(generation, Some(i64::from(published.load(Ordering::SeqCst))));
+    assert_eq!(published.load(Ordering::SeqCst), 1);
     assert!(drops(&rulings, 666) && !drops(&rulings, 667));
     // Another config is another instance, and it has the facts too.
     let other = r#"{"do":"facts","to":1,"control":"nothing"}"#;
-    rulings.attach(&fixture(), lan(), other, Placement::default()).unwrap();
+    rulings
+        .attach(&fixture(), lan(), other, Placement::default())
+        .unwrap();
     assert!(drops(&rulings, 666));
 }
 
@@ -179,7 +199,11 @@ fn a_rule_is_asked_before_the_policy_and_one_that_cannot_be_carried_out_changes_
     says(&rulings, "committed");
     let answer = now(&rulings, &tcp_to(666));
     assert!(answer.why.contains("code 9"), "{}", answer.why);
-    assert_eq!(now(&rulings, &tcp_to(80)).mask.dst_port, u16::MAX, "the rule read it");
+    assert_eq!(
+        now(&rulings, &tcp_to(80)).mask.dst_port,
+        u16::MAX,
+        "the rule read it"
+    );
     let outward = Question {
         direction: Direction::Egress,
         ..tcp_to(666)
@@ -207,7 +231,10 @@ fn one_that_traps_hangs_or_eats_memory_is_started_again_and_then_less_and_less_o
     let (_dir, rulings, _) = at_work("trap");
     until("a pause", &rulings, |rulings| {
         let its = controller(rulings);
-        its.faults >= 5 && its.trouble.is_some_and(|why| why.contains("started again in"))
+        its.faults >= 5
+            && its
+                .trouble
+                .is_some_and(|why| why.contains("started again in"))
     });
 }
 
@@ -228,9 +255,14 @@ fn what_it_keeps_survives_the_daemon_and_ends_with_the_attachment() {
     rulings.stop();
     drop(rulings);
     let (rulings, _seen) = start(dir.path(), 64);
-    until("a fourth tick", &rulings, |rulings| kept(rulings) >= Some(4));
+    until("a fourth tick", &rulings, |rulings| {
+        kept(rulings) >= Some(4)
+    });
     let its = controller(&rulings).figures;
-    assert!(its.get("ticks") < its.get("kept"), "the memory began anew: {its:?}");
+    assert!(
+        its.get("ticks") < its.get("kept"),
+        "the memory began anew: {its:?}"
+    );
     rulings.detach(&fixture(), lan()).unwrap();
     attach(&rulings, "count").unwrap();
     until("a first tick", &rulings, |rulings| kept(rulings).is_some());
@@ -256,11 +288,15 @@ fn a_reload_hands_its_state_over_and_one_that_does_not_take_it_changes_nothing()
     rulings.roll_back(&fixture(), None).unwrap();
     attach(&rulings, "count-anew").unwrap();
     let before = rulings.list()[0].digest;
-    let error = rulings.install(&fixture(), &another(&wasm), None).unwrap_err();
+    let error = rulings
+        .install(&fixture(), &another(&wasm), None)
+        .unwrap_err();
     assert!(error.to_string().contains("as asked"), "{error}");
     assert_eq!(rulings.list()[0].digest, before);
     let seen = ticks(&rulings);
-    until("the old one goes on", &rulings, |rulings| ticks(rulings) > seen);
+    until("the old one goes on", &rulings, |rulings| {
+        ticks(rulings) > seen
+    });
     // One that cannot even say its state must not keep its place for that.
     attach(&rulings, "spin-in-save").unwrap();
     rulings.install(&fixture(), &another(&wasm), None).unwrap();
@@ -271,11 +307,17 @@ fn a_reload_hands_its_state_over_and_one_that_does_not_take_it_changes_nothing()
 fn a_config_that_the_controller_refuses_changes_nothing() {
     let (_dir, rulings, _) = at_work("count");
     let error = attach(&rulings, "refuse").unwrap_err().to_string();
-    assert!(error.contains("its controller") && error.contains("/control: as asked"), "{error}");
+    assert!(
+        error.contains("its controller") && error.contains("/control: as asked"),
+        "{error}"
+    );
     assert!(rulings.list()[0].attachments[0].config.contains("count"));
     let place = Placement::default();
     let refused = rulings.attach_granting(&fixture(), lan(), None, place, Some(&BTreeSet::new()));
-    assert!(matches!(refused, Err(AttachError::Grant { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(AttachError::Grant { .. })),
+        "{refused:?}"
+    );
     let seen = controller(&rulings).figures.get("ticks").copied();
     until("it goes on", &rulings, |rulings| {
         controller(rulings).figures.get("ticks").copied() > seen
