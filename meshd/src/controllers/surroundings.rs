@@ -330,7 +330,7 @@ mod tests {
         let here = |port: Option<u32>| {
             let mut out = Snapshot::default();
             let mac = MacAddr([2, 0, 0, 0, 0, 9]);
-            let at = port.is_none().then(|| NodeId([1; 32]));
+            let at = port.is_none().then_some(NodeId([1; 32]));
             out.stations.insert(mac, station(at));
             out.learned.extend(port.map(|port| (mac, PortId(port))));
             out
