@@ -18,14 +18,24 @@ use std::path::{Path, PathBuf};
 const GUESTS: &[(&str, &[&str])] = &[
     (
         "plugins",
-        &["acl", "fixture", "isolation", "qos", "stateful-firewall"],
+        &[
+            "acl",
+            "fixture",
+            "guard",
+            "isolation",
+            "qos",
+            "stateful-firewall",
+        ],
     ),
     ("examples/hello-plugin", &["hello-plugin"]),
 ];
 /// Guests that are made for the world `policy-tracked` too, as NAME-tracked: what they say must be the same.
 const TRACKED: (&str, &[&str]) = ("plugins", &["acl", "fixture"]);
 /// Guests that have a controller, and the file that policy and controller become. The fixture is also there without one.
-const CONTROLLED: (&str, &[(&str, &str)]) = ("plugins", &[("fixture", "fixture-controlled")]);
+const CONTROLLED: (&str, &[(&str, &str)]) = (
+    "plugins",
+    &[("fixture", "fixture-controlled"), ("guard", "guard")],
+);
 /// What goes into a guest besides its own folder.
 const SHARED: &[&str] = &[
     "wit",

@@ -17,5 +17,5 @@ mod world;
 
 pub use component::{CONTROLLER, MANIFEST, component, decides, module_manifest, package};
 pub use project::{Built, Project};
-pub use template::{Template, find_sdk};
+pub use template::{Kind, Template, find_sdk};
 pub use toolchain::{Lock, Missing, TARGET, Toolchain};

@@ -1,12 +1,15 @@
 //! A project of one plugin: a Cargo package with a `cdylib`.
 
-use crate::component::component;
+use crate::component::{component, decides, package};
 use crate::program::{clean, read, run};
 use crate::toolchain::{Lock, TARGET, Toolchain};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// The feature with which a crate is built as its controller.
+const CONTROLLER: &str = "controller";
 
 /// A folder whose `Cargo.toml` makes one plugin.
 #[derive(Clone, Debug)]
@@ -17,6 +20,8 @@ pub struct Project {
     /// Of the library, which names the module.
     library: String,
     target_dir: PathBuf,
+    /// It has a controller: a feature of that name.
+    controls: bool,
     /// Other folders of sources that are not of a registry, such as the SDK's.
     others: Vec<PathBuf>,
 }
@@ -114,7 +119,9 @@ impl Project {
                     "{name} is no plugin: it makes no WASM library. Put `crate-type = [\"cdylib\"]` under [lib] in its Cargo.toml"
                 )
             })?;
+        let features = package.get("features").and_then(Value::as_object);
         Ok(Self {
+            controls: features.is_some_and(|all| all.contains_key(CONTROLLER)),
             library: text(library, "name")?.replace('-', "_"),
             folder,
             name,
@@ -146,16 +153,33 @@ impl Project {
             .map(|other| (other.as_path(), "/sdk"))
             .collect();
         places.push((&self.folder, "/plugin"));
-        toolchain.build(&self.folder, &self.target_dir, &places, &[], Lock::Free)?;
-        let module = self
-            .target_dir
-            .join(TARGET)
-            .join("release")
-            .join(format!("{}.wasm", self.library));
-        let bytes =
-            fs::read(&module).with_context(|| format!("cannot read {}", module.display()))?;
-        let component =
-            component(&bytes, None).with_context(|| format!("{} is no policy", self.name))?;
+        let build = |choice: &[&str]| {
+            toolchain.build(&self.folder, &self.target_dir, &places, choice, Lock::Free)?;
+            let module = self
+                .target_dir
+                .join(TARGET)
+                .join("release")
+                .join(format!("{}.wasm", self.library));
+            fs::read(&module).with_context(|| format!("cannot read {}", module.display()))
+        };
+        let name = &self.name;
+        let policy = build(&[])?;
+        let component = match self.controls {
+            false => component(&policy, None).with_context(|| format!("{name} is no policy"))?,
+            true => {
+                let controller = build(&["--features", CONTROLLER])?;
+                let controller = component(&controller, None)
+                    .with_context(|| format!("the controller of {name}"))?;
+                match decides(&policy)? {
+                    true => {
+                        let policy = component(&policy, None)
+                            .with_context(|| format!("the policy of {name}"))?;
+                        package(&policy, &controller)
+                    }
+                    false => controller,
+                }
+            }
+        };
         let path = match out {
             Some(out) => out.to_owned(),
             None => self

@@ -1,6 +1,7 @@
 //! A new project: the hello world, which builds and passes its test as it stands.
 //!
-//! The sources are those of `examples/hello-plugin`, so that what is taught is what is tested. The SDK is not on a registry;
+//! The sources of a policy are those of `examples/hello-plugin`, so that what is taught is what is tested; those with a controller
+//! are in `template/`, and the lab makes a project of each. The SDK is not on a registry;
 //! the project names the folder of a checkout, and where none is found that is said before anything is written.
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +10,10 @@ use std::path::{Path, PathBuf};
 
 const LIB: &str = include_str!("../../../examples/hello-plugin/src/lib.rs");
 const CARGO: &str = include_str!("../../../examples/hello-plugin/Cargo.toml");
+const BOTH: &str = include_str!("../template/both.rs");
+const CONTROLLER: &str = include_str!("../template/controller.rs");
+const FEATURES: &str = "[features]\n# The controller of this crate: `meshd plugin build` makes it beside the policy.\ncontroller = [\"meshd-sdk/controller\"]\n\n";
+const PROFILE_LINE: &str = "[profile.release]";
 const PCAP: &[u8] = include_bytes!("../../../examples/hello-plugin/testdata/office.pcap");
 const GOLDEN: &str = include_str!("../../../examples/hello-plugin/testdata/office.golden");
 const README: &str = include_str!("../template/README.md");
@@ -84,10 +89,23 @@ const TAKEN: &[&str] = &[
     "yield",
 ];
 
+/// What is in a new project.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// A policy.
+    #[default]
+    Policy,
+    /// A controller alone.
+    Controller,
+    /// A policy and its controller.
+    Both,
+}
+
 /// What a new project is made of.
 #[derive(Clone, Debug)]
 pub struct Template {
     name: String,
+    kind: Kind,
     /// Folder with the SDK's `Cargo.toml`.
     sdk: PathBuf,
 }
@@ -126,8 +144,15 @@ impl Template {
         );
         Ok(Self {
             name: name.to_owned(),
+            kind: Kind::default(),
             sdk,
         })
+    }
+
+    /// The same, of another kind.
+    #[must_use]
+    pub fn of_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// Writes the project into `folder`, which must not be there yet.
@@ -164,10 +189,17 @@ impl Template {
                 .with_context(|| format!("cannot write {}", path.display()))
         };
         put("Cargo.toml", self.cargo()?.as_bytes())?;
-        put("src/lib.rs", LIB.as_bytes())?;
-        put("testdata/office.pcap", PCAP)?;
-        put("testdata/office.golden", GOLDEN.as_bytes())?;
-        put("example.json", EXAMPLE.as_bytes())?;
+        let (lib, example) = match self.kind {
+            Kind::Policy => (LIB, EXAMPLE),
+            Kind::Both => (BOTH, "{}\n"),
+            Kind::Controller => (CONTROLLER, "{}\n"),
+        };
+        put("src/lib.rs", lib.as_bytes())?;
+        if self.kind == Kind::Policy {
+            put("testdata/office.pcap", PCAP)?;
+            put("testdata/office.golden", GOLDEN.as_bytes())?;
+        }
+        put("example.json", example.as_bytes())?;
         put("README.md", README.replace("NAME", &self.name).as_bytes())?;
         put(".gitignore", IGNORE.as_bytes())?;
         // The versions that this SDK is tested with.
@@ -191,6 +223,10 @@ impl Template {
                 "the template has no line {old:?}: a mistake of this release"
             );
             out = out.replace(old, &new);
+        }
+        if self.kind != Kind::Policy {
+            let with = format!("{FEATURES}{PROFILE_LINE}");
+            out = out.replace(PROFILE_LINE, &with);
         }
         Ok(out)
     }

@@ -32,8 +32,9 @@ pub(super) fn run(common: &Common, command: WorkCommand) -> Result<Printed, Fail
             name,
             dir,
             lang: _,
+            kind,
             sdk,
-        } => make::new(common, &name, dir, sdk.as_deref()),
+        } => make::new(common, &name, dir, kind, sdk.as_deref()),
         WorkCommand::Build {
             from,
             out,
@@ -139,6 +140,7 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
             "world": shape.world.name(),
             "imports": shape.imports,
             "exports": shape.exports,
+            "controller": plugin.has_controller().then(|| plugin.wants().map(|one| one.word()).collect::<Vec<_>>()),
             "compile_ms": compile_ms,
             "config_taken": config.is_some().then_some(true),
         })));
@@ -148,7 +150,11 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
         false => names.join(", "),
     };
     let mut lines = vec![
-        format!("{} is a policy plugin.", show_path(file)),
+        match (plugin.has_policy(), plugin.has_controller()) {
+            (true, true) => format!("{} is a policy plugin with a controller.", show_path(file)),
+            (true, false) => format!("{} is a policy plugin.", show_path(file)),
+            _ => format!("{} is a controller.", show_path(file)),
+        },
         String::new(),
     ];
     lines.extend(about(manifest.map(AsRef::as_ref)));
@@ -158,6 +164,12 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
         format!("  contract  {WIT}, world {}", shape.world.name()),
         format!("  imports   {}", names(&shape.imports)),
         format!("  exports   {}", names(&shape.exports)),
+    ]);
+    if plugin.has_controller() {
+        let wants: Vec<String> = plugin.wants().map(ToString::to_string).collect();
+        lines.push(format!("  controls  imports {}", names(&wants)));
+    }
+    lines.extend([
         format!("  compiles  in {compile_ms} ms, in a process with limits"),
         match config {
             Some(_) => "  config    taken".to_owned(),

@@ -150,6 +150,13 @@ impl Writer {
                         value: fact.value,
                     }));
                 }
+                Change::ClearFacts => {
+                    let gone = self.facts.iter().map(|(key, _)| FactChange {
+                        key: key.to_owned(),
+                        value: None,
+                    });
+                    facts = gone.collect();
+                }
                 Change::Invalidate(tag) => {
                     tags.insert(tag);
                 }

@@ -9,6 +9,7 @@ use core::fmt::Display;
 /// Changes that become one commit; see [`Host::commit`](super::Host::commit).
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
+    clear: bool,
     facts: Vec<FactChange>,
     rest: Vec<Change>,
 }
@@ -27,6 +28,23 @@ impl Commit {
             key: format!("{prefix}{key}"),
             value: Some(value.to_bytes()),
         });
+        self
+    }
+
+    /// As [`Commit::put`], with the whole name and the content as it is.
+    #[must_use]
+    pub fn put_bytes(mut self, key: &str, value: &[u8]) -> Self {
+        self.facts.push(FactChange {
+            key: key.to_owned(),
+            value: Some(value.to_vec()),
+        });
+        self
+    }
+
+    /// Takes all facts back that were told before this commit, also by a version before.
+    #[must_use]
+    pub fn clear_facts(mut self) -> Self {
+        self.clear = true;
         self
     }
 
@@ -86,7 +104,7 @@ impl Commit {
     /// Is there nothing in it?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.facts.is_empty() && self.rest.is_empty()
+        !self.clear && self.facts.is_empty() && self.rest.is_empty()
     }
 
     /// As the host takes it.
@@ -98,6 +116,9 @@ impl Commit {
                 value: change.value,
             });
             out.insert(0, Change::PutFacts(facts.collect()));
+        }
+        if self.clear {
+            out.insert(0, Change::ClearFacts);
         }
         out
     }

@@ -123,6 +123,25 @@ impl Packet {
         }
     }
 
+    /// The same, on its way in from this port.
+    pub fn from_port(self, port: u32) -> Self {
+        Self {
+            dir: Direction::Ingress,
+            port,
+            peer: 0,
+            ..self
+        }
+    }
+
+    /// The same, on its way out to this port.
+    pub fn to_port(self, port: u32) -> Self {
+        Self {
+            dir: Direction::Egress,
+            port,
+            ..self
+        }
+    }
+
     /// The bytes, from the destination MAC on. Checksums of layer 4 are right unless the text changed something below.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {

@@ -221,6 +221,7 @@ impl Sim {
                         };
                     }
                 }
+                Change::ClearFacts => self.facts.clear(),
                 Change::PutRule(rule) => {
                     self.rules.insert(rule.id, rule.clone());
                 }

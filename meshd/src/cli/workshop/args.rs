@@ -1,16 +1,27 @@
 //! What is typed for the workshop.
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use meshd_core::signer::Signer;
 use std::ffi::OsString;
 use std::path::PathBuf;
+
+/// What is in a new project.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(in crate::cli) enum KindArg {
+    /// A policy.
+    Policy,
+    /// A controller alone.
+    Controller,
+    /// A policy and its controller.
+    Both,
+}
 
 /// Parts of `meshd plugin` that ask no daemon.
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum WorkCommand {
     /// Make a project: a policy of twenty lines, with a test that passes.
     #[command(
-        after_help = "Examples:\n  meshd plugin new no-telnet\n  meshd plugin new no-telnet --sdk ~/src/meshd\n\n\
+        after_help = "Examples:\n  meshd plugin new no-telnet\n  meshd plugin new no-telnet --sdk ~/src/meshd\n  meshd plugin new speakers --kind both\n\n\
         The SDK is not published: the project names the folder of a checkout of meshd. Without --sdk, the checkout around the\n\
         working folder is taken, else the one that this program was built in."
     )]
@@ -23,6 +34,9 @@ pub(in crate::cli) enum WorkCommand {
         /// Language; Rust is the one with an SDK.
         #[arg(long, default_value = "rust", value_parser = ["rust"])]
         lang: String,
+        /// What is in it.
+        #[arg(long, value_enum, default_value = "policy")]
+        kind: KindArg,
         /// A checkout of meshd, or its `sdk` folder.
         #[arg(long, value_name = "PATH", env = "MESHD_SDK")]
         sdk: Option<PathBuf>,

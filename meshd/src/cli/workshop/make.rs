@@ -3,11 +3,12 @@
 use super::super::args::Common;
 use super::super::values::show_path;
 use super::super::{Failure, Printed, show};
+use super::args::KindArg;
 use super::load;
 use crate::bounded;
 use meshd_core::command::RefusalCode;
 use meshd_plugin_host::{Digest, MAX_COMPONENT};
-use meshd_plugin_kit::{Built, Missing, Project, Template, Toolchain, component, find_sdk};
+use meshd_plugin_kit::{Built, Kind, Missing, Project, Template, Toolchain, component, find_sdk};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -26,12 +27,18 @@ pub(super) fn new(
     common: &Common,
     name: &str,
     dir: Option<PathBuf>,
+    kind: KindArg,
     sdk: Option<&Path>,
 ) -> Result<Printed, Failure> {
     let here = std::env::current_dir().map_err(|e| Failure::new(format!("no folder: {e}")))?;
     let program = std::env::current_exe().unwrap_or_default();
     let sdk = find_sdk(sdk, &[&here, &program]).map_err(|e| invalid(&e))?;
     let template = Template::new(name, &sdk).map_err(|e| invalid(&e))?;
+    let template = template.of_kind(match kind {
+        KindArg::Policy => Kind::Policy,
+        KindArg::Controller => Kind::Controller,
+        KindArg::Both => Kind::Both,
+    });
     let folder = dir.unwrap_or_else(|| PathBuf::from(name));
     template.make(&folder).map_err(|e| invalid(&e))?;
     let (folder, sdk) = (show_path(&folder), show_path(&sdk));
