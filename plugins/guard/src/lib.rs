@@ -131,7 +131,11 @@ impl Policy for Guard {
         };
         let verdict = if found.asks { verdict.punt(0) } else { verdict };
         let is_metered = found.is_arp && !self.meters.is_empty();
-        let verdict = if is_metered { verdict.meter(0) } else { verdict };
+        let verdict = if is_metered {
+            verdict.meter(0)
+        } else {
+            verdict
+        };
         verdict.tag(port_tag(port))
     }
 }
