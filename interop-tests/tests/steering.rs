@@ -1,13 +1,18 @@
 //! Several uplinks between two hosts: traffic takes the best, leaves one that is dead, slow or lossy, and keeps its order.
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::lab::{Lab, LabSpec, scene};
+use interop_tests::lab::{Lab, LabSpec, plugin, scene};
+use interop_tests::netns::within;
 use interop_tests::segment::Station;
 use interop_tests::traffic::{Probe, ping};
 use interop_tests::uplinks::Uplink;
 use serde_json::Value;
 use std::io::Write;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 const SUBNET: [&str; 2] = ["--subnet", "10.10.0.0/24"];
 const SOON: Duration = Duration::from_secs(15);
@@ -59,6 +64,96 @@ fn sent(lab: &Lab, body: impl FnOnce() -> Result<()>) -> Result<[u64; 2]> {
     body()?;
     let after = read()?;
     Ok([after[0] - before[0], after[1] - before[1]])
+}
+
+/// Bursts of numbered datagrams, which are flowlets: the pauses between them are longer than the gap.
+struct Bursts {
+    stop: Arc<AtomicBool>,
+    sender: JoinHandle<u32>,
+    receiver: JoinHandle<Vec<(Instant, u32, u32)>>,
+}
+
+const BURST: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(120);
+
+/// What became of them.
+struct Seen {
+    sent: u32,
+    /// Datagrams that came behind a later one of the same burst.
+    reordered: usize,
+    /// When each burst's first datagram came, and how many of it did.
+    bursts: Vec<(Instant, u32)>,
+}
+
+impl Bursts {
+    fn start(client: &str, server: &str, to: IpAddr, bytes: usize) -> Result<Self> {
+        let inbox = within(server, || UdpSocket::bind((to, 6000)).context("bind"))?;
+        inbox.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let outbox = within(client, || UdpSocket::bind("0.0.0.0:6001").context("bind"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let halt = Arc::clone(&stop);
+        let sender = std::thread::spawn(move || {
+            let mut burst = 0u32;
+            let mut datagram = vec![0; bytes.max(8)];
+            while !halt.load(Ordering::Relaxed) {
+                for index in 0..BURST {
+                    datagram[..4].copy_from_slice(&burst.to_be_bytes());
+                    datagram[4..8].copy_from_slice(&index.to_be_bytes());
+                    let _ = outbox.send_to(&datagram, SocketAddr::new(to, 6000));
+                }
+                burst += 1;
+                std::thread::sleep(PAUSE);
+            }
+            burst
+        });
+        let halt = Arc::clone(&stop);
+        let receiver = std::thread::spawn(move || {
+            let (mut buffer, mut seen) = ([0; 2048], Vec::new());
+            loop {
+                match inbox.recv(&mut buffer) {
+                    Ok(len) if len >= 8 => {
+                        let number = |at: usize| {
+                            u32::from_be_bytes(std::array::from_fn(|index| buffer[at + index]))
+                        };
+                        seen.push((Instant::now(), number(0), number(4)));
+                    }
+                    Ok(_) => {}
+                    Err(_) if halt.load(Ordering::Relaxed) => return seen,
+                    Err(_) => {}
+                }
+            }
+        });
+        Ok(Self {
+            stop,
+            sender,
+            receiver,
+        })
+    }
+
+    fn finish(self) -> Result<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        let sent = self.sender.join().ok().context("the sender broke")?;
+        let got = self.receiver.join().ok().context("the receiver broke")?;
+        let mut seen = Seen {
+            sent,
+            reordered: 0,
+            bursts: Vec::new(),
+        };
+        for burst in 0..sent {
+            let mut of = got.iter().filter(|(_, number, _)| *number == burst);
+            let Some(&(first, _, mut last)) = of.next() else {
+                continue;
+            };
+            let mut count = 1;
+            for &(_, _, index) in of {
+                count += 1;
+                seen.reordered += usize::from(index < last);
+                last = last.max(index);
+            }
+            seen.bursts.push((first, count));
+        }
+        Ok(seen)
+    }
 }
 
 #[test]
@@ -142,6 +237,140 @@ fn without_the_wire_of_the_session_frames_and_control_go_by_links() {
         say(&format!("the session's wire is cut: {seen:?}"));
         ensure!(seen.gap < Duration::from_millis(2500), "{seen:?}");
         ensure!(lab.node(0).member_state("b")? == "alive", "b is not alive");
+        Ok(())
+    });
+}
+
+/// Attaches `plugins/steer` on both hosts.
+fn attach_steer(lab: &Lab) -> Result<()> {
+    let wasm = plugin("steer")?;
+    for host in 0..2 {
+        let node = lab.node(host);
+        node.ok(&["plugin", "install", "steer", &wasm.to_string_lossy()])?;
+        node.ok(&["plugin", "attach", "steer", "lan"])?;
+    }
+    Ok(())
+}
+
+/// Which uplink of host a carries `stations`' bursts, once that is not `than`; how long it took.
+fn moves_from(lab: &Lab, than: usize, limit: Duration) -> Result<Duration> {
+    let start = Instant::now();
+    let mut last = [lab.sent_by(0, FIBRE)?, lab.sent_by(0, DSL)?];
+    loop {
+        std::thread::sleep(Duration::from_millis(150));
+        let now = [lab.sent_by(0, FIBRE)?, lab.sent_by(0, DSL)?];
+        let by = [now[0] - last[0], now[1] - last[1]];
+        last = now;
+        if by[1 - than] > 4 * by[than] {
+            return Ok(start.elapsed());
+        }
+        ensure!(start.elapsed() < limit, "still by uplink {than}: {by:?}");
+    }
+}
+
+#[test]
+fn with_the_plugin_traffic_leaves_a_lossy_link_soon_and_no_flowlet_is_reordered() {
+    linked(LabSpec::hosts(2), "", |lab, stations| {
+        attach_steer(lab)?;
+        let (a, b) = (&stations[0], &stations[1]);
+        let bursts = Bursts::start(&a.netns, &b.netns, b.port.v4()?, 500)?;
+        std::thread::sleep(Duration::from_secs(3));
+        let stats = lab.node(0).list("plugin stats")?;
+        ensure!(stats[0]["asked"].as_u64() > Some(0), "{stats:?}");
+        lab.deafen_device(1, "up0", "numgen random mod 100 < 20")?;
+        let took = moves_from(lab, FIBRE, Duration::from_secs(10))?;
+        say(&format!("fibre loses a fifth: left after {} ms", took.as_millis()));
+        std::thread::sleep(Duration::from_secs(5));
+        let by = sent(lab, || {
+            std::thread::sleep(Duration::from_secs(2));
+            Ok(())
+        })?;
+        ensure!(by[DSL] > 4 * by[FIBRE], "it went back: {by:?}");
+        let seen = bursts.finish()?;
+        say(&format!("{} bursts, {} out of order", seen.sent, seen.reordered));
+        ensure!(seen.reordered == 0, "{} out of order", seen.reordered);
+        ensure!(took < Duration::from_secs(4) * interop_tests::slow(), "{took:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn with_the_plugin_traffic_leaves_a_congested_link_soon_and_does_not_flap() {
+    linked(LabSpec::hosts(2), "", |lab, stations| {
+        attach_steer(lab)?;
+        let (a, b) = (&stations[0], &stations[1]);
+        for host in 0..2 {
+            lab.throttle(host, FIBRE, 8_000, 150)?;
+        }
+        let bursts = Bursts::start(&a.netns, &b.netns, b.port.v4()?, 200)?;
+        std::thread::sleep(Duration::from_secs(2));
+        // A neighbour fills the uplink: 10 Mbit/s past meshd, from host to host.
+        let neighbour = neighbour(lab)?;
+        let took = moves_from(lab, FIBRE, Duration::from_secs(15));
+        let before = lab.node(0).events("link-down")?.len();
+        std::thread::sleep(Duration::from_secs(6));
+        neighbour.store(true, Ordering::Relaxed);
+        let seen = bursts.finish()?;
+        let took = took?;
+        say(&format!(
+            "fibre is full: left after {} ms; {} bursts, {} out of order",
+            took.as_millis(),
+            seen.sent,
+            seen.reordered
+        ));
+        ensure!(seen.reordered == 0, "{} out of order", seen.reordered);
+        ensure!(lab.node(0).events("link-down")?.len() == before, "a link died");
+        Ok(())
+    });
+}
+
+/// Somebody else's traffic on the first uplink, from host a to host b, until the flag is set.
+fn neighbour(lab: &Lab) -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let halt = Arc::clone(&stop);
+    let socket = within(&lab.hosts[0].netns, || {
+        UdpSocket::bind("198.18.0.1:0").context("bind")
+    })?;
+    std::thread::spawn(move || {
+        let block = [0u8; 1200];
+        while !halt.load(Ordering::Relaxed) {
+            // 10 Mbit/s, in little heaps.
+            for _ in 0..10 {
+                let _ = socket.send_to(&block, "198.18.0.2:9");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    Ok(stop)
+}
+
+#[test]
+fn the_kernel_holds_flows_while_vxlan_is_the_best_way_and_lets_go_when_a_link_is() {
+    const TRUST: &str = "[underlay]\ntrusted = [\"192.0.2.0/24\"]\n";
+    linked(LabSpec::hosts(2), TRUST, |lab, stations| {
+        let (a, b) = (&stations[0], &stations[1]);
+        lab.node(0).waits_for_kernel_path("b", true, SOON)?;
+        attach_steer(lab)?;
+        let to = b.port.v4()?;
+        interop_tests::wait("the kernel holds a flow", SOON, || {
+            ping(&a.netns, to, 2, 56)?;
+            Ok(!lab.node(0).flows("kernel")?.is_empty())
+        })?;
+        // The wire of VXLAN loses too much for the plugin, and not enough for the path to go down.
+        for host in 0..2 {
+            lab.deafen(host, "numgen random mod 100 < 10")?;
+        }
+        interop_tests::wait("the kernel let go of the flows", Duration::from_secs(60), || {
+            ping(&a.netns, to, 2, 56)?;
+            Ok(lab.node(0).flows("kernel")?.is_empty())
+        })?;
+        let [fibre, dsl] = sent(lab, || {
+            let pings = ping(&a.netns, to, 20, 1000)?;
+            ensure!(pings.received >= 19, "{pings:?}");
+            Ok(())
+        })?;
+        say(&format!("by links: {fibre} bytes by fibre, {dsl} by dsl"));
+        ensure!(fibre > 20_000, "{fibre}");
         Ok(())
     });
 }

@@ -31,7 +31,6 @@ use meshd_core::node::{Node, NodeConfig};
 use meshd_core::notice::Notice;
 use meshd_core::planes::PlanesConfig;
 use meshd_core::steering::WayId;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -165,7 +164,7 @@ async fn serve(
         membership: identity.membership().clone(),
         advertise: config.underlay.advertise.clone(),
         links,
-        steering: BTreeMap::new(),
+        steering: rulings.steering(),
         macs_per_port: usize::from(config.limits.macs_per_port),
         dns: config.dns.enabled,
         chains: rulings.chains(),

@@ -78,6 +78,7 @@ pub struct Rulings(Arc<Inner>);
 
 struct Inner {
     asks: SyncSender<Ask>,
+    steers: SyncSender<(QueryId, SteerQuestion)>,
     inputs: mpsc::Sender<Input>,
     chains: Arc<ArcSwap<Chains>>,
     registry: Mutex<Registry>,
@@ -150,8 +151,15 @@ impl Rulings {
             .name("meshd-policy".to_owned())
             .spawn(move || work(&queue, &seen, &answers))
             .map_err(StartError::Thread)?;
+        let (steers, questions) = sync_channel(QUEUE);
+        let (seen, answers) = (Arc::clone(&chains), inputs.clone());
+        std::thread::Builder::new()
+            .name("meshd-steering".to_owned())
+            .spawn(move || choose(&questions, &seen, &answers))
+            .map_err(StartError::Thread)?;
         let inner = Arc::new(Inner {
             asks,
+            steers,
             inputs,
             chains,
             registry: Mutex::new(registry),
@@ -228,12 +236,14 @@ impl Rulings {
         }
     }
 
-    /// Asks the steering plugin of the question's network; the answer comes as `Input::Steered`.
-    pub fn steer(&self, query: QueryId, _question: SteerQuestion) {
-        let _ = self.0.inputs.try_send(Input::Steered {
-            query,
-            answer: None,
-        });
+    /// Asks the steering plugin of the question's network; the answer comes as `Input::Steered`. Never blocks: where the queue is
+    /// full, the answer is that it failed.
+    pub fn steer(&self, query: QueryId, question: SteerQuestion) {
+        if self.0.steers.try_send((query, question)).is_err() {
+            let answer = None;
+            // The node gives up a question without an answer by itself.
+            let _ = self.0.inputs.try_send(Input::Steered { query, answer });
+        }
     }
 
     /// The answer of the current chain, now and on this thread, with what each plugin said: for `meshd trace`.
@@ -398,6 +408,11 @@ impl Rulings {
         self.registry().revisions()
     }
 
+    /// For `Command::SteeringPlugin`: the same of steering plugins.
+    pub fn steering(&self) -> BTreeMap<Vni, u32> {
+        self.registry().steering_revisions()
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         // Each change is made on a copy or after its last fallible step, so a panic leaves nothing half done.
         self.0
@@ -431,6 +446,20 @@ fn work(queue: &Receiver<Ask>, chains: &ArcSwap<Chains>, answers: &mpsc::Sender<
             })
             .is_err()
         {
+            return; // the driver is gone
+        }
+    }
+}
+
+fn choose(
+    queue: &Receiver<(QueryId, SteerQuestion)>,
+    chains: &ArcSwap<Chains>,
+    answers: &mpsc::Sender<Input>,
+) {
+    while let Ok((query, question)) = queue.recv() {
+        let answer = chains.load().steer(&question, Instant::now());
+        let steered = Input::Steered { query, answer };
+        if answers.blocking_send(steered).is_err() {
             return; // the driver is gone
         }
     }

@@ -40,6 +40,7 @@ pub mod manifest;
 pub mod meter;
 mod net;
 mod policy;
+pub mod steering;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 mod verdict;
@@ -50,7 +51,7 @@ pub use config::{Config, ConfigError};
 pub use controller::Controller;
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
-pub use meshd_sdk_macros::{Config, controller, policy};
+pub use meshd_sdk_macros::{Config, controller, policy, steering};
 pub use meter::Meter;
 pub use net::{Net, ParseNetError};
 pub use policy::Policy;
@@ -62,7 +63,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 pub mod prelude {
     pub use crate::{
         Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap,
-        Meter, Net, Policy, Verdict, accept, controller, drop, next, policy, reject, to_peer,
-        to_port,
+        Meter, Net, Policy, Verdict, accept, controller, drop, next, policy, reject, steering,
+        to_peer, to_port,
     };
 }

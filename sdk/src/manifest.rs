@@ -11,7 +11,14 @@ pub const SECTION: &str = "meshd:plugin";
 /// The contract that this SDK is made for; a test compares it with `wit/`.
 pub(crate) const WIT: &str = "meshd:policy@0.1.0";
 
-/// What `#[policy]` or `#[controller]` writes down.
+/// The world of policies, as this build of the SDK makes them.
+pub const POLICY: &str = if cfg!(asked) {
+    "policy-tracked"
+} else {
+    "policy"
+};
+
+/// What `#[policy]`, `#[controller]` or `#[steering]` writes down.
 #[derive(Clone, Copy, Debug)]
 pub struct Manifest {
     /// Of the crate.
@@ -20,6 +27,8 @@ pub struct Manifest {
     pub version: &'static str,
     /// Of the crate.
     pub description: &'static str,
+    /// As `wit/worlds.wit` names it.
+    pub world: &'static str,
     /// Of a policy: `guard`, `classify`, `forward` or `observe`.
     pub stage: Option<&'static str>,
     /// Of a policy: `closed`, `open` or `last-good`.
@@ -56,14 +65,7 @@ impl Manifest {
             ("version", self.version),
             ("description", self.description),
             ("wit", WIT),
-            (
-                "world",
-                match self.capabilities {
-                    Some(_) => "controller",
-                    None if cfg!(asked) => "policy-tracked",
-                    None => "policy",
-                },
-            ),
+            ("world", self.world),
             ("sdk", concat!("rust ", env!("CARGO_PKG_VERSION"))),
         ];
         let mut at = 0;

@@ -1,4 +1,4 @@
-//! Builds the guests: `plugins/` and `examples/hello-plugin`, as components in `<target>/plugins/`.
+//! Builds the guests: `plugins/` and the hello worlds of `examples/`, as components in `<target>/plugins/`.
 //!
 //! ```text
 //!   sources --cargo, wasm32-unknown-unknown--> core module --imports none?--> ComponentEncoder --> <target>/plugins/NAME.wasm
@@ -25,9 +25,11 @@ const GUESTS: &[(&str, &[&str])] = &[
             "isolation",
             "qos",
             "stateful-firewall",
+            "steer",
         ],
     ),
     ("examples/hello-plugin", &["hello-plugin"]),
+    ("examples/hello-steering", &["hello-steering"]),
 ];
 /// Guests that are made for the world `policy-tracked` too, as NAME-tracked: what they say must be the same.
 const TRACKED: (&str, &[&str]) = ("plugins", &["acl", "fixture"]);

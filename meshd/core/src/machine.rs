@@ -554,7 +554,8 @@ impl Node {
             let open = view.state == PathState::Up;
             kernel.insert((view.peer, view.vni), KernelWay { open, figures });
         }
-        self.switch.measure(samples, &kernel, now.moment);
+        self.switch
+            .measure(samples, &kernel, now.moment, &mut self.out);
         self.mesh
             .set_silent(self.switch.steering().silent_sessions());
     }

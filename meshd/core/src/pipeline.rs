@@ -24,7 +24,7 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
-use crate::policy::{Answer, FloodSet, Orders, Punt, Redirect, Verdict};
+use crate::policy::{Answer, FloodSet, NamedPath, Orders, Punt, Redirect, Verdict};
 use crate::ruling::{Action, DropReason, Output, PuntOrder};
 use crate::switch::PortFace;
 use crate::view::TraceStep;
@@ -110,6 +110,8 @@ pub(crate) struct Decision {
     pub(crate) unknown: Option<MacAddr>,
     /// Policy chose where to.
     pub(crate) redirected: bool,
+    /// Policy chose by which way.
+    pub(crate) path: Option<NamedPath>,
     /// What is changed of it.
     pub(crate) edits: Option<Arc<[Edit]>>,
     /// What policy wants of its connection; the epoch is the switch's to say.
@@ -134,6 +136,7 @@ impl Decision {
             why: None,
             unknown: None,
             redirected: false,
+            path: None,
             edits: None,
             track: None,
             dues: None,
@@ -171,6 +174,7 @@ pub(crate) struct Walk<'a> {
     idle_ms: Option<u32>,
     unknown: Option<MacAddr>,
     redirected: bool,
+    path: Option<NamedPath>,
     /// The sender is to be told that policy refuses.
     reject: bool,
     mirrors: BTreeSet<PortId>,
@@ -214,6 +218,7 @@ impl<'a> Walk<'a> {
             idle_ms: None,
             unknown: None,
             redirected: false,
+            path: None,
             reject: false,
             mirrors: BTreeSet::new(),
             edits: Vec::new(),
@@ -268,6 +273,7 @@ impl<'a> Walk<'a> {
             why,
             unknown: self.unknown,
             redirected: self.redirected,
+            path: self.path,
             edits: (!self.edits.is_empty()).then(|| self.edits.into()),
             track: self.track,
             dues: (!self.dues.is_empty()).then(|| Arc::new(self.dues)),
@@ -618,7 +624,7 @@ impl<'a> Walk<'a> {
                 self.pass(Direction::Egress, port, class)?;
                 Output::Port(port)
             }
-            Redirect::Peer(handle) => {
+            Redirect::Peer(handle) | Redirect::Path(NamedPath { peer: handle, .. }) => {
                 let node = network.members.iter().find(|node| node.handle() == handle);
                 let Some(&node) = node else {
                     let why = format!("no peer on the network has the number {handle:#018x}");
@@ -627,6 +633,10 @@ impl<'a> Walk<'a> {
                 Output::Peer(node)
             }
         };
+        if let Redirect::Path(path) = redirect {
+            self.path = Some(path);
+            self.step("path", || format!("by way {} of `meshd paths`", path.way));
+        }
         self.step("redirect", || show(&[output]));
         Ok(vec![output])
     }

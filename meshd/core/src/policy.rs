@@ -132,6 +132,31 @@ pub enum Redirect {
     Port(PortId),
     /// To a member, by its [`NodeId::handle`].
     Peer(u64),
+    /// To a member, by exactly this way.
+    Path(NamedPath),
+}
+
+/// A way to a member, as a plugin names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedPath {
+    /// The member, by its [`NodeId::handle`].
+    pub peer: u64,
+    /// The number of the way.
+    pub way: u32,
+    /// What if it is dead.
+    pub lost: PathLost,
+}
+
+/// What becomes of frames whose way, which policy named, is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathLost {
+    /// They go by another way.
+    HostChoice,
+    /// They are dropped.
+    Drop,
+    /// The chain is asked anew; until it answers, they go by another way.
+    AskAgain,
 }
 
 /// Who may get a flooded frame.
@@ -325,6 +350,15 @@ impl Policy {
     /// The port is gone, and what was said about it. Returns those who wait for an answer about it.
     pub fn remove_port(&mut self, port: PortId) -> Vec<u64> {
         self.forget(|scope| scope.port == port)
+    }
+
+    /// This way died: answers that named it and want to be given anew then are void.
+    pub fn forget_path(&mut self, peer: u64, way: u32) {
+        let lost = PathLost::AskAgain;
+        let named = Some(Redirect::Path(NamedPath { peer, way, lost }));
+        for (_, answers) in self.kept.values_mut().flatten() {
+            answers.retain(|_, (answer, _)| answer.orders.redirect != named);
+        }
     }
 
     fn forget(&mut self, void: impl Fn(&Scope) -> bool) -> Vec<u64> {

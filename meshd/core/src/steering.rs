@@ -210,6 +210,8 @@ pub struct Steering {
     /// Networks with a steering plugin, and the number that its changes move.
     plugins: BTreeMap<Vni, u32>,
     steered: BTreeMap<SteerKey, Steered>,
+    /// Ways that policy named and wants to be asked about anew when they die, and whether they live.
+    named: BTreeMap<(NodeId, WayId), bool>,
     questions: BTreeMap<QueryId, (SteerKey, Moment)>,
     next_query: QueryId,
 }
@@ -393,7 +395,6 @@ impl Steering {
 
     /// A choice of exactly this way, for a policy that named it. `strict`: what finds it dead is dropped. `None`: there is no
     /// such way.
-    #[cfg(test)]
     pub(crate) fn exactly(&self, node: NodeId, way: WayId, strict: bool) -> Option<Arc<Choice>> {
         let peer = self.peers.get(&node)?;
         peer.ways.get(&way)?;
@@ -404,6 +405,35 @@ impl Steering {
             let rest = peer.ranked().into_iter().filter(|other| *other != way);
             Choice::new(live, &Order::of(std::iter::once(way).chain(rest).collect()))
         }))
+    }
+
+    /// Policy named this way, and wants to be asked anew when it dies.
+    pub(crate) fn note_named(&mut self, node: NodeId, way: WayId) {
+        if self.named.len() < CHOICES_MAX {
+            let alive = self.is_alive(node, way);
+            self.named.insert((node, way), alive);
+        }
+    }
+
+    /// Those of the named ways that died since the last call.
+    pub(crate) fn take_dead(&mut self) -> Vec<(NodeId, WayId)> {
+        let all: Vec<_> = self.named.iter().map(|(way, lived)| (*way, *lived)).collect();
+        let mut dead = Vec::new();
+        for ((node, way), lived) in all {
+            let alive = self.is_alive(node, way);
+            if lived && !alive {
+                self.named.remove(&(node, way));
+                dead.push((node, way));
+            } else {
+                self.named.insert((node, way), alive);
+            }
+        }
+        dead
+    }
+
+    fn is_alive(&self, node: NodeId, way: WayId) -> bool {
+        let peer = self.peers.get(&node);
+        peer.is_some_and(|peer| peer.live.ways().has(way))
     }
 
     /// Asks the plugins what is to be asked. Called at the end of each input.

@@ -818,7 +818,7 @@ impl Switch {
                 None => self.unknown_overflow = true,
             }
         }
-        let ways = key.and_then(|key| self.steer(&key, &decision));
+        let ways = key.and_then(|key| self.steer(&key, &mut decision, now));
         let gate = key.map_or(Err(Obstacle::NotForwarded), |key| {
             self.offload(origin, &key, &mut decision, now)
         });

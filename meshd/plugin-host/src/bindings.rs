@@ -6,6 +6,15 @@ wasmtime::component::bindgen!({ path: "../../wit", world: "policy" });
 /// What a handle of a key stands for. There is one key at a time, so it holds nothing.
 pub struct Asked;
 
+/// The world `steering`; its types are those of `policy`.
+pub(crate) mod steering {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "steering",
+        with: { "meshd:policy/types": crate::bindings::meshd::policy::types },
+    });
+}
+
 /// The world `policy-tracked`; its types are those of `policy`.
 pub(crate) mod tracked {
     wasmtime::component::bindgen!({

@@ -6,14 +6,14 @@
 use crate::bindings::meshd::policy::types::{
     Action, CtState, DepMask, Deps, Direction as GuestDirection, DstClass as GuestClass,
     FloodMember, FloodSet as GuestSet, FlowKey as GuestKey, Frag as GuestFrag, Ip,
-    IpKind as GuestKind, Mac, MirrorTo, Target, TcpFlags, Verdict,
+    IpKind as GuestKind, Mac, MirrorTo, OnPathLoss, Target, TcpFlags, Verdict,
 };
 use crate::fault::Fault;
 use meshd_core::edit::{EDITS_MAX, Edit};
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
 use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
-use meshd_core::policy::{FloodSet, Orders, Redirect};
+use meshd_core::policy::{FloodSet, NamedPath, Orders, PathLost, Redirect};
 
 /// Ports that one verdict may mirror to.
 const MIRRORS_MAX: usize = 4;
@@ -302,13 +302,23 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         }
         Target::Port(port) => orders.redirect = Some(Redirect::Port(PortId(*port))),
         Target::Peer(peer) => orders.redirect = Some(Redirect::Peer(*peer)),
-        Target::Path(_) => return Err(cannot("target `path`")),
+        Target::Path(path) => {
+            orders.redirect = Some(Redirect::Path(NamedPath {
+                peer: path.peer,
+                way: path.path,
+                lost: match path.lost {
+                    OnPathLoss::HostChoice => PathLost::HostChoice,
+                    OnPathLoss::Drop => PathLost::Drop,
+                    OnPathLoss::AskAgain => PathLost::AskAgain,
+                },
+            }));
+        }
         Target::Group(_) => return Err(cannot("target `group`")),
         Target::Flood(set) => orders.flood = flood(set)?,
     }
     if direction == Direction::Egress && (orders.redirect.is_some() || orders.flood.is_some()) {
         return Err(Fault::Verdict {
-            what: "at egress a frame is at its receiver already: give targets `port`, `peer` and `flood` at ingress only"
+            what: "at egress a frame is at its receiver already: give targets `port`, `peer`, `path` and `flood` at ingress only"
                 .to_owned(),
         });
     }

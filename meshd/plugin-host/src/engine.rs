@@ -21,6 +21,11 @@ pub(crate) const DECIDE_TIME: Patience = Patience {
     cpu: Duration::from_micros(900),
     ticks: 200,
 };
+/// The same for a choice among ways, which is made ten times a second at most.
+pub(crate) const STEER_TIME: Patience = Patience {
+    cpu: Duration::from_millis(10),
+    ticks: 400,
+};
 /// The same for `configure`.
 pub(crate) const CONFIGURE_TIME: Patience = Patience {
     cpu: Duration::from_secs(1),
@@ -79,6 +84,8 @@ pub(crate) fn thread_cpu() -> Duration {
 pub struct Limits {
     /// Fuel for one decision; about one unit an instruction.
     pub decide_fuel: u64,
+    /// Fuel for a choice among ways.
+    pub steer_fuel: u64,
     /// Fuel for `configure`.
     pub configure_fuel: u64,
     /// Bytes of linear memory.
@@ -93,6 +100,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             decide_fuel: 20_000,
+            steer_fuel: 1_000_000,
             configure_fuel: 100_000_000,
             memory: 16 << 20,
             table: 10_000,

@@ -9,16 +9,19 @@
 //! controller alone, has instances too: they pass everything, having read nothing.
 
 use crate::bindings::meshd::policy::types::{ConfigError, Fact, FlowKey as GuestKey, Verdict};
+use crate::bindings::steering::Steering;
 use crate::bindings::tracked::PolicyTracked;
 use crate::bindings::{Asked, Policy};
 use crate::convert::{self, Decision};
-use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, Stopwatch, thread_cpu};
+use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, STEER_TIME, Stopwatch, thread_cpu};
 use crate::facts::{FactChange, Facts};
 use crate::fault::Fault;
-use crate::load::{Plugin, Pre};
+use crate::load::{Plugin, Pre, World};
+use crate::steering;
 use crate::tracked::Reading;
 use crate::words::{self, Words};
 use meshd_core::node::{Direction, Question};
+use meshd_core::steering::{SteerAnswer, SteerQuestion};
 use std::sync::Arc;
 use wasmtime::component::Resource;
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
@@ -167,6 +170,7 @@ impl ResourceLimiter for Guest {
 enum Exports {
     Policy(Policy),
     Tracked(PolicyTracked),
+    Steering(Steering),
 }
 
 impl Exports {
@@ -174,6 +178,7 @@ impl Exports {
         Ok(match pre {
             Pre::Policy(pre) => Self::Policy(pre.instantiate(store)?),
             Pre::Tracked(pre) => Self::Tracked(pre.instantiate(store)?),
+            Pre::Steering(pre) => Self::Steering(pre.instantiate(store)?),
         })
     }
 
@@ -190,6 +195,7 @@ impl Exports {
             Self::Tracked(policy) => policy
                 .meshd_policy_decide_tracked()
                 .call_configure(store, config, generation),
+            Self::Steering(steering) => steering.call_configure(store, config, generation),
         }
     }
 
@@ -206,12 +212,15 @@ impl Exports {
             Self::Tracked(policy) => policy
                 .meshd_policy_decide_tracked()
                 .call_update(store, facts, generation),
+            // It has no controller beside it.
+            Self::Steering(_) => Ok(()),
         }
     }
 
     fn decide(&self, store: &mut Store<Guest>, key: GuestKey) -> wasmtime::Result<Verdict> {
         match self {
             Self::Policy(policy) => policy.meshd_policy_decide().call_decide(store, key),
+            Self::Steering(_) => Err(wasmtime::Error::msg("a steering plugin decides nothing")),
             Self::Tracked(policy) => {
                 store.data_mut().reading = Some(Reading::of(key));
                 let answer = policy
@@ -319,6 +328,29 @@ impl Live {
     }
 }
 
+impl Live {
+    fn choose(&mut self, plugin: &Plugin, asked: &SteerQuestion) -> Result<SteerAnswer, Fault> {
+        let Exports::Steering(guest) = &self.exports else {
+            return Err(Fault::Verdict {
+                what: "it is of the world policy, which chooses no ways".to_owned(),
+            });
+        };
+        let fuel = plugin.engine.limits().steer_fuel;
+        let _running = plugin.engine.guard();
+        self.store.data_mut().watch = Stopwatch::start(STEER_TIME);
+        self.store.set_epoch_deadline(1);
+        self.decisions += 1;
+        let (key, ways, current) = steering::question(asked);
+        let called = self.store.set_fuel(fuel).and_then(|()| {
+            guest
+                .meshd_policy_steer()
+                .call_choose_path(&mut self.store, key, &ways, &current)
+        });
+        let choice = called.map_err(|e| Fault::of(&e, fuel, self.store.data().refused))?;
+        steering::answer(&choice)
+    }
+}
+
 /// One plugin with one config. Replaces its own guest after a fault.
 pub struct Instance {
     plugin: Plugin,
@@ -388,8 +420,13 @@ impl Instance {
             live.update(&self.plugin, &all, self.generation)
                 .map_err(ConfigureError::Facts)?;
         }
-        live.decide(&self.plugin, convert::warm_up(), Direction::Ingress)
-            .map_err(ConfigureError::FirstDecision)?;
+        let first = match (self.plugin.shape().world, steering::warm_up()) {
+            (World::Steering, Some(question)) => live.choose(&self.plugin, &question).map(drop),
+            _ => live
+                .decide(&self.plugin, convert::warm_up(), Direction::Ingress)
+                .map(drop),
+        };
+        first.map_err(ConfigureError::FirstDecision)?;
         Ok(live)
     }
 
@@ -404,6 +441,21 @@ impl Instance {
         let decision = live.decide(&self.plugin, convert::key(question), question.direction)?;
         self.live = Some(live);
         Ok(decision)
+    }
+
+    /// The ways that a steering plugin chooses. Its memory lasts from one question to the next, and ends with a fault.
+    ///
+    /// # Errors
+    /// How it failed, as of [`Instance::decide`]; also if the plugin is of another world.
+    pub fn choose(&mut self, question: &SteerQuestion) -> Result<SteerAnswer, Fault> {
+        let Some(mut live) = self.ready()? else {
+            return Err(Fault::Verdict {
+                what: "it is a controller, which chooses no ways".to_owned(),
+            });
+        };
+        let answer = live.choose(&self.plugin, question)?;
+        self.live = Some(live);
+        Ok(answer)
     }
 
     /// The same, and what the guest said in so many words: for tools. `name` knows the codes that have one.

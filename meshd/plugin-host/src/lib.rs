@@ -28,6 +28,7 @@ mod rules;
 mod schema;
 mod sections;
 mod signature;
+mod steering;
 mod tracked;
 mod words;
 

@@ -8,11 +8,12 @@
 //! ```
 //!
 //! The halves can run in two processes: a compiler that a stranger's component eats its way into takes nothing with it.
-//! Refuses everything that is not exactly a component of the world `policy`, `policy-tracked` or `controller`, and says what it
-//! is instead.
+//! Refuses everything that is not exactly a component of the world `policy`, `policy-tracked`, `steering` or `controller`, and says
+//! what it is instead.
 
 use crate::bindings::PolicyPre;
 use crate::bindings::controller::ControllerPre;
+use crate::bindings::steering::SteeringPre;
 use crate::bindings::tracked::PolicyTrackedPre;
 use crate::bindings::tracked::meshd::policy::tracked_key;
 use crate::capability::{Asks, Capability};
@@ -39,6 +40,8 @@ const DECIDE: &str = "decide";
 const DECIDE_TRACKED: &str = "decide-tracked";
 /// What one of `controller` exports.
 const EVENTS: &str = "events";
+/// What one of `steering` exports.
+const STEER: &str = "steer";
 /// The import that is allowed to all: it holds types and no function.
 const TYPES: &str = "types";
 /// The import of `policy-tracked`: the key of the frame in question.
@@ -177,7 +180,7 @@ pub enum LoadError {
     },
     /// Another world.
     #[error(
-        "the component does not export meshd:policy/decide; it exports {found}. Build it for the world `policy` or `policy-tracked` of package meshd:policy@0.1.0"
+        "the component does not export meshd:policy/decide; it exports {found}. Build it for the world `policy`, `policy-tracked` or `steering` of package meshd:policy@0.1.0"
     )]
     NoDecide {
         /// What it exports.
@@ -236,6 +239,7 @@ pub struct Plugin {
 pub(crate) enum Pre {
     Policy(PolicyPre<Guest>),
     Tracked(PolicyTrackedPre<Guest>),
+    Steering(SteeringPre<Guest>),
 }
 
 /// The controller of a package, linked.
@@ -255,6 +259,8 @@ pub enum World {
     PolicyTracked,
     /// No policy at all: events, and what it writes.
     Controller,
+    /// No policy: it chooses among the ways to a member.
+    Steering,
 }
 
 impl World {
@@ -265,6 +271,7 @@ impl World {
             Self::Policy => "policy",
             Self::PolicyTracked => "policy-tracked",
             Self::Controller => "controller",
+            Self::Steering => "steering",
         }
     }
 
@@ -273,6 +280,7 @@ impl World {
             Self::Policy => DECIDE,
             Self::PolicyTracked => DECIDE_TRACKED,
             Self::Controller => EVENTS,
+            Self::Steering => STEER,
         }
     }
 }
@@ -640,6 +648,10 @@ fn link(engine: &Engine, component: &Component, world: World) -> Result<Pre, Loa
                 .map(Pre::Tracked)
                 .map_err(contract)
         }
+        World::Steering => {
+            let pre = linker.instantiate_pre(component).map_err(contract)?;
+            SteeringPre::new(pre).map(Pre::Steering).map_err(contract)
+        }
         World::Policy | World::Controller => {
             let pre = linker.instantiate_pre(component).map_err(contract)?;
             PolicyPre::new(pre).map(Pre::Policy).map_err(contract)
@@ -707,7 +719,7 @@ fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
     let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
     let mut world = None;
     for name in exports.iter().filter_map(|name| Named::read(name)) {
-        let found = [World::Policy, World::PolicyTracked]
+        let found = [World::Policy, World::PolicyTracked, World::Steering]
             .into_iter()
             .find(|world| world.export() == name.interface);
         if found.is_some() && !name.compatible() {

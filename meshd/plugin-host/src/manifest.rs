@@ -32,7 +32,7 @@ const TEXT_MAX: usize = 64;
 /// See [`TEXT_MAX`].
 const DESCRIPTION_MAX: usize = 400;
 /// Worlds that this host has.
-const WORLDS: [&str; 3] = ["policy", "policy-tracked", "controller"];
+const WORLDS: [&str; 4] = ["policy", "policy-tracked", "controller", "steering"];
 
 /// Where in a chain a plugin belongs. A chain is asked in this order.
 #[derive(
@@ -122,6 +122,8 @@ pub struct Manifest {
     pub description: String,
     /// What wrote the manifest, or empty.
     pub sdk: String,
+    /// What it is made for.
+    pub world: String,
     /// Where in a chain it belongs, if it says so.
     pub stage: Option<Stage>,
     /// What should hold when it cannot answer, if it says so.
@@ -245,6 +247,7 @@ impl Manifest {
             version: text(&written.version, TEXT_MAX),
             description: text(&written.description, DESCRIPTION_MAX),
             sdk: text(&written.sdk, TEXT_MAX),
+            world: text(&written.world, TEXT_MAX),
             stage: written.stage,
             fail: written.fail,
             rules: written.rules,

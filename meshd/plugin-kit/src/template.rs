@@ -1,6 +1,7 @@
 //! A new project: the hello world, which builds and passes its test as it stands.
 //!
-//! The sources of a policy are those of `examples/hello-plugin`, so that what is taught is what is tested; those with a controller
+//! The sources of a policy are those of `examples/hello-plugin`, those of a steering plugin of `examples/hello-steering`, so that
+//! what is taught is what is tested; those with a controller
 //! are in `template/`, and the lab makes a project of each. The SDK is not on a registry;
 //! the project names the folder of a checkout, and where none is found that is said before anything is written.
 
@@ -12,11 +13,13 @@ const LIB: &str = include_str!("../../../examples/hello-plugin/src/lib.rs");
 const CARGO: &str = include_str!("../../../examples/hello-plugin/Cargo.toml");
 const BOTH: &str = include_str!("../template/both.rs");
 const CONTROLLER: &str = include_str!("../template/controller.rs");
+const STEERING: &str = include_str!("../../../examples/hello-steering/src/lib.rs");
 const FEATURES: &str = "[features]\n# The controller of this crate: `meshd plugin build` makes it beside the policy.\ncontroller = [\"meshd-sdk/controller\"]\n\n";
 const PROFILE_LINE: &str = "[profile.release]";
 const PCAP: &[u8] = include_bytes!("../../../examples/hello-plugin/testdata/office.pcap");
 const GOLDEN: &str = include_str!("../../../examples/hello-plugin/testdata/office.golden");
 const README: &str = include_str!("../template/README.md");
+const STEERING_README: &str = include_str!("../template/README-steering.md");
 const IGNORE: &str = "/target\n";
 const EXAMPLE: &str = "{ \"port\": 23 }\n";
 /// Lines of [`CARGO`] that are of the example alone.
@@ -99,6 +102,8 @@ pub enum Kind {
     Controller,
     /// A policy and its controller.
     Both,
+    /// A steering plugin.
+    Steering,
 }
 
 /// What a new project is made of.
@@ -193,6 +198,7 @@ impl Template {
             Kind::Policy => (LIB, EXAMPLE),
             Kind::Both => (BOTH, "{}\n"),
             Kind::Controller => (CONTROLLER, "{}\n"),
+            Kind::Steering => (STEERING, "{}\n"),
         };
         put("src/lib.rs", lib.as_bytes())?;
         if self.kind == Kind::Policy {
@@ -200,7 +206,11 @@ impl Template {
             put("testdata/office.golden", GOLDEN.as_bytes())?;
         }
         put("example.json", example.as_bytes())?;
-        put("README.md", README.replace("NAME", &self.name).as_bytes())?;
+        let readme = match self.kind {
+            Kind::Steering => STEERING_README,
+            Kind::Policy | Kind::Both | Kind::Controller => README,
+        };
+        put("README.md", readme.replace("NAME", &self.name).as_bytes())?;
         put(".gitignore", IGNORE.as_bytes())?;
         // The versions that this SDK is tested with.
         let lock = self.sdk.join("../examples/hello-plugin/Cargo.lock");
@@ -224,7 +234,7 @@ impl Template {
             );
             out = out.replace(old, &new);
         }
-        if self.kind != Kind::Policy {
+        if matches!(self.kind, Kind::Both | Kind::Controller) {
             let with = format!("{FEATURES}{PROFILE_LINE}");
             out = out.replace(PROFILE_LINE, &with);
         }
@@ -293,6 +303,23 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("there already"), "{error}");
         assert_eq!(fs::read_dir(room.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_steering_project_is_that_of_the_example() {
+        let room = tempfile::tempdir().unwrap();
+        let sdk = find_sdk(Some(&checkout()), &[]).unwrap();
+        let folder = room.path().join("quickest");
+        Template::new("quickest", &sdk)
+            .unwrap()
+            .of_kind(Kind::Steering)
+            .make(&folder)
+            .unwrap();
+        let lib = fs::read_to_string(folder.join("src/lib.rs")).unwrap();
+        assert!(lib.contains("#[steering]"), "{lib}");
+        let cargo = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        assert!(cargo.contains("name = \"quickest\"") && !cargo.contains("controller"));
+        assert!(!folder.join("testdata").exists());
     }
 
     #[test]

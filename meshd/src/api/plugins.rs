@@ -280,6 +280,11 @@ async fn change<B: Backend>(
             .command(Command::PolicyChain { vni, plugins })
             .await?;
     }
+    for (vni, revision) in rulings.steering() {
+        backend
+            .command(Command::SteeringPlugin { vni, revision })
+            .await?;
+    }
     let networks = backend.networks().await?;
     Ok(Json(show(&info, &networks)))
 }
@@ -383,7 +388,7 @@ fn code_of_install(error: &InstallError) -> RefusalCode {
         | InstallError::Configure { .. }
         | InstallError::Controller { .. } => RefusalCode::Invalid,
         InstallError::Grant { .. } => RefusalCode::Forbidden,
-        InstallError::Stage { .. } => RefusalCode::Conflict,
+        InstallError::Stage { .. } | InstallError::World { .. } => RefusalCode::Conflict,
         InstallError::Full { .. } => RefusalCode::Conflict,
         InstallError::Keep { .. } => RefusalCode::Failed,
     }
@@ -392,7 +397,11 @@ fn code_of_install(error: &InstallError) -> RefusalCode {
 fn refuse_attach(error: AttachError) -> Refusal {
     let code = match &error {
         AttachError::NotInstalled { .. } => RefusalCode::NotFound,
-        AttachError::Broken { .. } | AttachError::Full { .. } | AttachError::Controllers { .. } => {
+        AttachError::SteeringPlace { .. } => RefusalCode::Invalid,
+        AttachError::Broken { .. }
+        | AttachError::Full { .. }
+        | AttachError::SteeringTaken { .. }
+        | AttachError::Controllers { .. } => {
             RefusalCode::Conflict
         }
         AttachError::Grant { .. } => RefusalCode::Forbidden,
@@ -444,7 +453,7 @@ fn refuse_shadow(error: ShadowError) -> Refusal {
         }
         | ShadowError::Thread(_) => RefusalCode::Failed,
         ShadowError::Load { .. } | ShadowError::Configure { .. } => RefusalCode::Invalid,
-        ShadowError::Full => RefusalCode::Conflict,
+        ShadowError::Full | ShadowError::Steering { .. } => RefusalCode::Conflict,
     };
     Refusal {
         code,

@@ -17,6 +17,7 @@ use meshd_core::flow::{FlowKey, FlowMask};
 use meshd_core::ident::{Label, Vni};
 use meshd_core::node::Question;
 use meshd_core::policy::{Answer, Orders, Part, Redirect, Verdict};
+use meshd_core::steering::{SteerAnswer, SteerQuestion};
 use meshd_plugin_host::{Decision, FailMode, Say, Stage};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,21 +26,30 @@ use std::time::Instant;
 
 /// Each network's links in the order in which they are asked.
 #[derive(Default)]
-pub(super) struct Chains(pub(super) BTreeMap<Vni, Vec<Arc<Link>>>);
+pub(super) struct Chains {
+    pub(super) links: BTreeMap<Vni, Vec<Arc<Link>>>,
+    /// Who chooses ways.
+    pub(super) steering: BTreeMap<Vni, Arc<Link>>,
+}
 
 impl Chains {
     /// What the chain of the question's network says; a network without one lets everything pass.
     pub(super) fn answer(&self, question: &Question, now: Instant) -> Answer {
-        self.0.get(&question.vni).map_or_else(
+        self.links.get(&question.vni).map_or_else(
             || passed("no policy".to_owned()),
             |links| answer(links, question, now, None),
         )
     }
 
+    /// What the steering plugin of a network says; `None`: there is none, or it failed.
+    pub(super) fn steer(&self, question: &SteerQuestion, now: Instant) -> Option<SteerAnswer> {
+        self.steering.get(&question.key.vni)?.choose(question, now)
+    }
+
     /// The same, with what each plugin said.
     pub(super) fn trace(&self, question: &Question, now: Instant) -> (Answer, Vec<Asked>) {
         let mut asked = Vec::new();
-        let answer = self.0.get(&question.vni).map_or_else(
+        let answer = self.links.get(&question.vni).map_or_else(
             || passed("no policy".to_owned()),
             |links| answer(links, question, now, Some(&mut asked)),
         );
@@ -319,6 +329,9 @@ impl core::fmt::Display for Told<'_> {
         match self.0.redirect {
             Some(Redirect::Port(port)) => write!(f, ", to port {port}")?,
             Some(Redirect::Peer(peer)) => write!(f, ", to peer {peer:#018x}")?,
+            Some(Redirect::Path(path)) => {
+                write!(f, ", to peer {:#018x} by way {}", path.peer, path.way)?;
+            }
             None => {}
         }
         if let Some(set) = &self.0.flood {

@@ -85,6 +85,16 @@ pub enum InstallError {
         /// Why not.
         why: &'static str,
     },
+    /// Another kind than what is attached.
+    #[error(
+        "{name} cannot be installed: the new version is of the world {world}, the one that is attached is not. Detach that one first"
+    )]
+    World {
+        /// The plugin.
+        name: Label,
+        /// Of the new version.
+        world: &'static str,
+    },
     /// Too many.
     #[error("{name} cannot be installed: this node has {MAX_PLUGINS} plugins already")]
     Full {
@@ -186,6 +196,26 @@ pub enum AttachError {
         /// Why not.
         why: &'static str,
     },
+    /// It has no place in a chain.
+    #[error(
+        "{name} chooses ways, and is in no chain: leave --stage, --order and --fail out. When it fails, its last choice holds"
+    )]
+    SteeringPlace {
+        /// The plugin.
+        name: Label,
+    },
+    /// A network has one steering plugin.
+    #[error(
+        "{name} is not attached to network {vni}: {other} chooses ways there, and a network has one steering plugin. Detach {other} first"
+    )]
+    SteeringTaken {
+        /// The plugin.
+        name: Label,
+        /// The network.
+        vni: Vni,
+        /// Who is there.
+        other: Label,
+    },
     /// Too many.
     #[error("{name} is attached to {MAX_ATTACHMENTS} networks already")]
     Full {
@@ -261,6 +291,12 @@ pub enum RollbackError {
 /// Why no version runs beside another, or none ends.
 #[derive(Debug, thiserror::Error)]
 pub enum ShadowError {
+    /// Only policies run beside each other.
+    #[error("{name}: a version can be run beside another one of a policy, and not of a steering plugin")]
+    Steering {
+        /// The plugin.
+        name: Label,
+    },
     /// No such plugin.
     #[error("no plugin {name} is installed on this node; `meshd plugin ls` shows those that are")]
     NotInstalled {

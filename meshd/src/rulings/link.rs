@@ -19,6 +19,7 @@ use crate::punts::PuntBox;
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
+use meshd_core::steering::{SteerAnswer, SteerQuestion};
 use meshd_core::policy::Punt;
 use meshd_plugin_host::{Decision, Digest, Facts, Fault, Instance, Looked, Rule, Rules, Say};
 use std::collections::{BTreeMap, VecDeque};
@@ -398,6 +399,47 @@ impl Link {
             Err(_) => add(&self.counters.failed, 1),
         };
         outcome
+    }
+
+    /// The ways that the plugin chooses; `None`: it failed, or is not asked at the moment.
+    pub(super) fn choose(&self, question: &SteerQuestion, now: Instant) -> Option<SteerAnswer> {
+        let mut seat = self.seat();
+        let Seat {
+            instance,
+            breaker,
+            last_fault,
+            ..
+        } = &mut *seat;
+        let add = |counter: &AtomicU64, n| counter.fetch_add(n, Ordering::Relaxed);
+        add(&self.counters.asked, 1);
+        let instance = instance.as_mut().ok().filter(|_| !breaker.is_open(now));
+        let Some(instance) = instance else {
+            add(&self.counters.failed, 1);
+            return None;
+        };
+        let started = Instant::now();
+        let chosen = instance.choose(question);
+        let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        add(&self.counters.ns, ns);
+        if let Some(times) = self.counters.times.get(bucket(ns)) {
+            add(times, 1);
+        }
+        match chosen {
+            Ok(answer) => Some(answer),
+            Err(fault) => {
+                let text = fault.to_string();
+                add(&self.counters.failed, 1);
+                if let Some(faults) = self.counters.faults.get(fault.kind()) {
+                    add(faults, 1);
+                }
+                tracing::warn!(plugin = %self.name, vni = %question.key.vni, fault = %text, "a steering plugin failed; the choice that holds goes on to hold");
+                *last_fault = Some(text);
+                if breaker.fault(now) {
+                    tracing::warn!(plugin = %self.name, vni = %question.key.vni, "the plugin is not asked for {} s", PAUSE.as_secs());
+                }
+                None
+            }
+        }
     }
 
     /// The plugin's own numbers become what the data path has.

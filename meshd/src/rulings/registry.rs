@@ -20,7 +20,7 @@ use crate::controllers::{Attached, House, LogLine, MAX_CONTROLLERS, Paused, Succ
 use crate::punts::{PuntBox, Punts};
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
-use meshd_plugin_host::{Capability, Digest, Facts, FailMode, Instance, Manifest, Plugin};
+use meshd_plugin_host::{Capability, Digest, Facts, FailMode, Instance, Manifest, Plugin, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +43,18 @@ pub(super) struct Installed {
     pub(super) manifest: Option<Arc<Manifest>>,
     pub(super) links: BTreeMap<Vni, Arc<Link>>,
     pub(super) controllers: BTreeMap<Vni, Attached>,
+}
+
+impl Installed {
+    /// Does it choose ways? Else it is a policy.
+    pub(super) fn steers(&self) -> bool {
+        match (&self.plugin, &self.manifest) {
+            (Ok(plugin), _) => plugin.shape().world == World::Steering,
+            (Err(_), manifest) => manifest
+                .as_ref()
+                .is_some_and(|manifest| manifest.world == World::Steering.name()),
+        }
+    }
 }
 
 pub(super) struct Registry {
@@ -246,25 +258,38 @@ impl Registry {
     }
 
     pub(super) fn chains(&self) -> Chains {
-        let mut chains: BTreeMap<Vni, Vec<Arc<Link>>> = BTreeMap::new();
-        for (&vni, link) in self
-            .installed
-            .values()
-            .flat_map(|installed| &installed.links)
-        {
-            chains.entry(vni).or_default().push(Arc::clone(link));
+        let mut chains = Chains::default();
+        for installed in self.installed.values() {
+            for (&vni, link) in &installed.links {
+                if installed.steers() {
+                    chains.steering.insert(vni, Arc::clone(link));
+                } else {
+                    chains.links.entry(vni).or_default().push(Arc::clone(link));
+                }
+            }
         }
-        for links in chains.values_mut() {
+        for links in chains.links.values_mut() {
             // They come by name, and the sort is stable.
             links.sort_by_key(|link| (link.place().stage, link.place().order));
         }
-        Chains(chains)
+        chains
     }
 
+    /// Of the policy chains.
     pub(super) fn revisions(&self) -> BTreeMap<Vni, u32> {
+        self.revisions_of(false)
+    }
+
+    /// Of the steering plugins.
+    pub(super) fn steering_revisions(&self) -> BTreeMap<Vni, u32> {
+        self.revisions_of(true)
+    }
+
+    fn revisions_of(&self, steering: bool) -> BTreeMap<Vni, u32> {
         let in_use: BTreeSet<Vni> = self
             .installed
             .values()
+            .filter(|installed| installed.steers() == steering)
             .flat_map(|installed| installed.links.keys().copied())
             .collect();
         self.revisions
@@ -398,6 +423,15 @@ impl Registry {
     ) -> Result<PluginInfo, InstallError> {
         let old = self.installed.get(name);
         let manifest = plugin.manifest().cloned();
+        let world = plugin.shape().world;
+        if let Some(old) = old.filter(|old| !old.links.is_empty())
+            && old.steers() != (world == World::Steering)
+        {
+            return Err(InstallError::World {
+                name: name.clone(),
+                world: world.name(),
+            });
+        }
         let stage = manifest.as_deref().and_then(|manifest| manifest.stage);
         let mut controllers = old.map(|old| old.controllers.clone()).unwrap_or_default();
         let running = controllers.clone();
@@ -608,6 +642,21 @@ impl Registry {
                 reason: reason.clone(),
             })?
             .clone();
+        if installed.steers() {
+            if placement != Placement::default() {
+                return Err(AttachError::SteeringPlace { name: name.clone() });
+            }
+            let other = self.installed.iter().find(|(other, installed)| {
+                *other != name && installed.steers() && installed.links.contains_key(&vni)
+            });
+            if let Some((other, _)) = other {
+                return Err(AttachError::SteeringTaken {
+                    name: name.clone(),
+                    vni,
+                    other: other.clone(),
+                });
+            }
+        }
         let mut record = installed.record.clone();
         let old = record.attachments.get(&vni);
         if old.is_none() && record.attachments.len() >= MAX_ATTACHMENTS {
@@ -763,6 +812,9 @@ impl Registry {
         let at_work = self.installed.values().flat_map(|one| one.links.values());
         let shadows = at_work.filter(|link| link.shadow().is_some()).count();
         let (installed, link) = self.place(name, vni)?;
+        if installed.steers() || plugin.shape().world == World::Steering {
+            return Err(ShadowError::Steering { name: name.clone() });
+        }
         if shadows >= MAX_SHADOWS && link.shadow().is_none() {
             return Err(ShadowError::Full);
         }

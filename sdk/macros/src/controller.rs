@@ -41,6 +41,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
                     name: ::core::env!("CARGO_PKG_NAME"),
                     version: ::core::env!("CARGO_PKG_VERSION"),
                     description: ::core::env!("CARGO_PKG_DESCRIPTION"),
+                    world: "controller",
                     stage: ::core::option::Option::None,
                     fail: ::core::option::Option::None,
                     rules: 0,

@@ -1,10 +1,11 @@
-//! `#[derive(Config)]`, `#[policy]` and `#[controller]`. Use them through `meshd_sdk`, whose types they write.
+//! `#[derive(Config)]`, `#[policy]`, `#[controller]` and `#[steering]`. Use them through `meshd_sdk`, whose types they write.
 //!
 //! Owns what the attributes may say, and refuses the rest where it stands. What the written code means is `meshd-sdk`'s.
 
 mod config;
 mod controller;
 mod policy;
+mod steering;
 
 use proc_macro::TokenStream;
 
@@ -42,6 +43,14 @@ pub fn policy(args: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn controller(args: TokenStream, item: TokenStream) -> TokenStream {
     controller::expand(args.into(), item.into())
+        .unwrap_or_else(|e| e.to_compile_error())
+        .into()
+}
+
+/// Stands above `impl Steering for …` and makes it the crate's component, with its manifest.
+#[proc_macro_attribute]
+pub fn steering(args: TokenStream, item: TokenStream) -> TokenStream {
+    steering::expand(args.into(), item.into())
         .unwrap_or_else(|e| e.to_compile_error())
         .into()
 }

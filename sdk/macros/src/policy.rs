@@ -45,6 +45,7 @@ pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream
                     name: ::core::env!("CARGO_PKG_NAME"),
                     version: ::core::env!("CARGO_PKG_VERSION"),
                     description: ::core::env!("CARGO_PKG_DESCRIPTION"),
+                    world: ::meshd_sdk::manifest::POLICY,
                     stage: ::core::option::Option::Some(#stage),
                     fail: ::core::option::Option::Some(#fail),
                     rules: <#policy as ::meshd_sdk::manifest::Described>::RULES,

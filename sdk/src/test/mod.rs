@@ -11,6 +11,7 @@ mod keys;
 mod packet;
 mod replay;
 mod sound;
+pub mod ways;
 mod world;
 
 pub use crate::__pkt as pkt;

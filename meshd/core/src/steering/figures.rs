@@ -64,7 +64,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Did they change by more than a fifth, or the round trip by 5 ms?
+    /// Did they change by more than a fifth, the round trip by 5 ms, or the load by a tenth of what could be?
     #[must_use]
     pub fn differ(&self, other: &Self) -> bool {
         let moved = |a: u32, b: u32, noise: u32| {
@@ -75,6 +75,8 @@ impl Figures {
             || moved(self.rtt_us, other.rtt_us, RTT_NOISE_US)
             || moved(self.loss_ppm, other.loss_ppm, LOSS_NOISE_PPM)
             || moved(self.used_kbps, other.used_kbps, USED_NOISE_KBPS)
+            || (self.avail_kbps > 0
+                && self.used_kbps.abs_diff(other.used_kbps) > self.avail_kbps / 10 + USED_NOISE_KBPS)
     }
 }
 

@@ -180,7 +180,7 @@ impl Switch {
                 let megaflow = decision.mask.map_or(*key, |mask| mask.apply(key));
                 let kept = Kept {
                     origin,
-                    key: flow.matches.key(key.vni),
+                    key: self.kept_key(&flow, key, decision),
                     megaflow,
                     flow,
                     since: now,
@@ -198,6 +198,18 @@ impl Switch {
                 self.want(obstacle, origin, key, decision, now);
                 Err(obstacle)
             }
+        }
+    }
+
+    /// What the entry is looked at again with: what it matches, and the DSCP where that chooses the way.
+    fn kept_key(&self, flow: &GateFlow, key: &FlowKey, decision: &Decision) -> FlowKey {
+        let dscp = match self.rests_on_dscp(key, decision) {
+            true => key.dscp,
+            false => 0,
+        };
+        FlowKey {
+            dscp,
+            ..flow.matches.key(key.vni)
         }
     }
 
@@ -427,7 +439,7 @@ impl Switch {
         };
         let kept = Kept {
             origin: pending.origin,
-            key: flow.matches.key(key.vni),
+            key: self.kept_key(&flow, &key, decision),
             megaflow: decision.mask.map_or(key, |mask| mask.apply(&key)),
             flow,
             since: now,
@@ -466,7 +478,7 @@ fn specimen(key: &FlowKey) -> Vec<u8> {
         ETHER_IPV4 => {
             // 253 is for experiments (RFC 3692): what a pair does not look at.
             let proto = if key.l4_ok { key.ip_proto } else { 253 };
-            out.extend_from_slice(&[0x45, 0, 0, 20 + len, 0, 0, 0, 0, 64, proto, 0, 0]);
+            out.extend_from_slice(&[0x45, key.dscp << 2, 0, 20 + len, 0, 0, 0, 0, 64, proto, 0, 0]);
             let v4 = |ip: u128| u32::try_from(ip & 0xffff_ffff).unwrap_or(0).to_be_bytes();
             out.extend_from_slice(&v4(key.src_ip));
             out.extend_from_slice(&v4(key.dst_ip));
@@ -474,7 +486,9 @@ fn specimen(key: &FlowKey) -> Vec<u8> {
         }
         ETHER_IPV6 => {
             let proto = if key.l4_ok { key.ip_proto } else { 253 };
-            out.extend_from_slice(&[0x60, 0, 0, 0, 0, len, proto, 64]);
+            let class = [0x60 | key.dscp >> 2, (key.dscp & 3) << 6];
+            out.extend_from_slice(&class);
+            out.extend_from_slice(&[0, 0, 0, len, proto, 64]);
             out.extend_from_slice(&key.src_ip.to_be_bytes());
             out.extend_from_slice(&key.dst_ip.to_be_bytes());
             out.extend_from_slice(&l4);
@@ -533,7 +547,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_specimen_has_the_key_it_was_made_from((ether_type, l4) in any_l4()) {
+        fn a_specimen_has_the_key_it_was_made_from((ether_type, l4) in any_l4(), dscp in 0u8..64) {
             let vni = Vni::new(7).unwrap();
             let entry = GateMatch {
                 entrance: Entrance::Vxlan(vni),
@@ -542,7 +556,7 @@ mod tests {
                 ether_type,
                 l4,
             };
-            let key = entry.key(vni);
+            let key = FlowKey { dscp, ..entry.key(vni) };
             let bytes = specimen(&key);
             let frame = Frame::parse(&bytes).unwrap();
             prop_assert!(!frame.is_malformed());

@@ -9,9 +9,12 @@ use crate::flow::{Fields, FlowKey, FlowMask};
 use crate::ident::{Moment, NodeId, QueryId, Vni};
 use crate::offload::Obstacle;
 use crate::outbox::Outbox;
-use crate::pipeline::Decision;
-use crate::ruling::{Action, Output};
-use crate::steering::{Choice, KernelWay, SteerAnswer, SteerKey, Steering, WayFace, WaySample};
+use crate::pipeline::{Decision, UNKNOWN_MS};
+use crate::policy::PathLost;
+use crate::ruling::{Action, DropReason, Output};
+use crate::steering::{
+    Choice, KernelWay, SteerAnswer, SteerKey, Steering, WayFace, WayId, WaySample,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +28,18 @@ impl Switch {
     /// Says between which ways to which peers there is a choice.
     pub fn set_ways(&mut self, all: BTreeMap<NodeId, Vec<WayFace>>, out: &mut Outbox) {
         if self.steering.set_ways(all, out) {
+            self.new_epoch(out);
+        }
+        self.forget_dead(out);
+    }
+
+    /// Where a way died that policy named, and wants to be asked about then, it is asked with the next frame.
+    fn forget_dead(&mut self, out: &mut Outbox) {
+        let dead = self.steering.take_dead();
+        for (node, way) in &dead {
+            self.policy.forget_path(node.handle(), way.number());
+        }
+        if !dead.is_empty() {
             self.new_epoch(out);
         }
     }
@@ -42,9 +57,11 @@ impl Switch {
         samples: &[WaySample],
         kernel: &BTreeMap<(NodeId, Vni), KernelWay>,
         now: Moment,
+        out: &mut Outbox,
     ) {
         self.steering.set_kernel(kernel);
         self.steering.measure(samples, now);
+        self.forget_dead(out);
     }
 
     /// Asks the steering plugins what is to be asked.
@@ -61,11 +78,35 @@ impl Switch {
     }
 
     /// The choice for a ruling that is being made.
-    pub(super) fn steer(&mut self, key: &FlowKey, decision: &Decision) -> Option<Arc<Choice>> {
-        match steer_key(key, decision) {
-            Some(key) => self.steering.choose(key),
-            None => None,
+    pub(super) fn steer(
+        &mut self,
+        key: &FlowKey,
+        decision: &mut Decision,
+        now: Moment,
+    ) -> Option<Arc<Choice>> {
+        let steered = steer_key(key, decision)?;
+        let Some(path) = decision.path else {
+            return self.steering.choose(steered);
+        };
+        let strict = path.lost == PathLost::Drop;
+        let way = WayId::new(path.way);
+        if let Some(way) = way
+            && let Some(choice) = self.steering.exactly(steered.node, way, strict)
+        {
+            if path.lost == PathLost::AskAgain {
+                self.steering.note_named(steered.node, way);
+            }
+            return Some(choice);
         }
+        // There is no such way; it may come.
+        let until = now.plus_ms(UNKNOWN_MS);
+        decision.until = Some(decision.until.map_or(until, |earlier| earlier.min(until)));
+        if strict {
+            decision.action = Action::Drop(DropReason::PathLost);
+            decision.why = Some(format!("there is no way {} to the peer", path.way));
+            return None;
+        }
+        self.steering.choose(steered)
     }
 
     /// The same, without change.
@@ -73,8 +114,9 @@ impl Switch {
         self.steering.look(steer_key(key, decision)?)
     }
 
-    fn rests_on_dscp(&self, key: &FlowKey, decision: &Decision) -> bool {
-        self.steering.is_steered(key.vni) && steer_key(key, decision).is_some()
+    pub(super) fn rests_on_dscp(&self, key: &FlowKey, decision: &Decision) -> bool {
+        decision.path.is_none()
+            && self.steering.is_steered(key.vni) && steer_key(key, decision).is_some()
     }
 
     /// The mask of a ruling: that of the decision, and the DSCP where that chooses the way.
@@ -112,12 +154,16 @@ impl Switch {
     }
 }
 
-/// What chooses the way, if the frame goes to one peer.
+/// What chooses the way, if the frame goes to one peer; ports here may get it too.
 fn steer_key(key: &FlowKey, decision: &Decision) -> Option<SteerKey> {
     let Action::Forward(to) = &decision.action else {
         return None;
     };
-    let [Output::Peer(node)] = to[..] else {
+    let mut peers = to.iter().filter_map(|output| match output {
+        Output::Peer(node) => Some(*node),
+        Output::Port(_) => None,
+    });
+    let (Some(node), None) = (peers.next(), peers.next()) else {
         return None;
     };
     let edits = decision.edits.as_deref().unwrap_or_default();
@@ -129,3 +175,7 @@ fn steer_key(key: &FlowKey, decision: &Decision) -> Option<SteerKey> {
         dscp: leaves.dscp,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

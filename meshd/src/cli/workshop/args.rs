@@ -14,6 +14,8 @@ pub(in crate::cli) enum KindArg {
     Controller,
     /// A policy and its controller.
     Both,
+    /// A choice among the ways to a peer.
+    Steering,
 }
 
 /// Parts of `meshd plugin` that ask no daemon.

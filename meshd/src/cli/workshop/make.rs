@@ -38,6 +38,7 @@ pub(super) fn new(
         KindArg::Policy => Kind::Policy,
         KindArg::Controller => Kind::Controller,
         KindArg::Both => Kind::Both,
+        KindArg::Steering => Kind::Steering,
     });
     let folder = dir.unwrap_or_else(|| PathBuf::from(name));
     template.make(&folder).map_err(|e| invalid(&e))?;
@@ -48,7 +49,7 @@ pub(super) fn new(
         ));
     }
     Printed::text(format!(
-        "{name} is made, with the SDK in {sdk}.\n\nNext:\n  cd {folder}\n  cargo test            the policy as native code\n  \
+        "{name} is made, with the SDK in {sdk}.\n\nNext:\n  cd {folder}\n  cargo test            the plugin as native code\n  \
          meshd plugin build    the component\n  meshd plugin test     all of it, under the daemon's engine\n"
     ))
 }
