@@ -20,7 +20,8 @@
 
 use crate::config::{self, Config, ConfigError};
 
-mod wit {
+#[doc(hidden)]
+pub mod wit {
     //! The guest's side of the world `steering`, generated.
     #![allow(
         missing_docs,
@@ -34,7 +35,7 @@ mod wit {
         world: "steering",
         pub_export_macro: true,
         export_macro_name: "export_steering",
-        default_bindings_module: "meshd_sdk::steering::guest",
+        default_bindings_module: "meshd_sdk::steering::wit",
         with: { "meshd:policy/types@0.1.0": crate::wit::types },
     });
 }
@@ -162,7 +163,7 @@ macro_rules! __export_steering {
                     $crate::steering::guest::choose(&STEERING, &key, &candidates, &current)
                 }
             }
-            $crate::steering::guest::export_steering!(Component with_types_in $crate::steering::guest);
+    $crate::steering::wit::export_steering!(Component with_types_in $crate::steering::wit);
         };
     };
 }
@@ -174,8 +175,8 @@ pub mod guest {
     use crate::wit::types;
     use std::sync::{Mutex, PoisonError};
 
+    pub use super::wit::Guest;
     pub use super::wit::exports::meshd::policy::steer::{Guest as SteerGuest, SteerChoice};
-    pub use super::wit::{Guest, exports, export_steering};
 
     /// Does nothing.
     pub const fn used<S: Steering>() {}

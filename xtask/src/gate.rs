@@ -170,7 +170,11 @@ pub(crate) fn test(quick: bool) -> Result<()> {
 }
 
 /// Guests have workspaces of their own: they are built for another machine.
-const GUESTS: [&str; 3] = ["plugins", "examples/hello-plugin", "examples/hello-steering"];
+const GUESTS: [&str; 3] = [
+    "plugins",
+    "examples/hello-plugin",
+    "examples/hello-steering",
+];
 
 /// Every workspace of the repository.
 fn workspaces() -> Vec<PathBuf> {

@@ -417,7 +417,11 @@ impl Steering {
 
     /// Those of the named ways that died since the last call.
     pub(crate) fn take_dead(&mut self) -> Vec<(NodeId, WayId)> {
-        let all: Vec<_> = self.named.iter().map(|(way, lived)| (*way, *lived)).collect();
+        let all: Vec<_> = self
+            .named
+            .iter()
+            .map(|(way, lived)| (*way, *lived))
+            .collect();
         let mut dead = Vec::new();
         for ((node, way), lived) in all {
             let alive = self.is_alive(node, way);

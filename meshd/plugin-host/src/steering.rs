@@ -6,9 +6,7 @@ use crate::bindings::meshd::policy::types::LinkStats;
 use crate::bindings::steering::exports::meshd::policy::steer::{SteerChoice, SteerKey};
 use crate::fault::Fault;
 use meshd_core::ident::{NodeId, Vni};
-use meshd_core::steering::{
-    Figures, SteerAnswer, SteerKey as Key, SteerQuestion, WayId, WayStats,
-};
+use meshd_core::steering::{Figures, SteerAnswer, SteerKey as Key, SteerQuestion, WayId, WayStats};
 
 /// Ways that one answer may rank.
 const RANKED_MAX: usize = 64;
@@ -39,7 +37,11 @@ pub(crate) fn question(question: &SteerQuestion) -> (SteerKey, Vec<LinkStats>, V
         cost: way.cost,
     };
     let current = question.current.iter().map(|way| way.number());
-    (key, question.ways.iter().map(stats).collect(), current.collect())
+    (
+        key,
+        question.ways.iter().map(stats).collect(),
+        current.collect(),
+    )
 }
 
 /// What it answered.
@@ -52,7 +54,11 @@ pub(crate) fn answer(choice: &SteerChoice) -> Result<SteerAnswer, Fault> {
         return wrong(format!("its gap is longer than {GAP_MS_MAX} ms"));
     }
     Ok(SteerAnswer {
-        ranked: choice.ranked.iter().filter_map(|way| WayId::new(*way)).collect(),
+        ranked: choice
+            .ranked
+            .iter()
+            .filter_map(|way| WayId::new(*way))
+            .collect(),
         spread: choice.spread,
         gap_ms: choice.gap_ms,
     })
@@ -74,7 +80,10 @@ pub(crate) fn warm_up() -> Option<SteerQuestion> {
             node: NodeId([0; 32]),
             dscp: 0,
         },
-        ways: vec![way(WayId::MAIN, "quic-direct"), way(WayId::link(0)?, "link")],
+        ways: vec![
+            way(WayId::MAIN, "quic-direct"),
+            way(WayId::link(0)?, "link"),
+        ],
         current: Vec::new(),
     })
 }

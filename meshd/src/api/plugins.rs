@@ -401,9 +401,7 @@ fn refuse_attach(error: AttachError) -> Refusal {
         AttachError::Broken { .. }
         | AttachError::Full { .. }
         | AttachError::SteeringTaken { .. }
-        | AttachError::Controllers { .. } => {
-            RefusalCode::Conflict
-        }
+        | AttachError::Controllers { .. } => RefusalCode::Conflict,
         AttachError::Grant { .. } => RefusalCode::Forbidden,
         AttachError::Configure { .. }
         | AttachError::Controller { .. }

@@ -16,7 +16,7 @@ use crate::bounded;
 use crate::compiler::{Compiler, Loader};
 use meshd_core::command::RefusalCode;
 use meshd_plugin_host::{
-    Digest, Engine, Instance, Limits, MAX_COMPONENT, Manifest, Plugin, Schema, WIT,
+    Digest, Engine, Instance, Limits, MAX_COMPONENT, Manifest, Plugin, Schema, WIT, World,
 };
 use serde_json::json;
 use std::ffi::OsString;
@@ -104,6 +104,18 @@ fn load(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
         .map_err(|e| invalid(file, &e))
 }
 
+/// A policy: what is asked about frames.
+fn load_policy(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
+    let plugin = load(file, wasm)?;
+    match plugin.shape().world {
+        World::Policy | World::PolicyTracked | World::Controller => Ok(plugin),
+        World::Steering => Err(Failure::new(format!(
+            "{} is a steering plugin, which is asked about ways and not about frames; its tests are those of `cargo test`",
+            show_path(file)
+        ))),
+    }
+}
+
 /// Is this a policy plugin that would be taken here?
 fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Printed, Failure> {
     let wasm = component(file)?;
@@ -151,6 +163,9 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
     };
     let mut lines = vec![
         match (plugin.has_policy(), plugin.has_controller()) {
+            _ if shape.world == World::Steering => {
+                format!("{} is a steering plugin.", show_path(file))
+            }
             (true, true) => format!("{} is a policy plugin with a controller.", show_path(file)),
             (true, false) => format!("{} is a policy plugin.", show_path(file)),
             _ => format!("{} is a controller.", show_path(file)),
@@ -191,13 +206,15 @@ fn about(manifest: Option<&Manifest>) -> Vec<String> {
     if !manifest.description.is_empty() {
         lines.push(format!("  is        {}", manifest.description));
     }
-    let stage = manifest.stage.unwrap_or_default();
-    let fail = manifest.fail.unwrap_or_else(|| stage.fail());
-    lines.push(format!(
-        "  stage     {}, fails {}",
-        stage.word(),
-        fail.word()
-    ));
+    if manifest.world != World::Steering.name() {
+        let stage = manifest.stage.unwrap_or_default();
+        let fail = manifest.fail.unwrap_or_else(|| stage.fail());
+        lines.push(format!(
+            "  stage     {}, fails {}",
+            stage.word(),
+            fail.word()
+        ));
+    }
     let mut reasons: Vec<String> = match manifest.rules {
         0 => Vec::new(),
         rules => vec![format!("rule 1 to {rules}")],

@@ -292,7 +292,9 @@ pub enum RollbackError {
 #[derive(Debug, thiserror::Error)]
 pub enum ShadowError {
     /// Only policies run beside each other.
-    #[error("{name}: a version can be run beside another one of a policy, and not of a steering plugin")]
+    #[error(
+        "{name}: a version can be run beside another one of a policy, and not of a steering plugin"
+    )]
     Steering {
         /// The plugin.
         name: Label,

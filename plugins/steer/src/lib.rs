@@ -117,7 +117,10 @@ enum Standing {
 
 impl Steer {
     fn class(&self, dscp: u8) -> (usize, Class) {
-        let found = self.classes.iter().position(|class| class.dscp.contains(&dscp));
+        let found = self
+            .classes
+            .iter()
+            .position(|class| class.dscp.contains(&dscp));
         let class = found.and_then(|at| self.classes.get(at));
         let class = class.unwrap_or(&self.rest).clone();
         (found.unwrap_or(self.classes.len()), class)
@@ -143,7 +146,10 @@ impl Steering for Steer {
     fn check(&mut self) -> Result<(), Vec<ConfigError>> {
         let mut errors = Vec::new();
         if !(1..=100).contains(&self.busy) {
-            errors.push(ConfigError::new("/busy", "a percentage from 1 to 100 is wanted"));
+            errors.push(ConfigError::new(
+                "/busy",
+                "a percentage from 1 to 100 is wanted",
+            ));
         }
         for (at, class) in self.classes.iter().enumerate() {
             if let Some(place) = class.dscp.iter().position(|dscp| *dscp > 63) {
@@ -155,7 +161,11 @@ impl Steering for Steer {
             self.classes = usual();
         }
         self.rest.max_loss_ppm = 50_000;
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(errors)
+        }
     }
 
     fn choose(&mut self, key: &SteerKey, candidates: &[LinkStats], current: &[u32]) -> Choice {
@@ -173,7 +183,8 @@ impl Steering for Steer {
             let holds = holding.is_some_and(|holding| holding.path == way.path);
             // With what goes by the way that holds now, it must not be busy: else it is left again at once.
             let more = if holds { 0 } else { load };
-            let fits = class.bulk || !self.is_busy(way.used_kbps.saturating_add(more), way.avail_kbps);
+            let fits =
+                class.bulk || !self.is_busy(way.used_kbps.saturating_add(more), way.avail_kbps);
             let place = (key.tenant, key.dst_peer, number, way.path);
             // Only trouble is worth remembering.
             let trouble = if troubled {

@@ -57,7 +57,11 @@ fn bulk_is_spread_over_all_ways_and_is_not_driven_away_by_itself() {
     assert_eq!(sim.spread(BULK), ["fibre", "dsl"]);
     sim.run(60_000);
     assert_eq!(sim.spread(BULK).len(), 2);
-    assert!(sim.moves.get(&BULK).is_none_or(|moves| *moves <= 1), "{:?}", sim.moves);
+    assert!(
+        sim.moves.get(&BULK).is_none_or(|moves| *moves <= 1),
+        "{:?}",
+        sim.moves
+    );
 }
 
 #[test]
@@ -76,7 +80,11 @@ fn a_lossy_way_is_left_within_a_second_and_comes_back_once_it_was_calm() {
         sim.run(2_000);
     }
     assert_eq!(sim.first(VOICE), "fibre");
-    assert!(sim.moves.values().all(|moves| *moves == 2), "{:?}", sim.moves);
+    assert!(
+        sim.moves.values().all(|moves| *moves == 2),
+        "{:?}",
+        sim.moves
+    );
 }
 
 #[test]
@@ -112,7 +120,11 @@ fn delays_that_waver_move_nothing() {
         sim.ways[1].rtt_us = 20_000 + (step * 104_729) % 5_000;
         sim.run(200);
     }
-    assert!(sim.moves.get(&VOICE).is_none_or(|moves| *moves <= 1), "{:?}", sim.moves);
+    assert!(
+        sim.moves.get(&VOICE).is_none_or(|moves| *moves <= 1),
+        "{:?}",
+        sim.moves
+    );
 }
 
 #[test]

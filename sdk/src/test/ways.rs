@@ -148,13 +148,18 @@ impl<S: Steering> Ways<S> {
     /// The name of the first way that a class takes and that is up.
     #[must_use]
     pub fn first(&self, dscp: u8) -> &'static str {
-        self.taken(dscp).first().map_or("none", |at| self.ways[*at].name)
+        self.taken(dscp)
+            .first()
+            .map_or("none", |at| self.ways[*at].name)
     }
 
     /// The names of all ways that a class is spread over.
     #[must_use]
     pub fn spread(&self, dscp: u8) -> Vec<&'static str> {
-        self.taken(dscp).iter().map(|at| self.ways[*at].name).collect()
+        self.taken(dscp)
+            .iter()
+            .map(|at| self.ways[*at].name)
+            .collect()
     }
 
     fn taken(&self, dscp: u8) -> Vec<usize> {

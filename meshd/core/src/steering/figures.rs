@@ -76,7 +76,8 @@ impl Figures {
             || moved(self.loss_ppm, other.loss_ppm, LOSS_NOISE_PPM)
             || moved(self.used_kbps, other.used_kbps, USED_NOISE_KBPS)
             || (self.avail_kbps > 0
-                && self.used_kbps.abs_diff(other.used_kbps) > self.avail_kbps / 10 + USED_NOISE_KBPS)
+                && self.used_kbps.abs_diff(other.used_kbps)
+                    > self.avail_kbps / 10 + USED_NOISE_KBPS)
     }
 }
 

@@ -478,7 +478,20 @@ fn specimen(key: &FlowKey) -> Vec<u8> {
         ETHER_IPV4 => {
             // 253 is for experiments (RFC 3692): what a pair does not look at.
             let proto = if key.l4_ok { key.ip_proto } else { 253 };
-            out.extend_from_slice(&[0x45, key.dscp << 2, 0, 20 + len, 0, 0, 0, 0, 64, proto, 0, 0]);
+            out.extend_from_slice(&[
+                0x45,
+                key.dscp << 2,
+                0,
+                20 + len,
+                0,
+                0,
+                0,
+                0,
+                64,
+                proto,
+                0,
+                0,
+            ]);
             let v4 = |ip: u128| u32::try_from(ip & 0xffff_ffff).unwrap_or(0).to_be_bytes();
             out.extend_from_slice(&v4(key.src_ip));
             out.extend_from_slice(&v4(key.dst_ip));

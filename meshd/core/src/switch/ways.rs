@@ -116,7 +116,8 @@ impl Switch {
 
     pub(super) fn rests_on_dscp(&self, key: &FlowKey, decision: &Decision) -> bool {
         decision.path.is_none()
-            && self.steering.is_steered(key.vni) && steer_key(key, decision).is_some()
+            && self.steering.is_steered(key.vni)
+            && steer_key(key, decision).is_some()
     }
 
     /// The mask of a ruling: that of the decision, and the DSCP where that chooses the way.

@@ -3,7 +3,7 @@
 use super::super::args::Common;
 use super::super::values::{self, show_path};
 use super::super::{Failure, Printed, show};
-use super::{component, invalid, load, make};
+use super::{component, invalid, load_policy, make};
 use crate::bounded;
 use meshd_core::ident::escape;
 use meshd_plugin_host::{ConfigureError, Instance, Plugin};
@@ -84,7 +84,7 @@ pub(super) fn test(
             (built.path, built.component, config, pairs)
         }
     };
-    let plugin = load(&file, &wasm)?;
+    let plugin = load_policy(&file, &wasm)?;
     let names = Names::of(&wasm);
     let mut goldens = Vec::new();
     let mut frames = traffic(TESTED, 1).frames;
@@ -213,7 +213,7 @@ pub(super) fn bench(
     let before: Option<Figures> = compare
         .map(|path| serde_json::from_str(&text(path)?).map_err(|e| invalid(path, &e)))
         .transpose()?;
-    let plugin = load(file, &component(file)?)?;
+    let plugin = load_policy(file, &component(file)?)?;
     let frames = match pcap {
         Some(pcap) => recording(pcap)?,
         None => traffic(MEASURED, 1),
@@ -266,7 +266,7 @@ pub(super) fn replay(
 ) -> Result<Printed, Failure> {
     let config = given(config)?.unwrap_or_default();
     let wasm = component(file)?;
-    let plugin = load(file, &wasm)?;
+    let plugin = load_policy(file, &wasm)?;
     let names = Names::of(&wasm);
     let frames = recording(pcap)?;
     let (seen, passed) = rerun(&mut start(file, &plugin, &config)?, &names, &frames, true);

@@ -32,7 +32,9 @@ fn link() -> WayId {
 fn packet(dscp: u8) -> Bytes {
     let mut out = [&THERE.0[..], &HERE.0[..], &[8, 0]].concat();
     let tos = dscp << 2;
-    out.extend([0x45, tos, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    out.extend([
+        0x45, tos, 0, 32, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
     out.extend([0x10, 0, 0x20, 0, 0, 12, 0, 0, 1, 2, 3, 4]);
     out.into()
 }
@@ -106,8 +108,14 @@ impl Bench {
         // Late enough that the source is not fresh.
         let (origin, network) = (Origin::Port(PORT), (vni(), Tracked::default()));
         let frame = packet(dscp);
-        self.switch
-            .upcall(origin, UpcallId(1), network, &frame, at(60_000), &mut self.out);
+        self.switch.upcall(
+            origin,
+            UpcallId(1),
+            network,
+            &frame,
+            at(60_000),
+            &mut self.out,
+        );
         self.drain()
     }
 
