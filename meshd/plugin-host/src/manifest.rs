@@ -122,8 +122,6 @@ pub struct Manifest {
     pub description: String,
     /// What wrote the manifest, or empty.
     pub sdk: String,
-    /// What it is made for.
-    pub world: String,
     /// Where in a chain it belongs, if it says so.
     pub stage: Option<Stage>,
     /// What should hold when it cannot answer, if it says so.
@@ -247,7 +245,6 @@ impl Manifest {
             version: text(&written.version, TEXT_MAX),
             description: text(&written.description, DESCRIPTION_MAX),
             sdk: text(&written.sdk, TEXT_MAX),
-            world: text(&written.world, TEXT_MAX),
             stage: written.stage,
             fail: written.fail,
             rules: written.rules,

@@ -335,9 +335,19 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
             .map(|at| view::PluginAttachment {
                 network: network_name(networks, at.vni),
                 vni: at.vni,
-                stage: at.stage.word().to_owned(),
+                stage: if info.steers {
+                    "steering"
+                } else {
+                    at.stage.word()
+                }
+                .to_owned(),
                 order: at.order,
-                fail: at.fail.word().to_owned(),
+                fail: if info.steers {
+                    "last-choice"
+                } else {
+                    at.fail.word()
+                }
+                .to_owned(),
                 config: at.config.clone(),
                 trouble: at.trouble.clone(),
                 last_fault: at.last_fault.clone(),

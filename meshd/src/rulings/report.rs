@@ -31,6 +31,8 @@ pub struct PluginInfo {
     pub source: Option<String>,
     /// Why it cannot be used, if so.
     pub trouble: Option<String>,
+    /// It chooses ways, and is in no chain.
+    pub steers: bool,
     /// Versions to which `rollback` can go back, the next one first.
     pub earlier: Vec<Digest>,
     /// Who has signed it.
@@ -213,6 +215,7 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
         size: record.size,
         source: record.source.clone(),
         trouble: plugin.as_ref().err().cloned(),
+        steers: installed.steers(),
         signers: plugin
             .as_ref()
             .map_or_else(|_| Vec::new(), |plugin| plugin.signers().to_vec()),
