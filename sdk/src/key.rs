@@ -267,6 +267,34 @@ impl<'a> Key<'a> {
         self.is_ip() && self.ip_proto() == 17 && self.l4_ok()
     }
 
+    /// What `look` makes of the source address, and how many of its leading bits that rests on.
+    pub(crate) fn look_src_ip<T>(&self, look: impl FnOnce(u128) -> (T, u8)) -> T {
+        let (found, bits) = look(self.src_bits());
+        self.src_ip.set(self.src_ip.get().max(bits));
+        found
+    }
+
+    /// As [`Self::look_src_ip`].
+    pub(crate) fn look_dst_ip<T>(&self, look: impl FnOnce(u128) -> (T, u8)) -> T {
+        let (found, bits) = look(self.dst_bits());
+        self.dst_ip.set(self.dst_ip.get().max(bits));
+        found
+    }
+
+    /// As [`Self::look_src_ip`].
+    pub(crate) fn look_src_port<T>(&self, look: impl FnOnce(u16) -> (T, u8)) -> T {
+        let (found, bits) = look(raw!(self.src_port));
+        self.src_port.set(self.src_port.get() | leading(bits));
+        found
+    }
+
+    /// As [`Self::look_src_ip`].
+    pub(crate) fn look_dst_port<T>(&self, look: impl FnOnce(u16) -> (T, u8)) -> T {
+        let (found, bits) = look(raw!(self.dst_port));
+        self.dst_port.set(self.dst_port.get() | leading(bits));
+        found
+    }
+
     fn src_bits(&self) -> u128 {
         let ip = raw!(self.src_ip);
         bits(ip.hi, ip.lo)
@@ -322,6 +350,13 @@ impl Ct {
     pub fn is_invalid(self) -> bool {
         self.0.contains(CtState::INVALID)
     }
+}
+
+/// A mask of the leading `bits` of a port.
+fn leading(bits: u8) -> u16 {
+    u16::MAX
+        .checked_shl(16 - u32::from(bits.min(16)))
+        .unwrap_or_default()
 }
 
 pub(crate) fn bits(hi: u64, lo: u64) -> u128 {

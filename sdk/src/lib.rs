@@ -41,6 +41,7 @@ pub mod meter;
 mod net;
 mod policy;
 pub mod steering;
+pub mod rules;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 mod verdict;

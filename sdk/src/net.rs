@@ -67,6 +67,12 @@ impl Net {
         self.v4
     }
 
+    /// The first and the last address, as the key carries them.
+    pub(crate) fn range(self) -> (u128, u128) {
+        let behind = u128::MAX.checked_shr(self.len.into()).unwrap_or_default();
+        (self.bits, self.bits | behind)
+    }
+
     /// The prefix and its length, of 128 bits.
     #[cfg(asked)]
     pub(crate) fn halves(self) -> (crate::wit::types::Ip, u8) {

@@ -14,10 +14,8 @@
 //! rule that denies and as none for a rule that allows. Later fragments bear no ports: rules with ports pass them by,
 //! since without its first fragment a packet is never put together.
 
-mod rule;
-
 use meshd_sdk::prelude::*;
-use rule::{Item, Match};
+use meshd_sdk::rules::{Match, RULES_MAX, Rule, Rules};
 
 /// An access list without state: the first rule that matches decides.
 #[derive(Debug, Config)]
@@ -27,13 +25,13 @@ struct Acl {
     deny: Vec<Match>,
     /// Then these, in their order.
     #[config(default = [])]
-    rules: Vec<Item>,
+    rules: Vec<Rule>,
     /// What holds where no rule matches, except for ARP and neighbour discovery.
     #[config(default = "pass")]
     default: Default,
-    /// Both lists in their order, and whether a rule allows: one list is quicker to go through than two.
+    /// Both lists in their order: one is quicker to search than two.
     #[config(skip)]
-    all: Vec<(bool, Match)>,
+    all: Rules,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Config)]
@@ -44,55 +42,34 @@ enum Default {
     Drop,
 }
 
-/// More would not be decided within the fuel of one decision.
-const MAX_RULES: u16 = 64;
+/// For the manifest.
+const MAX_RULES: u16 = RULES_MAX as u16;
 
 #[policy(stage = "guard", fail = "closed", rules = MAX_RULES)]
 impl Policy for Acl {
     fn check(&mut self) -> Result<(), Vec<ConfigError>> {
-        let denied = self
-            .deny
-            .iter()
-            .enumerate()
-            .map(|(i, rule)| (format!("/deny/{i}"), rule));
-        let listed = self
-            .rules
-            .iter()
-            .enumerate()
-            .map(|(i, item)| (format!("/rules/{i}/{}", item.word()), item.rule()));
-        let mut errors: Vec<ConfigError> = denied
-            .chain(listed)
-            .filter_map(|(at, rule)| rule.fault().map(|fault| ConfigError::new(at, fault)))
-            .collect();
-        let count = self.deny.len() + self.rules.len();
-        if count > usize::from(MAX_RULES) {
-            errors.push(ConfigError::new(
-                "",
-                format!(
-                    "{count} rules; at most {MAX_RULES} can be decided in the time a decision has"
-                ),
-            ));
+        let mut errors = Vec::new();
+        for (i, one) in self.deny.iter().enumerate() {
+            let fault = one.fault();
+            errors.extend(fault.map(|fault| ConfigError::new(format!("/deny/{i}"), fault)));
+        }
+        for (i, rule) in self.rules.iter().enumerate() {
+            errors.extend(rule.fault(&format!("/rules/{i}")));
         }
         if !errors.is_empty() {
             return Err(errors);
         }
-        let denied = self.deny.iter().map(|rule| (false, rule.clone()));
-        let listed = self.rules.iter();
-        let listed = listed.map(|item| (item.allows(), item.rule().clone()));
-        self.all = denied.chain(listed).collect();
+        let denied = self.deny.iter().cloned().map(Rule::Deny);
+        self.all = Rules::new("", denied.chain(self.rules.iter().cloned()).collect())?;
         Ok(())
     }
 
     fn decide(&self, key: &Key) -> Verdict {
-        for (number, (allow, rule)) in (1..).zip(&self.all) {
-            if rule.matches(key, *allow) {
-                return if *allow { next() } else { drop(number) };
-            }
-        }
-        match self.default {
-            Default::Pass => next(),
-            Default::Drop if key.is_neighbor() => next(),
-            Default::Drop => drop("default"),
+        match (self.all.first(key), self.default) {
+            (Some((_, Rule::Allow(_))), _) | (None, Default::Pass) => next(),
+            (Some((number, Rule::Deny(_))), _) => drop(number),
+            (None, Default::Drop) if key.is_neighbor() => next(),
+            (None, Default::Drop) => drop("default"),
         }
     }
 }
@@ -209,6 +186,6 @@ mod tests {
         assert_eq!(at(r#"{"default":"maybe"}"#).pointer, "/default");
         assert!(at("{").message.contains("line 1, column 2"));
         let many = format!(r#"{{"deny":[{}{{}}]}}"#, "{},".repeat(MAX_RULES.into()));
-        assert!(at(&many).message.contains("at most 64"));
+        assert!(at(&many).message.contains("at most 1024"));
     }
 }

@@ -15,17 +15,15 @@
 //!
 //! TCP flags are never read: the host's table has looked at them.
 
-mod rule;
-
 use meshd_sdk::prelude::*;
-use rule::{First, Item};
+use meshd_sdk::rules::{Proto, RULES_MAX, Rule, Rules};
 
 /// A firewall with connections.
 #[derive(Debug, Config)]
 struct Firewall {
     /// For new connections, in their order.
     #[config(default = [])]
-    rules: Vec<Item>,
+    rules: Vec<Rule>,
     /// What holds where no rule matches, except for ARP and neighbour discovery.
     #[config(default = "drop")]
     default: Default,
@@ -40,6 +38,9 @@ struct Firewall {
     /// receiver's node.
     #[config(default = false)]
     asymmetric: bool,
+    /// `rules`, to be searched.
+    #[config(skip)]
+    list: Rules,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Config)]
@@ -58,30 +59,24 @@ enum Refuse {
     Reject,
 }
 
-/// More would not be decided within the fuel of one decision.
-const MAX_RULES: u16 = 48;
+/// For the manifest.
+const MAX_RULES: u16 = RULES_MAX as u16;
 
 #[policy(stage = "guard", fail = "closed", rules = MAX_RULES)]
 impl Policy for Firewall {
     fn check(&mut self) -> Result<(), Vec<ConfigError>> {
-        let fault = |(i, item): (usize, &Item)| {
-            let at = format!("/rules/{i}/{}", item.word());
-            item.rule().fault().map(|fault| ConfigError::new(at, fault))
-        };
-        let mut errors: Vec<ConfigError> =
-            self.rules.iter().enumerate().filter_map(fault).collect();
-        let count = self.rules.len();
-        if count > usize::from(MAX_RULES) {
-            let message = format!(
-                "{count} rules; at most {MAX_RULES} can be decided in the time a decision has"
-            );
-            errors.push(ConfigError::new("/rules", message));
+        let mut errors = Vec::new();
+        for (i, rule) in self.rules.iter().enumerate() {
+            if matches!(rule.asks().proto, Some(Proto::Arp | Proto::Nd)) {
+                let message = "arp and nd are of no connection, and always pass";
+                errors.push(ConfigError::new(format!("/rules/{i}"), message));
+            }
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors)
+        if !errors.is_empty() {
+            return Err(errors);
         }
+        self.list = Rules::new("/rules", self.rules.clone())?;
+        Ok(())
     }
 
     fn decide(&self, key: &Key) -> Verdict {
@@ -111,18 +106,17 @@ impl Policy for Firewall {
                 Default::Drop => drop("fragment"),
             };
         }
-        let first = First {
-            key,
-            turned: ct.is_reply(),
+        let found = if ct.is_reply() {
+            self.list.first_of_answer(key)
+        } else {
+            self.list.first(key)
         };
-        for (number, item) in (1..).zip(&self.rules) {
-            if item.rule().matches(&first, item.allows()) {
-                return match (item.allows(), self.refuse) {
-                    (true, _) => next().ct_commit().set_ct_mark(u32::from(number)),
-                    (false, Refuse::Drop) => drop(number),
-                    (false, Refuse::Reject) => reject(number),
-                };
-            }
+        if let Some((number, rule)) = found {
+            return match (rule.allows(), self.refuse) {
+                (true, _) => next().ct_commit().set_ct_mark(u32::from(number)),
+                (false, Refuse::Drop) => drop(number),
+                (false, Refuse::Reject) => reject(number),
+            };
         }
         match (self.default, self.refuse) {
             (Default::Pass, _) => next().ct_commit().set_ct_mark(0),

@@ -152,6 +152,16 @@ fn a_wrong_config_is_refused_with_its_place() {
         "/rules/0/allow/way"
     );
     assert_eq!(at(r#"{"default":"maybe"}"#).pointer, "/default");
-    let many = format!(r#"{{"rules":[{}]}}"#, vec![r#"{"allow":{}}"#; 49].join(","));
-    assert!(at(&many).message.contains("at most 48"));
+    let many = format!(
+        r#"{{"rules":[{}]}}"#,
+        vec![r#"{"allow":{}}"#; 1025].join(",")
+    );
+    assert!(at(&many).message.contains("at most 1024"));
+    assert_eq!(
+        at(r#"{"rules":[{"allow":{}},{"allow":{"proto":"arp"}}]}"#),
+        ConfigError::new(
+            "/rules/1",
+            "arp and nd are of no connection, and always pass"
+        )
+    );
 }

@@ -7,11 +7,11 @@
 
 mod bytes;
 mod connections;
-mod keys;
+pub(crate) mod keys;
 mod packet;
 mod replay;
-mod sound;
 pub mod ways;
+pub(crate) mod sound;
 mod world;
 
 pub use crate::__pkt as pkt;
