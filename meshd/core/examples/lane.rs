@@ -102,7 +102,14 @@ fn measure(vni: Vni, lane: &mut Lane, frames: &[Bytes]) -> f64 {
 fn main() {
     let Ok(vni) = Vni::new(7) else { return };
     let mut first = None;
-    for (masks, flows) in [(1, 1), (1, 1000), (1, 10_000), (4, 2500), (16, 625), (32, 312)] {
+    for (masks, flows) in [
+        (1, 1),
+        (1, 1000),
+        (1, 10_000),
+        (4, 2500),
+        (16, 625),
+        (32, 312),
+    ] {
         let Some((mut lane, frames)) = lane(vni, masks, flows) else {
             println!("{masks} masks, {flows} flows each: a frame found what is not its own");
             continue;

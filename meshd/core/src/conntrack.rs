@@ -106,7 +106,7 @@ pub struct Tuple {
     pub src_ip: u128,
     /// As `src_ip`.
     pub dst_ip: u128,
-    /// TCP, UDP or SCTP port; the identifier of an ICMP echo; 0 of others.
+    /// TCP, UDP or SCTP port; of who asks by an ICMP echo the identifier; 0 of others.
     pub src_port: u16,
     /// As `src_port`.
     pub dst_port: u16,

@@ -96,21 +96,24 @@ impl Meter {
         (self.passed.read(), self.held.read())
     }
 
-    /// Has it room for so many bytes?
+    /// Has it room for so many bytes? A full one has room for any frame, or a long one would wait for ever.
     #[must_use]
     pub fn has_room(&self, bytes: usize, now: Moment) -> bool {
-        let full_at = self.full_at.load(Ordering::Relaxed).max(now.0);
-        let after = full_at.saturating_add(price(self.rate, bytes));
-        after - now.0 <= self.burst_ns
+        let full_at = self.full_at.load(Ordering::Relaxed);
+        let after = full_at.max(now.0).saturating_add(price(self.rate, bytes));
+        full_at <= now.0 || after - now.0 <= self.burst_ns
     }
 
+    /// What was not held back, since others are to get it, may leave it empty, and no emptier: or a flood would hold back
+    /// everything else long after.
     fn charge(&self, bytes: usize, now: Moment) {
         let price = price(self.rate, bytes);
+        let empty = now.0.saturating_add(self.burst_ns.max(price));
         // Two lanes may find room for one frame each where there was room for one: then the next pays for it.
         let _ = self
             .full_at
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                Some(full_at.max(now.0).saturating_add(price))
+                Some(full_at.max(now.0).saturating_add(price).min(empty))
             });
         self.passed.count(bytes);
     }

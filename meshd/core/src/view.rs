@@ -479,11 +479,11 @@ pub struct Connection {
     pub proto: String,
     /// Who opened it.
     pub src: IpAddr,
-    /// As `src`; of ICMP echo the identifier.
+    /// As `src`; of an ICMP echo the identifier.
     pub src_port: u16,
     /// To whom.
     pub dst: IpAddr,
-    /// As `dst`; of ICMP echo the identifier.
+    /// As `dst`; of an ICMP echo 0.
     pub dst_port: u16,
     /// How far it is.
     pub state: crate::conntrack::State,

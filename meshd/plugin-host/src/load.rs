@@ -25,6 +25,7 @@ use crate::sections::{CONTROLLER, section};
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
+use meshd_core::ident::escape;
 use meshd_core::signer::Signer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -738,7 +739,7 @@ fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
         let key = is(TRACKED_KEY) && world == Some(World::PolicyTracked);
         if !types_only && !key {
             return Err(LoadError::Import {
-                import: name.to_owned(),
+                import: short(&escape(name.as_bytes())),
                 hint: hint(name),
             });
         }
@@ -754,7 +755,7 @@ fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
     let found = if exports.is_empty() {
         "nothing".to_owned()
     } else {
-        exports.join(", ")
+        short(&escape(exports.join(", ").as_bytes()))
     };
     Err(LoadError::NoDecide { found })
 }
@@ -771,11 +772,14 @@ fn hint(import: &str) -> &'static str {
 
 /// An error with its causes on one line, bounded: a component chooses the names in it.
 fn one_line(error: &wasmtime::Error) -> String {
-    let text = format!("{error:#}").replace(['\n', '\r'], " ");
-    if text.chars().count() > 400 {
-        text.chars().take(400).chain("...".chars()).collect()
-    } else {
-        text
+    short(&format!("{error:#}").replace(['\n', '\r'], " "))
+}
+
+/// A stranger's words: no longer than a person reads.
+fn short(text: &str) -> String {
+    match text.char_indices().nth(400) {
+        Some((at, _)) => format!("{}...", &text[..at]),
+        None => text.to_owned(),
     }
 }
 

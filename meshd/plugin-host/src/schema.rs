@@ -70,6 +70,11 @@ enum Step<'a> {
     At(usize),
 }
 
+/// Of so many comparisons, in steps.
+fn cost(comparisons: usize) -> u32 {
+    u32::try_from(comparisons).unwrap_or(u32::MAX)
+}
+
 impl<'a> Check<'a> {
     fn value(&mut self, schema: &Value, value: &'a Value) {
         self.steps = self.steps.saturating_sub(1);
@@ -99,6 +104,9 @@ impl<'a> Check<'a> {
                 shown(value)
             ));
         }
+        if let Some(Value::Array(wanted)) = schema.get("enum") {
+            self.steps = self.steps.saturating_sub(cost(wanted.len()));
+        }
         if let Some(Value::Array(wanted)) = schema.get("enum")
             && !wanted.iter().any(|one| same(one, value))
         {
@@ -107,12 +115,13 @@ impl<'a> Check<'a> {
         }
         match value {
             Value::Number(number) => self.number(schema, number),
-            Value::String(text) => self.size(
-                schema,
-                ["minLength", "maxLength"],
-                text.chars().count(),
-                "characters",
-            ),
+            Value::String(text) => {
+                let bounds = ["minLength", "maxLength"];
+                if bounds.iter().any(|bound| schema.contains_key(*bound)) {
+                    self.steps = self.steps.saturating_sub(cost(text.len() / 64));
+                    self.size(schema, bounds, text.chars().count(), "characters");
+                }
+            }
             Value::Array(list) => self.list(schema, list),
             Value::Object(object) => self.object(schema, object),
             _ => {}

@@ -165,6 +165,8 @@ impl Template {
     /// # Errors
     /// If it is there, or cannot be written; nothing is left then.
     pub fn make(&self, folder: &Path) -> Result<()> {
+        // Without a slash at its end, as a shell completes it: what is beside it must not be in it.
+        let folder: &Path = &folder.components().collect::<PathBuf>();
         if fs::symlink_metadata(folder).is_ok() {
             bail!(
                 "{} is there already; take another name or folder",

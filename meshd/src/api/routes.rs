@@ -189,7 +189,8 @@ async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Respo
         let refusal = invalid("this path takes no query (what stands behind the `?`)");
         return ApiError(refusal).into_response();
     }
-    let most = match path.starts_with("/v1/plugins/") {
+    let takes_component = path.starts_with("/v1/plugins/") || path.ends_with("/shadow");
+    let most = match takes_component {
         true => PLUGIN_MAX,
         false => BODY_MAX,
     };
@@ -208,13 +209,20 @@ async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Respo
     };
     let is_view = matches!(parts.method, Method::GET | Method::HEAD);
     let request = Request::from_parts(parts, bytes.into());
-    let work = async {
-        // The semaphore is never closed.
-        let _place = match is_view {
-            true => None,
-            false => changes.acquire().await.ok(),
+    let work = async move {
+        if is_view {
+            return next.run(request).await;
+        }
+        // A task of its own: who changes something and goes away must not leave half of it done.
+        let change = async move {
+            // The semaphore is never closed.
+            let _place = changes.acquire().await.ok();
+            next.run(request).await
         };
-        next.run(request).await
+        tokio::spawn(change).await.unwrap_or_else(|_| {
+            let message = "the daemon failed within this request; its log says how".to_owned();
+            ApiError(Refusal { code: RefusalCode::Unavailable, message }).into_response()
+        })
     };
     tokio::time::timeout(Duration::from_secs(REQUEST_S), work).await.unwrap_or_else(|_| {
         let message = format!("no answer within {REQUEST_S} s; the work may still be done, look before you ask again");

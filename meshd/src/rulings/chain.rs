@@ -155,7 +155,13 @@ fn walk(
             seen(&mut asked, link, &question, Said::Skipped);
             continue;
         }
-        let decision = match link.ask(&question, now) {
+        // What is asked for people leaves nothing behind.
+        let looked = asked.is_some();
+        let decision = match looked {
+            true => link.look(&question, now),
+            false => link.ask(&question, now),
+        };
+        let decision = match decision {
             Ok(decision) => decision,
             Err(reason) => {
                 // Whether a plugin fails does not depend on the key alone, so nothing of this is kept.
@@ -181,7 +187,11 @@ fn walk(
                         continue;
                     }
                     FailMode::LastGood => {
-                        let Some((digest, its, decision)) = link.fall_back(&question, now) else {
+                        let back = match looked {
+                            true => link.look_back(&question, now),
+                            false => link.fall_back(&question, now),
+                        };
+                        let Some((digest, its, decision)) = back else {
                             let why =
                                 format!("{reason}; there is no last good version that answers");
                             seen(&mut asked, link, &question, failed(&why));

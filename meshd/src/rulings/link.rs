@@ -351,24 +351,14 @@ impl Link {
                 if let Some(times) = self.counters.times.get(bucket(ns)) {
                     add(times, 1);
                 }
-                let outcome = outcome.and_then(|decision| self.finish(&self.tolls, decision));
-                outcome.map(|decision| {
+                outcome.and_then(|decision| {
                     *decisions += 1;
-                    if quarantine.is_some() {
-                        return Decision {
-                            mask: FlowMask::exact(),
-                            read_dst_class: true,
-                            ..decision
-                        };
-                    }
-                    if *decisions % SAMPLE == 1 && decision.cacheable {
+                    // As the plugin made it: its meters and counters are ours.
+                    if quarantine.is_none() && *decisions % SAMPLE == 1 && decision.cacheable {
                         self.sample(instance, question, &decision);
                     }
-                    Decision {
-                        mask: decision.mask.union(&looked.mask),
-                        read_dst_class: decision.read_dst_class | looked.read_dst_class,
-                        ..decision
-                    }
+                    let decision = self.finish(&self.tolls, decision)?;
+                    Ok(believed(decision, &looked, quarantine.is_some()))
                 }).map_err(|fault| {
                     let text = fault.to_string();
                     if let Some(faults) = self.counters.faults.get(fault.kind()) {
@@ -458,6 +448,45 @@ impl Link {
         finished.map_err(|fault| fault.to_string())
     }
 
+    /// What it would decide, without a trace of the question in it: for `meshd trace`. What is asked for people must not trip
+    /// the breaker, nor be counted.
+    pub(super) fn look(&self, question: &Question, now: Instant) -> Result<Decision, String> {
+        let seat = self.seat();
+        let quarantined = seat.quarantine.is_some();
+        let looked = seat.rules.look(question);
+        if looked.decision.is_some() {
+            return self.ruled(&looked);
+        }
+        let mut instance = match &seat.instance {
+            Err(reason) => return Err(reason.clone()),
+            Ok(_) if seat.breaker.is_open(now) => return Err(paused()),
+            Ok(instance) => instance.sibling(),
+        };
+        std::mem::drop(seat);
+        let decided = self.place.allows(instance.decide(question));
+        let decided = decided.and_then(|decision| self.finish(&self.tolls, decision));
+        let decision = decided.map_err(|fault| fault.to_string())?;
+        Ok(believed(decision, &looked, quarantined))
+    }
+
+    /// The same of the last good version.
+    pub(super) fn look_back(
+        &self,
+        question: &Question,
+        now: Instant,
+    ) -> Option<(Digest, Place, Decision)> {
+        let seat = self.seat();
+        let spare = seat.spare.as_ref();
+        let spare = spare.filter(|_| !seat.spare_breaker.is_open(now))?;
+        let (digest, tolls) = (spare.digest, spare.tolls.clone());
+        let mut instance = spare.instance.sibling();
+        std::mem::drop(seat);
+        let decided = self.place.allows(instance.decide(question)).ok()?;
+        let decision = self.finish(&tolls, decided).ok()?;
+        let manifest = instance.plugin().manifest().cloned();
+        Some((digest, self.place.with_manifest(manifest), decision))
+    }
+
     fn sample(&self, instance: &Instance, question: &Question, decision: &Decision) {
         let Some(checker) = &self.checker else {
             return;
@@ -478,6 +507,24 @@ impl Link {
     fn seat(&self) -> MutexGuard<'_, Seat> {
         // A panic inside leaves an instance that replaces itself.
         self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a decision rests on: the rules that were looked at before the plugin, and what it read; where its masks are not
+/// believed, the very frame.
+fn believed(decision: Decision, looked: &Looked, quarantined: bool) -> Decision {
+    let (mask, read_dst_class) = if quarantined {
+        (FlowMask::exact(), true)
+    } else {
+        (
+            decision.mask.union(&looked.mask),
+            decision.read_dst_class | looked.read_dst_class,
+        )
+    };
+    Decision {
+        mask,
+        read_dst_class,
+        ..decision
     }
 }
 

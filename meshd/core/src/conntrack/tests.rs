@@ -153,7 +153,7 @@ fn what_opens_no_connection_is_invalid_and_a_segment_in_the_middle_of_one_is_new
             "{flags:#x}"
         );
     }
-    let echo = ends(1, (1, 7), (2, 7));
+    let echo = ends(1, (1, 0), (2, 7));
     assert_eq!(bench.look(echo, Signal::EchoReply), INVALID);
     assert_eq!(bench.look(tcp(1, 2), Signal::Tcp(ACK)), NEW);
     assert!(bench.zone.is_empty(), "nothing was ordered");
@@ -164,7 +164,7 @@ fn what_opens_no_connection_is_invalid_and_a_segment_in_the_middle_of_one_is_new
 #[test]
 fn udp_and_echo_are_established_by_an_answer_and_live_as_long_as_they_are_used() {
     let mut bench = Bench::new();
-    let (ask, echo) = (ends(17, (1, 4000), (2, 53)), ends(58, (1, 7), (2, 7)));
+    let (ask, echo) = (ends(17, (1, 4000), (2, 53)), ends(58, (1, 7), (2, 0)));
     for (tuple, answer) in [(ask, Signal::Data), (echo, Signal::EchoReply)] {
         assert_eq!(bench.pass(tuple, Signal::Data), NEW);
         assert_eq!(bench.pass(tuple, Signal::Data), NEW, "nobody answered");
@@ -426,7 +426,7 @@ fn a_later_fragment_is_looked_up_nowhere_and_a_first_one_is() {
 }
 
 #[test]
-fn an_echo_is_told_by_its_identifier_and_a_cut_header_is_broken() {
+fn an_echo_is_told_by_its_identifier_and_asking_back_by_the_same_is_no_answer() {
     let echo = |reply: bool| {
         let mut frame = Vec::new();
         let builder =
@@ -439,9 +439,24 @@ fn an_echo_is_told_by_its_identifier_and_a_cut_header_is_broken() {
         builder.write(&mut frame, &[]).unwrap();
         subject_of(&frame)
     };
-    let tuple = ends(1, (1, 77), (2, 77));
-    assert_eq!(echo(false), Subject::Packet(tuple, Signal::Data));
-    assert_eq!(echo(true), Subject::Packet(tuple, Signal::EchoReply));
+    let asked = ends(1, (1, 77), (2, 0));
+    assert_eq!(echo(false), Subject::Packet(asked, Signal::Data));
+    let answer = ends(1, (1, 0), (2, 77));
+    assert_eq!(echo(true), Subject::Packet(answer, Signal::EchoReply));
+    let mut bench = Bench::new();
+    bench.pass(asked, Signal::Data);
+    let back = ends(1, (2, 77), (1, 0));
+    assert_eq!(bench.look(back, Signal::Data), NEW);
+    assert_eq!(bench.look(asked, Signal::Data), NEW, "nobody answered");
+    let answer = asked.reversed();
+    assert_eq!(
+        bench.look(answer, Signal::EchoReply),
+        ESTABLISHED.with(REPLY)
+    );
+}
+
+#[test]
+fn a_header_that_is_cut_off_is_broken() {
     let mut cut = [&[2; 12][..], &[8, 0], &quoted()[..24]].concat();
     cut[16..18].copy_from_slice(&24u16.to_be_bytes());
     assert_eq!(subject_of(&cut), Subject::Broken);

@@ -38,15 +38,19 @@ impl Packet<'_> {
         let (Some(&kind), Some(id)) = (self.l4.first(), be16(self.l4, 4)) else {
             return Subject::Broken;
         };
-        let echo = Tuple {
-            src_port: id,
-            dst_port: id,
+        let echo = |(src_port, dst_port)| Tuple {
+            src_port,
+            dst_port,
             ..tuple
         };
         let quoted = self.l4.get(ICMP_LEN..).unwrap_or_default();
         let about = match (self.kind, kind) {
-            (IpKind::V4, 8) | (IpKind::V6, 128) => return Subject::Packet(echo, Signal::Data),
-            (IpKind::V4, 0) | (IpKind::V6, 129) => return Subject::Packet(echo, Signal::EchoReply),
+            (IpKind::V4, 8) | (IpKind::V6, 128) => {
+                return Subject::Packet(echo(asking(id)), Signal::Data);
+            }
+            (IpKind::V4, 0) | (IpKind::V6, 129) => {
+                return Subject::Packet(echo(answering(id)), Signal::EchoReply);
+            }
             // Unreachable, source quench, time exceeded, parameter problem (RFC 792).
             (IpKind::V4, 3 | 4 | 11 | 12) => quoted_v4(quoted),
             // Errors have the first bit clear (RFC 4443 §2.1); beyond 4 none is in use.
@@ -58,6 +62,17 @@ impl Packet<'_> {
             to: self.dst,
         })
     }
+}
+
+/// What stands for ports in an echo request: one end has the identifier, so that a request the other way is none of the same
+/// connection.
+fn asking(id: u16) -> (u16, u16) {
+    (id, 0)
+}
+
+/// The same, in the reply.
+fn answering(id: u16) -> (u16, u16) {
+    (0, id)
 }
 
 /// The ends of a quoted packet, which may end behind the first eight bytes of its layer 4.
@@ -95,7 +110,10 @@ fn quoted_v6(bytes: &[u8]) -> Option<Tuple> {
 fn ends(protocol: u8, icmp: u8, (src_ip, dst_ip): (u128, u128), l4: &[u8]) -> Option<Tuple> {
     let (src_port, dst_port) = match protocol {
         proto::TCP | proto::UDP | proto::SCTP => (be16(l4, 0)?, be16(l4, 2)?),
-        _ if protocol == icmp => (be16(l4, 4)?, be16(l4, 4)?),
+        _ if protocol == icmp => match (l4.first()?, be16(l4, 4)?) {
+            (0 | 129, id) => answering(id),
+            (_, id) => asking(id),
+        },
         _ => (0, 0),
     };
     Some(Tuple {
