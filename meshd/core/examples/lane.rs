@@ -59,10 +59,6 @@ fn lane(vni: Vni, masks: u8, flows: u16) -> Option<(Lane, Vec<Bytes>)> {
             let mask = mask(m);
             let key = FlowKey::of(vni, &Frame::parse(&frame).ok()?);
             let ruling = Ruling {
-                action: Action::Forward([Output::Port(PortId(2))].into()),
-                edits: None,
-                track: None,
-                dues: None,
                 cache: Some(Megaflow {
                     key: mask.apply(&key),
                     mask,
@@ -70,9 +66,7 @@ fn lane(vni: Vni, masks: u8, flows: u16) -> Option<(Lane, Vec<Bytes>)> {
                     until: None,
                     idle_ms: None,
                 }),
-                longest: 1500,
-                obstacle: None,
-                each_flow: false,
+                ..Ruling::of(Action::Forward([Output::Port(PortId(2))].into()))
             };
             lane.ruling(upcall, ruling, Moment(0));
             frames.push(frame);

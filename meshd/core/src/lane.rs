@@ -457,7 +457,7 @@ impl Lane {
         match &flow.action {
             Action::Forward(to) => {
                 let (to, edits) = (Arc::clone(to), flow.edits.clone());
-                let track = zone.zip(flow.track.clone());
+                let track = flow.track.clone();
                 let route = flow.ways.as_deref().map_or(Some(Route::Any), |ways| {
                     ways.route(key.flow_hash(&self.hasher), now)
                 });
@@ -465,9 +465,12 @@ impl Lane {
                     return self.drop_frame(DropReason::PathLost, Some(key), now);
                 };
                 if self.may_flood(to.len(), now) {
-                    if let Some((zone, order)) = track {
+                    if let Some(zone) = zone {
                         let opener = Opener::of(self.origin, key.src_mac);
-                        zone.order(&mut self.seen, &subject, opener, &order, now);
+                        zone.pass(&mut self.seen, &subject, now);
+                        if let Some(order) = track {
+                            zone.order(&mut self.seen, &subject, opener, &order, now);
+                        }
                     }
                     Step::Forward {
                         frame,
@@ -564,11 +567,16 @@ impl Lane {
                     Some(key),
                     now,
                 );
-                if let Some((zone, order)) = zones.get(key.vni).zip(ruling.track) {
+                if let Some(zone) = zones.get(key.vni) {
                     let opener = Opener::of(self.origin, key.src_mac);
                     for frame in &frames {
-                        if let Ok(parsed) = Frame::parse(frame) {
-                            zone.order(&mut self.seen, &parsed.subject(&key), opener, &order, now);
+                        let Ok(parsed) = Frame::parse(frame) else {
+                            continue;
+                        };
+                        let subject = parsed.subject(&key);
+                        zone.pass(&mut self.seen, &subject, now);
+                        if let Some(order) = &ruling.track {
+                            zone.order(&mut self.seen, &subject, opener, order, now);
                         }
                     }
                 }

@@ -221,7 +221,11 @@ async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Respo
         };
         tokio::spawn(change).await.unwrap_or_else(|_| {
             let message = "the daemon failed within this request; its log says how".to_owned();
-            ApiError(Refusal { code: RefusalCode::Unavailable, message }).into_response()
+            ApiError(Refusal {
+                code: RefusalCode::Unavailable,
+                message,
+            })
+            .into_response()
         })
     };
     tokio::time::timeout(Duration::from_secs(REQUEST_S), work).await.unwrap_or_else(|_| {

@@ -53,6 +53,9 @@ impl Connections {
             return;
         }
         let acts = || verdict.acts.iter().flatten();
+        let subject = subject(packet);
+        let seen = &mut self.seen.borrow_mut();
+        self.zone.pass(seen, &subject, self.now.get());
         let order = Order {
             commit: acts().any(|act| matches!(act, Act::Commit)),
             mark: acts()
@@ -66,9 +69,8 @@ impl Connections {
         };
         if order.commit || order.mark.is_some() {
             let opener = Opener::of(Origin::Port(PortId(packet.port)), MacAddr([0; 6]));
-            let seen = &mut self.seen.borrow_mut();
             self.zone
-                .order(seen, &subject(packet), opener, &order, self.now.get());
+                .order(seen, &subject, opener, &order, self.now.get());
         }
     }
 }

@@ -207,7 +207,14 @@ impl Conn {
         (idle < life.idle_ms()).then_some((life, seen))
     }
 
-    /// A frame of it comes by. `None`: it is over, or the frame is the first of another connection.
+    /// What it would be after a frame. `None`: it is over, or the frame is the first of another connection.
+    pub(crate) fn look(&self, signal: Signal, reply: bool, now: Moment) -> Option<Life> {
+        let (life, _) = self.life(now)?;
+        let another = life.state.is_over() && signal.is_syn();
+        (!another).then(|| life.after(signal, reply))
+    }
+
+    /// A frame of it goes its way. `None`: as of [`Self::look`].
     pub(crate) fn frame(&self, signal: Signal, reply: bool, now: Moment) -> Option<Life> {
         let ms = now.0 / NS_PER_MS;
         let mut before = self.life.load(Relaxed);

@@ -64,8 +64,8 @@ impl Seen {
         }
     }
 
-    /// Frames of the connection, if it is remembered and goes on: what it is after this one.
-    pub(crate) fn frame(
+    /// The connection of frames with this tuple, if it is remembered and goes on: what it would be after this one.
+    pub(crate) fn look(
         &self,
         zone: ZoneId,
         tuple: &Tuple,
@@ -73,7 +73,7 @@ impl Seen {
         now: Moment,
     ) -> Option<(&Arc<Conn>, Life, bool)> {
         let (conn, reply) = self.get(zone, tuple)?;
-        let life = conn.frame(signal, reply, now)?;
+        let life = conn.look(signal, reply, now)?;
         Some((conn, life, reply))
     }
 }

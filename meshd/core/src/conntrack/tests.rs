@@ -71,12 +71,15 @@ impl Bench {
         }
     }
 
-    fn look(&mut self, tuple: Tuple, signal: Signal) -> CtState {
+    /// Comes by and is forwarded.
+    fn come(&mut self, tuple: Tuple, signal: Signal) -> CtState {
         let subject = match signal {
             Signal::Tcp(flags) => Subject::tcp(tuple, flags),
             _ => Subject::Packet(tuple, signal),
         };
-        self.zone.look(&mut self.seen, &subject, self.now).state
+        let state = self.zone.look(&mut self.seen, &subject, self.now).state;
+        self.zone.pass(&mut self.seen, &subject, self.now);
+        state
     }
 
     fn order(&mut self, tuple: Tuple, signal: Signal, opener: Opener, order: &Order) {
@@ -85,9 +88,9 @@ impl Bench {
             .order(&mut self.seen, &subject, opener, order, self.now);
     }
 
-    /// Comes by and is forwarded by a ruling that enters it.
+    /// The same, by a ruling that enters it.
     fn pass(&mut self, tuple: Tuple, signal: Signal) -> CtState {
-        let state = self.look(tuple, signal);
+        let state = self.come(tuple, signal);
         self.order(tuple, signal, port(1), &commit(1));
         state
     }
@@ -102,21 +105,21 @@ impl Bench {
 fn a_tcp_connection_goes_from_its_syn_to_both_fins_and_a_new_syn_is_another_connection() {
     let (mut bench, out, back) = (Bench::new(), tcp(4000, 80), tcp(4000, 80).reversed());
     assert_eq!(bench.pass(out, Signal::Tcp(SYN)), NEW);
-    assert_eq!(bench.look(out, Signal::Tcp(SYN)), NEW, "sent again");
+    assert_eq!(bench.come(out, Signal::Tcp(SYN)), NEW, "sent again");
     assert_eq!(bench.state(out), State::SynSent);
     assert_eq!(
-        bench.look(back, Signal::Tcp(SYN_ACK)),
+        bench.come(back, Signal::Tcp(SYN_ACK)),
         ESTABLISHED.with(REPLY)
     );
     assert_eq!(bench.state(out), State::SynReceived);
-    assert_eq!(bench.look(out, Signal::Tcp(ACK)), ESTABLISHED);
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), ESTABLISHED);
     assert_eq!(bench.state(out), State::Established);
-    assert_eq!(bench.look(back, Signal::Tcp(FIN)), ESTABLISHED.with(REPLY));
+    assert_eq!(bench.come(back, Signal::Tcp(FIN)), ESTABLISHED.with(REPLY));
     assert_eq!(bench.state(out), State::Closing);
-    assert_eq!(bench.look(out, Signal::Tcp(FIN)), ESTABLISHED);
+    assert_eq!(bench.come(out, Signal::Tcp(FIN)), ESTABLISHED);
     assert_eq!(bench.state(out), State::Closed);
-    assert_eq!(bench.look(back, Signal::Tcp(ACK)), ESTABLISHED.with(REPLY));
-    assert_eq!(bench.look(back, Signal::Tcp(SYN)), NEW, "the other way");
+    assert_eq!(bench.come(back, Signal::Tcp(ACK)), ESTABLISHED.with(REPLY));
+    assert_eq!(bench.come(back, Signal::Tcp(SYN)), NEW, "the other way");
     assert_eq!(bench.pass(out, Signal::Tcp(SYN)), NEW);
     assert_eq!(bench.state(out), State::SynSent);
     assert_eq!(bench.zone.len(), 1);
@@ -126,14 +129,14 @@ fn a_tcp_connection_goes_from_its_syn_to_both_fins_and_a_new_syn_is_another_conn
 fn a_reset_ends_a_connection_unless_its_ends_go_on() {
     let (mut bench, out, back) = (Bench::new(), tcp(4000, 80), tcp(4000, 80).reversed());
     bench.pass(out, Signal::Tcp(SYN));
-    bench.look(back, Signal::Tcp(SYN_ACK));
-    bench.look(back, Signal::Tcp(RST));
+    bench.come(back, Signal::Tcp(SYN_ACK));
+    bench.come(back, Signal::Tcp(RST));
     assert_eq!(bench.state(out), State::Reset);
-    assert_eq!(bench.look(out, Signal::Tcp(ACK)), ESTABLISHED);
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), ESTABLISHED);
     assert_eq!(bench.state(out), State::Established);
-    bench.look(out, Signal::Tcp(RST | ACK));
+    bench.come(out, Signal::Tcp(RST | ACK));
     bench.now = bench.now.plus_ms(10_000);
-    assert_eq!(bench.look(back, Signal::Tcp(ACK)), NEW);
+    assert_eq!(bench.come(back, Signal::Tcp(ACK)), NEW);
 }
 
 #[test]
@@ -148,14 +151,14 @@ fn what_opens_no_connection_is_invalid_and_a_segment_in_the_middle_of_one_is_new
         flag::FIN | 8 | 32,
     ] {
         assert_eq!(
-            bench.look(tcp(1, 2), Signal::Tcp(flags)),
+            bench.come(tcp(1, 2), Signal::Tcp(flags)),
             INVALID,
             "{flags:#x}"
         );
     }
     let echo = ends(1, (1, 0), (2, 7));
-    assert_eq!(bench.look(echo, Signal::EchoReply), INVALID);
-    assert_eq!(bench.look(tcp(1, 2), Signal::Tcp(ACK)), NEW);
+    assert_eq!(bench.come(echo, Signal::EchoReply), INVALID);
+    assert_eq!(bench.come(tcp(1, 2), Signal::Tcp(ACK)), NEW);
     assert!(bench.zone.is_empty(), "nothing was ordered");
     bench.order(tcp(1, 2), Signal::Tcp(RST), port(1), &commit(1));
     assert!(bench.zone.is_empty(), "a reset enters nothing");
@@ -169,16 +172,16 @@ fn udp_and_echo_are_established_by_an_answer_and_live_as_long_as_they_are_used()
         assert_eq!(bench.pass(tuple, Signal::Data), NEW);
         assert_eq!(bench.pass(tuple, Signal::Data), NEW, "nobody answered");
         assert_eq!(
-            bench.look(tuple.reversed(), answer),
+            bench.come(tuple.reversed(), answer),
             ESTABLISHED.with(REPLY)
         );
-        assert_eq!(bench.look(tuple, Signal::Data), ESTABLISHED);
+        assert_eq!(bench.come(tuple, Signal::Data), ESTABLISHED);
     }
     bench.now = bench.now.plus_ms(179_999);
-    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
+    assert_eq!(bench.come(ask, Signal::Data), ESTABLISHED);
     bench.now = bench.now.plus_ms(179_999);
-    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
-    assert_eq!(bench.look(echo, Signal::Data), NEW, "its time is over");
+    assert_eq!(bench.come(ask, Signal::Data), ESTABLISHED);
+    assert_eq!(bench.come(echo, Signal::Data), NEW, "its time is over");
 }
 
 #[test]
@@ -212,18 +215,18 @@ fn after_a_change_of_the_chain_a_connection_is_new_both_ways_until_a_ruling_of_t
  {
     let (mut bench, out, back) = (Bench::new(), tcp(4000, 80), tcp(4000, 80).reversed());
     bench.pass(out, Signal::Tcp(SYN));
-    bench.look(back, Signal::Tcp(SYN_ACK));
-    assert_eq!(bench.look(out, Signal::Tcp(ACK)), ESTABLISHED);
+    bench.come(back, Signal::Tcp(SYN_ACK));
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), ESTABLISHED);
     bench.zone.decide_anew(Epoch(5));
-    assert_eq!(bench.look(out, Signal::Tcp(ACK)), NEW);
-    assert_eq!(bench.look(back, Signal::Tcp(ACK)), NEW.with(REPLY));
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), NEW);
+    assert_eq!(bench.come(back, Signal::Tcp(ACK)), NEW.with(REPLY));
     // A ruling of before that comes late.
     bench.order(out, Signal::Tcp(ACK), port(1), &commit(4));
-    assert_eq!(bench.look(out, Signal::Tcp(ACK)), NEW);
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), NEW);
     // By an answer: the direction stays.
     bench.order(back, Signal::Tcp(ACK), port(2), &commit(5));
-    assert_eq!(bench.look(out, Signal::Tcp(ACK)), ESTABLISHED);
-    assert_eq!(bench.look(back, Signal::Tcp(ACK)), ESTABLISHED.with(REPLY));
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), ESTABLISHED);
+    assert_eq!(bench.come(back, Signal::Tcp(ACK)), ESTABLISHED.with(REPLY));
     assert_eq!(bench.zone.len(), 1);
 }
 
@@ -267,10 +270,11 @@ fn two_lanes_see_one_connection_and_what_the_table_gave_up_is_gone_for_both() {
     bench.pass(ask, Signal::Data);
     let answer = Subject::Packet(ask.reversed(), Signal::Data);
     let state = bench.zone.look(&mut other, &answer, now).state;
+    bench.zone.pass(&mut other, &answer, now);
     assert_eq!(state, ESTABLISHED.with(REPLY));
-    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
+    assert_eq!(bench.come(ask, Signal::Data), ESTABLISHED);
     bench.pass(ends(17, (1, 4001), (2, 53)), Signal::Data);
-    assert_eq!(bench.look(ask, Signal::Data), NEW);
+    assert_eq!(bench.come(ask, Signal::Data), NEW);
     assert_eq!(bench.zone.look(&mut other, &answer, now).state, NEW);
 }
 
@@ -279,8 +283,8 @@ fn a_lane_with_two_networks_does_not_mix_their_connections_nor_those_of_a_table_
     let mut bench = Bench::new();
     let ask = ends(17, (1, 4000), (2, 53));
     bench.pass(ask, Signal::Data);
-    bench.look(ask.reversed(), Signal::Data);
-    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
+    bench.come(ask.reversed(), Signal::Data);
+    assert_eq!(bench.come(ask, Signal::Data), ESTABLISHED);
     for (number, since) in [(8, Epoch(1)), (7, Epoch(2))] {
         let other = Zone::new(TrackLimits::default(), vni(number), since, 7);
         let subject = Subject::Packet(ask, Signal::Data);
@@ -289,7 +293,7 @@ fn a_lane_with_two_networks_does_not_mix_their_connections_nor_those_of_a_table_
         other.order(&mut bench.seen, &subject, port(1), &commit(2), bench.now);
         assert_eq!(other.len(), 1);
     }
-    assert_eq!(bench.look(ask, Signal::Data), ESTABLISHED);
+    assert_eq!(bench.come(ask, Signal::Data), ESTABLISHED);
 }
 
 #[test]
@@ -304,8 +308,8 @@ fn who_scans_pushes_out_its_own_and_not_what_others_or_itself_have_established()
         for n in 0..20 {
             let tuple = held(opener, n);
             bench.order(tuple, Signal::Tcp(SYN), port(opener), &commit(1));
-            bench.look(tuple.reversed(), Signal::Tcp(SYN_ACK));
-            bench.look(tuple, Signal::Tcp(ACK));
+            bench.come(tuple.reversed(), Signal::Tcp(SYN_ACK));
+            bench.come(tuple, Signal::Tcp(ACK));
         }
     }
     for n in 0..20_000u16 {
@@ -317,7 +321,7 @@ fn who_scans_pushes_out_its_own_and_not_what_others_or_itself_have_established()
     for opener in 1..=3 {
         for n in 0..20 {
             assert_eq!(
-                bench.look(held(opener, n), Signal::Tcp(ACK)),
+                bench.come(held(opener, n), Signal::Tcp(ACK)),
                 ESTABLISHED,
                 "{opener} {n}"
             );
@@ -346,7 +350,7 @@ fn a_peer_with_many_macs_pushes_out_none_of_a_ports_connections() {
     }
     for n in 0..40 {
         assert_eq!(
-            bench.look(held(n).reversed(), Signal::Data),
+            bench.come(held(n).reversed(), Signal::Data),
             ESTABLISHED.with(REPLY)
         );
     }
@@ -446,13 +450,30 @@ fn an_echo_is_told_by_its_identifier_and_asking_back_by_the_same_is_no_answer() 
     let mut bench = Bench::new();
     bench.pass(asked, Signal::Data);
     let back = ends(1, (2, 77), (1, 0));
-    assert_eq!(bench.look(back, Signal::Data), NEW);
-    assert_eq!(bench.look(asked, Signal::Data), NEW, "nobody answered");
+    assert_eq!(bench.come(back, Signal::Data), NEW);
+    assert_eq!(bench.come(asked, Signal::Data), NEW, "nobody answered");
     let answer = asked.reversed();
     assert_eq!(
-        bench.look(answer, Signal::EchoReply),
+        bench.come(answer, Signal::EchoReply),
         ESTABLISHED.with(REPLY)
     );
+}
+
+#[test]
+fn a_frame_that_is_refused_changes_nothing_of_the_connection_it_claims() {
+    let (mut bench, out) = (Bench::new(), tcp(4000, 80));
+    bench.pass(out, Signal::Tcp(SYN));
+    bench.come(out.reversed(), Signal::Tcp(SYN_ACK));
+    bench.come(out, Signal::Tcp(ACK));
+    let before = bench.state(out);
+    // Somebody else's, who has the addresses and not the port: the switch refuses it after the look.
+    let reset = Subject::tcp(out.reversed(), RST);
+    let mut lane = Seen::new(9);
+    let _ = bench.zone.look(&mut lane, &reset, bench.now);
+    assert_eq!(bench.state(out), before);
+    assert_eq!(bench.come(out, Signal::Tcp(ACK)), ESTABLISHED);
+    bench.zone.pass(&mut lane, &reset, bench.now);
+    assert_ne!(bench.state(out), before, "that of the other end does");
 }
 
 #[test]
@@ -647,6 +668,8 @@ proptest! {
                     let (subject, now) = (Subject::Packet(tuple, signal), Moment(0).plus_ms(ms));
                     let peeked = zone.peek(&subject, now);
                     let looked = zone.look(&mut lanes[lane], &subject, now);
+                    prop_assert_eq!(zone.look(&mut lanes[lane], &subject, now), looked, "it is not counted yet");
+                    zone.pass(&mut lanes[lane], &subject, now);
                     prop_assert_eq!(looked, naive.look(tuple, signal, ms));
                     prop_assert_eq!(peeked, looked);
                     if let Some((commit, mark)) = order {
@@ -679,13 +702,13 @@ proptest! {
             let tuple = ends(17, (u128::from(opener), n), (50, 53));
             bench.order(tuple, Signal::Data, port(opener), &commit(1));
             if answered {
-                bench.look(tuple.reversed(), Signal::Data);
+                bench.come(tuple.reversed(), Signal::Data);
             }
             prop_assert!(bench.zone.len() <= 40);
             prop_assert!(bench.zone.is_sound());
         }
         for n in 0..8 {
-            prop_assert_eq!(bench.look(held(n).reversed(), Signal::Data), ESTABLISHED.with(REPLY));
+            prop_assert_eq!(bench.come(held(n).reversed(), Signal::Data), ESTABLISHED.with(REPLY));
         }
     }
 

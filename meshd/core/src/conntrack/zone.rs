@@ -1,5 +1,6 @@
 //! The connections of a network, as its lanes share them.
 
+use super::conn::Conn;
 use super::seen::Seen;
 use super::table::{Row, Table, TrackLimits};
 use super::{CtState, Life, Opener, Order, Signal, Subject, Tracked, Tuple};
@@ -62,6 +63,16 @@ impl Zones {
     }
 }
 
+/// Of a frame that belongs to no connection.
+fn unknown(signal: Signal) -> Tracked {
+    let state = if signal.opens() {
+        CtState::NEW
+    } else {
+        CtState::INVALID
+    };
+    Tracked { state, mark: 0 }
+}
+
 /// See [`super`].
 #[derive(Debug)]
 pub struct Zone {
@@ -100,8 +111,26 @@ impl Zone {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A frame comes by: what its connection is, this frame counted in. `seen` is the lane's.
+    /// A frame comes by: what its connection would be, this frame counted in. It is not yet: a frame that is refused has
+    /// changed nothing, or anybody could end the connections of others. `seen` is the lane's.
     pub fn look(&self, seen: &mut Seen, subject: &Subject, now: Moment) -> Tracked {
+        let &Subject::Packet(tuple, signal) = subject else {
+            return self.peek(subject, now);
+        };
+        if let Some((conn, life, reply)) = seen.look(self.id, &tuple, signal, now) {
+            return self.tracked(life, reply, conn.epoch(), conn.mark());
+        }
+        let Some((conn, life, reply)) = self.find(&tuple, signal, now) else {
+            return unknown(signal);
+        };
+        let tracked = self.tracked(life, reply, conn.epoch(), conn.mark());
+        seen.put(self.id, tuple, reply, conn);
+        tracked
+    }
+
+    /// As [`Self::look`], for a frame of no lane.
+    #[must_use]
+    pub fn peek(&self, subject: &Subject, now: Moment) -> Tracked {
         let invalid = Tracked {
             state: CtState::INVALID,
             mark: 0,
@@ -109,60 +138,36 @@ impl Zone {
         match *subject {
             Subject::None => Tracked::default(),
             Subject::Broken => invalid,
-            Subject::Packet(tuple, signal) => self.packet(seen, tuple, signal, now),
+            Subject::Packet(tuple, signal) => match self.find(&tuple, signal, now) {
+                Some((conn, life, reply)) => self.tracked(life, reply, conn.epoch(), conn.mark()),
+                None => unknown(signal),
+            },
             Subject::Error { about, to } => self.error(&about, to, now).unwrap_or(invalid),
         }
     }
 
-    /// As [`Self::look`], for a frame that does not come by: nothing changes.
-    #[must_use]
-    pub fn peek(&self, subject: &Subject, now: Moment) -> Tracked {
-        let state = |state| Tracked { state, mark: 0 };
-        match *subject {
-            Subject::None => Tracked::default(),
-            Subject::Broken => state(CtState::INVALID),
-            Subject::Packet(tuple, signal) => {
-                let table = self.table();
-                let found = table.get(&tuple).and_then(|(conn, reply)| {
-                    let (life, _) = conn.life(now)?;
-                    let another = life.state.is_over() && signal.is_syn();
-                    (!another).then(|| (conn, life.after(signal, reply), reply))
-                });
-                match found {
-                    Some((conn, life, reply)) => {
-                        self.tracked(life, reply, conn.epoch(), conn.mark())
-                    }
-                    None if signal.opens() => state(CtState::NEW),
-                    None => state(CtState::INVALID),
-                }
-            }
-            Subject::Error { about, to } => self
-                .error(&about, to, now)
-                .unwrap_or(state(CtState::INVALID)),
+    /// A frame goes its way: it counts for its connection, if that is in the table.
+    pub fn pass(&self, seen: &mut Seen, subject: &Subject, now: Moment) {
+        let &Subject::Packet(tuple, signal) = subject else {
+            return;
+        };
+        if let Some((conn, reply)) = seen.get(self.id, &tuple)
+            && conn.frame(signal, reply, now).is_some()
+        {
+            return;
+        }
+        let table = self.table();
+        if let Some((conn, reply)) = table.get(&tuple) {
+            // That it is over is nothing to whom it does not concern.
+            let _ = conn.frame(signal, reply, now);
         }
     }
 
-    fn packet(&self, seen: &mut Seen, tuple: Tuple, signal: Signal, now: Moment) -> Tracked {
-        if let Some((conn, life, reply)) = seen.frame(self.id, &tuple, signal, now) {
-            return self.tracked(life, reply, conn.epoch(), conn.mark());
-        }
+    fn find(&self, tuple: &Tuple, signal: Signal, now: Moment) -> Option<(Arc<Conn>, Life, bool)> {
         let table = self.table();
-        let found = table.get(&tuple).and_then(|(conn, reply)| {
-            let life = conn.frame(signal, reply, now)?;
-            Some((Arc::clone(conn), life, reply))
-        });
-        std::mem::drop(table);
-        let Some((conn, life, reply)) = found else {
-            let state = if signal.opens() {
-                CtState::NEW
-            } else {
-                CtState::INVALID
-            };
-            return Tracked { state, mark: 0 };
-        };
-        let tracked = self.tracked(life, reply, conn.epoch(), conn.mark());
-        seen.put(self.id, tuple, reply, conn);
-        tracked
+        let (conn, reply) = table.get(tuple)?;
+        let life = conn.look(signal, reply, now)?;
+        Some((Arc::clone(conn), life, reply))
     }
 
     fn tracked(&self, life: Life, reply: bool, epoch: Epoch, mark: u32) -> Tracked {

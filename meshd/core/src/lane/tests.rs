@@ -511,8 +511,17 @@ fn a_ruling_for_new_frames_enters_their_connections_and_the_answer_is_another_fl
     let step = a.frame_in(&zones, vni(), frame(81, 1), EPOCH, at(1));
     assert!(matches!(step, Step::Forward { .. }), "{step:?}");
     assert_eq!(zone.len(), 2, "by one that the cached ruling forwards");
-    let (_, state) = ct(b.frame_in(&zones, vni(), answer, EPOCH, at(2)));
+    let (id, state) = ct(b.frame_in(&zones, vni(), answer.clone(), EPOCH, at(2)));
     assert_eq!(state, CtState::ESTABLISHED.with(CtState::REPLY));
+    let refused = Ruling {
+        cache: None,
+        ..ruling(Action::Drop(DropReason::SpoofedSource), &answer, mask)
+    };
+    b.ruling_in(&zones, id, refused, at(2));
+    let step = a.frame_in(&zones, vni(), there.clone(), EPOCH, at(2));
+    assert!(matches!(step, Step::Forward { .. }), "a refused answer is none: {step:?}");
+    let (id, _) = ct(b.frame_in(&zones, vni(), answer.clone(), EPOCH, at(2)));
+    b.ruling_in(&zones, id, ruling(to_b(), &answer, mask), at(2));
     // Both ends were heard: the ruling for new frames does not speak of this one.
     let (_, state) = ct(a.frame_in(&zones, vni(), there, EPOCH, at(3)));
     assert_eq!(state, CtState::ESTABLISHED);
