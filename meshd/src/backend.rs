@@ -95,7 +95,7 @@ impl Backend for Live {
     }
 
     async fn status(&self) -> Answer<view::Status> {
-        let problems = self.problems(&self.networks().await?);
+        let problems = self.problems(&self.networks().await?).await;
         let fenced_off = match self.kernel.fence().read().await {
             Ok(FenceReading::Whole(state)) => state.dropped,
             _ => 0,
@@ -239,9 +239,12 @@ impl Backend for Live {
 
 impl Live {
     /// What is not as it should be, with what to do.
-    fn problems(&self, networks: &[view::Network]) -> Vec<String> {
+    async fn problems(&self, networks: &[view::Network]) -> Vec<String> {
         let mut problems = Vec::new();
-        for plugin in self.rulings.list() {
+        // Not on a thread of the runtime: a change may hold them for as long as a plugin takes to read its config.
+        let rulings = self.rulings.clone();
+        let plugins = tokio::task::spawn_blocking(move || rulings.list()).await;
+        for plugin in plugins.unwrap_or_default() {
             if let Some(trouble) = &plugin.trouble {
                 problems.push(format!("plugin {}: {trouble}", plugin.name));
             }

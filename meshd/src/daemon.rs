@@ -426,7 +426,10 @@ async fn follow_findings(rulings: Rulings, driver: DriverHandle) {
         return;
     };
     while let Some(finding) = findings.recv().await {
-        for (vni, plugins) in rulings.chains() {
+        let _turn = rulings.turn().await;
+        let worker = rulings.clone();
+        let chains = tokio::task::spawn_blocking(move || worker.chains()).await;
+        for (vni, plugins) in chains.unwrap_or_default() {
             // It refuses only when the daemon stops.
             let _ = driver.command(Command::PolicyChain { vni, plugins }).await;
         }

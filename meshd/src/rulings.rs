@@ -86,6 +86,7 @@ struct Inner {
     punts: Punts,
     findings: Mutex<Option<mpsc::Receiver<Finding>>>,
     house: Arc<House>,
+    turn: tokio::sync::Mutex<()>,
 }
 
 struct Ask {
@@ -167,6 +168,7 @@ impl Rulings {
             punts,
             findings: Mutex::new(Some(findings)),
             house,
+            turn: tokio::sync::Mutex::default(),
         });
         // It was empty.
         let _ = home.set(Arc::downgrade(&inner));
@@ -200,6 +202,11 @@ impl Rulings {
     #[must_use]
     pub fn punt_box(&self, plugin: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
         self.registry().punts(plugin, vni)
+    }
+
+    /// Who changes something and tells the node of it has its turn meanwhile, so that the node hears of changes in their order.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.turn.lock().await
     }
 
     /// What the checker finds, for who tells the node and people; once. After each, `Command::PolicyChain` is due.
@@ -271,7 +278,9 @@ impl Rulings {
                 source,
             })?;
         let mut registry = self.registry();
-        let info = registry.install(name, plugin, wasm, source)?;
+        let info = registry.install(name, plugin, wasm, source);
+        // Of a component that was refused nothing stays.
+        let info = info.inspect_err(|_| registry.sweep())?;
         self.0.chains.store(Arc::new(registry.chains()));
         Ok(info)
     }
@@ -311,7 +320,10 @@ impl Rulings {
                 name: name.clone(),
                 source,
             })?;
-        self.registry().shadow(name, vni, &plugin)
+        let mut registry = self.registry();
+        registry
+            .shadow(name, vni, &plugin)
+            .inspect_err(|_| registry.sweep())
     }
 
     /// Ends what [`Rulings::shadow`] began.

@@ -42,6 +42,21 @@ pub(crate) enum Act {
 }
 
 impl Act {
+    /// It changes the frame.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn is_edit(self) -> bool {
+        matches!(
+            self,
+            Self::PushVlan(_)
+                | Self::PopVlan
+                | Self::SetVlan(_)
+                | Self::SetPcp(_)
+                | Self::SetDscp(_)
+                | Self::SetSrcMac(_)
+                | Self::SetDstMac(_)
+        )
+    }
+
     fn sent(self) -> Action {
         let mac = |mac: Mac| {
             let [a, b, c, d, e, f] = mac.octets();
@@ -179,6 +194,13 @@ pub fn to_peer(peer: u64) -> Verdict {
 }
 
 impl Verdict {
+    /// The host carries it out where a frame is at its receiver.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn holds_at_egress(&self) -> bool {
+        let placed = matches!(self.say, Say::Port(_) | Say::Peer(_));
+        !placed && !self.acts.iter().flatten().any(|act| act.is_edit())
+    }
+
     fn of(say: Say) -> Self {
         Self {
             say,

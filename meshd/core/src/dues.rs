@@ -323,7 +323,9 @@ mod tests {
                 if due.pay(bytes, Moment(now)).is_ok() {
                     passed += price(meter.rate, bytes);
                 }
-                prop_assert!(passed <= meter.burst_ns + (now - start));
+                // One that is longer than the whole burst passes a full meter.
+                let most = meter.burst_ns.max(price(meter.rate, 9300));
+                prop_assert!(passed <= most + (now - start));
             }
         }
     }
@@ -356,6 +358,28 @@ mod tests {
             dues(&[&narrow]).pay(100, Moment(1)).is_err(),
             "and others pay for it"
         );
+    }
+
+    #[test]
+    fn a_flood_leaves_a_meter_empty_and_no_emptier() {
+        let slow = meter(Rate::Kbps(10), 1000);
+        let mut flood = Dues::default();
+        flood.add(&dues(&[&slow]), true);
+        for _ in 0..4000 {
+            assert!(flood.pay(1400, Moment(1)).is_ok());
+        }
+        let after = Moment(1).plus_ms(slow.burst_ns / 1_000_000 + 1);
+        assert!(dues(&[&slow]).pay(1400, after).is_ok());
+    }
+
+    #[test]
+    fn a_frame_that_is_longer_than_the_burst_passes_a_full_meter_and_is_paid_for() {
+        let (slow, jumbo) = (meter(Rate::Kbps(100), 10), 9018);
+        let due = dues(&[&slow]);
+        assert!(due.pay(jumbo, Moment(1)).is_ok());
+        let paid = price(slow.rate, jumbo);
+        assert!(due.pay(60, Moment(paid / 2)).is_err());
+        assert!(due.pay(jumbo, Moment(1 + paid)).is_ok());
     }
 
     #[test]

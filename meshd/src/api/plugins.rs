@@ -23,9 +23,8 @@ use serde::Deserialize;
 pub(super) async fn list<B: Backend>(State(backend): State<B>) -> Answer<Vec<view::Plugin>> {
     let networks = backend.networks().await?;
     Ok(Json(
-        backend
-            .rulings()
-            .list()
+        installed(&backend)
+            .await?
             .iter()
             .map(|info| show(info, &networks))
             .collect(),
@@ -145,7 +144,9 @@ pub(super) async fn remove<B: Backend>(
     let name = name(&plugin)?;
     let rulings = backend.rulings();
     let networks = backend.networks().await?;
-    tokio::task::spawn_blocking(move || rulings.remove(&name).map_err(refuse_remove))
+    let _turn = rulings.turn().await;
+    let worker = rulings.clone();
+    tokio::task::spawn_blocking(move || worker.remove(&name).map_err(refuse_remove))
         .await
         .map_err(broke_off)?
         .map_err(|refusal| by_name(refusal, &networks))?;
@@ -159,7 +160,7 @@ pub(super) async fn chain<B: Backend>(
 ) -> Answer<Vec<ChainLink>> {
     let networks = backend.networks().await?;
     let vni = number(&network).map_or_else(|| vni_of(&networks, &network), Ok)?;
-    let plugins = backend.rulings().list();
+    let plugins = installed(&backend).await?;
     let mut links: Vec<ChainLink> = plugins
         .iter()
         .flat_map(|plugin| {
@@ -178,7 +179,7 @@ pub(super) async fn stats<B: Backend>(
 ) -> Answer<Vec<PluginStats>> {
     let networks = backend.networks().await?;
     let wanted = query.plugin.as_deref().map(name).transpose()?;
-    let plugins = backend.rulings().list();
+    let plugins = installed(&backend).await?;
     if let Some(wanted) = &wanted
         && !plugins.iter().any(|plugin| plugin.name == *wanted)
     {
@@ -271,11 +272,14 @@ async fn change<B: Backend>(
     let rulings = backend.rulings();
     let worker = rulings.clone();
     let before = backend.networks().await?;
-    let info = tokio::task::spawn_blocking(move || work(&worker))
+    // Until the node is told of it, or it could be told of a later one first.
+    let _turn = rulings.turn().await;
+    let work = move || work(&worker).map(|info| (info, worker.chains()));
+    let (info, chains) = tokio::task::spawn_blocking(work)
         .await
         .map_err(broke_off)?
         .map_err(|refusal| by_name(refusal, &before))?;
-    for (vni, plugins) in rulings.chains() {
+    for (vni, plugins) in chains {
         backend
             .command(Command::PolicyChain { vni, plugins })
             .await?;
@@ -287,6 +291,14 @@ async fn change<B: Backend>(
     }
     let networks = backend.networks().await?;
     Ok(Json(show(&info, &networks)))
+}
+
+/// Not on a thread of the runtime: a change may hold them for as long as a plugin takes to read its config.
+async fn installed<B: Backend>(backend: &B) -> Result<Vec<PluginInfo>, Refusal> {
+    let rulings = backend.rulings();
+    tokio::task::spawn_blocking(move || rulings.list())
+        .await
+        .map_err(broke_off)
 }
 
 async fn vni<B: Backend>(backend: &B, network: &str) -> Result<Vni, ApiError> {
@@ -324,7 +336,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
         }),
         digest: info.digest.to_string(),
         size: info.size,
-        source: info.source.as_ref().map(|source| escape(source.as_bytes())),
+        source: info.source.clone(),
         trouble: info.trouble.clone(),
         signers: info.signers.iter().map(ToString::to_string).collect(),
         earlier: info.earlier.iter().map(ToString::to_string).collect(),

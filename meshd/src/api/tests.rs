@@ -30,6 +30,8 @@ struct Inner {
     traced: Mutex<Option<TraceSpec>>,
     events: broadcast::Sender<view::Event>,
     rulings: Rulings,
+    /// While it is held for writing, commands wait.
+    held: tokio::sync::RwLock<()>,
 }
 
 fn not_here<T>() -> Answer<T> {
@@ -53,6 +55,7 @@ fn event(seq: u64) -> view::Event {
 
 impl Backend for Fake {
     async fn command(&self, command: Command) -> Answer<Reply> {
+        let _held = self.0.held.read().await;
         self.0.commands.lock().unwrap().push(command);
         Ok(Reply::Done)
     }
@@ -197,6 +200,7 @@ fn scene() -> Scene {
         traced: Mutex::default(),
         events: broadcast::channel(16).0,
         rulings,
+        held: tokio::sync::RwLock::default(),
     }));
     let path = folder.path().join("sock");
     let socket = Socket::bind(&path).unwrap();
@@ -412,6 +416,30 @@ async fn an_invite_is_made_within_its_bounds() {
         refused(scene.client.post("/v1/invites", &forever).await).code,
         RefusalCode::Invalid
     );
+}
+
+#[tokio::test]
+async fn a_change_goes_on_when_its_client_is_gone() {
+    use tokio::io::AsyncWriteExt;
+    let scene = scene();
+    let held = scene.backend.0.held.write().await;
+    let mut stream = tokio::net::UnixStream::connect(&scene.socket)
+        .await
+        .unwrap();
+    let request = "DELETE /v1/networks/demo HTTP/1.1\r\nhost: meshd\r\ncontent-length: 0\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    drop(stream);
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(scene.backend.0.commands.lock().unwrap().is_empty());
+    drop(held);
+    for _ in 0..500 {
+        if !scene.backend.0.commands.lock().unwrap().is_empty() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("it was given up half way");
 }
 
 #[tokio::test]

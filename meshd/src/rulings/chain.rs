@@ -117,6 +117,8 @@ fn passed(why: String) -> Answer {
 /// The answer where nobody could be asked.
 pub(super) fn failed(why: String) -> Answer {
     Answer {
+        mask: FlowMask::exact(),
+        read_dst_class: true,
         cacheable: false,
         why,
         ..Answer::of(Verdict::Failed)
@@ -131,6 +133,10 @@ fn answer(
 ) -> Answer {
     let mut fell_back = String::new();
     let mut out = walk(links, question, now, &mut fell_back, asked);
+    if out.verdict == Verdict::Failed {
+        // What a plugin that failed would have read is not known, so the failure speaks of this very flow.
+        (out.mask, out.read_dst_class) = (FlowMask::exact(), true);
+    }
     if !fell_back.is_empty() {
         out.why = format!("{}, where {fell_back}", out.why);
     }

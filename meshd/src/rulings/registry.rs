@@ -250,7 +250,7 @@ impl Registry {
     }
 
     /// Files that nothing needs any more go.
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let records = self.installed.values().map(|installed| &installed.record);
         let needed: BTreeSet<Digest> = records.flat_map(Record::digests).collect();
         self.shelf.sweep(&needed);

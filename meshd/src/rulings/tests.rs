@@ -85,8 +85,10 @@ fn with(plugins: &[&str]) -> (tempfile::TempDir, Rulings, mpsc::Receiver<Input>)
     (dir, rulings, seen)
 }
 
+/// As the worker asks.
 fn now(rulings: &Rulings, question: &Question) -> Answer {
-    rulings.ask_now(question).0
+    let chains = rulings.0.chains.load();
+    chains.answer(question, Instant::now())
 }
 
 fn fail(fail: FailMode) -> Placement {
@@ -284,6 +286,34 @@ fn five_faults_and_the_plugin_is_left_alone_for_a_while() {
         rulings.0.chains.load().answer(&tcp_to(1), later).verdict,
         Verdict::Pass
     );
+}
+
+#[test]
+fn a_trace_tells_how_a_plugin_fails_and_leaves_nothing_behind() {
+    let (_dir, rulings, _seen) = with(&["fixture"]);
+    rulings
+        .attach(&label("fixture"), lan(), TRAP, Placement::default())
+        .unwrap();
+    for _ in 0..9 {
+        let (traced, asked) = rulings.ask_now(&tcp_to(666));
+        assert_eq!(traced.verdict, Verdict::Failed);
+        assert!(traced.why.contains("it trapped"), "{}", traced.why);
+        assert_eq!(asked.len(), 1);
+    }
+    let info = &rulings.list()[0].attachments[0];
+    assert_eq!((info.asked, info.failed, &info.last_fault), (0, 0, &None));
+    assert_eq!(now(&rulings, &tcp_to(1)).verdict, Verdict::Pass);
+}
+
+#[test]
+fn a_failure_speaks_of_the_very_flow_that_was_asked_about() {
+    let (_dir, rulings, _seen) = with(&["fixture"]);
+    rulings
+        .attach(&label("fixture"), lan(), TRAP, Placement::default())
+        .unwrap();
+    let failed = now(&rulings, &tcp_to(666));
+    assert_eq!(failed.mask, meshd_core::flow::FlowMask::exact());
+    assert!(failed.read_dst_class);
 }
 
 #[test]

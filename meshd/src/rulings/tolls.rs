@@ -159,11 +159,15 @@ impl Declaration {
 pub(super) struct Tallies(Mutex<BTreeMap<u32, Arc<Tally>>>);
 
 impl Tallies {
-    /// `None`: there are too many already.
+    /// One under which nothing is counted any more gives way to a new one. `None`: all are in use.
     fn of(&self, label: u32) -> Option<Arc<Tally>> {
         let mut tallies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tallies.len() >= LABELS_MAX && !tallies.contains_key(&label) {
-            return None;
+            let mut idle = tallies
+                .iter()
+                .filter(|(_, tally)| Arc::strong_count(tally) == 1);
+            let idle = idle.next().map(|(label, _)| *label)?;
+            tallies.remove(&idle);
         }
         Some(Arc::clone(tallies.entry(label).or_default()))
     }

@@ -1,6 +1,9 @@
 //! Recordings of traffic: pcap and pcapng in, pcap out.
 
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
 use pcap_file::pcapng::{Block, PcapNgReader};
 use pcap_file::{DataLink, PcapError};
 use std::borrow::Cow;
@@ -103,14 +106,58 @@ fn pcap(bytes: &[u8]) -> Result<Vec<Captured>, RecordingError> {
     Ok(out)
 }
 
+/// How many ticks a second has (`if_tsresol` of pcapng).
+#[derive(Clone, Copy)]
+struct Tick(u128);
+
+impl Default for Tick {
+    fn default() -> Self {
+        Self(1_000_000)
+    }
+}
+
+impl Tick {
+    fn of(interface: &InterfaceDescriptionBlock<'_>) -> Self {
+        let named = interface.options.iter().find_map(|option| match option {
+            InterfaceDescriptionOption::IfTsResol(exponent) => Some(*exponent),
+            _ => None,
+        });
+        let Some(exponent) = named else {
+            return Self::default();
+        };
+        // The first bit tells powers of two from powers of ten.
+        let (base, power) = (
+            if exponent & 0x80 == 0 { 10u128 } else { 2 },
+            exponent & 0x7f,
+        );
+        Self(base.checked_pow(power.into()).unwrap_or(u128::MAX))
+    }
+
+    fn time(self, ticks: u128) -> Duration {
+        let ns = ticks.saturating_mul(1_000_000_000) / self.0;
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX))
+    }
+}
+
 fn pcapng(bytes: &[u8]) -> Result<Vec<Captured>, RecordingError> {
     let mut reader = PcapNgReader::new(bytes).map_err(wrong)?;
     let mut out: Vec<Captured> = Vec::new();
+    // Of each interface of the section, how long a tick of its clock is.
+    let mut ticks = Vec::new();
     while let Some(block) = reader.next_block() {
         match block.map_err(wrong)? {
-            Block::InterfaceDescription(interface) => ethernet(interface.linktype)?,
+            Block::SectionHeader(_) => ticks.clear(),
+            Block::InterfaceDescription(interface) => {
+                ethernet(interface.linktype)?;
+                ticks.push(Tick::of(&interface));
+            }
             Block::EnhancedPacket(packet) => out.push(Captured {
-                at: packet.timestamp,
+                // The reader takes ticks for ns, whatever they are.
+                at: ticks
+                    .get(packet.interface_id as usize)
+                    .copied()
+                    .unwrap_or_default()
+                    .time(packet.timestamp.as_nanos()),
                 length: packet.original_len,
                 frame: packet.data.into_owned(),
             }),
@@ -124,4 +171,50 @@ fn pcapng(bytes: &[u8]) -> Result<Vec<Captured>, RecordingError> {
         }
     }
     Ok(out)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// One interface with these options, and one frame so many ticks after 1970.
+    fn recording(options: &[u8], ticks: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut block = |kind: u32, body: &[u8]| {
+            let length = (body.len() as u32 + 12).to_le_bytes();
+            out.extend([&kind.to_le_bytes()[..], &length, body, &length].concat());
+        };
+        block(
+            0x0a0d_0d0a,
+            &[&0x1a2b_3c4du32.to_le_bytes()[..], &[1, 0, 0, 0], &[0xff; 8]].concat(),
+        );
+        block(1, &[&[1, 0, 0, 0, 0, 0, 0, 0], options].concat());
+        let [a, b, c, d, rest @ ..] = ticks.to_be_bytes();
+        let high = u32::from_be_bytes([a, b, c, d]).to_le_bytes();
+        let low = u32::from_be_bytes(rest).to_le_bytes();
+        let length = 16u32.to_le_bytes();
+        block(
+            6,
+            &[&[0; 4][..], &high, &low, &length, &length, &[2; 16]].concat(),
+        );
+        out
+    }
+
+    #[test]
+    fn the_time_of_a_frame_is_in_ticks_of_its_interface_and_those_are_us_unless_said() {
+        let at = |options: &[u8], ticks| {
+            let read = Recording::read(&recording(options, ticks)).unwrap();
+            read.frames[0].at
+        };
+        let seconds = 1_500_000_000;
+        assert_eq!(at(&[], seconds * 1_000_000), Duration::from_secs(seconds));
+        let resolution = |exponent| [9, 0, 1, 0, exponent, 0, 0, 0, 0, 0, 0, 0];
+        let ns = at(&resolution(9), seconds * 1_000_000_000 + 5);
+        assert_eq!(ns, Duration::new(seconds, 5));
+        let half = at(&resolution(0x81), 3);
+        assert_eq!(half, Duration::from_millis(1500));
+        let finest = at(&resolution(0x7f), u64::MAX);
+        assert_eq!(finest, Duration::ZERO, "and nothing overflows");
+    }
 }

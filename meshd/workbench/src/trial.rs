@@ -1,13 +1,14 @@
 //! Does a plugin keep the contract? What the daemon samples of a running plugin, done of all.
 //!
 //! ```text
-//!   every question -- twice, in one order and in the other, by two instances -- same answer?
-//!                  \- to fresh instances, bits outside of its mask scrambled --- same answer?
-//!                  \- fuel, faults
+//!   every question, at the sender's port and at the receiver's
+//!     -- twice, in one order and in the other, by two instances -- same answer?
+//!     \- to fresh instances, bits outside of its mask scrambled --- same answer?
+//!     \- fuel, faults
 //! ```
 
 use crate::names::Names;
-use meshd_core::node::Question;
+use meshd_core::node::{Direction, Question};
 use meshd_plugin_host::{
     ConfigureError, Decision, Fault, Instance, Lie, Plugin, Scramble, examine,
 };
@@ -62,7 +63,7 @@ impl Found {
     }
 }
 
-/// Asks `plugin` with `config` about `questions`, and scrambles up to `examined` of them.
+/// Asks `plugin` with `config` about `questions`, at ingress and at egress, and scrambles up to `examined` of them.
 ///
 /// # Errors
 /// If it does not start with that config.
@@ -72,6 +73,14 @@ pub fn trial(
     questions: &[Question],
     examined: usize,
 ) -> Result<Trial, ConfigureError> {
+    let both = questions.iter().flat_map(|question| {
+        let out = Question {
+            direction: Direction::Egress,
+            ..question.clone()
+        };
+        [question.clone(), out]
+    });
+    let questions: Vec<Question> = both.collect();
     let names = Names::default();
     let name = |code| names.get(code);
     let mut first = Instance::new(plugin, config, 1)?;
@@ -79,7 +88,13 @@ pub fn trial(
     let mut second = Instance::new(plugin, config, 2)?;
     let mut found = Found::default();
     let mut fuel = Vec::with_capacity(questions.len());
-    let show = |question: &Question| meshd_core::flowtext::show(&question.key);
+    let show = |question: &Question| {
+        let at = match question.direction {
+            Direction::Ingress => "",
+            Direction::Egress => " at the receiver's port",
+        };
+        format!("{}{at}", meshd_core::flowtext::show(&question.key))
+    };
     let answers: Vec<Result<Decision, Fault>> = questions
         .iter()
         .map(|question| {

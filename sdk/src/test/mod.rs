@@ -171,8 +171,13 @@ impl<P: Policy> Host<P> {
     }
 
     fn decide(&self, key: &FlowKey) -> (Verdict, DepMask) {
+        let egress = key.dir == crate::Direction::Egress;
         let key = Key::new(key);
         let verdict = self.policy.decide(&key);
+        assert!(
+            !egress || verdict.holds_at_egress(),
+            "at egress a frame is at its receiver already, and a verdict that changes it or sends it elsewhere is a fault: look at key.dir() first. It was: {verdict:?}"
+        );
         (verdict, key.deps())
     }
 }

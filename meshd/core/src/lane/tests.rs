@@ -519,7 +519,10 @@ fn a_ruling_for_new_frames_enters_their_connections_and_the_answer_is_another_fl
     };
     b.ruling_in(&zones, id, refused, at(2));
     let step = a.frame_in(&zones, vni(), there.clone(), EPOCH, at(2));
-    assert!(matches!(step, Step::Forward { .. }), "a refused answer is none: {step:?}");
+    assert!(
+        matches!(step, Step::Forward { .. }),
+        "a refused answer is none: {step:?}"
+    );
     let (id, _) = ct(b.frame_in(&zones, vni(), answer.clone(), EPOCH, at(2)));
     b.ruling_in(&zones, id, ruling(to_b(), &answer, mask), at(2));
     // Both ends were heard: the ruling for new frames does not speak of this one.

@@ -190,6 +190,23 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[test]
+fn a_plugin_that_meters_and_counts_is_believed_when_a_sample_of_it_was_examined() {
+    let (_dir, rulings, _seen) = with(&["qos"]);
+    let config = r#"{"meters":[{"name":"all","kbps":100000}],"limits":[{"meter":"all","port":1,"way":"out"}]}"#;
+    rulings
+        .attach(&label("qos"), lan(), config, Placement::default())
+        .unwrap();
+    until("a sample was examined", || {
+        let answer = now(&rulings, &tcp_to(80));
+        assert_eq!(answer.verdict, Verdict::Pass);
+        rulings.list()[0].attachments[0].examined > 0
+    });
+    let place = &rulings.list()[0].attachments[0];
+    assert_eq!(place.quarantine, None);
+    assert!(place.meters[0].passed == 0, "decided, and not sent");
+}
+
+#[test]
 fn a_plugin_that_lies_about_what_it_reads_answers_for_equal_frames_only_until_it_changes() {
     let (dir, rulings, seen) = with(&["fixture"]);
     let fixture = label("fixture");
