@@ -26,6 +26,9 @@
 //! receiver costs a token, and a lane has [`LaneLimits::floods_per_s`] of them a second and saves up one second's worth.
 //! A frame with a single receiver costs no more than unicast does and is not limited.
 
+mod front;
+
+use self::front::{Front, Hint, Spot};
 use crate::conntrack::{Opener, Order, Seen, Subject, Tracked, Zones};
 use crate::dues::Dues;
 use crate::edit::Edit;
@@ -36,7 +39,6 @@ use crate::offload::Obstacle;
 use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, PuntOrder, Ruling};
 use crate::steering::{Choice, Route};
 use bytes::Bytes;
-use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
@@ -85,8 +87,6 @@ impl Default for LaneLimits {
     }
 }
 
-/// Slots of the exact front, a power of two. A collision overwrites, so it needs no eviction.
-const FRONT_SLOTS: usize = 1024;
 /// How often idle megaflows are looked for.
 const SWEEP_MS: u64 = 5000;
 
@@ -241,13 +241,6 @@ struct Tuple {
     flows: HashMap<FlowKey, u32, FixedState>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Front {
-    key: FlowKey,
-    slot: u32,
-    turn: u32,
-}
-
 /// So many a second; what was not used is saved up, a second's worth at most.
 #[derive(Debug)]
 struct Allowance {
@@ -290,7 +283,7 @@ pub struct Lane {
     origin: Origin,
     limits: LaneLimits,
     hasher: FixedState,
-    front: Box<[Option<Front>]>,
+    front: Front,
     slots: Vec<Slot>,
     free: Vec<u32>,
     tuples: Vec<Tuple>,
@@ -311,7 +304,7 @@ pub struct Lane {
     floods: Allowance,
     offers: Allowance,
     /// Where the front has the flow that was offered last.
-    offered: usize,
+    offered: Spot,
     counters: LaneCounters,
     last_drops: Vec<LaneDrop>,
 }
@@ -326,7 +319,7 @@ impl Lane {
             origin,
             limits,
             hasher: hasher.clone(),
-            front: vec![None; FRONT_SLOTS].into_boxed_slice(),
+            front: Front::new(hasher.clone()),
             slots: Vec::new(),
             free: Vec::new(),
             tuples: Vec::new(),
@@ -342,7 +335,7 @@ impl Lane {
             parked_bytes: 0,
             floods: Allowance::default(),
             offers: Allowance::default(),
-            offered: 0,
+            offered: Spot::default(),
             counters: LaneCounters::default(),
             last_drops: Vec::new(),
         }
@@ -525,8 +518,7 @@ impl Lane {
             let key = waited.as_ref().map(|w| w.key);
             let slot = self.install(entry, key.as_ref(), now);
             if let (Some(slot), Some(Waiting { key, .. })) = (slot, &waited) {
-                let place = self.place_of(key);
-                self.remember(place, *key, slot);
+                self.remember(self.front.spot(key), slot);
             }
         }
         let Waiting {
@@ -623,9 +615,7 @@ impl Lane {
 
     /// The shell could not hand the last offer over: the flow is offered again.
     pub fn offer_refused(&mut self) {
-        if let Some(front) = self.front.get_mut(self.offered) {
-            *front = None;
-        }
+        self.front.forget(self.offered);
     }
 
     /// Counts drops, also for the shell: where a receiver does not take a frame of this lane.
@@ -715,30 +705,30 @@ impl Lane {
         flow.is_some_and(|f| f.flow.epoch == epoch && f.is_fresh(now))
     }
 
-    fn place_of(&self, key: &FlowKey) -> usize {
-        (self.hasher.hash_one(key) as usize) & (FRONT_SLOTS - 1)
+    fn remember(&mut self, spot: Spot, slot: u32) {
+        if let Some(turn) = self.slots.get(slot as usize).map(|slot| slot.turn) {
+            self.front.put(spot, Hint { slot, turn });
+        }
     }
 
-    fn remember(&mut self, place: usize, key: FlowKey, slot: u32) {
-        let turn = self.slots.get(slot as usize).map(|slot| slot.turn);
-        if let (Some(front), Some(turn)) = (self.front.get_mut(place), turn) {
-            *front = Some(Front { key, slot, turn });
-        }
+    /// True if the slot still has the flow that was put there, and the key is under its mask.
+    fn is_of(&self, hint: Hint, key: &FlowKey) -> bool {
+        let slot = self.slots.get(hint.slot as usize);
+        let slot = slot.filter(|slot| slot.turn == hint.turn);
+        let flow = slot.and_then(|slot| slot.flow.as_ref());
+        flow.is_some_and(|flow| flow.flow.mask.apply(key) == flow.flow.key)
     }
 
     /// The slot of the flow, and whether the kernel could hold this key and has not been offered it.
     fn find(&mut self, key: &FlowKey, epoch: Epoch, now: Moment) -> Option<(u32, bool)> {
-        let place = self.place_of(key);
-        if let Some(Some(front)) = self.front.get(place)
-            && front.key == *key
-            && self
-                .slots
-                .get(front.slot as usize)
-                .is_some_and(|s| s.turn == front.turn)
-            && self.holds(front.slot, epoch, now)
+        let spot = self.front.spot(key);
+        let mut hints = self.front.hints(spot);
+        if let Some(hint) =
+            hints.find(|hint| self.holds(hint.slot, epoch, now) && self.is_of(*hint, key))
         {
-            return Some((front.slot, false));
+            return Some((hint.slot, false));
         }
+        drop(hints);
         let (at, found) = self
             .tuples
             .iter()
@@ -752,10 +742,10 @@ impl Lane {
         let offer = flow.each_flow && self.offers.spend(self.limits.offers_per_s, now);
         // One that could not be offered now comes by again.
         if offer || !flow.each_flow {
-            self.remember(place, *key, found);
+            self.remember(spot, found);
         }
         if offer {
-            self.offered = place;
+            self.offered = spot;
         }
         Some((found, offer))
     }

@@ -128,6 +128,7 @@ fn who_observes_copies_and_has_no_other_say() {
     for what in ["drop", "redirect", "edit"] {
         let (_dir, rulings) = chain(&[("a", what, 666, Stage::Observe, 1)]);
         let (answer, steps) = rulings.ask_now(&tcp_to(666));
+        assert_eq!(answer, now(&rulings, &tcp_to(666)));
         assert_eq!(answer.verdict, Verdict::Pass, "{what}: it fails open");
         assert_eq!(answer.orders, Default::default(), "{what}");
         assert!(
@@ -154,6 +155,7 @@ fn a_manifest_names_the_plugin_its_stage_its_fail_mode_and_its_reasons() {
         .unwrap();
     for (port, reason) in [(22, "rule 1"), (80, "default"), (81, "default")] {
         let (answer, steps) = rulings.ask_now(&tcp_to(port));
+        assert_eq!(answer, now(&rulings, &tcp_to(port)));
         assert_eq!(answer.why, format!("acl: {reason}"));
         assert!(
             matches!(&steps[0].said, Said::Drop { reason: said, .. } if said == reason),
