@@ -235,6 +235,7 @@ impl Policy for Words {
     fn decide(&self, key: &Key<'_>) -> Verdict {
         match key.ether_type() {
             1 => reject("closed"),
+            2 | 3 | 6 if key.dir() == Direction::Egress => next(),
             2 => to_port(3),
             3 => to_peer(7),
             4 => drop("closed").for_ms(1000).idle_ms(10),
@@ -247,6 +248,20 @@ impl Policy for Words {
             _ => accept(),
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "look at key.dir() first")]
+fn a_change_at_the_receivers_port_is_found() {
+    #[derive(Config)]
+    struct Voice {}
+    #[policy(stage = "classify")]
+    impl Policy for Voice {
+        fn decide(&self, _: &Key<'_>) -> Verdict {
+            next().set_dscp(46)
+        }
+    }
+    host(Voice {}).send(pkt!(udp 10.0.0.1:1 > 10.0.0.2:2 to port 3));
 }
 
 #[test]
