@@ -40,8 +40,8 @@ pub mod manifest;
 pub mod meter;
 mod net;
 mod policy;
-pub mod steering;
 pub mod rules;
+pub mod steering;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 mod verdict;

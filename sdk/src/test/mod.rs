@@ -10,8 +10,8 @@ mod connections;
 pub(crate) mod keys;
 mod packet;
 mod replay;
-pub mod ways;
 pub(crate) mod sound;
+pub mod ways;
 mod world;
 
 pub use crate::__pkt as pkt;
