@@ -2,10 +2,12 @@
 //! granted keeps an attachment from being made, so what is left to look at here are figures.
 
 use super::Shared;
+use super::fetch::Fetch;
 use super::surroundings::Snapshot;
 use super::timers::Timers;
 use meshd_core::ident::{MacAddr, Moment, PortId};
 use meshd_core::node::{PacketOut, PacketTo, SendError};
+use meshd_plugin_host::contract::events::Event;
 use meshd_plugin_host::contract::flows::{Change, FlowError, RuleStats};
 use meshd_plugin_host::contract::http::{HttpError, Request};
 use meshd_plugin_host::contract::kv::{Entry, KvError, Scope};
@@ -15,9 +17,12 @@ use meshd_plugin_host::contract::types::{LinkStats, LogLevel, Mac};
 use meshd_plugin_host::contract::{
     clock, flows, http, kv, log, metrics, packet_out, random, timers, topology,
 };
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+/// Requests of one attachment that may be on their way.
+const CALLS: u32 = 8;
 /// Stations that are told at once.
 const STATIONS: u32 = 1024;
 
@@ -227,9 +232,22 @@ impl packet_out::Host for Host {
 }
 
 impl http::Host for Host {
-    fn start(&mut self, _req: Request) -> Result<u64, HttpError> {
-        Err(HttpError::Failed(
-            "this release has no HTTP for plugins yet".to_owned(),
-        ))
+    fn start(&mut self, req: Request) -> Result<u64, HttpError> {
+        let fetch = Fetch::new(req, &self.shared.grants().amounts.hosts)?;
+        let room = |n: u32| (n < CALLS).then_some(n + 1);
+        let under_way = &self.shared.under_way;
+        if under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
+            return Err(HttpError::Busy);
+        }
+        let call = self.shared.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        let shared = Arc::downgrade(&self.shared);
+        let done = move |answer| {
+            if let Some(shared) = shared.upgrade() {
+                shared.under_way.fetch_sub(1, Ordering::AcqRel);
+                shared.queue.push(Event::HttpDone((call, answer)));
+            }
+        };
+        self.shared.house.surroundings.fetch(fetch, Box::new(done));
+        Ok(call)
     }
 }

@@ -3,7 +3,8 @@
 //! Owns the putting together of a [`Snapshot`], and the handle to the runtime by which a controller's thread waits for the
 //! driver.
 
-use super::surroundings::{SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings};
+use super::fetch::Fetch;
+use super::surroundings::{Done, SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings};
 use crate::driver::{DriverHandle, World};
 use meshd_core::command::Command;
 use meshd_core::fdb::Place;
@@ -56,6 +57,10 @@ impl Surroundings for Live {
 
     fn send(&self, packet: PacketOut) -> Result<(), SendError> {
         self.runtime.block_on(self.driver.send(packet)).map(drop)
+    }
+
+    fn fetch(&self, fetch: Fetch, done: Done) {
+        self.runtime.spawn(async move { done(fetch.run().await) });
     }
 }
 

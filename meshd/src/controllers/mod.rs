@@ -13,6 +13,7 @@
 //! installed: that is `rulings/registry.rs`, which makes, changes and ends them. Nothing here holds the registry's lock, and a
 //! change that waits for an event under way waits at most for that event's time.
 
+mod fetch;
 mod figures;
 mod host;
 mod journal;
@@ -28,7 +29,9 @@ pub use journal::LogLine;
 pub(crate) use kv::forget;
 pub(crate) use live::Live;
 #[cfg(test)]
-pub(crate) use surroundings::Nowhere;
+pub(crate) use fetch::Fetch;
+#[cfg(test)]
+pub(crate) use surroundings::{Done, Nowhere};
 pub(crate) use surroundings::{Snapshot, Surroundings};
 
 use crate::punts::{BUDGET_PPS, PuntReader};
@@ -136,6 +139,9 @@ struct Shared {
     nudged: AtomicBool,
     /// Changes that wait for the instance.
     wanted: AtomicU32,
+    /// Requests that were made, and those on their way.
+    calls: AtomicU64,
+    under_way: AtomicU32,
     events: AtomicU64,
     busy_us: AtomicU64,
     faults: AtomicU64,
@@ -303,6 +309,8 @@ impl Attached {
             grants: Mutex::new(grants.clone()),
             nudged: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
+            calls: AtomicU64::new(0),
+            under_way: AtomicU32::new(0),
             events: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
             faults: AtomicU64::new(0),

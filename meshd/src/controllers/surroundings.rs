@@ -9,7 +9,9 @@
 
 use meshd_core::ident::{AttachmentId, MacAddr, NodeId, PortId, Vni};
 use meshd_core::node::{PacketOut, SendError};
+use super::fetch::Fetch;
 use meshd_plugin_host::contract::events::{Event, MacMove};
+use meshd_plugin_host::contract::http::{HttpError, Response};
 use meshd_plugin_host::contract::topology::{Endpoint, PeerInfo, PortInfo};
 use meshd_plugin_host::contract::types::{Ip, LinkStats, Mac};
 use std::collections::BTreeMap;
@@ -35,7 +37,13 @@ pub(crate) trait Surroundings: Send + Sync {
     /// # Errors
     /// It is none that may be sent, or there is nobody to send it to.
     fn send(&self, packet: PacketOut) -> Result<(), SendError>;
+
+    /// Asks a host, and hands the answer over when it comes. Does not wait for it.
+    fn fetch(&self, fetch: Fetch, done: Done);
 }
+
+/// Takes the answer to a request.
+pub(crate) type Done = Box<dyn FnOnce(Result<Response, HttpError>) + Send>;
 
 /// No node: for tests of what needs none.
 #[cfg(test)]
@@ -53,6 +61,10 @@ impl Surroundings for Nowhere {
 
     fn send(&self, _packet: PacketOut) -> Result<(), SendError> {
         Err(SendError::Stopping)
+    }
+
+    fn fetch(&self, _fetch: Fetch, done: Done) {
+        done(Err(HttpError::Failed("there is no network".to_owned())));
     }
 }
 

@@ -151,6 +151,10 @@ impl Surroundings for Published {
     fn send(&self, packet: PacketOut) -> Result<(), SendError> {
         Nowhere.send(packet)
     }
+
+    fn fetch(&self, fetch: crate::controllers::Fetch, done: crate::controllers::Done) {
+        Nowhere.fetch(fetch, done);
+    }
 }
 
 #[test]
