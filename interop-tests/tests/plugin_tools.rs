@@ -149,3 +149,47 @@ fn a_plugin_in_c_says_and_reads_what_the_one_in_rust_does() -> Result<()> {
     fs::remove_dir_all(&room)?;
     Ok(())
 }
+
+#[test]
+fn a_new_project_with_a_controller_becomes_one_file_with_what_it_wants_in_it() -> Result<()> {
+    let room = std::env::temp_dir().join(format!("meshd-controllers-{}", std::process::id()));
+    fs::create_dir_all(&room)?;
+    let target = meshd_binary()?
+        .ancestors()
+        .nth(2)
+        .context("the daemon is not in a target folder")?
+        .join("guests");
+    let sdk = root().to_string_lossy().into_owned();
+    for (name, kind, wants, world) in [
+        ("speakers", "both", vec!["topology", "flows"], "policy"),
+        (
+            "watcher",
+            "controller",
+            vec!["log", "metrics", "topology"],
+            "controller",
+        ),
+    ] {
+        let folder = room.join(name).to_string_lossy().into_owned();
+        let wasm = room
+            .join(format!("{name}.wasm"))
+            .to_string_lossy()
+            .into_owned();
+        tool(
+            &target,
+            &["new", name, "--kind", kind, "--dir", &folder, "--sdk", &sdk],
+        )?;
+        tool(&target, &["build", &folder, "-o", &wasm])?;
+        let said = tool(&target, &["check", &wasm, "--config", "{}", "--json"])?;
+        let said: serde_json::Value = serde_json::from_str(&said)?;
+        ensure!(said["world"] == world, "{said}");
+        let imports = said["controller"].as_array().context("no controller")?;
+        ensure!(
+            wants
+                .iter()
+                .all(|one| imports.iter().any(|import| import == one)),
+            "{name} wants {imports:?}"
+        );
+    }
+    fs::remove_dir_all(&room)?;
+    Ok(())
+}

@@ -249,7 +249,12 @@ impl Live {
                 problems.push(format!("plugin {}: {trouble}", plugin.name));
             }
             for place in &plugin.attachments {
-                if let Some(trouble) = &place.trouble {
+                let controller = place.controller.as_ref();
+                let trouble = place.trouble.as_ref();
+                for trouble in trouble
+                    .into_iter()
+                    .chain(controller.and_then(|its| its.trouble.as_ref()))
+                {
                     problems.push(format!(
                         "plugin {} on network {}: {trouble}",
                         plugin.name,

@@ -24,7 +24,10 @@ fn facts(changes: &[FactChange]) -> Facts {
 }
 
 fn drops(instance: &mut Instance, port: u16) -> bool {
-    matches!(instance.decide(&tcp_to(port)).unwrap().say, Say::Drop { .. })
+    matches!(
+        instance.decide(&tcp_to(port)).unwrap().say,
+        Say::Drop { .. }
+    )
 }
 
 #[test]
@@ -66,13 +69,19 @@ fn a_controller_without_its_policy_is_none_unless_its_manifest_says_so() {
     };
     // The fixture's has no manifest, so it is taken for a policy, and is none.
     let error = Plugin::load(&engine, &of("fixture-controlled")).unwrap_err();
-    assert!(matches!(error, LoadError::Import { .. } | LoadError::NoDecide { .. }), "{error}");
+    assert!(
+        matches!(error, LoadError::Import { .. } | LoadError::NoDecide { .. }),
+        "{error}"
+    );
     let alone = Plugin::load(&engine, &of("guard")).unwrap();
     assert!(!alone.has_policy() && alone.has_controller());
     assert_eq!(alone.shape().world, World::Controller);
     let mut idle = Instance::new(&alone, "{}", 1).unwrap();
     let decision = idle.decide(&tcp_to(666)).unwrap();
-    assert_eq!((decision.say, decision.mask), (Say::Next, Default::default()));
+    assert_eq!(
+        (decision.say, decision.mask),
+        (Say::Next, Default::default())
+    );
 }
 
 #[test]
@@ -89,7 +98,10 @@ fn a_verdict_is_a_function_of_config_facts_and_key_whichever_instance_is_asked()
     let fewer = told.with(&changes).unwrap();
     one.update(&fewer, &changes, 4).unwrap();
     assert!(!drops(&mut one, 666) && drops(&mut one, 7));
-    assert!(drops(&mut sibling, 666), "a sibling has the facts of its day");
+    assert!(
+        drops(&mut sibling, 666),
+        "a sibling has the facts of its day"
+    );
     assert!(drops(&mut fresh, 666));
     fresh.set_facts(Facts::default());
     assert!(!drops(&mut fresh, 7), "it starts anew, and is told nothing");

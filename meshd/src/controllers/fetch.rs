@@ -86,7 +86,10 @@ impl Fetch {
         let mut request = Sent::builder().method(method).uri(path).header(HOST, named);
         for (name, value) in &asked.headers {
             let own = [HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE];
-            if !own.iter().any(|own| name.eq_ignore_ascii_case(own.as_str())) {
+            if !own
+                .iter()
+                .any(|own| name.eq_ignore_ascii_case(own.as_str()))
+            {
                 request = request.header(name, value);
             }
         }
@@ -112,7 +115,11 @@ impl Fetch {
     }
 
     async fn exchange(self) -> Result<Response, HttpError> {
-        let bare = self.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let bare = self
+            .host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let stream = TcpStream::connect((bare.as_str(), self.port)).await;
         let stream = stream.map_err(failed)?;
         if !self.tls {
@@ -219,7 +226,10 @@ mod tests {
                 "{wrong}: {error:?}"
             );
         }
-        assert!(matches!(may("file:///etc/passwd"), Err(HttpError::Failed(_))));
+        assert!(matches!(
+            may("file:///etc/passwd"),
+            Err(HttpError::Failed(_))
+        ));
         let mut big = get("https://api.example.org/");
         big.body = vec![0; BODY + 1];
         assert!(Fetch::new(big, &hosts).is_err());
@@ -247,14 +257,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_comes_whole_and_a_redirect_is_an_answer() {
-        let redirect = b"HTTP/1.1 302 Found\r\nLocation: http://evil.test/\r\nContent-Length: 2\r\n\r\nhi";
+        let redirect =
+            b"HTTP/1.1 302 Found\r\nLocation: http://evil.test/\r\nContent-Length: 2\r\n\r\nhi";
         let (at, asked) = server(redirect.to_vec()).await;
         let answer = fetch(&at).await.unwrap();
         assert_eq!((answer.status, &*answer.body), (302, b"hi".as_slice()));
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("GET /list HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains(&format!("host: {at}\r\n")), "{asked}");
-        assert!(asked.contains("x-of: plugin") && !asked.contains("elsewhere"), "{asked}");
+        assert!(
+            asked.contains("x-of: plugin") && !asked.contains("elsewhere"),
+            "{asked}"
+        );
     }
 
     #[tokio::test]

@@ -236,7 +236,10 @@ impl http::Host for Host {
         let fetch = Fetch::new(req, &self.shared.grants().amounts.hosts)?;
         let room = |n: u32| (n < CALLS).then_some(n + 1);
         let under_way = &self.shared.under_way;
-        if under_way.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
+        if under_way
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
+            .is_err()
+        {
             return Err(HttpError::Busy);
         }
         let call = self.shared.calls.fetch_add(1, Ordering::Relaxed) + 1;

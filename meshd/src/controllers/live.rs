@@ -4,7 +4,9 @@
 //! driver.
 
 use super::fetch::Fetch;
-use super::surroundings::{Done, SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings};
+use super::surroundings::{
+    Done, SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings,
+};
 use crate::driver::{DriverHandle, World};
 use meshd_core::command::Command;
 use meshd_core::fdb::Place;

@@ -25,11 +25,11 @@ mod surroundings;
 mod timers;
 mod writer;
 
+#[cfg(test)]
+pub(crate) use fetch::Fetch;
 pub use journal::LogLine;
 pub(crate) use kv::forget;
 pub(crate) use live::Live;
-#[cfg(test)]
-pub(crate) use fetch::Fetch;
 #[cfg(test)]
 pub(crate) use surroundings::{Done, Nowhere};
 pub(crate) use surroundings::{Snapshot, Surroundings};
@@ -93,24 +93,30 @@ impl House {
 
     /// The network now, or a moment ago: a controller that looks all the time does not keep the node from its work.
     fn look(&self, vni: Vni) -> Option<Arc<Snapshot>> {
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, seen)) = looks.get(&vni)
-            && at.elapsed() < FRESH
-        {
-            return Some(Arc::clone(seen));
+        let is_fresh = |(at, _): &(Instant, Arc<Snapshot>)| at.elapsed() < FRESH;
+        let kept = self
+            .looks()
+            .get(&vni)
+            .filter(|look| is_fresh(look))
+            .cloned();
+        if let Some((_, seen)) = kept {
+            return Some(seen);
         }
+        // Without the lock: it waits for the node, and who nudges must not.
         let seen = Arc::new(self.surroundings.look(vni)?);
-        looks.retain(|_, (at, _)| at.elapsed() < FRESH);
+        let mut looks = self.looks();
+        looks.retain(|_, look| is_fresh(look));
         looks.insert(vni, (Instant::now(), Arc::clone(&seen)));
         Some(seen)
     }
 
+    fn looks(&self) -> MutexGuard<'_, BTreeMap<Vni, (Instant, Arc<Snapshot>)>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Something changed on some network: all look again.
     pub(crate) fn nudge(&self) {
-        self.looks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
+        self.looks().clear();
         let mut roll = self.roll.lock().unwrap_or_else(PoisonError::into_inner);
         roll.retain(|one| match one.upgrade() {
             Some(shared) => {

@@ -213,7 +213,8 @@ fn tend(cell: &mut Cell, shared: &Arc<Shared>) -> Option<Instant> {
     if let Some(ready) = &mut cell.ready {
         look(ready, shared, now);
     }
-    while let Some(id) = cell.ready.as_ref().and_then(|ready| ready.take_timer()) {
+    // One at a time: timers that are due all the time must not keep events, changes and the end away.
+    if let Some(id) = cell.ready.as_ref().and_then(Ready::take_timer) {
         deliver(cell, shared, &Event::Timer(id));
     }
     if shared.kv().due().is_some_and(|due| due <= now) {

@@ -7,9 +7,9 @@
 //! Owns the snapshot and what of two of them is an event. Whoever implements [`Surroundings`] may block: it is called on
 //! controllers' own threads.
 
+use super::fetch::Fetch;
 use meshd_core::ident::{AttachmentId, MacAddr, NodeId, PortId, Vni};
 use meshd_core::node::{PacketOut, SendError};
-use super::fetch::Fetch;
 use meshd_plugin_host::contract::events::{Event, MacMove};
 use meshd_plugin_host::contract::http::{HttpError, Response};
 use meshd_plugin_host::contract::topology::{Endpoint, PeerInfo, PortInfo};
