@@ -13,6 +13,7 @@
 //! only ratios within one run mean something.
 
 pub mod gate;
+pub mod policy;
 mod yardstick;
 
 pub use yardstick::kernel_vxlan;

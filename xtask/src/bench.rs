@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: figures of the two-host lab, beside a plain veth and kernel VXLAN in the same run; of
-//! the gate alone; and of a large network.
+//! the gate alone; of policy; and of a large network.
 
 use crate::setup;
 use crate::shell::{cargo, run, target};
@@ -46,6 +46,30 @@ pub(crate) fn gate(quick: bool) -> Result<()> {
         machine("all that runs here"),
         costs.markdown(),
         rate(&lab, &program)?.markdown()
+    );
+    Ok(())
+}
+
+/// Measures what policy costs: a decision, a look into the cache, and the throughput under a chain of five.
+pub(crate) fn policy(quick: bool) -> Result<()> {
+    ensure!(is_root(), "the lab needs root");
+    setup::setup()?;
+    let plugins = wasm::plugins()?;
+    run(&mut cargo("run --release -p meshd-core --example lane"))?;
+    run(&mut cargo("run --release -p meshd-plugin-host --example latency"))?;
+    run(&mut cargo("build --release -p meshd"))?;
+    use_binary(target()?.join("release/meshd"));
+    let lab = Lab::start(interop_tests::bench::policy::spec())?;
+    let (rounds, seconds) = if quick { (1, 1) } else { (9, 2) };
+    let say = |line: &str| println!("{line}");
+    let result = interop_tests::bench::policy::run(&lab, &plugins, rounds, seconds, say);
+    if result.is_err() {
+        lab.post_mortem();
+    }
+    println!(
+        "\nmedians of {rounds} pairs of runs of {seconds} s; {}\n\n{}",
+        machine("all hosts, all daemons and the load"),
+        result?.markdown()
     );
     Ok(())
 }

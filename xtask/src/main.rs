@@ -30,6 +30,7 @@ cargo xtask TASK
                     the lab under a stock kernel in a throw-away guest: its own tests, or files of interop-tests/tests
   bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
   bench gate [--quick]  what a gate costs, by nftables and by tc-bpf (root)
+  bench policy [--quick]  what a decision, a cached ruling and a chain of five plugins cost (root)
   bench scale       what a network of 500 peers and 10,000 endpoints costs a node
   fmt               formats every workspace of the repository
 ";
@@ -75,6 +76,8 @@ fn task(words: &[String]) -> Result<()> {
         "vm" => vm::vm(rest),
         "bench" => match rest {
             [what] if what == "gate" => bench::gate(false),
+            [what] if what == "policy" => bench::policy(false),
+            [what, quick] if what == "policy" && quick == "--quick" => bench::policy(true),
             [what] if what == "scale" => bench::scale(),
             [what, quick] if what == "gate" && quick == "--quick" => bench::gate(true),
             _ => bench::bench(flag("--quick")?),
