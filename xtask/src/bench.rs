@@ -56,7 +56,9 @@ pub(crate) fn policy(quick: bool) -> Result<()> {
     setup::setup()?;
     let plugins = wasm::plugins()?;
     run(&mut cargo("run --release -p meshd-core --example lane"))?;
-    run(&mut cargo("run --release -p meshd-plugin-host --example latency"))?;
+    run(&mut cargo(
+        "run --release -p meshd-plugin-host --example latency",
+    ))?;
     run(&mut cargo("build --release -p meshd"))?;
     use_binary(target()?.join("release/meshd"));
     let lab = Lab::start(interop_tests::bench::policy::spec())?;

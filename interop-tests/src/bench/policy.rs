@@ -92,7 +92,9 @@ pub fn run(
                 port += 1;
                 turn[at] = iperf(&ways[at], port, seconds, &["-P", "1"])?.gbps;
                 let (round, way, gbps) = (round + 1, ways[at].name, turn[at]);
-                say(&format!("round {round}: {name:<12} {way:<10} {gbps:8.2} Gbit/s"));
+                say(&format!(
+                    "round {round}: {name:<12} {way:<10} {gbps:8.2} Gbit/s"
+                ));
             }
             turns.push(turn);
         }

@@ -13,7 +13,9 @@ use crate::bindings::steering::Steering;
 use crate::bindings::tracked::PolicyTracked;
 use crate::bindings::{Asked, Policy};
 use crate::convert::{self, Decision};
-use crate::engine::{CONFIGURE_TIME, DECIDE_TIME, Limits, STEER_TIME, Stopwatch, thread_cpu};
+use crate::engine::{
+    CONFIGURE_TIME, DECIDE_TIME, Engine, Limits, STEER_TIME, Stopwatch, thread_cpu,
+};
 use crate::facts::{FactChange, Facts};
 use crate::fault::Fault;
 use crate::load::{Plugin, Pre, World};
@@ -246,6 +248,34 @@ struct Live {
     decisions: u32,
 }
 
+/// A guest's memory, with its limits on.
+fn store(engine: &Engine) -> Store<Guest> {
+    let limits = engine.limits();
+    let mut store = Store::new(engine.wasm(), Guest::new(limits.memory, limits));
+    store.limiter(|guest| guest);
+    store.epoch_deadline_callback(|mut context| {
+        Ok(if context.data_mut().watch.tick(thread_cpu()) {
+            UpdateDeadline::Continue(1)
+        } else {
+            UpdateDeadline::Interrupt
+        })
+    });
+    store.set_epoch_deadline(1);
+    store
+}
+
+/// Whether the functions have the types that the contract says; linking looks at their names. What a guest does when it starts
+/// is no matter of types.
+pub(crate) fn has_its_types(engine: &Engine, pre: &Pre) -> wasmtime::Result<()> {
+    let mut store = store(engine);
+    let _running = engine.guard();
+    store.set_fuel(engine.limits().configure_fuel)?;
+    match Exports::new(&mut store, pre) {
+        Err(error) if !error.is::<wasmtime::Trap>() && store.data().refused.is_none() => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Live {
     fn new(
         plugin: &Plugin,
@@ -254,17 +284,8 @@ impl Live {
         generation: u64,
     ) -> Result<Self, ConfigureError> {
         let limits = plugin.engine.limits();
-        let mut store = Store::new(plugin.engine.wasm(), Guest::new(limits.memory, limits));
-        store.limiter(|guest| guest);
+        let mut store = store(&plugin.engine);
         let _running = plugin.engine.guard();
-        store.epoch_deadline_callback(|mut context| {
-            Ok(if context.data_mut().watch.tick(thread_cpu()) {
-                UpdateDeadline::Continue(1)
-            } else {
-                UpdateDeadline::Interrupt
-            })
-        });
-        store.set_epoch_deadline(1);
         let exports = match store
             .set_fuel(limits.configure_fuel)
             .and_then(|()| Exports::new(&mut store, pre))

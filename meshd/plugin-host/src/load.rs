@@ -20,6 +20,7 @@ use crate::capability::{Asks, Capability};
 use crate::controller::{self, Desk};
 use crate::engine::{Engine, controller_settings, settings};
 use crate::instance::Guest;
+use crate::instance::has_its_types;
 use crate::manifest::{Manifest, ManifestError};
 use crate::sections::{CONTROLLER, section};
 use core::fmt;
@@ -638,6 +639,12 @@ impl fmt::Debug for Plugin {
 }
 
 fn link(engine: &Engine, component: &Component, world: World) -> Result<Pre, LoadError> {
+    let pre = linked(engine, component, world)?;
+    has_its_types(engine, &pre).map_err(|e| differs(world.export(), &e))?;
+    Ok(pre)
+}
+
+fn linked(engine: &Engine, component: &Component, world: World) -> Result<Pre, LoadError> {
     let mut linker = Linker::new(engine.wasm());
     let contract = |e: wasmtime::Error| differs(world.export(), &e);
     match world {

@@ -198,3 +198,21 @@ fn what_the_sdk_notes_is_what_the_host_saw_asked() {
         "{drops} of 3000 dropped: no test of both"
     );
 }
+
+#[test]
+fn a_component_whose_types_are_others_than_the_contracts_is_refused_when_it_is_loaded() {
+    let wasm = component("acl");
+    let mut other = wasm.clone();
+    let (was, is) = (b"set-ct-mark", b"set-ct-marc");
+    let found: Vec<usize> = (0..wasm.len() - was.len())
+        .filter(|&at| wasm[at..].starts_with(was))
+        .collect();
+    assert!(!found.is_empty());
+    for at in found {
+        other[at..at + is.len()].copy_from_slice(is);
+    }
+    let engine = Engine::new(Limits::default()).unwrap_or_else(|e| panic!("{e}"));
+    let refused = Plugin::load(&engine, &other).err();
+    let text = refused.map(|e| e.to_string()).unwrap_or_default();
+    assert!(text.contains("meshd:policy/decide") && text.contains("set-ct-mark"), "{text}");
+}
