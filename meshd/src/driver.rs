@@ -479,6 +479,7 @@ impl Driver {
             }
             Output::Probe { vni, probe } => parts.datapath.probe(vni, &probe),
             Output::Inject { vni, to, frame } => parts.datapath.inject(vni, to, &frame),
+            Output::Monitor { vni, monitor } => parts.datapath.set_monitor(vni, monitor),
             Output::Epoch(epoch) => parts.datapath.set_epoch(epoch),
             Output::Track { vni, since } => parts.datapath.track(vni, since),
             Output::Ask {

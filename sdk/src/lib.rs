@@ -39,6 +39,7 @@ mod mac;
 pub mod manifest;
 pub mod meter;
 mod net;
+mod peer;
 mod policy;
 pub mod rules;
 pub mod steering;
@@ -55,6 +56,7 @@ pub use mac::{Mac, MacMap, ParseMacError};
 pub use meshd_sdk_macros::{Config, controller, policy, steering};
 pub use meter::Meter;
 pub use net::{Net, ParseNetError};
+pub use peer::Peer;
 pub use policy::Policy;
 #[doc(hidden)]
 pub use policy::guest;
@@ -64,7 +66,7 @@ pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_pe
 pub mod prelude {
     pub use crate::{
         Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap,
-        Meter, Net, Policy, Verdict, accept, controller, drop, next, policy, reject, steering,
+        Meter, Net, Peer, Policy, Verdict, accept, controller, drop, next, policy, reject, steering,
         to_peer, to_port,
     };
 }

@@ -33,12 +33,19 @@ pub(crate) enum Act {
     SetDscp(u8),
     SetSrcMac(Mac),
     SetDstMac(Mac),
-    Mirror(u32),
+    Mirror { to: To, bytes: u16 },
     Commit,
     Mark(u32),
     Meter(u32),
     Count(u32),
     Punt(u16),
+}
+
+/// Where a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    Port(u32),
+    Peer(u64),
 }
 
 impl Act {
@@ -73,7 +80,13 @@ impl Act {
             Self::SetDscp(dscp) => Action::SetDscp(dscp),
             Self::SetSrcMac(to) => Action::SetSrcMac(mac(to)),
             Self::SetDstMac(to) => Action::SetDstMac(mac(to)),
-            Self::Mirror(port) => Action::Mirror((MirrorTo::Port(port), 0)),
+            Self::Mirror { to, bytes } => {
+                let to = match to {
+                    To::Port(port) => MirrorTo::Port(port),
+                    To::Peer(peer) => MirrorTo::Peer(peer),
+                };
+                Action::Mirror((to, bytes))
+            }
             Self::Commit => Action::CtCommit,
             Self::Mark(mark) => Action::SetCtMark(mark),
             Self::Meter(at) => Action::Meter(at),
@@ -95,7 +108,16 @@ impl core::fmt::Display for Act {
             Self::SetDscp(dscp) => write!(f, "set-dscp {dscp}"),
             Self::SetSrcMac(mac) => write!(f, "set-src-mac {mac}"),
             Self::SetDstMac(mac) => write!(f, "set-dst-mac {mac}"),
-            Self::Mirror(port) => write!(f, "mirror {port}"),
+            Self::Mirror { to, bytes } => {
+                match to {
+                    To::Port(port) => write!(f, "mirror {port}")?,
+                    To::Peer(peer) => write!(f, "mirror peer {peer}")?,
+                }
+                match bytes {
+                    0 => Ok(()),
+                    bytes => write!(f, " cut {bytes}"),
+                }
+            }
             Self::Commit => f.write_str("ct-commit"),
             Self::Mark(mark) => write!(f, "set-ct-mark {mark}"),
             Self::Meter(at) => write!(f, "meter {at}"),
@@ -258,9 +280,22 @@ impl Verdict {
         self.act(Act::SetDstMac(mac))
     }
 
-    /// With a copy to this port of the node, if it is forwarded; four at most.
+    /// With a copy to this port of the node, if it is forwarded; four copies at most.
     pub fn mirror(self, port: u32) -> Self {
-        self.act(Act::Mirror(port))
+        self.mirror_cut(port, 0)
+    }
+
+    /// With a copy of the first so many bytes (14 at least; 0: all) to this port.
+    pub fn mirror_cut(self, port: u32, bytes: u16) -> Self {
+        let to = To::Port(port);
+        self.act(Act::Mirror { to, bytes })
+    }
+
+    /// With a copy of the first so many bytes (14 at least; 0: all) to this member, where it leaves by the port that is labelled
+    /// `meshd.monitor=true`.
+    pub fn mirror_peer(self, peer: u64, bytes: u16) -> Self {
+        let to = To::Peer(peer);
+        self.act(Act::Mirror { to, bytes })
     }
 
     /// With its connection entered in the host's table, so that its next frames are established as soon as it is answered.

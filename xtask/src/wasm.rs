@@ -23,6 +23,7 @@ const GUESTS: &[(&str, &[&str])] = &[
             "fixture",
             "guard",
             "isolation",
+            "mirror",
             "qos",
             "stateful-firewall",
             "steer",

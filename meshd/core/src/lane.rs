@@ -29,15 +29,14 @@
 mod front;
 
 use self::front::{Front, Hint, Spot};
-use crate::conntrack::{Opener, Order, Seen, Subject, Tracked, Zones};
-use crate::dues::Dues;
+use crate::conntrack::{Opener, Seen, Subject, Tracked, Zones};
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
 use crate::offload::Obstacle;
-use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Output, PuntOrder, Ruling};
-use crate::steering::{Choice, Route};
+use crate::ruling::{Action, Copied, DropCounts, DropReason, Megaflow, Output, PuntOrder, Ruling};
+use crate::steering::Route;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -61,6 +60,8 @@ pub struct LaneLimits {
     pub parked_bytes: usize,
     /// Frames with more than one receiver, per second.
     pub floods_per_s: u32,
+    /// Copies that are made for mirrors, or taken from a peer's, per second.
+    pub copies_per_s: u32,
     /// Flows that are offered to the kernel, per second.
     pub offers_per_s: u32,
     /// How long an upcall is waited for, in ms. More than [`policy::ANSWER_MS_MAX`](crate::policy::ANSWER_MS_MAX), so that
@@ -80,6 +81,7 @@ impl Default for LaneLimits {
             parked: 512,
             parked_bytes: 1 << 20,
             floods_per_s: 1000,
+            copies_per_s: 10_000,
             offers_per_s: 2000,
             upcall_ms: 3000,
             idle_ms: 10_000,
@@ -103,6 +105,8 @@ pub enum Step {
         edits: Option<Arc<[Edit]>>,
         /// By which way to the peer, if it goes to one.
         route: Route,
+        /// Copies of it as it goes, each if [`Lane::may_copy`] lets it.
+        copies: Option<Arc<[Copied]>>,
         /// The kernel could hold this flow: tell the node of it ([`Input::Offer`](crate::node::Input::Offer)). If that
         /// fails, call [`Lane::offer_refused`].
         offer: bool,
@@ -135,6 +139,8 @@ pub struct Released {
     pub edits: Option<Arc<[Edit]>>,
     /// By which way to the peer, if they go to one.
     pub route: Route,
+    /// Copies of each as it goes, each if [`Lane::may_copy`] lets it.
+    pub copies: Option<Arc<[Copied]>>,
     /// Those that are to be forwarded.
     pub frames: Vec<Bytes>,
 }
@@ -200,15 +206,8 @@ pub struct LaneFlow {
 #[derive(Debug)]
 struct Flow {
     flow: Megaflow,
-    action: Action,
-    edits: Option<Arc<[Edit]>>,
-    track: Option<Arc<Order>>,
-    dues: Option<Arc<Dues>>,
-    punts: Option<Arc<[PuntOrder]>>,
-    ways: Option<Arc<Choice>>,
-    longest: u32,
-    obstacle: Option<Obstacle>,
-    each_flow: bool,
+    /// Its `cache` is in `flow`.
+    ruling: Ruling,
     since: Moment,
     used: Moment,
     /// A frame came since the hand last came by.
@@ -302,6 +301,7 @@ pub struct Lane {
     parked: usize,
     parked_bytes: usize,
     floods: Allowance,
+    copies: Allowance,
     offers: Allowance,
     /// Where the front has the flow that was offered last.
     offered: Spot,
@@ -334,6 +334,7 @@ impl Lane {
             parked: 0,
             parked_bytes: 0,
             floods: Allowance::default(),
+            copies: Allowance::default(),
             offers: Allowance::default(),
             offered: Spot::default(),
             counters: LaneCounters::default(),
@@ -371,8 +372,8 @@ impl Lane {
         let slots = self.slots.iter().filter_map(|slot| slot.flow.as_ref());
         slots.filter(live).map(|f| LaneFlow {
             flow: f.flow.clone(),
-            action: f.action.clone(),
-            obstacle: f.obstacle,
+            action: f.ruling.action.clone(),
+            obstacle: f.ruling.obstacle,
             since: f.since,
             used: f.used,
             frames: f.frames,
@@ -430,28 +431,26 @@ impl Lane {
         flow.recent = true;
         flow.frames += 1;
         flow.bytes += frame.len() as u64;
-        if frame.len() > flow.longest as usize {
+        if frame.len() > flow.ruling.longest as usize {
             return self.drop_frame(DropReason::TooLong, Some(key), now);
         }
-        let dues = flow.dues.clone();
-        if let Some(to) = flow.punts.clone() {
+        let ruling = flow.ruling.choose(&key);
+        if let Some(to) = ruling.punts.clone() {
             let frame = frame.clone();
             self.punted.push(Punted { key, frame, to });
         }
-        if let Some(dues) = dues
+        if let Some(dues) = ruling.dues.clone()
             && let Err(meter) = dues.pay(frame.len(), now)
         {
             self.count_metered(1, meter, key, now);
             return Step::Dropped(DropReason::Metered);
         }
-        let Some(flow) = self.slots.get(slot as usize).and_then(|s| s.flow.as_ref()) else {
-            return Step::Consumed;
-        };
-        match &flow.action {
+        match &ruling.action {
             Action::Forward(to) => {
-                let (to, edits) = (Arc::clone(to), flow.edits.clone());
-                let track = flow.track.clone();
-                let route = flow.ways.as_deref().map_or(Some(Route::Any), |ways| {
+                let (to, edits, copies) =
+                    (Arc::clone(to), ruling.edits.clone(), ruling.copies.clone());
+                let track = ruling.track.clone();
+                let route = ruling.ways.as_deref().map_or(Some(Route::Any), |ways| {
                     ways.route(key.flow_hash(&self.hasher), now)
                 });
                 let Some(route) = route else {
@@ -470,6 +469,7 @@ impl Lane {
                         to,
                         edits,
                         route,
+                        copies,
                         offer,
                     }
                 } else {
@@ -496,19 +496,14 @@ impl Lane {
         now: Moment,
     ) -> Option<Released> {
         let waited = self.take_waiting(upcall);
-        if let Some(flow) = ruling.cache {
+        if let Some(flow) = ruling.cache.clone() {
             let frames = waited.as_ref().map_or(&[][..], |w| &w.frames);
             let entry = Flow {
                 flow,
-                action: ruling.action.clone(),
-                edits: ruling.edits.clone(),
-                track: ruling.track.clone(),
-                dues: ruling.dues.clone(),
-                punts: ruling.punts.clone(),
-                ways: ruling.ways.clone(),
-                longest: ruling.longest,
-                obstacle: ruling.obstacle,
-                each_flow: ruling.each_flow,
+                ruling: Ruling {
+                    cache: None,
+                    ..ruling.clone()
+                },
                 since: now,
                 used: now,
                 recent: false,
@@ -524,8 +519,10 @@ impl Lane {
         let Waiting {
             key, mut frames, ..
         } = waited?;
+        let longest = ruling.longest as usize;
+        let ruling = ruling.choose(&key).clone();
         let before = frames.len();
-        frames.retain(|frame| frame.len() <= ruling.longest as usize);
+        frames.retain(|frame| frame.len() <= longest);
         self.count_drop(
             DropReason::TooLong,
             (before - frames.len()) as u64,
@@ -584,6 +581,7 @@ impl Lane {
                     to,
                     edits: ruling.edits,
                     route,
+                    copies: ruling.copies,
                     frames,
                 })
             }
@@ -691,6 +689,16 @@ impl Lane {
         Step::Dropped(reason)
     }
 
+    /// May one more copy be made, or taken? Counted as [`DropReason::MirrorLimit`] if not: copies have a rate of their own, so
+    /// that a mirror does not take the traffic's place.
+    pub fn may_copy(&mut self, now: Moment) -> bool {
+        let may = self.copies.spend(self.limits.copies_per_s, now);
+        if !may {
+            self.count_drop(DropReason::MirrorLimit, 1, None, now);
+        }
+        may
+    }
+
     fn may_flood(&mut self, receivers: usize, now: Moment) -> bool {
         if receivers < 2 {
             return true;
@@ -739,9 +747,9 @@ impl Lane {
             tuple.hits += 1;
         }
         let flow = self.slots.get(found as usize)?.flow.as_ref()?;
-        let offer = flow.each_flow && self.offers.spend(self.limits.offers_per_s, now);
+        let offer = flow.ruling.each_flow && self.offers.spend(self.limits.offers_per_s, now);
         // One that could not be offered now comes by again.
-        if offer || !flow.each_flow {
+        if offer || !flow.ruling.each_flow {
             self.remember(spot, found);
         }
         if offer {

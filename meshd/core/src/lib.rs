@@ -18,6 +18,7 @@ pub mod fdb;
 pub mod flow;
 pub mod flowtext;
 pub mod frame;
+pub mod group;
 pub mod ident;
 mod invites;
 pub mod lane;

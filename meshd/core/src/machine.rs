@@ -30,7 +30,7 @@ use crate::pool::Pools;
 use crate::ports::{PortChange, Ports, PortsConfig};
 use crate::state::StateKey;
 use crate::steering::{Figures, KernelWay, MAIN_COST, Steering, WayFace, WayId, WaySample};
-use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits};
+use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits, is_monitor};
 use crate::view::PortState;
 use crate::vteps::Vteps;
 use crate::wire::control::Message;
@@ -639,6 +639,7 @@ impl Node {
             foreign: Some(gateway.macs()),
             since: now.moment,
             router: false,
+            monitor: false,
         };
         // If the network is not known (yet), it is said again once it is.
         let _ = self.switch.add_port(face, now.moment, &mut self.out);
@@ -742,6 +743,7 @@ impl Node {
                     foreign: None,
                     since: now.moment,
                     router: is_router(&record.labels),
+                    monitor: is_monitor(&record.labels),
                 }
             }
             PortChange::ServiceUp(wiring) => {
@@ -755,6 +757,7 @@ impl Node {
                     foreign: None,
                     since: now.moment,
                     router: false,
+                    monitor: false,
                 }
             }
             PortChange::PortDown(record) => {

@@ -15,7 +15,7 @@
 //! before any other output of that drain is acted on.
 
 pub use crate::machine::{Node, NodeConfig};
-pub use crate::switch::{PacketOut, PacketTo, SendError};
+pub use crate::switch::{Monitor, PacketOut, PacketTo, SendError};
 
 use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
 use crate::conntrack::Tracked;
@@ -289,6 +289,13 @@ pub enum Output {
         id: CommandId,
         /// To how many ports and peers it was handed, or why to none.
         result: Result<u32, SendError>,
+    },
+    /// What peers mirror to this node leaves so from now on.
+    Monitor {
+        /// On this network.
+        vni: Vni,
+        /// `None`: copies are refused.
+        monitor: Option<Monitor>,
     },
     /// From now on only rulings of this epoch count.
     Epoch(Epoch),

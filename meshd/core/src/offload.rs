@@ -154,6 +154,8 @@ obstacles! {
     /// See the text.
     Counted = "policy counts it, and the counters are kept by the daemon",
     /// See the text.
+    Mirrored = "policy wants copies of it, which the gates do not make",
+    /// See the text.
     Service = "it is from or for the node's own name service",
     /// See the text.
     Tagged = "it bears a VLAN tag, or is no Ethernet II frame",
@@ -215,6 +217,8 @@ pub(crate) struct Considered<'a> {
     pub(crate) tracked: bool,
     /// Policy sends it to a controller.
     pub(crate) punted: bool,
+    /// Policy wants copies.
+    pub(crate) copied: bool,
     /// Policy meters or counts it.
     pub(crate) dues: Option<&'a Dues>,
     pub(crate) mask: Option<&'a FlowMask>,
@@ -248,6 +252,9 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
     }
     if c.tracked {
         return Err(Obstacle::Tracked);
+    }
+    if c.copied {
+        return Err(Obstacle::Mirrored);
     }
     if c.punted {
         return Err(Obstacle::Punted);
@@ -537,6 +544,7 @@ mod tests {
                 edited: false,
                 tracked: false,
                 punted: false,
+                copied: false,
                 dues: None,
                 mask: Some(mask),
                 epoch: Epoch(5),
@@ -617,6 +625,7 @@ mod tests {
                 edited: false,
                 tracked: false,
                 punted: false,
+                copied: false,
                 dues: None,
                 mask: Some(&pair_mask()),
                 epoch: Epoch(5),

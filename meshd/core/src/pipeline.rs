@@ -24,8 +24,8 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
-use crate::policy::{Answer, FloodSet, NamedPath, Orders, Punt, Redirect, Verdict};
-use crate::ruling::{Action, DropReason, Output, PuntOrder};
+use crate::policy::{Answer, FloodSet, Mirror, MirrorTo, NamedPath, Orders, Punt, Redirect, Verdict};
+use crate::ruling::{Action, Arm, Copied, DropReason, Output, PuntOrder};
 use crate::switch::PortFace;
 use crate::view::TraceStep;
 use bytes::Bytes;
@@ -120,6 +120,10 @@ pub(crate) struct Decision {
     pub(crate) dues: Option<Arc<Dues>>,
     /// Copies of each for controllers.
     pub(crate) punts: Option<Arc<[PuntOrder]>>,
+    /// Copies of each that is forwarded, as it leaves.
+    pub(crate) copies: Option<Arc<[Copied]>>,
+    /// The ways that policy gave it, if there are several.
+    pub(crate) select: Option<Arc<[Arm]>>,
     /// An answer that the switch gives itself.
     pub(crate) reply: Option<(Output, Bytes)>,
 }
@@ -141,6 +145,8 @@ impl Decision {
             track: None,
             dues: None,
             punts: None,
+            copies: None,
+            select: None,
             reply: None,
         }
     }
@@ -151,6 +157,8 @@ enum Stop {
     Drop(DropReason, Option<String>),
     Ask(Box<Question>),
     Consume(Option<(Output, Bytes)>),
+    /// Each flow goes by one of these; never empty.
+    Select(Vec<Arm>),
 }
 
 fn stop<T>(reason: DropReason) -> Result<T, Stop> {
@@ -177,7 +185,7 @@ pub(crate) struct Walk<'a> {
     path: Option<NamedPath>,
     /// The sender is to be told that policy refuses.
     reject: bool,
-    mirrors: BTreeSet<PortId>,
+    mirrors: BTreeSet<Mirror>,
     edits: Vec<Edit>,
     track: Option<Order>,
     dues: Dues,
@@ -240,10 +248,17 @@ impl<'a> Walk<'a> {
     /// # Errors
     /// The question whose answer is missing.
     pub(crate) fn decide(mut self) -> Result<Decision, Box<Question>> {
+        let (mut copies, mut select) = (Vec::new(), None);
         let (action, why, reply) = match self.walk() {
-            Ok(mut to) => {
-                self.mirror(&mut to);
+            Ok(to) => {
+                copies = self.mirror(&to);
                 (Action::Forward(to.into()), None, None)
+            }
+            Err(Stop::Select(arms)) => {
+                let first = arms.first().map(|arm| arm.ruling.action.clone());
+                select = Some(arms.into());
+                let none = Action::Drop(DropReason::PolicyTarget);
+                (first.unwrap_or(none), None, None)
             }
             Err(Stop::Consume(reply)) => (Action::Consume, None, reply),
             Err(Stop::Drop(reason, why)) => {
@@ -278,26 +293,56 @@ impl<'a> Walk<'a> {
             track: self.track,
             dues: (!self.dues.is_empty()).then(|| Arc::new(self.dues)),
             punts: (!self.punts.is_empty()).then(|| self.punts.into()),
+            copies: (!copies.is_empty()).then(|| copies.into()),
+            select,
             reply,
         })
     }
 
-    /// Adds the ports that get a copy, where they are on the network and do not get the frame anyway.
-    fn mirror(&mut self, to: &mut Vec<Output>) {
-        let Some(network) = self.network.filter(|_| !self.mirrors.is_empty()) else {
-            return;
+    /// Who gets a copy: ports that are on the network and do not have the frame anyway, and members. Of several wishes for one
+    /// place the longest copy is made.
+    fn mirror(&mut self, to: &[Output]) -> Vec<Copied> {
+        let mut copies: Vec<Copied> = Vec::new();
+        let Some(network) = self.network else {
+            return copies;
         };
-        for port in std::mem::take(&mut self.mirrors) {
-            let there = network.ports.get(&port).is_some_and(|face| !face.service);
-            if !there || self.origin == Origin::Port(port) || to.contains(&Output::Port(port)) {
-                self.step("mirror", || {
-                    format!("port {port}: is not on the network, or has the frame anyway")
+        for Mirror { to: place, bytes } in std::mem::take(&mut self.mirrors) {
+            let output = match place {
+                Redirect::Port(port) => {
+                    let there = network.ports.get(&port).is_some_and(|face| !face.service);
+                    let has = self.origin == Origin::Port(port) || to.contains(&Output::Port(port));
+                    (there && !has).then_some(Output::Port(port))
+                }
+                Redirect::Peer(handle) => {
+                    let node = network.members.iter().find(|node| node.handle() == handle);
+                    node.map(|&node| Output::Peer(node))
+                }
+            };
+            let Some(output) = output else {
+                self.step("mirror", || match place {
+                    Redirect::Port(port) => {
+                        format!("port {port}: is not on the network, or has the frame anyway")
+                    }
+                    Redirect::Peer(handle) => {
+                        format!("no peer on the network has the number {handle:#018x}")
+                    }
                 });
                 continue;
+            };
+            self.step("mirror", || {
+                let cut = match bytes {
+                    0 => String::new(),
+                    bytes => format!(", {bytes} bytes at most"),
+                };
+                format!("a copy to {}{cut}", show(&[output]))
+            });
+            match copies.iter_mut().find(|copy| copy.to == output) {
+                Some(copy) if copy.bytes == 0 || bytes == 0 => copy.bytes = 0,
+                Some(copy) => copy.bytes = copy.bytes.max(bytes),
+                None => copies.push(Copied { to: output, bytes }),
             }
-            self.step("mirror", || format!("a copy to port {port}"));
-            to.push(Output::Port(port));
         }
+        copies
     }
 
     /// What a router would tell who sent a frame that is too long.
@@ -568,6 +613,9 @@ impl<'a> Walk<'a> {
             if let Some(redirect) = orders.redirect {
                 return self.redirect(network, from, redirect, class);
             }
+            if let Some(group) = orders.group {
+                return self.by_group(network, from, &group, class);
+            }
             if self.key.dst_mac != dst {
                 return self.deliver_changed(network, from);
             }
@@ -661,6 +709,9 @@ impl<'a> Walk<'a> {
                 let orders = self.pass(Direction::Ingress, port, class)?;
                 if let Some(redirect) = orders.redirect {
                     return self.redirect(network, from, redirect, class);
+                }
+                if let Some(group) = orders.group {
+                    return self.by_group(network, from, &group, class);
                 }
                 if self.key.dst_mac != dst {
                     return self.deliver_changed(network, from);
@@ -872,3 +923,5 @@ fn show(to: &[Output]) -> String {
         .collect();
     names.join(", ")
 }
+
+mod by_group;

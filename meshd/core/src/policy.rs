@@ -14,11 +14,13 @@
 use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{Fields, FlowKey, FlowMask};
+use crate::group::Group;
 use crate::ident::{AttachmentId, Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
 use crate::outbox::Outbox;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// How long an answer is waited for, in ms.
 pub const ANSWER_MS_MAX: u64 = 2000;
@@ -87,10 +89,12 @@ pub struct Orders {
     pub reject: bool,
     /// It goes there, and not where its destination MAC is. Of questions at ingress only.
     pub redirect: Option<Redirect>,
+    /// It goes one of these ways, and not where its destination MAC is. Of questions at ingress only, and not beside `redirect`.
+    pub group: Option<Arc<Group>>,
     /// If it is flooded, only to these; `None`: to all. Of questions at ingress only.
     pub flood: Option<FloodSet>,
-    /// These ports get a copy, if it is forwarded at all, as it leaves.
-    pub mirrors: BTreeSet<PortId>,
+    /// These get a copy, if it is forwarded at all, as it leaves.
+    pub mirrors: BTreeSet<Mirror>,
     /// What is changed of it, in this order; at most [`EDITS_MAX`](crate::edit::EDITS_MAX). Of questions at ingress only.
     pub edits: Vec<Edit>,
     /// Its connection is entered in the network's table.
@@ -124,8 +128,17 @@ impl Punt {
     }
 }
 
+/// Where a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Mirror {
+    /// A port of this node; or a member, where it leaves by the port that takes copies there.
+    pub to: Redirect,
+    /// So many bytes of the frame; 0: all.
+    pub bytes: u16,
+}
+
 /// Where a frame goes instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Redirect {
     /// Out of a port of this node.
@@ -169,10 +182,12 @@ pub struct FloodSet {
 }
 
 impl Orders {
-    /// As a chain is composed: what a later plugin wants besides. The first redirect stays, flood sets are intersected, mirrors
+    /// As a chain is composed: what a later plugin wants besides. The first redirect or group stays, flood sets are intersected, mirrors
     /// united, the last mark holds, and every meter, label and punt applies.
     pub fn compose(&mut self, later: &Self) {
-        self.redirect = self.redirect.or(later.redirect);
+        if self.redirect.is_none() && self.group.is_none() {
+            (self.redirect, self.group) = (later.redirect, later.group.clone());
+        }
         self.flood = match (self.flood.take(), &later.flood) {
             (Some(ours), Some(theirs)) => Some(FloodSet {
                 ports: ours.ports.intersection(&theirs.ports).copied().collect(),
@@ -721,14 +736,22 @@ mod tests {
     #[test]
     fn orders_of_a_chain_are_composed_the_first_redirect_common_receivers_all_mirrors() {
         let ports = |list: &[u32]| list.iter().map(|&n| PortId(n)).collect::<BTreeSet<_>>();
-        let orders = |port, flood: &[u32], mirrors: &[u32]| Orders {
+        let mirrors = |list: &[u32]| {
+            let mirror = |port: &u32| Mirror {
+                to: Redirect::Port(PortId(*port)),
+                bytes: 0,
+            };
+            list.iter().map(mirror).collect::<BTreeSet<_>>()
+        };
+        let orders = |port, flood: &[u32], copies: &[u32]| Orders {
             reject: false,
             redirect: Some(Redirect::Port(PortId(port))),
+            group: None,
             flood: Some(FloodSet {
                 ports: ports(flood),
                 peers: BTreeSet::new(),
             }),
-            mirrors: ports(mirrors),
+            mirrors: mirrors(copies),
             edits: vec![Edit::SetPcp(u8::try_from(port).unwrap())],
             commit: port == 2,
             ct_mark: Some(port),

@@ -7,6 +7,7 @@ use crate::conntrack::Order;
 use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::{FlowKey, FlowMask};
+use crate::group;
 use crate::ident::{Epoch, Moment, NodeId, PortId};
 use crate::node::Question;
 use crate::offload::Obstacle;
@@ -23,6 +24,26 @@ pub enum Output {
     Port(PortId),
     /// To a peer, over its session.
     Peer(NodeId),
+}
+
+/// A copy of each frame that is forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// A port here; or a node, which sends it out of the port that takes copies there.
+    pub to: Output,
+    /// So many bytes of it; 0: all.
+    pub bytes: u16,
+}
+
+impl Copied {
+    /// What of the frame is copied.
+    #[must_use]
+    pub fn cut<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        match self.bytes {
+            0 => frame,
+            bytes => frame.get(..usize::from(bytes)).unwrap_or(frame),
+        }
+    }
 }
 
 /// What happens to a frame.
@@ -64,6 +85,10 @@ pub struct Ruling {
     /// By which way each frame goes to a peer, where there is a choice; `None`: by any that is alive. No part of a recording.
     #[serde(skip)]
     pub ways: Option<Arc<Choice>>,
+    /// Copies of each frame that is forwarded, as it leaves; `None`: none.
+    pub copies: Option<Arc<[Copied]>>,
+    /// Each flow fares by one of these instead, in all of the above; `None`: all fare alike.
+    pub select: Option<Arc<[Arm]>>,
     /// For what other frames the same holds; `None`: for no other.
     pub cache: Option<Megaflow>,
     /// Bytes of the longest frame that it speaks of, tags included. A length is no field of the key, so the lane looks at
@@ -75,7 +100,31 @@ pub struct Ruling {
     pub each_flow: bool,
 }
 
+/// One of several rulings, of which each flow takes one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arm {
+    /// Tells it from the others, whichever there are: [`Bucket::seed`](crate::group::Bucket::seed).
+    pub seed: u64,
+    /// Its share.
+    pub weight: u16,
+    /// What becomes of the flow's frames. How long that holds, and for whom, the ruling says that it is an arm of.
+    pub ruling: Ruling,
+}
+
 impl Ruling {
+    /// How frames of a flow with this key fare: by this ruling, or by the arm of it that the flow takes.
+    #[must_use]
+    pub fn choose(&self, key: &FlowKey) -> &Self {
+        let Some(arms) = &self.select else {
+            return self;
+        };
+        let ways = arms.iter().map(|arm| (arm.seed, arm.weight));
+        let chosen = group::choose(group::flow_hash(key), ways);
+        chosen
+            .and_then(|at| arms.get(at))
+            .map_or(self, |arm| &arm.ruling)
+    }
+
     /// That this becomes of one frame, and of no other.
     #[must_use]
     pub fn of(action: Action) -> Self {
@@ -86,6 +135,8 @@ impl Ruling {
             dues: None,
             punts: None,
             ways: None,
+            copies: None,
+            select: None,
             cache: None,
             longest: u32::MAX,
             obstacle: None,
@@ -189,6 +240,10 @@ drop_reasons! {
     PieceMissing = "a piece of the frame was lost on the underlay",
     /// Too many unfinished frames.
     ReassemblyFull = "too many unfinished frames of this peer",
+    /// A mirror's copy, where traffic needs the room.
+    MirrorLimit = "a mirror's copy was left out: there are too many copies, or the traffic needs the way",
+    /// A mirror's copy that nobody here has agreed to take.
+    MirrorRefused = "a peer sent a mirror's copy, and no port of the network is labelled meshd.monitor=true here",
     /// Broadcast, unknown or multicast frames above the sender's allowance.
     BumLimit = "more broadcast, unknown-unicast or multicast frames than a sender may flood",
 }

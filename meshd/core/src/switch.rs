@@ -78,6 +78,8 @@ pub struct PortFace {
     pub since: Moment,
     /// It may send router advertisements and redirects.
     pub router: bool,
+    /// What other nodes mirror to this one leaves here, too.
+    pub monitor: bool,
 }
 
 /// An endpoint of another node, as the directory has it; of those that claim the same, the one that holds it.
@@ -202,6 +204,8 @@ pub struct Switch {
     taken: BTreeMap<Vni, u64>,
     gates: Gates,
     steering: Steering,
+    /// Where copies of other nodes leave, as was told last.
+    monitors: BTreeMap<Vni, Monitor>,
     /// Networks whose frames are looked up among connections.
     tracked: BTreeSet<Vni>,
     /// ICMP errors sent since when.
@@ -227,6 +231,7 @@ impl Switch {
             taken: BTreeMap::new(),
             gates: Gates::default(),
             steering: Steering::default(),
+            monitors: BTreeMap::new(),
             tracked: BTreeSet::new(),
             complained: (Moment(0), 0),
             pace: Pace::default(),
@@ -304,6 +309,7 @@ impl Switch {
             return;
         }
         self.taken.remove(&vni);
+        self.tell_monitor(vni, out);
         self.new_epoch(out);
         self.untrack(vni, out);
         let waiting = self.policy.set_chain(vni, 0);
@@ -369,22 +375,24 @@ impl Switch {
             network.note_owners(face.ips.iter().copied());
             network.ports.insert(port, face);
         }
+        self.tell_monitor(vni, out);
         self.new_epoch(out);
         Ok(())
     }
 
     /// Forgets a port and what was learned behind it.
     pub fn remove_port(&mut self, port: PortId, now: Moment, out: &mut Outbox) {
-        let mut any = false;
-        for network in self.networks.values_mut() {
+        let mut any = None;
+        for (&vni, network) in &mut self.networks {
             if let Some(face) = network.ports.remove(&port) {
                 network.fdb.remove_port(port);
                 network.neighbors.remove_port(port);
                 network.note_owners(face.ips.into_iter());
-                any = true;
+                any = Some(vni);
             }
         }
-        if any {
+        if let Some(vni) = any {
+            self.tell_monitor(vni, out);
             self.new_epoch(out);
             let waiting = self.policy.remove_port(port);
             self.ask_again(waiting, now, out);
@@ -398,6 +406,7 @@ impl Switch {
             && network.members != members
         {
             network.members = members;
+            self.tell_monitor(vni, out);
             self.new_epoch(out);
         }
     }
@@ -875,20 +884,30 @@ impl Switch {
         Ruling {
             action: decision.action.clone(),
             edits: decision.edits.clone(),
-            track: decision.track.clone().map(|order| {
-                Arc::new(Order {
-                    epoch: self.epoch,
-                    ..order
-                })
-            }),
+            track: decision.track.as_ref().map(|order| self.dated(order)),
             dues: decision.dues.clone(),
             punts: decision.punts.clone(),
             ways,
+            copies: decision.copies.clone(),
+            select: decision.select.as_ref().map(|arms| {
+                let arms = arms.iter().cloned().map(|mut arm| {
+                    arm.ruling.track = arm.ruling.track.map(|order| self.dated(&order));
+                    arm
+                });
+                arms.collect()
+            }),
             cache,
             longest: decision.longest,
             obstacle: gate.err(),
             each_flow: gate.is_ok_and(|flow| flow.matches.l4.is_some()),
         }
+    }
+
+    fn dated(&self, order: &Order) -> Arc<Order> {
+        Arc::new(Order {
+            epoch: self.epoch,
+            ..order.clone()
+        })
     }
 
     /// ICMP errors have a rate (RFC 1812 §4.3.2.8).
@@ -925,10 +944,12 @@ impl Switch {
 }
 
 mod gates;
+mod monitor;
 mod packet_out;
 mod ways;
 
 pub use gates::Gates;
+pub use monitor::{MONITOR_LABEL, Monitor, is_monitor};
 pub use packet_out::{PacketOut, PacketTo, SendError};
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ fn write_the_corpus() {
     let mut stream = Vec::new();
     for (i, max) in [800, 400, 300].into_iter().enumerate() {
         let mut cut: Vec<Vec<u8>> = Vec::new();
-        for (header, range) in datagram::split(vni, i as u32, frame.len(), max) {
+        for (header, range) in datagram::split(vni, i as u32, frame.len(), max, i % 2 == 1) {
             let mut one = Vec::new();
             header.encode_into(&mut one);
             one.extend_from_slice(&frame[range]);

@@ -380,6 +380,8 @@ mod tests {
             counts: Vec::new(),
             punt: None,
             tags: Vec::new(),
+            group: None,
+            flood_set: None,
         }
     }
 

@@ -13,9 +13,13 @@ use meshd_core::edit::{EDITS_MAX, Edit};
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
 use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
-use meshd_core::policy::{FloodSet, NamedPath, Orders, PathLost, Redirect};
+use meshd_core::policy::{
+    FloodSet, Mirror, MirrorTo, NamedPath, Orders, PathLost, Redirect,
+};
 
-/// Ports that one verdict may mirror to.
+/// Bytes of the shortest copy: an Ethernet header.
+const COPY_MIN: u16 = 14;
+/// Places that one verdict may mirror to.
 const MIRRORS_MAX: usize = 4;
 /// Meters, and labels, that one verdict may name.
 const DUES_MAX: usize = 8;
@@ -49,6 +53,10 @@ pub struct Decision {
     pub punt: Option<u16>,
     /// By which it may be taken back.
     pub tags: Vec<u32>,
+    /// The group that has its target, by the plugin's own number.
+    pub group: Option<u32>,
+    /// The named flood set that it floods to, by the plugin's own number.
+    pub flood_set: Option<u32>,
 }
 
 impl Decision {
@@ -66,6 +74,8 @@ impl Decision {
             counts: Vec::new(),
             punt: None,
             tags: Vec::new(),
+            group: None,
+            flood_set: None,
         }
     }
 }
@@ -292,7 +302,7 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
     let mut orders = Orders::default();
     let mut say = Say::Next;
     let (mut meters, mut counts) = (Vec::new(), Vec::new());
-    let mut punt = None;
+    let (mut punt, mut group, mut flood_set) = (None, None, None);
     match &verdict.target {
         Target::Next => {}
         Target::Accept => say = Say::Accept,
@@ -313,22 +323,34 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
                 },
             }));
         }
-        Target::Group(_) => return Err(cannot("target `group`")),
+        Target::Group(number) => group = Some(*number),
+        Target::Flood(GuestSet::Named(number)) => flood_set = Some(*number),
         Target::Flood(set) => orders.flood = flood(set)?,
     }
-    if direction == Direction::Egress && (orders.redirect.is_some() || orders.flood.is_some()) {
+    let placed = orders.redirect.is_some() || group.is_some();
+    if direction == Direction::Egress && (placed || orders.flood.is_some() || flood_set.is_some()) {
         return Err(Fault::Verdict {
-            what: "at egress a frame is at its receiver already: give targets `port`, `peer`, `path` and `flood` at ingress only"
+            what: "at egress a frame is at its receiver already: give targets `port`, `peer`, `path`, `group` and `flood` at ingress only"
                 .to_owned(),
         });
     }
     for action in &verdict.actions {
         match action {
-            Action::Mirror((MirrorTo::Port(port), 0)) => {
-                orders.mirrors.insert(PortId(*port));
+            Action::Mirror((to, bytes)) => {
+                let to = match to {
+                    MirrorTo::Port(port) => Redirect::Port(PortId(*port)),
+                    MirrorTo::Peer(peer) => Redirect::Peer(*peer),
+                    MirrorTo::Session(_) => return Err(Fault::Verdict {
+                        what: "this host has no capture sessions: mirror to a port, or to a member"
+                            .to_owned(),
+                    }),
+                };
+                let bytes = match bytes {
+                    0 => 0,
+                    bytes => bounded("the length of a mirror's copy", *bytes, COPY_MIN..=u16::MAX)?,
+                };
+                orders.mirrors.insert(Mirror { to, bytes });
             }
-            Action::Mirror((MirrorTo::Port(_), _)) => return Err(cannot("truncated mirrors")),
-            Action::Mirror(_) => return Err(cannot("mirrors but to ports of this node")),
             Action::PushVlan(vid) => {
                 orders
                     .edits
@@ -383,7 +405,7 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
     }
     if orders.mirrors.len() > MIRRORS_MAX {
         return Err(Fault::Verdict {
-            what: format!("it mirrors to more than {MIRRORS_MAX} ports"),
+            what: format!("it mirrors to more than {MIRRORS_MAX} places"),
         });
     }
     let tags = &verdict.life.tags;
@@ -434,7 +456,8 @@ fn flood(set: &GuestSet) -> Result<Option<FloodSet>, Fault> {
     match set {
         GuestSet::Whole => Ok(None),
         GuestSet::None => Ok(Some(FloodSet::default())),
-        GuestSet::Named(_) => Err(cannot("named flood sets")),
+        // Of the attachment, which knows them.
+        GuestSet::Named(_) => Ok(None),
         GuestSet::Only(members) if members.len() > FLOOD_MAX => Err(Fault::Verdict {
             what: format!("its flood set has more than {FLOOD_MAX} members"),
         }),

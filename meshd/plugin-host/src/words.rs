@@ -3,7 +3,7 @@
 //! The SDK writes the same traces of the same policy as native code, so every word here is one of `sdk/src/test`.
 
 use crate::bindings::meshd::policy::types::{
-    Action, CtState, DepMask, Deps, FlowKey as GuestKey, Mac, MirrorTo, Target, Verdict,
+    Action, CtState, DepMask, Deps, FloodSet, FlowKey as GuestKey, Mac, MirrorTo, Target, Verdict,
 };
 use crate::convert;
 use core::fmt::Write as _;
@@ -107,6 +107,9 @@ pub(crate) fn verdict(verdict: &Verdict, name: &dyn Fn(u16) -> Option<String>) -
         }
         Target::Port(port) => format!("port {port}"),
         Target::Peer(peer) => format!("peer {peer}"),
+        Target::Group(number) => format!("group {number}"),
+        Target::Flood(FloodSet::Named(number)) => format!("flood set {number}"),
+        Target::Flood(FloodSet::None) => "flood nobody".to_owned(),
         other => format!("{other:?}").to_lowercase(),
     };
     // Writing to a String cannot fail.
@@ -124,7 +127,17 @@ pub(crate) fn verdict(verdict: &Verdict, name: &dyn Fn(u16) -> Option<String>) -
             Action::Meter(at) => write!(out, ", meter {at}"),
             Action::Count(label) => write!(out, ", count {label}"),
             Action::Punt(bytes) => write!(out, ", punt {bytes}"),
-            Action::Mirror((MirrorTo::Port(port), 0)) => write!(out, ", mirror {port}"),
+            Action::Mirror((to, bytes)) => {
+                let _ = match to {
+                    MirrorTo::Port(port) => write!(out, ", mirror {port}"),
+                    MirrorTo::Peer(peer) => write!(out, ", mirror peer {peer}"),
+                    MirrorTo::Session(session) => write!(out, ", mirror session {session}"),
+                };
+                match bytes {
+                    0 => Ok(()),
+                    bytes => write!(out, " cut {bytes}"),
+                }
+            }
             other => write!(out, ", {}", format!("{other:?}").to_lowercase()),
         };
     }

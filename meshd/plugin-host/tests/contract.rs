@@ -8,7 +8,7 @@ use meshd_core::conntrack::{CtState, Tracked};
 use meshd_core::edit::Edit;
 use meshd_core::flow::{Fields, FlowMask};
 use meshd_core::ident::PortId;
-use meshd_core::policy::{Orders, Redirect};
+use meshd_core::policy::{Mirror, Orders, Redirect};
 use meshd_plugin_host::{
     ConfigureError, Digest, Engine, Fault, Instance, Limits, LoadError, MAX_COMPONENT, MAX_CONFIG,
     Plugin, Say, compatibility, precompile,
@@ -181,7 +181,20 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     let none = Orders::default();
     assert!(orders("drop").reject);
     assert_eq!(orders("redirect").redirect, Some(Redirect::Port(PortId(3))));
-    assert_eq!(orders("mirror").mirrors, [PortId(3)].into());
+    let mirror = |config: &str| {
+        let config = format!(r#"{{"on-port":666,"do":"mirror",{config}}}"#);
+        instance("fixture", &config).decide(&tcp_to(666))
+    };
+    for (config, to, bytes) in [
+        (r#""to":3"#, Redirect::Port(PortId(3)), 0),
+        (r#""to":3,"cut":64"#, Redirect::Port(PortId(3)), 64),
+        (r#""peer":7,"cut":14"#, Redirect::Peer(7), 14),
+    ] {
+        let mirrors = mirror(config).unwrap().orders.mirrors;
+        assert_eq!(mirrors, [Mirror { to, bytes }].into());
+    }
+    let short = mirror(r#""to":3,"cut":13"#).unwrap_err().to_string();
+    assert!(short.contains("must be 14 to"), "{short}");
     let flood = orders("flood").flood.unwrap();
     assert_eq!((flood.ports, flood.peers.len()), ([PortId(3)].into(), 0));
     assert_eq!(orders("edit").edits, [Edit::PushVlan(7), Edit::SetDscp(46)]);

@@ -427,7 +427,7 @@ fn refuse_attach(error: AttachError) -> Refusal {
         AttachError::Grant { .. } => RefusalCode::Forbidden,
         AttachError::Configure { .. }
         | AttachError::Controller { .. }
-        | AttachError::Meters { .. }
+        | AttachError::Declared { .. }
         | AttachError::Stage { .. } => RefusalCode::Invalid,
         AttachError::Keep { .. } => RefusalCode::Failed,
     };

@@ -10,7 +10,7 @@ use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, Moment, UpcallId, Vni};
 use meshd_core::lane::{Lane, LaneFlow, Step};
 use meshd_core::node::Input;
-use meshd_core::ruling::{DropReason, Output, Ruling};
+use meshd_core::ruling::{Copied, DropReason, Output, Ruling};
 use meshd_core::steering::Route;
 use meshd_core::wire::datagram;
 use std::sync::atomic::Ordering;
@@ -94,11 +94,15 @@ impl LaneTask {
                 to,
                 edits,
                 route,
+                copies,
                 offer,
             } => {
+                let copies = copies.as_deref().unwrap_or_default();
                 match edits {
-                    None => self.forward(vni, framed, &to, route),
-                    Some(edits) => self.forward(vni, &edited(vni, &frame, &edits), &to, route),
+                    None => self.forward(vni, framed, &to, route, copies),
+                    Some(edits) => {
+                        self.forward(vni, &edited(vni, &frame, &edits), &to, route, copies);
+                    }
                 }
                 if offer {
                     let input = Input::Offer {
@@ -167,7 +171,8 @@ impl LaneTask {
         for frame in released.frames {
             let vni = released.vni;
             let framed = edited(vni, &frame, released.edits.as_deref().unwrap_or_default());
-            self.forward(vni, &framed, &released.to, released.route);
+            let copies = released.copies.as_deref().unwrap_or_default();
+            self.forward(vni, &framed, &released.to, released.route, copies);
         }
     }
 
@@ -185,7 +190,34 @@ impl LaneTask {
         }
     }
 
-    fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output], route: Route) {
+    /// A peer mirrors to this node: it leaves by the ports that take copies, past the switch. So nobody learns from it, floods it
+    /// or mirrors it again.
+    pub(super) fn copied(&mut self, vni: Vni, frame: &[u8]) {
+        let now = self.shared.clock.moment();
+        let outlets = self.shared.outlets.load();
+        let monitor = outlets.monitors.get(&vni).filter(|monitor| {
+            matches!(self.lane.origin(), Origin::Peer(node) if monitor.members.contains(&node))
+        });
+        let Some(monitor) = monitor else {
+            return self
+                .lane
+                .count_drop(DropReason::MirrorRefused, 1, None, now);
+        };
+        for port in &monitor.ports {
+            if !self.lane.may_copy(now) {
+                continue;
+            }
+            let sent = match outlets.ports.get(port) {
+                Some(outlet) => outlet.send(frame),
+                None => Err(DropReason::PortQueueFull),
+            };
+            if let Err(reason) = sent {
+                self.lane.count_drop(reason, 1, None, now);
+            }
+        }
+    }
+
+    fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output], route: Route, copies: &[Copied]) {
         // Not kept beyond the frame: an idle lane would hold the TAPs of ports that are long gone, and the kernel would
         // give them to nobody else.
         let outlets = self.shared.outlets.load();
@@ -204,6 +236,23 @@ impl LaneTask {
             if let Err(reason) = sent {
                 self.lane
                     .count_drop(reason, 1, None, self.shared.clock.moment());
+            }
+        }
+        for copy in copies {
+            let now = self.shared.clock.moment();
+            if !self.lane.may_copy(now) {
+                continue;
+            }
+            let frame = copy.cut(frame);
+            let sent = match copy.to {
+                Output::Port(port) => outlets.ports.get(&port).map(|outlet| outlet.send(frame)),
+                Output::Peer(node) => outlets
+                    .peers
+                    .get(&node)
+                    .map(|outlet| outlet.send_copy(vni, frame)),
+            };
+            if sent != Some(Ok(())) {
+                self.lane.count_drop(DropReason::MirrorLimit, 1, None, now);
             }
         }
     }

@@ -33,7 +33,7 @@ use meshd_core::conntrack::Zones;
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, NodeId, PortId, SessionId, UpcallId, Vni};
 use meshd_core::lane::{LaneCounters, LaneDrop, LaneLimits};
-use meshd_core::node::Input;
+use meshd_core::node::{Input, Monitor};
 use meshd_core::ruling::{self, DropCounts, Ruling};
 use meshd_core::steering::{Live, Route, SAMPLE_MS, WayId, WaySample};
 use meshd_core::wire::datagram;
@@ -224,6 +224,17 @@ impl Datapath {
                 outlets.ports.insert(*port, outlet.clone());
             });
         }
+    }
+
+    /// Where copies that peers mirror to this node leave, and whose are taken.
+    pub(crate) fn set_monitor(&self, vni: Vni, monitor: Option<Monitor>) {
+        let monitor = monitor.map(Arc::new);
+        self.change_outlets(|outlets| {
+            match &monitor {
+                Some(monitor) => outlets.monitors.insert(vni, Arc::clone(monitor)),
+                None => outlets.monitors.remove(&vni),
+            };
+        });
     }
 
     /// Sends a probe through a network's VXLAN device. One that cannot be sent is one that is lost.

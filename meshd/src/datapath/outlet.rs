@@ -7,6 +7,7 @@ use crate::kernel::{VnetHeader, Vtap};
 use crate::underlay::QUEUE_BYTES;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
+use meshd_core::node::Monitor;
 use meshd_core::ruling::DropReason;
 use meshd_core::steering::{Live, Route, WAYS_END, WayId, WaySample};
 use meshd_core::wire::datagram;
@@ -23,6 +24,8 @@ const SHARE_MIN: usize = 4096;
 pub(crate) struct Outlets {
     pub(crate) ports: HashMap<PortId, PortOutlet>,
     pub(crate) peers: HashMap<NodeId, PeerOutlet>,
+    /// Where copies that peers mirror to this node leave, and whose are taken.
+    pub(crate) monitors: HashMap<Vni, Arc<Monitor>>,
 }
 
 /// What went out.
@@ -188,14 +191,28 @@ impl PeerOutlet {
             Route::Prefer(way) => self.line(way).or_else(|| self.any()),
             Route::Only(way) => self.line(way),
         };
-        line.ok_or(DropReason::NoSession)?.offer(vni, framed)?;
+        line.ok_or(DropReason::NoSession)?.offer(vni, framed, false)?;
         self.sent.count(framed.len() - datagram::WHOLE_LEN);
+        Ok(())
+    }
+
+    /// Sends a mirror's copy, if the traffic leaves more than half of the queue free.
+    pub(crate) fn send_copy(&self, vni: Vni, frame: &[u8]) -> Result<(), DropReason> {
+        let line = self.any().ok_or(DropReason::NoSession)?;
+        if line.connection.datagram_send_buffer_space() < QUEUE_BYTES / 2 {
+            return Err(DropReason::MirrorLimit);
+        }
+        let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
+        datagram::Header::Copy { vni }.encode_into(&mut framed);
+        framed.put_slice(frame);
+        line.offer(vni, &framed.freeze(), true)?;
+        self.sent.count(frame.len());
         Ok(())
     }
 }
 
 impl Line {
-    fn offer(&self, vni: Vni, framed: &Bytes) -> Result<(), DropReason> {
+    fn offer(&self, vni: Vni, framed: &Bytes, copy: bool) -> Result<(), DropReason> {
         let Some(max) = self.connection.max_datagram_size() else {
             return Err(DropReason::NoSession);
         };
@@ -219,7 +236,7 @@ impl Line {
         if space < frame.len() + count * datagram::PIECE_LEN {
             return Err(DropReason::SessionQueueFull);
         }
-        let mut pieces = datagram::split(vni, id, frame.len(), max).peekable();
+        let mut pieces = datagram::split(vni, id, frame.len(), max, copy).peekable();
         if pieces.peek().is_none() {
             return Err(DropReason::TooLong);
         }

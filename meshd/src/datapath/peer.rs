@@ -48,6 +48,7 @@ fn take(task: &mut LaneTask, reassembly: &mut Reassembly, datagram: &Bytes, now:
                 framed.put_slice(&frame);
                 task.frame(vni, &framed.freeze());
             }
+            Pushed::Copy(vni, frame) => task.copied(vni, &frame),
             Pushed::Wanting => {}
             Pushed::Rejected => task.drop(DropReason::BadDatagram, 1),
         },

@@ -314,7 +314,7 @@ fn told(
         return;
     };
     let orders = Told(&decision.orders).to_string();
-    let placed = decision.orders.redirect.is_some();
+    let placed = decision.orders.redirect.is_some() || decision.orders.group.is_some();
     asked.push(Asked {
         plugin: link.name().clone(),
         stage: link.place().stage,
@@ -350,6 +350,9 @@ impl core::fmt::Display for Told<'_> {
             }
             None => {}
         }
+        if let Some(group) = &self.0.group {
+            write!(f, ", by group {} ({} ways)", group.name, group.buckets.len())?;
+        }
         if let Some(set) = &self.0.flood {
             let (ports, peers) = (set.ports.len(), set.peers.len());
             write!(f, ", floods to at most {ports} ports and {peers} peers")?;
@@ -369,7 +372,10 @@ impl core::fmt::Display for Told<'_> {
         self.0
             .mirrors
             .iter()
-            .try_for_each(|port| write!(f, ", a copy to port {port}"))
+            .try_for_each(|mirror| match mirror.to {
+                Redirect::Port(port) => write!(f, ", a copy to port {port}"),
+                Redirect::Peer(peer) => write!(f, ", a copy to peer {peer:#018x}"),
+            })
     }
 }
 

@@ -172,7 +172,7 @@ pub enum AttachError {
     },
     /// Its config declares meters that are none.
     #[error("{name} is not attached to network {vni} with this config: {reason}")]
-    Meters {
+    Declared {
         /// The plugin.
         name: Label,
         /// The network.

@@ -12,6 +12,7 @@
 //! ```
 
 use super::checker::{Checker, Sample};
+use super::groups::{Groups, Put};
 use super::place::Place;
 use super::shadow::Shadow;
 use super::tolls::{Tallies, Tolls};
@@ -92,14 +93,23 @@ pub(super) fn below(bucket: usize) -> Option<u64> {
     (bucket + 1 < TIMES).then(|| 1 << (bits + FIRST_TIME_LOG2))
 }
 
+/// What of an attachment lasts as long as it does, whatever becomes of its config and code.
+#[derive(Clone)]
+pub(super) struct Lasting {
+    /// Its number, and where frames for its controller go.
+    pub(super) punts: Arc<PuntBox>,
+    /// Groups and flood sets that were put at run time.
+    pub(super) put: Arc<Put>,
+}
+
 /// An attachment at work.
 pub(crate) struct Link {
     name: Label,
     place: Place,
     counters: Arc<Counters>,
-    /// Its number, and where frames for its controller go.
-    punts: Arc<PuntBox>,
+    lasting: Lasting,
     tolls: Tolls,
+    groups: Groups,
     seat: Mutex<Seat>,
     checker: Option<Checker>,
     /// A version that is asked the same, to see what it would say.
@@ -114,6 +124,8 @@ pub(super) struct Spare {
     pub(super) instance: Instance,
     /// Of its own config.
     pub(super) tolls: Tolls,
+    /// The same.
+    pub(super) groups: Groups,
 }
 
 struct Seat {
@@ -136,14 +148,15 @@ impl Link {
         place: Place,
         instance: Result<Instance, String>,
         counters: Arc<Counters>,
-        punts: Arc<PuntBox>,
+        lasting: Lasting,
     ) -> Self {
         Self {
             name,
             place,
             counters,
-            punts,
+            lasting,
             tolls: Tolls::default(),
+            groups: Groups::default(),
             seat: Mutex::new(Seat {
                 instance,
                 breaker: Breaker::default(),
@@ -163,6 +176,11 @@ impl Link {
     /// With the meters of its config.
     pub(super) fn with_tolls(self, tolls: Tolls) -> Self {
         Self { tolls, ..self }
+    }
+
+    /// With the groups and flood sets of its config.
+    pub(super) fn with_groups(self, groups: Groups) -> Self {
+        Self { groups, ..self }
     }
 
     /// The meters of its config.
@@ -265,7 +283,7 @@ impl Link {
         } = &mut *seat;
         let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
         let decided = self.place.allows(spare.instance.decide(question));
-        let decided = decided.and_then(|decision| self.finish(&spare.tolls, decision));
+        let decided = decided.and_then(|decision| self.finish(&spare.tolls, &spare.groups, decision));
         match decided {
             Ok(decision) => {
                 self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
@@ -292,7 +310,7 @@ impl Link {
 
     /// Its number, and where frames for its controller go.
     pub(crate) fn punts(&self) -> &Arc<PuntBox> {
-        &self.punts
+        &self.lasting.punts
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {
@@ -357,7 +375,7 @@ impl Link {
                     if quarantine.is_none() && *decisions % SAMPLE == 1 && decision.cacheable {
                         self.sample(instance, question, &decision);
                     }
-                    let decision = self.finish(&self.tolls, decision)?;
+                    let decision = self.finish(&self.tolls, &self.groups, decision)?;
                     Ok(believed(decision, &looked, quarantine.is_some()))
                 }).map_err(|fault| {
                     let text = fault.to_string();
@@ -433,9 +451,15 @@ impl Link {
     }
 
     /// The plugin's own numbers become what the data path has.
-    fn finish(&self, tolls: &Tolls, decision: Decision) -> Result<Decision, Fault> {
-        let mut decision = tolls.impose(&self.counters.tallies, decision)?;
-        let to = self.punts.id();
+    fn finish(
+        &self,
+        tolls: &Tolls,
+        groups: &Groups,
+        decision: Decision,
+    ) -> Result<Decision, Fault> {
+        let decision = tolls.impose(&self.counters.tallies, decision)?;
+        let mut decision = groups.resolve(&self.lasting.put, decision)?;
+        let to = self.lasting.punts.id();
         let punt = decision.punt.map(|bytes| Punt { to, bytes });
         decision.orders.punts.extend(punt);
         Ok(decision)
@@ -444,7 +468,7 @@ impl Link {
     /// A rule answers. What it says was found right when it was written, and its meters with it.
     fn ruled(&self, looked: &Looked) -> Result<Decision, String> {
         let decision = looked.decision.clone().ok_or_else(paused)?;
-        let finished = self.finish(&self.tolls, decision);
+        let finished = self.finish(&self.tolls, &self.groups, decision);
         finished.map_err(|fault| fault.to_string())
     }
 
@@ -464,7 +488,7 @@ impl Link {
         };
         std::mem::drop(seat);
         let decided = self.place.allows(instance.decide(question));
-        let decided = decided.and_then(|decision| self.finish(&self.tolls, decision));
+        let decided = decided.and_then(|decision| self.finish(&self.tolls, &self.groups, decision));
         let decision = decided.map_err(|fault| fault.to_string())?;
         Ok(believed(decision, &looked, quarantined))
     }

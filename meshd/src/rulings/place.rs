@@ -92,6 +92,7 @@ impl Place {
 fn has_a_say(decision: &Decision) -> Option<&'static str> {
     let Orders {
         redirect,
+        group: _,
         flood,
         edits,
         commit,
@@ -106,10 +107,10 @@ fn has_a_say(decision: &Decision) -> Option<&'static str> {
         Say::Drop { .. } => return Some("refuses one"),
         Say::Next | Say::Accept => {}
     }
-    if redirect.is_some() {
+    if redirect.is_some() || decision.group.is_some() {
         return Some("sends one elsewhere");
     }
-    if flood.is_some() {
+    if flood.is_some() || decision.flood_set.is_some() {
         return Some("says who gets a flood");
     }
     if !decision.meters.is_empty() {

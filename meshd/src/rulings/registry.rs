@@ -9,7 +9,8 @@ use super::checker::{Caught, Checker};
 use super::error::{
     AttachError, DetachError, InstallError, RemoveError, RollbackError, ShadowError, StartError,
 };
-use super::link::{Counters, Link, Spare};
+use super::groups::Groups;
+use super::link::{Counters, Lasting, Link, Spare};
 use super::place::{Place, Placement, may_move};
 use super::report::{PluginInfo, show};
 use super::shadow::Shadow;
@@ -17,7 +18,7 @@ use super::shelf::{Attachment, Good, Record, Shelf, Version};
 use super::tolls::Tolls;
 use crate::compiler::Loader;
 use crate::controllers::{Attached, House, LogLine, MAX_CONTROLLERS, Paused, Successor};
-use crate::punts::{PuntBox, Punts};
+use crate::punts::Punts;
 use crate::store::Store;
 use meshd_core::ident::{Label, Vni};
 use meshd_plugin_host::{Capability, Digest, Facts, FailMode, Instance, Manifest, Plugin, World};
@@ -64,8 +65,7 @@ pub(super) struct Registry {
     house: Arc<House>,
     checker: Option<Checker>,
     punts: Punts,
-    /// Of each attachment.
-    boxes: BTreeMap<(Label, Vni), Arc<PuntBox>>,
+    lasting: BTreeMap<(Label, Vni), Lasting>,
     installed: BTreeMap<Label, Installed>,
     revision: u32,
     revisions: BTreeMap<Vni, u32>,
@@ -95,7 +95,7 @@ impl Registry {
             house,
             checker,
             punts,
-            boxes: BTreeMap::new(),
+            lasting: BTreeMap::new(),
             installed: BTreeMap::new(),
             revision: 0,
             revisions: BTreeMap::new(),
@@ -115,8 +115,8 @@ impl Registry {
                 let instance = plugin.clone().and_then(|plugin| {
                     Instance::new(&plugin, &attachment.config, 1).map_err(|e| e.to_string())
                 });
-                let punts = out.punt_box(&name, vni);
-                let kept = (Arc::default(), punts, None);
+                let lasting = out.lasting(&name, vni);
+                let kept = (Arc::default(), lasting, None);
                 let link = out.link(&name, attachment, &manifest, instance, kept);
                 if let Ok(plugin) = &plugin
                     && plugin.has_controller()
@@ -205,7 +205,7 @@ impl Registry {
         attachment: &Attachment,
         manifest: &Option<Arc<Manifest>>,
         instance: Result<Instance, String>,
-        (counters, punts, before): (Arc<Counters>, Arc<PuntBox>, Option<&Tolls>),
+        (counters, lasting, before): (Arc<Counters>, Lasting, Option<&Tolls>),
     ) -> Arc<Link> {
         let place = attachment.place(manifest);
         let spare = match (place.fail, &attachment.last_good) {
@@ -213,15 +213,17 @@ impl Registry {
                 .ready(good.digest)
                 .and_then(|plugin| {
                     let tolls = Tolls::of(name, &good.config, None)?;
+                    let groups = Groups::of(name, &good.config)?;
                     let instance = Instance::new(&plugin, &good.config, 1).map_err(|e| e.to_string())?;
-                    Ok((instance, tolls))
+                    Ok((instance, tolls, groups))
                 })
                 .inspect_err(|reason| tracing::warn!(plugin = %name, %reason, "the last good version does not work; what this one cannot decide is dropped"))
                 .ok()
-                .map(|(instance, tolls)| Spare {
+                .map(|(instance, tolls, groups)| Spare {
                     digest: good.digest,
                     instance,
                     tolls,
+                    groups,
                 }),
             _ => None,
         };
@@ -229,24 +231,33 @@ impl Registry {
             (Ok(_), Err(reason)) => (Err(reason), Tolls::default()),
             (instance, tolls) => (instance, tolls.unwrap_or_default()),
         };
-        let link = Link::new(name.clone(), place, instance, counters, punts)
+        let (instance, groups) = match (instance, Groups::of(name, &attachment.config)) {
+            (Ok(_), Err(reason)) => (Err(reason), Groups::default()),
+            (instance, groups) => (instance, groups.unwrap_or_default()),
+        };
+        let link = Link::new(name.clone(), place, instance, counters, lasting)
             .with_tolls(tolls)
+            .with_groups(groups)
             .with_spare(spare)
             .with_checker(self.checker.clone());
         link.quarantine(attachment.quarantine.clone());
         Arc::new(link)
     }
 
-    /// The box of an attachment, as long as it lasts the same one.
-    fn punt_box(&mut self, name: &Label, vni: Vni) -> Arc<PuntBox> {
+    /// What lasts of an attachment; made where there is none.
+    fn lasting(&mut self, name: &Label, vni: Vni) -> Lasting {
         let punts = &self.punts;
-        let boxes = self.boxes.entry((name.clone(), vni));
-        Arc::clone(boxes.or_insert_with(|| punts.open()))
+        let lasting = self.lasting.entry((name.clone(), vni));
+        let new = || Lasting {
+            punts: punts.open(),
+            put: Arc::default(),
+        };
+        lasting.or_insert_with(new).clone()
     }
 
-    /// The box of an attachment, if there is one.
-    pub(super) fn punts(&self, name: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
-        self.boxes.get(&(name.clone(), vni)).map(Arc::clone)
+    /// What lasts of an attachment, if there is one.
+    pub(super) fn lasts(&self, name: &Label, vni: Vni) -> Option<&Lasting> {
+        self.lasting.get(&(name.clone(), vni))
     }
 
     /// Files that nothing needs any more go.
@@ -509,20 +520,20 @@ impl Registry {
                 name: name.clone(),
                 source,
             })?;
-        let boxes: BTreeMap<Vni, Arc<PuntBox>> = instances
+        let lasting: Vec<Lasting> = instances
             .keys()
-            .map(|&vni| (vni, self.punt_box(name, vni)))
+            .map(|&vni| self.lasting(name, vni))
             .collect();
         let old = self.installed.get(name);
         let mut links = BTreeMap::new();
-        for ((vni, instance), punts) in instances.into_iter().zip(boxes.into_values()) {
+        for ((vni, instance), lasting) in instances.into_iter().zip(lasting) {
             if let Some(attachment) = record.attachments.get(&vni) {
                 let link = self.link(
                     name,
                     attachment,
                     &manifest,
                     Ok(instance),
-                    (counters(old, vni), punts, tolls(old, vni)),
+                    (counters(old, vni), lasting, tolls(old, vni)),
                 );
                 links.insert(vni, link);
             }
@@ -711,11 +722,13 @@ impl Registry {
                     source,
                 }
             })?;
-        Tolls::of(name, instance.config(), None).map_err(|reason| AttachError::Meters {
-            name: name.clone(),
-            vni,
-            reason,
-        })?;
+        Tolls::of(name, instance.config(), None)
+            .and_then(|_| Groups::of(name, instance.config()))
+            .map_err(|reason| AttachError::Declared {
+                name: name.clone(),
+                vni,
+                reason,
+            })?;
         let old = record.attachments.get(&vni);
         let new = (record.digest, instance.config().to_owned());
         let same = old.is_some_and(|old| old.config == new.1);
@@ -763,14 +776,14 @@ impl Registry {
                 source,
             });
         }
-        let punts = self.punt_box(name, vni);
+        let lasting = self.lasting(name, vni);
         let installed = self
             .installed
             .get(name)
             .ok_or_else(|| AttachError::NotInstalled { name: name.clone() })?;
         let kept = (
             counters(Some(installed), vni),
-            punts,
+            lasting,
             tolls(Some(installed), vni),
         );
         let link = self.link(name, &attachment, &manifest, Ok(instance), kept);
@@ -889,8 +902,8 @@ impl Registry {
                 tracing::warn!(plugin = %name, %vni, %error, "what a controller kept could not be removed");
             }
         }
-        if let Some(gone) = self.boxes.remove(&(name.clone(), vni)) {
-            self.punts.close(gone.id());
+        if let Some(gone) = self.lasting.remove(&(name.clone(), vni)) {
+            self.punts.close(gone.punts.id());
         }
         let info = show(name, installed);
         self.moved(vni);

@@ -212,7 +212,8 @@ fn difference(
     }
     let wants = |one: &Decision| {
         let (meters, counts) = (one.meters.clone(), one.counts.clone());
-        (one.orders.clone(), meters, counts, one.punt)
+        let places = (one.group, one.flood_set);
+        (one.orders.clone(), meters, counts, one.punt, places)
     };
     if wants(old) != wants(new) {
         return Some(Difference::Wants);
@@ -265,6 +266,8 @@ mod tests {
             counts: Vec::new(),
             punt: None,
             tags: Vec::new(),
+            group: None,
+            flood_set: None,
         }
     }
 
@@ -309,7 +312,10 @@ mod tests {
             assert_eq!(difference(&old, &new, name, other), kind, "{old:?} {new:?}");
         }
         let (mut mirrors, mut meters) = (pass.clone(), pass.clone());
-        mirrors.orders.mirrors.insert(meshd_core::ident::PortId(1));
+        mirrors.orders.mirrors.insert(meshd_core::policy::Mirror {
+            to: meshd_core::policy::Redirect::Port(meshd_core::ident::PortId(1)),
+            bytes: 0,
+        });
         meters.meters.push(0);
         for wants in [mirrors, meters] {
             assert_eq!(

@@ -322,6 +322,11 @@ impl Outcome {
         );
         self
     }
+
+    /// What the policy says, as in a golden trace: `next, mirror 9`.
+    pub fn verdict(&self) -> &str {
+        &self.said
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! Claims about a lane.
 
 use super::*;
-use crate::conntrack::CtState;
+use crate::conntrack::{CtState, Order};
+use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp};
@@ -613,4 +614,17 @@ fn what_is_punted_is_each_frame_as_it_came_once_cached_or_parked_forwarded_or_dr
         lane.frame(vni(), frame(80, 0), EPOCH, at(0));
         assert_eq!(lane.punted().count(), 0, "another flow");
     }
+}
+
+#[test]
+fn copies_have_a_rate_of_their_own_and_those_beyond_it_are_counted() {
+    let mut lane = lane(LaneLimits {
+        copies_per_s: 10,
+        ..LaneLimits::default()
+    });
+    let made = (0..100).filter(|_| lane.may_copy(at(0))).count();
+    assert_eq!(made, 10);
+    assert_eq!(lane.counters().drops.get(DropReason::MirrorLimit), 90);
+    let made = (0..100).filter(|_| lane.may_copy(at(500))).count();
+    assert_eq!(made, 5);
 }

@@ -276,6 +276,7 @@ impl Switch {
                 edited: decision.edits.is_some(),
                 tracked: decision.track.is_some(),
                 punted: decision.punts.is_some(),
+                copied: decision.copies.is_some(),
                 dues: decision.dues.as_deref(),
                 mask: mask.as_ref(),
                 epoch: self.epoch,

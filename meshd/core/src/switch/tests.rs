@@ -9,8 +9,8 @@ use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
 use crate::offload::Plane;
-use crate::policy::{FloodSet, Orders, Part, Punt, Redirect, Verdict};
-use crate::ruling::Output as To;
+use crate::policy::{FloodSet, Mirror, Orders, Part, Punt, Redirect, Verdict};
+use crate::ruling::{Copied, Output as To};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
@@ -81,6 +81,7 @@ impl Bench {
                 foreign: None,
                 since: Moment(0),
                 router: false,
+                monitor: false,
             };
             switch.add_port(face, at(0), &mut out).unwrap();
         }
@@ -283,6 +284,7 @@ fn networks_do_not_mix() {
         foreign: None,
         since: Moment(0),
         router: false,
+        monitor: false,
     };
     bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
     assert!(
@@ -584,6 +586,7 @@ fn an_address_that_has_another_mac_is_told_to_the_other_ports_here_whoever_has_i
         foreign: None,
         since: Moment(0),
         router: false,
+        monitor: false,
     };
     bench
         .switch
@@ -656,6 +659,7 @@ fn a_router_advertisement_passes_from_a_labelled_port_alone_and_meets_no_cached_
         foreign: None,
         since: Moment(0),
         router: true,
+        monitor: false,
     };
     bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
     let ruling = bench.rule(FROM_A, &routes);
@@ -917,27 +921,83 @@ fn policy_may_send_a_flow_elsewhere_and_only_to_places_that_are_on_the_network()
 #[test]
 fn a_mirror_gets_a_copy_of_what_is_forwarded_and_of_nothing_else() {
     let mirrors = Orders {
-        mirrors: [PB, PA, PortId(77)].into(),
+        mirrors: [
+            Redirect::Port(PB),
+            Redirect::Port(PA),
+            Redirect::Port(PortId(77)),
+            Redirect::Peer(N9.handle()),
+            Redirect::Peer(77),
+        ]
+        .map(|to| Mirror { to, bytes: 64 })
+        .into(),
         ..Orders::default()
     };
     let mut bench = Bench::new();
     bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
     let asked = bench.upcall(FROM_A, &ip(R, A));
-    let Action::Forward(to) = ruling(&bench.answer(&asked, with_orders(mirrors.clone())))
-        .unwrap()
-        .action
-    else {
-        panic!()
-    };
-    assert_eq!(to.to_vec(), [To::Peer(N8), To::Port(PB)]);
+    bench.switch.set_plane(vni(), Some(Plane::default()), &mut bench.out);
+    let told = ruling(&bench.answer(&asked, with_orders(mirrors.clone()))).unwrap();
+    assert_eq!(told.action, Action::Forward([To::Peer(N8)].into()));
+    let copies = [To::Port(PB), To::Peer(N9)].map(|to| Copied { to, bytes: 64 });
+    assert_eq!(told.copies.as_deref(), Some(&copies[..]));
+    assert_eq!(told.obstacle, Some(Obstacle::Mirrored));
     bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
     let asked = bench.upcall(FROM_A, &ip(R, A));
     let refused = Answer {
         orders: mirrors,
         ..deny()
     };
-    let action = ruling(&bench.answer(&asked, refused)).unwrap().action;
-    assert_eq!(action, Action::Drop(DropReason::Policy));
+    let told = ruling(&bench.answer(&asked, refused)).unwrap();
+    assert_eq!(
+        (told.action, told.copies),
+        (Action::Drop(DropReason::Policy), None)
+    );
+}
+
+#[test]
+fn copies_of_members_leave_by_the_ports_that_take_them_and_by_none_where_none_does() {
+    let mut bench = Bench::new();
+    let told = |bench: &mut Bench| {
+        let mut told = Vec::new();
+        while let Some(output) = bench.out.pop() {
+            if let Out::Monitor { monitor, .. } = output {
+                told.push(monitor);
+            }
+        }
+        told
+    };
+    assert!(told(&mut bench).is_empty());
+    let face = PortFace {
+        port: PortId(9),
+        vni: vni(),
+        mac: X,
+        ips: Vec::new(),
+        service: false,
+        foreign: None,
+        since: at(0),
+        router: false,
+        monitor: true,
+    };
+    let monitor = |ports: &[PortId], members: &[NodeId]| {
+        Some(Monitor {
+            ports: ports.iter().copied().collect(),
+            members: members.iter().copied().collect(),
+        })
+    };
+    let mut second = face.clone();
+    (second.port, second.mac) = (PortId(10), MacAddr([2, 0, 0, 0, 0, 0x78]));
+    bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
+    assert_eq!(told(&mut bench), [monitor(&[PortId(9)], &[N8, N9])]);
+    bench.switch.add_port(second, at(0), &mut bench.out).unwrap();
+    let both = [PortId(9), PortId(10)];
+    assert_eq!(told(&mut bench), [monitor(&both, &[N8, N9])]);
+    bench.switch.set_members(vni(), [N9].into(), &mut bench.out);
+    assert_eq!(told(&mut bench), [monitor(&both, &[N9])]);
+    bench.switch.remove_port(PB, at(0), &mut bench.out);
+    assert!(told(&mut bench).is_empty(), "nothing has changed");
+    bench.switch.remove_port(PortId(9), at(0), &mut bench.out);
+    bench.switch.remove_port(PortId(10), at(0), &mut bench.out);
+    assert_eq!(told(&mut bench), [monitor(&both[1..], &[N9]), None]);
 }
 
 #[test]
@@ -1175,6 +1235,7 @@ fn two_ports_cannot_have_one_mac() {
         foreign: None,
         since: Moment(0),
         router: false,
+        monitor: false,
     };
     let error = bench
         .switch

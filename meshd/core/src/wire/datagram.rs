@@ -3,6 +3,7 @@
 //! ```text
 //!   whole   | 0x01 | VNI 3 | frame ...                                     4 bytes
 //!   piece   | 0x02 | VNI 3 | frame id 4 | offset 2 | total 2 | bytes ...  12 bytes     all big-endian
+//!   copy    | 0x03, and 0x04 in pieces: as 0x01 and 0x02, for a mirror's copy of a frame
 //!   padding | 0x00 | anything                                              for the path's sake; nobody reads it
 //! ```
 //!
@@ -34,6 +35,8 @@ const FINISHED_MAX: usize = 64;
 
 const WHOLE: u8 = 1;
 const PIECE: u8 = 2;
+const COPY: u8 = 3;
+const COPY_PIECE: u8 = 4;
 const PADDING: u8 = 0;
 
 /// What a datagram carries.
@@ -44,7 +47,12 @@ pub enum Header {
         /// Its network.
         vni: Vni,
     },
-    /// Part of a frame.
+    /// A mirror's copy of a frame.
+    Copy {
+        /// The frame's network.
+        vni: Vni,
+    },
+    /// Part of a frame, or of a copy.
     Piece {
         /// The frame's network.
         vni: Vni,
@@ -54,6 +62,8 @@ pub enum Header {
         offset: u16,
         /// Bytes of the frame.
         total: u16,
+        /// Of a mirror's copy.
+        copy: bool,
     },
 }
 
@@ -92,7 +102,7 @@ impl Header {
     #[must_use]
     pub fn vni(&self) -> Vni {
         match *self {
-            Self::Whole { vni } | Self::Piece { vni, .. } => vni,
+            Self::Whole { vni } | Self::Copy { vni } | Self::Piece { vni, .. } => vni,
         }
     }
 
@@ -100,7 +110,7 @@ impl Header {
     #[must_use]
     pub fn encoded_len(&self) -> usize {
         match self {
-            Self::Whole { .. } => WHOLE_LEN,
+            Self::Whole { .. } | Self::Copy { .. } => WHOLE_LEN,
             Self::Piece { .. } => PIECE_LEN,
         }
     }
@@ -110,13 +120,15 @@ impl Header {
         let word = |kind: u8, vni: Vni| (u32::from(kind) << 24) | vni.get();
         match *self {
             Self::Whole { vni } => out.put_u32(word(WHOLE, vni)),
+            Self::Copy { vni } => out.put_u32(word(COPY, vni)),
             Self::Piece {
                 vni,
                 id,
                 offset,
                 total,
+                copy,
             } => {
-                out.put_u32(word(PIECE, vni));
+                out.put_u32(word(if copy { COPY_PIECE } else { PIECE }, vni));
                 out.put_u32(id);
                 out.put_u16(offset);
                 out.put_u16(total);
@@ -136,12 +148,14 @@ pub fn decode(datagram: &Bytes) -> Result<(Header, Bytes), DatagramError> {
     let Some(&[kind, a, b, c]) = datagram.first_chunk::<4>() else {
         return Err(short);
     };
-    if !matches!(kind, WHOLE | PIECE) {
+    if !matches!(kind, WHOLE | PIECE | COPY | COPY_PIECE) {
         return Err(DatagramError::Kind { kind });
     }
     let vni = Vni::new(u32::from_be_bytes([0, a, b, c])).map_err(|_| DatagramError::Vni)?;
-    if kind == WHOLE {
-        return Ok((Header::Whole { vni }, datagram.slice(WHOLE_LEN..)));
+    match kind {
+        WHOLE => return Ok((Header::Whole { vni }, datagram.slice(WHOLE_LEN..))),
+        COPY => return Ok((Header::Copy { vni }, datagram.slice(WHOLE_LEN..))),
+        _ => {}
     }
     let Some(&[_, _, _, _, i, j, k, l, o, p, t, u]) = datagram.first_chunk::<PIECE_LEN>() else {
         return Err(short);
@@ -163,6 +177,7 @@ pub fn decode(datagram: &Bytes) -> Result<(Header, Bytes), DatagramError> {
             id,
             offset,
             total,
+            copy: kind == COPY_PIECE,
         },
         payload,
     ))
@@ -183,12 +198,13 @@ pub fn is_padding(datagram: &Bytes) -> bool {
 /// Cuts a frame of `frame_len` bytes into datagrams of at most `datagram_max` bytes: for each its header, and which bytes
 /// of the frame follow it. One whole datagram if that is enough; else as few pieces as can be, of one size, under number
 /// `id`. Of one size, since a path that has begun to take smaller packets than before may still take those. Nothing if the
-/// frame is too long, or the datagrams are too short to cut anything for.
+/// frame is too long, or the datagrams are too short to cut anything for. `copy`: for a mirror.
 pub fn split(
     vni: Vni,
     id: u32,
     frame_len: usize,
     datagram_max: usize,
+    copy: bool,
 ) -> impl Iterator<Item = (Header, Range<usize>)> {
     let whole = frame_len + WHOLE_LEN <= datagram_max;
     let step = datagram_max.saturating_sub(PIECE_LEN);
@@ -202,7 +218,11 @@ pub fn split(
         }
         if whole {
             over = true;
-            return Some((Header::Whole { vni }, 0..frame_len));
+            let header = match copy {
+                true => Header::Copy { vni },
+                false => Header::Whole { vni },
+            };
+            return Some((header, 0..frame_len));
         }
         let range = at..frame_len.min(at + step);
         // Both fit into 16 bits: a frame is at most FRAME_MAX long.
@@ -211,6 +231,7 @@ pub fn split(
             id,
             offset: at as u16,
             total: frame_len as u16,
+            copy,
         };
         at = range.end;
         over = at >= frame_len;
@@ -225,6 +246,8 @@ pub enum Pushed {
     Wanting,
     /// The frame is whole.
     Frame(Vni, Bytes),
+    /// A mirror's copy is.
+    Copy(Vni, Bytes),
     /// It contradicts what came before, or came before: dropped.
     Rejected,
 }
@@ -237,6 +260,7 @@ struct Unfinished {
     have: BTreeMap<u16, u16>,
     /// In the order of arrival.
     since: Moment,
+    copy: bool,
 }
 
 /// Frames of one peer of which pieces are missing.
@@ -266,9 +290,14 @@ impl Reassembly {
             id,
             offset,
             total,
+            copy,
         } = header
         else {
-            return Pushed::Frame(header.vni(), payload.clone());
+            let (vni, frame) = (header.vni(), payload.clone());
+            return match header {
+                Header::Copy { .. } => Pushed::Copy(vni, frame),
+                _ => Pushed::Frame(vni, frame),
+            };
         };
         let total_len = usize::from(total);
         let begin = usize::from(offset);
@@ -296,13 +325,14 @@ impl Reassembly {
                     bytes: vec![0; total_len],
                     have: BTreeMap::new(),
                     since: now,
+                    copy,
                 },
             );
         }
         let Some(frame) = self.unfinished.get_mut(&id) else {
             return Pushed::Rejected;
         };
-        if frame.vni != vni || frame.bytes.len() != total_len || !frame.put(begin, end, payload) {
+        if frame.vni != vni || frame.copy != copy || frame.bytes.len() != total_len || !frame.put(begin, end, payload) {
             return Pushed::Rejected;
         }
         if frame.have.first_key_value() != Some((&0, &total)) {
@@ -314,6 +344,7 @@ impl Reassembly {
         }
         self.finished.push_back(id);
         match self.take(id) {
+            Some(frame) if copy => Pushed::Copy(vni, Bytes::from(frame.bytes)),
             Some(frame) => Pushed::Frame(vni, Bytes::from(frame.bytes)),
             None => Pushed::Rejected,
         }
@@ -403,7 +434,7 @@ mod tests {
     }
 
     fn datagrams(id: u32, frame: &[u8], max: usize) -> Vec<Bytes> {
-        let cut = split(vni(), id, frame.len(), max);
+        let cut = split(vni(), id, frame.len(), max, false);
         cut.map(|(header, range)| {
             let mut out = Vec::new();
             header.encode_into(&mut out);
@@ -448,7 +479,7 @@ mod tests {
         #[test]
         fn a_header_reads_back_what_was_written(number in 1..1u32 << 24, id: u32, offset in 0..9000u16, more in 1..200u16) {
             let vni = Vni::new(number).unwrap();
-            for header in [Header::Whole { vni }, Header::Piece { vni, id, offset, total: offset + more }] {
+            for header in [Header::Whole { vni }, Header::Copy { vni }, Header::Piece { vni, id, offset, total: offset + more, copy: false }, Header::Piece { vni, id, offset, total: offset + more, copy: true }] {
                 let mut out = Vec::new();
                 header.encode_into(&mut out);
                 out.push(7);
@@ -470,7 +501,7 @@ mod tests {
             let mut now = Moment(0);
             for (id, offset, total, len, ms) in pieces {
                 now = now.plus_ms(ms);
-                let header = Header::Piece { vni: vni(), id: id.into(), offset, total };
+                let header = Header::Piece { vni: vni(), id: id.into(), offset, total, copy: false };
                 reassembly.push(&header, &Bytes::from(vec![1; len]), now);
                 reassembly.handle_timeout(now);
                 let (frames, bytes) = reassembly.sizes();
@@ -488,7 +519,7 @@ mod tests {
     #[test]
     fn pieces_are_as_few_as_can_be_and_of_one_size() {
         let lens = |frame: usize, max| -> Vec<usize> {
-            split(vni(), 0, frame, max)
+            split(vni(), 0, frame, max, false)
                 .map(|(_, range)| range.len())
                 .collect()
         };
@@ -522,12 +553,12 @@ mod tests {
     #[test]
     fn nothing_is_cut_for_datagrams_that_are_too_short_or_from_a_frame_that_is_too_long() {
         assert_eq!(
-            split(vni(), 0, 1000, PIECE_LEN + PIECE_PAYLOAD_MIN - 1).count(),
+            split(vni(), 0, 1000, PIECE_LEN + PIECE_PAYLOAD_MIN - 1, false).count(),
             0
         );
-        assert_eq!(split(vni(), 0, FRAME_MAX + 1, 65_000).count(), 0);
+        assert_eq!(split(vni(), 0, FRAME_MAX + 1, 65_000, false).count(), 0);
         assert_eq!(
-            split(vni(), 0, FRAME_MAX, 1200).count(),
+            split(vni(), 0, FRAME_MAX, 1200, false).count(),
             FRAME_MAX.div_ceil(1188)
         );
     }
@@ -541,6 +572,7 @@ mod tests {
             id: 1,
             offset,
             total,
+            copy: false,
         };
         assert_eq!(
             reassembly.push(&piece(300, 1000), &bytes(300), Moment(0)),
@@ -564,6 +596,7 @@ mod tests {
             id: 1,
             offset: 0,
             total: 1000,
+            copy: false,
         };
         assert_eq!(
             reassembly.push(&elsewhere, &bytes(300), Moment(0)),

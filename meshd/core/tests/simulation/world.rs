@@ -680,8 +680,8 @@ impl World {
                     self.deliver(at, port, &frame);
                 }
             }
-            // No plugin sends in here.
-            Output::Sent { .. } => {}
+            // No plugin sends or mirrors in here.
+            Output::Sent { .. } | Output::Monitor { .. } => {}
             Output::Epoch(epoch) => self.hosts[at].epoch = epoch,
             Output::Track { vni, since } => {
                 let host = &mut self.hosts[at];

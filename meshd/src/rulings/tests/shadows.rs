@@ -116,6 +116,8 @@ fn a_shadow_that_fails_is_counted_and_one_that_is_late_keeps_nobody_waiting() {
         counts: Vec::new(),
         punt: None,
         tags: Vec::new(),
+        group: None,
+        flood_set: None,
     });
     let until = |all: u64| {
         let end = Instant::now() + Duration::from_secs(20);
