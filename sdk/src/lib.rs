@@ -60,13 +60,15 @@ pub use peer::Peer;
 pub use policy::Policy;
 #[doc(hidden)]
 pub use policy::guest;
-pub use verdict::{IntoReason, Reason, Verdict, accept, drop, next, reject, to_peer, to_port};
+pub use verdict::{
+    IntoReason, Reason, Verdict, accept, drop, flood_set, next, reject, to_group, to_peer, to_port,
+};
 
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
         Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap,
-        Meter, Net, Peer, Policy, Verdict, accept, controller, drop, next, policy, reject, steering,
-        to_peer, to_port,
+        Meter, Net, Peer, Policy, Verdict, accept, controller, drop, flood_set, next, policy, reject, steering,
+        to_group, to_peer, to_port,
     };
 }

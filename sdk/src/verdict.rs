@@ -1,7 +1,7 @@
 //! What a policy says.
 
 use crate::mac::Mac;
-use crate::wit::types::{self, Action, DepMask, DropReason, Lifetime, MirrorTo, Target};
+use crate::wit::types::{self, Action, DepMask, DropReason, FloodSet, Lifetime, MirrorTo, Target};
 
 /// What is to happen to every frame that agrees with this one in what was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,8 @@ pub(crate) enum Say {
     Drop { code: u16, reject: bool },
     Port(u32),
     Peer(u64),
+    Group(u32),
+    FloodSet(u32),
 }
 
 /// Why a frame is dropped.
@@ -213,6 +215,18 @@ pub fn to_port(port: u32) -> Verdict {
 /// To this member, wherever the destination is; on the way in only. Later plugins may still drop.
 pub fn to_peer(peer: u64) -> Verdict {
     Verdict::of(Say::Peer(peer))
+}
+
+/// By the group at this place (from 0) in the config's `groups`, or that the controller made under this number: one of its ways,
+/// the same one for all frames of a flow; on the way in only. Later plugins may still drop.
+pub fn to_group(group: u32) -> Verdict {
+    Verdict::of(Say::Group(group))
+}
+
+/// If it is flooded, only to the flood set at this place (from 0) in the config's `flood-sets`, or that the controller made under
+/// this number; on the way in only. Later plugins may still drop.
+pub fn flood_set(set: u32) -> Verdict {
+    Verdict::of(Say::FloodSet(set))
 }
 
 impl Verdict {
@@ -364,6 +378,8 @@ impl Verdict {
                 Say::Drop { code, reject } => Target::Drop(DropReason { code, reject }),
                 Say::Port(port) => Target::Port(port),
                 Say::Peer(peer) => Target::Peer(peer),
+                Say::Group(group) => Target::Group(group),
+                Say::FloodSet(set) => Target::Flood(FloodSet::Named(set)),
             },
             actions: self.acts.iter().flatten().map(|act| act.sent()).collect(),
             deps,

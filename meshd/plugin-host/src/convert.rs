@@ -426,6 +426,8 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         counts,
         punt,
         tags: tags.clone(),
+        group,
+        flood_set,
     })
 }
 

@@ -138,7 +138,7 @@ fn endless_recursion_ends() {
 fn verdicts_that_cannot_be_are_faults_that_say_what_is_wrong() {
     for (what, words) in [
         ("bad-prefix", "src-ip-prefix is 200"),
-        ("bad-target", "target `group`"),
+        ("bad-target", "no capture sessions"),
         ("bad-action", "set-dscp is 64, and must be 0 to 63"),
     ] {
         let fault = fault(what);
@@ -202,6 +202,8 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     let shortly = guest("shortly").decide(&tcp_to(666)).unwrap();
     assert_eq!((shortly.hard_ms, shortly.idle_ms), (Some(300), Some(200)));
     assert_eq!(shortly.orders, none);
+    assert_eq!(guest("group").decide(&tcp_to(666)).unwrap().group, Some(3));
+    assert_eq!(guest("flood-set").decide(&tcp_to(666)).unwrap().flood_set, Some(3));
     let punted = guest("punt").decide(&tcp_to(666)).unwrap();
     assert_eq!((punted.punt, punted.say), (Some(3), Say::Drop { code: 7 }));
     assert_eq!(guest("tag").decide(&tcp_to(666)).unwrap().tags, [3]);

@@ -194,6 +194,8 @@ fn said<P: Policy>(verdict: &Verdict) -> String {
         Say::Accept => "accept".to_owned(),
         Say::Port(port) => format!("port {port}"),
         Say::Peer(peer) => format!("peer {peer}"),
+        Say::Group(group) => format!("group {group}"),
+        Say::FloodSet(set) => format!("flood set {set}"),
         Say::Drop { code, reject } => {
             let behind = usize::from(code).checked_sub(usize::from(P::RULES) + 1);
             let name = behind.and_then(|at| P::REASONS.get(at)).copied();

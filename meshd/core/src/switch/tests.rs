@@ -8,6 +8,7 @@ use crate::edit::Edit;
 use crate::fdb::{AGE_MS, HOLD_MS};
 use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
+use crate::group::{Bucket, BucketTarget, Group, GroupKind};
 use crate::offload::Plane;
 use crate::policy::{FloodSet, Mirror, Orders, Part, Punt, Redirect, Verdict};
 use crate::ruling::{Copied, Output as To};
@@ -1711,4 +1712,118 @@ fn a_frame_of_a_plugin_goes_where_it_is_told_and_is_neither_asked_about_nor_lear
         .packet_out(&elsewhere, &mut bench.out)
         .unwrap_err();
     wanted(error, "VNI 9");
+}
+
+fn group(kind: GroupKind, buckets: &[(BucketTarget, Option<MacAddr>, u16)]) -> Orders {
+    let bucket = |&(to, mac, weight): &(BucketTarget, Option<MacAddr>, u16)| Bucket {
+        weight,
+        to,
+        edits: mac.map(Edit::SetDstMac).into_iter().collect(),
+    };
+    Orders {
+        group: Some(Arc::new(Group {
+            name: "vip/web".into(),
+            kind,
+            buckets: buckets.iter().map(bucket).collect(),
+        })),
+        ..Orders::default()
+    }
+}
+
+#[test]
+fn a_group_sends_each_flow_one_way_that_is_there_and_all_of_them_by_one_ruling() {
+    let nowhere = MacAddr([2, 9, 9, 9, 9, 9]);
+    let ways = [
+        (BucketTarget::Next, Some(B), 1),
+        (BucketTarget::Next, Some(R), 1),
+        (BucketTarget::Next, Some(nowhere), 1),
+        (BucketTarget::Port(PortId(77)), None, 1),
+        (BucketTarget::Port(PA), None, 1),
+        (BucketTarget::Peer(N9.handle()), None, 0),
+    ];
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench
+        .switch
+        .set_plane(vni(), Some(Plane::default()), &mut bench.out);
+    bench.drain();
+    let frame = |port: u16| udp(X, A, [10, 0, 0, 11], [10, 0, 0, 100], 53, usize::from(port % 7))
+        .into_iter()
+        .enumerate()
+        .map(|(at, byte)| match at {
+            34 => (port >> 8) as u8,
+            35 => port as u8,
+            _ => byte,
+        })
+        .collect::<Vec<u8>>();
+    let asked = bench.upcall(FROM_A, &frame(0));
+    let wide = |orders| Answer {
+        mask: FlowMask::default(),
+        ..with_orders(orders)
+    };
+    let egress = bench.answer(&asked, wide(group(GroupKind::Select, &ways)));
+    let (_, _, about) = question(&egress).expect("the receiver here is asked");
+    assert_eq!((about.port, about.key.dst_mac), (PB, B));
+    let ruled = ruling(&bench.answer(&egress, wide(Orders::default()))).unwrap();
+    assert_eq!(ruled.obstacle, Some(Obstacle::Redirected));
+    let until = ruled.cache.as_ref().unwrap().until;
+    assert_eq!(until, Some(at(crate::pipeline::UNKNOWN_MS)), "others may come");
+    assert_eq!(ruled.cache.as_ref().unwrap().mask.src_port, 0, "for all flows");
+    let mut got = BTreeMap::new();
+    for port in 0..1000 {
+        let bytes = frame(port);
+        let key = Frame::parse(&bytes).unwrap().flow_key(vni());
+        let arm = ruled.choose(&key);
+        let Action::Forward(to) = &arm.action else {
+            panic!("{arm:?}")
+        };
+        let [Edit::SetDstMac(mac)] = arm.edits.as_deref().unwrap() else {
+            panic!("{arm:?}")
+        };
+        *got.entry((to.to_vec(), *mac)).or_insert(0) += 1;
+    }
+    let wanted = [
+        (vec![To::Port(PB)], B),
+        (vec![To::Peer(N8)], R),
+    ];
+    assert_eq!(got.keys().cloned().collect::<Vec<_>>(), wanted);
+    assert!(got.values().all(|n| *n > 400), "{got:?}");
+}
+
+#[test]
+fn a_failover_takes_the_first_way_that_is_there_and_a_refusal_of_one_arm_is_no_other_arms() {
+    let ways = [
+        (BucketTarget::Peer(N9.handle()), None, 1),
+        (BucketTarget::Next, Some(B), 1),
+        (BucketTarget::Drop, None, 1),
+    ];
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let orders = |kind| with_orders(group(kind, &ways));
+    let asked = bench.upcall(FROM_A, &ip(X, A));
+    let ruled = ruling(&bench.answer(&asked, orders(GroupKind::Failover))).unwrap();
+    assert_eq!(ruled.action, Action::Forward([To::Peer(N9)].into()));
+    let epoch = bench.switch.epoch();
+    bench.switch.set_members(vni(), [N8].into(), &mut bench.out);
+    assert!(bench.switch.epoch() > epoch, "what is cached ends");
+    bench.drain();
+    let asked = bench.upcall(FROM_A, &ip(X, A));
+    let ruled = ruling(&bench.answer(&asked, pass())).unwrap();
+    assert_eq!(ruled.action, Action::Forward([To::Port(PB)].into()));
+
+    bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    bench.drain();
+    let asked = bench.upcall(FROM_A, &ip(X, A));
+    let asked = bench.answer(&asked, orders(GroupKind::Select));
+    let ruled = ruling(&bench.answer(&asked, deny())).unwrap();
+    let arms = ruled.select.unwrap();
+    let fates: Vec<&Action> = arms.iter().map(|arm| &arm.ruling.action).collect();
+    let refused = Action::Drop(DropReason::Policy);
+    assert_eq!(fates, [&refused, &refused], "B refuses, and one leads nowhere");
+    bench.switch.set_policy(vni(), 3, at(0), &mut bench.out);
+    bench.drain();
+    let asked = bench.upcall(FROM_A, &ip(X, A));
+    let none = group(GroupKind::Select, &[(BucketTarget::Port(PA), None, 1)]);
+    let ruled = ruling(&bench.answer(&asked, with_orders(none))).unwrap();
+    assert_eq!(ruled.action, Action::Drop(DropReason::PolicyTarget));
 }

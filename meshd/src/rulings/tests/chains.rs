@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use meshd_core::policy::Punt;
+use meshd_core::group::Group;
+use meshd_core::policy::{FloodSet, Punt};
 
 fn at(stage: Stage, order: u16) -> Placement {
     Placement {
@@ -215,6 +216,44 @@ fn a_guard_stands_where_it_is_made_for_or_later_and_not_among_observers() {
         .attach(&label("acl"), lan(), None, Placement::default())
         .unwrap();
     assert_eq!(again.attachments[0].stage, Stage::Forward, "it stays there");
+}
+
+#[test]
+fn a_group_and_a_flood_set_are_those_of_the_config_or_of_run_time_and_others_are_a_fault() {
+    let (_dir, rulings, _seen) = with(&["fixture"]);
+    let fixture = label("fixture");
+    let attach = |config: &str| {
+        rulings
+            .attach(&fixture, lan(), config, Placement::default())
+            .unwrap();
+        now(&rulings, &tcp_to(666))
+    };
+    let groups = r#""groups":[{"name":"a","buckets":[{"port":3},{"port":4}]}],"flood-sets":[{"name":"b","ports":[3]}]"#;
+    let of = |what: &str, to: u32| format!(r#"{{"on-port":666,"do":"{what}","to":{to},{groups}}}"#);
+    let group = attach(&of("group", 0)).orders.group.unwrap();
+    assert_eq!((&*group.name, group.buckets.len()), ("fixture/a", 2));
+    let set = attach(&of("flood-set", 0)).orders.flood.unwrap();
+    assert_eq!(set.ports, [PortId(3)].into());
+    for what in ["group", "flood-set"] {
+        let answer = attach(&of(what, 1));
+        assert_eq!(answer.verdict, Verdict::Failed);
+        assert!(answer.why.contains("1, which its config does not declare"), "{}", answer.why);
+    }
+    let made = Group {
+        name: "made".into(),
+        ..Group::clone(&group)
+    };
+    rulings.put_group(&fixture, lan(), 1, made).unwrap();
+    let set = FloodSet::default();
+    rulings.put_flood_set(&fixture, lan(), 1, set).unwrap();
+    assert_eq!(&*attach(&of("group", 1)).orders.group.unwrap().name, "made");
+    assert_eq!(attach(&of("flood-set", 1)).orders.flood, Some(FloodSet::default()));
+    let bad = r#"{"do":"nothing","on-port":1,"groups":[{"name":"a","buckets":[{}]}]}"#;
+    let error = rulings
+        .attach(&fixture, lan(), bad, Placement::default())
+        .unwrap_err();
+    assert!(error.to_string().contains("/groups/0/buckets/0"), "{error}");
+    assert!(rulings.put_group(&label("other"), lan(), 1, Group::clone(&group)).is_err());
 }
 
 #[test]
