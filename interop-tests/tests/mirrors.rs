@@ -43,7 +43,10 @@ fn heard(listeners: &[&Station], speak: impl FnOnce() -> Result<()>) -> Result<V
     taps.iter()
         .map(|tap| {
             let all = tap.hear(patience, is_marked)?;
-            ensure!(all.iter().filter(|frame| is_marked(frame)).count() <= 1, "more than one copy");
+            ensure!(
+                all.iter().filter(|frame| is_marked(frame)).count() <= 1,
+                "more than one copy"
+            );
             Ok(all.iter().find(|frame| is_marked(frame)).map(Vec::len))
         })
         .collect()
@@ -59,7 +62,9 @@ fn mirror_to(lab: &Lab, place: &str, cut: usize) -> Result<()> {
 /// The number by which plugins know a node: the first eight bytes of its id.
 fn handle(id: &str) -> Result<u64> {
     let bits = id.bytes().take(13).try_fold(0u128, |all, byte| {
-        let digit = b"abcdefghijklmnopqrstuvwxyz234567".iter().position(|&c| c == byte);
+        let digit = b"abcdefghijklmnopqrstuvwxyz234567"
+            .iter()
+            .position(|&c| c == byte);
         Some(all << 5 | u128::try_from(digit?).ok()?)
     });
     Ok(u64::try_from(bits.context("no node id")? >> 1)?)
@@ -71,8 +76,12 @@ fn a_copy_crosses_to_the_member_that_agrees_whole_or_cut_and_to_no_other() {
         lab.mesh()?;
         let stations = lab.segment("lan", &SUBNETS)?;
         let (here, near, far, other) = (&stations[0], &stations[1], &stations[3], &stations[4]);
-        lab.node(0)
-            .ok(&["plugin", "install", "fixture", &plugin("fixture")?.to_string_lossy()])?;
+        lab.node(0).ok(&[
+            "plugin",
+            "install",
+            "fixture",
+            &plugin("fixture")?.to_string_lossy(),
+        ])?;
         ping_until(&here.netns, near.port.v4()?, SOON)?;
         ping_until(&here.netns, far.port.v4()?, SOON)?;
         let status = lab.node(1).json(&["status"])?;
@@ -97,7 +106,10 @@ fn a_copy_crosses_to_the_member_that_agrees_whole_or_cut_and_to_no_other() {
                 let got = heard(&[receiver, other], || say(here, receiver, said))?;
                 let whole = said + HEADERS;
                 let copy = if cut == 0 { whole } else { cut };
-                ensure!(got == [Some(whole), Some(copy)], "{said} cut {cut}: {got:?}");
+                ensure!(
+                    got == [Some(whole), Some(copy)],
+                    "{said} cut {cut}: {got:?}"
+                );
             }
         }
         // And to a port of this node, cut.
@@ -113,8 +125,12 @@ fn a_mirrored_stream_faster_than_copies_may_be_arrives_as_it_would_without() {
     scene(LabSpec::hosts(1).containers(3), |lab| {
         lab.mesh()?;
         let stations = lab.segment("lan", &SUBNETS)?;
-        lab.node(0)
-            .ok(&["plugin", "install", "fixture", &plugin("fixture")?.to_string_lossy()])?;
+        lab.node(0).ok(&[
+            "plugin",
+            "install",
+            "fixture",
+            &plugin("fixture")?.to_string_lossy(),
+        ])?;
         let (here, near, watcher) = (&stations[0], &stations[1], &stations[2]);
         let to = near.port.v4()?;
         ping_until(&here.netns, to, SOON)?;
@@ -135,7 +151,10 @@ fn a_mirrored_stream_faster_than_copies_may_be_arrives_as_it_would_without() {
         }
         let arrived = reader.join().unwrap_or_default();
         ensure!(arrived >= 3990, "{arrived} of 4000");
-        ensure!(lab.node(0).drops("bum-limit")? == 0, "it was taken for a flood");
+        ensure!(
+            lab.node(0).drops("bum-limit")? == 0,
+            "it was taken for a flood"
+        );
         Ok(())
     });
 }

@@ -18,7 +18,12 @@ fn every_frame_of_a_punted_flow_is_punted_once_though_it_is_refused_and_cached_a
         let stations = lab.segment("lan", &SUBNETS)?;
         let (here, far, node) = (&stations[0], &stations[1], lab.node(0));
         let to = far.port.v4()?;
-        node.ok(&["plugin", "install", "fixture", &plugin("fixture")?.to_string_lossy()])?;
+        node.ok(&[
+            "plugin",
+            "install",
+            "fixture",
+            &plugin("fixture")?.to_string_lossy(),
+        ])?;
         let config = r#"{"on-port":666,"do":"punt","to":64}"#;
         node.ok(&["plugin", "attach", "fixture", "lan", "--config", config])?;
         ping_until(&here.netns, to, SOON)?;

@@ -33,6 +33,7 @@ extern crate self as meshd_sdk;
 pub mod config;
 pub mod controller;
 mod emit;
+pub mod group;
 mod key;
 mod mac;
 #[doc(hidden)]
@@ -51,6 +52,7 @@ pub mod wit;
 
 pub use config::{Config, ConfigError};
 pub use controller::Controller;
+pub use group::{Bucket, Group, GroupKind};
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
 pub use meshd_sdk_macros::{Config, controller, policy, steering};
@@ -67,7 +69,7 @@ pub use verdict::{
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, IpKind, Key, Mac, MacMap,
+        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, Group, IpKind, Key, Mac, MacMap,
         Meter, Net, Peer, Policy, Verdict, accept, controller, drop, flood_set, next, policy, reject, steering,
         to_group, to_peer, to_port,
     };

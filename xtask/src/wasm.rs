@@ -27,6 +27,7 @@ const GUESTS: &[(&str, &[&str])] = &[
             "qos",
             "stateful-firewall",
             "steer",
+            "vip",
         ],
     ),
     ("examples/hello-plugin", &["hello-plugin"]),

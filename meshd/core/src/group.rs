@@ -224,12 +224,28 @@ mod tests {
     #[test]
     fn all_fragments_of_a_packet_are_one_flow_and_other_ports_another() {
         let whole = key(1, 80);
-        let first = FlowKey { frag: Frag::First, ..whole };
-        let later = FlowKey { frag: Frag::Later, l4_ok: false, src_port: 0, ..whole };
+        let first = FlowKey {
+            frag: Frag::First,
+            ..whole
+        };
+        let later = FlowKey {
+            frag: Frag::Later,
+            l4_ok: false,
+            src_port: 0,
+            ..whole
+        };
         assert_eq!(flow_hash(&first), flow_hash(&later));
         assert_ne!(flow_hash(&whole), flow_hash(&key(1, 81)));
         assert_ne!(flow_hash(&whole), flow_hash(&key(2, 80)));
-        let marked = FlowKey { ct_mark: 7, dscp: 3, ..whole };
-        assert_eq!(flow_hash(&whole), flow_hash(&marked), "what changes within a flow says nothing");
+        let marked = FlowKey {
+            ct_mark: 7,
+            dscp: 3,
+            ..whole
+        };
+        assert_eq!(
+            flow_hash(&whole),
+            flow_hash(&marked),
+            "what changes within a flow says nothing"
+        );
     }
 }

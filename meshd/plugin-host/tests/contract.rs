@@ -203,7 +203,10 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     assert_eq!((shortly.hard_ms, shortly.idle_ms), (Some(300), Some(200)));
     assert_eq!(shortly.orders, none);
     assert_eq!(guest("group").decide(&tcp_to(666)).unwrap().group, Some(3));
-    assert_eq!(guest("flood-set").decide(&tcp_to(666)).unwrap().flood_set, Some(3));
+    assert_eq!(
+        guest("flood-set").decide(&tcp_to(666)).unwrap().flood_set,
+        Some(3)
+    );
     let punted = guest("punt").decide(&tcp_to(666)).unwrap();
     assert_eq!((punted.punt, punted.say), (Some(3), Say::Drop { code: 7 }));
     assert_eq!(guest("tag").decide(&tcp_to(666)).unwrap().tags, [3]);

@@ -217,7 +217,14 @@ impl LaneTask {
         }
     }
 
-    fn forward(&mut self, vni: Vni, framed: &Bytes, to: &[Output], route: Route, copies: &[Copied]) {
+    fn forward(
+        &mut self,
+        vni: Vni,
+        framed: &Bytes,
+        to: &[Output],
+        route: Route,
+        copies: &[Copied],
+    ) {
         // Not kept beyond the frame: an idle lane would hold the TAPs of ports that are long gone, and the kernel would
         // give them to nobody else.
         let outlets = self.shared.outlets.load();

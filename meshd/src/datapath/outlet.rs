@@ -191,7 +191,8 @@ impl PeerOutlet {
             Route::Prefer(way) => self.line(way).or_else(|| self.any()),
             Route::Only(way) => self.line(way),
         };
-        line.ok_or(DropReason::NoSession)?.offer(vni, framed, false)?;
+        line.ok_or(DropReason::NoSession)?
+            .offer(vni, framed, false)?;
         self.sent.count(framed.len() - datagram::WHOLE_LEN);
         Ok(())
     }

@@ -351,7 +351,12 @@ impl core::fmt::Display for Told<'_> {
             None => {}
         }
         if let Some(group) = &self.0.group {
-            write!(f, ", by group {} ({} ways)", group.name, group.buckets.len())?;
+            write!(
+                f,
+                ", by group {} ({} ways)",
+                group.name,
+                group.buckets.len()
+            )?;
         }
         if let Some(set) = &self.0.flood {
             let (ports, peers) = (set.ports.len(), set.peers.len());

@@ -88,7 +88,9 @@ impl Groups {
             return Ok(Self::default());
         }
         let Declared { groups, flood_sets } = serde_json::from_str(config).map_err(|e| {
-            format!("its `groups` and `flood-sets` cannot be read: {e}; see docs/plugins/actions.md")
+            format!(
+                "its `groups` and `flood-sets` cannot be read: {e}; see docs/plugins/actions.md"
+            )
         })?;
         for (what, count) in [("groups", groups.len()), ("flood-sets", flood_sets.len())] {
             if count > GROUPS_MAX {
@@ -290,14 +292,24 @@ mod tests {
 
     #[test]
     fn a_declaration_that_is_none_is_refused_with_its_place() {
-        let bucket = |bucket: &str| format!(r#"{{"groups": [{{"name": "a", "buckets": [{bucket}]}}]}}"#);
+        let bucket =
+            |bucket: &str| format!(r#"{{"groups": [{{"name": "a", "buckets": [{bucket}]}}]}}"#);
         for (config, said) in [
             (bucket("{}"), "at /groups/0/buckets/0: give one of"),
             (bucket(r#"{"port": 1, "drop": true}"#), "give one of"),
             (bucket(r#"{"port": 1, "vlan": 1}"#), "vlan"),
-            (bucket(&[r#"{"port": 1}"#; 65].join(",")), "it has 65 buckets"),
-            (r#"{"groups": [{"name": "a b", "buckets": []}]}"#.to_owned(), "a name has"),
-            (r#"{"flood-sets": [{"name": ""}]}"#.to_owned(), "at /flood-sets/0: a name has"),
+            (
+                bucket(&[r#"{"port": 1}"#; 65].join(",")),
+                "it has 65 buckets",
+            ),
+            (
+                r#"{"groups": [{"name": "a b", "buckets": []}]}"#.to_owned(),
+                "a name has",
+            ),
+            (
+                r#"{"flood-sets": [{"name": ""}]}"#.to_owned(),
+                "at /flood-sets/0: a name has",
+            ),
             (r#"{"flood-sets": 7}"#.to_owned(), "cannot be read"),
         ] {
             let error = of(&config).unwrap_err();
@@ -322,7 +334,10 @@ mod tests {
         };
         put.put_group(0, port(9)).unwrap();
         assert_eq!(put.group(0).unwrap().name.as_ref(), "made");
-        let none = Group { buckets: Vec::new(), ..port(9) };
+        let none = Group {
+            buckets: Vec::new(),
+            ..port(9)
+        };
         put.put_group(0, none).unwrap();
         assert_eq!(put.group(0), None);
         assert_eq!(declared.groups.len(), 1);
@@ -331,7 +346,11 @@ mod tests {
             put.put_flood_set(n, FloodSet::default()).unwrap();
         }
         put.put_group(255, port(2)).unwrap();
-        assert!(put.put_group(256, port(1)).unwrap_err().contains("256 groups"));
+        assert!(
+            put.put_group(256, port(1))
+                .unwrap_err()
+                .contains("256 groups")
+        );
         assert!(put.put_flood_set(256, FloodSet::default()).is_err());
     }
 }

@@ -283,7 +283,8 @@ impl Link {
         } = &mut *seat;
         let spare = spare.as_mut().filter(|_| !spare_breaker.is_open(now))?;
         let decided = self.place.allows(spare.instance.decide(question));
-        let decided = decided.and_then(|decision| self.finish(&spare.tolls, &spare.groups, decision));
+        let decided =
+            decided.and_then(|decision| self.finish(&spare.tolls, &spare.groups, decision));
         match decided {
             Ok(decision) => {
                 self.counters.fell_back.fetch_add(1, Ordering::Relaxed);

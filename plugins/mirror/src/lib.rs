@@ -76,8 +76,7 @@ impl Filter {
                 .net
                 .is_none_or(|net| key.src_ip_in(net) || key.dst_ip_in(net))
             && self.port.is_none_or(|port| {
-                key.l4_ok()
-                    && (key.src_port_in(port..=port) || key.dst_port_in(port..=port))
+                key.l4_ok() && (key.src_port_in(port..=port) || key.dst_port_in(port..=port))
             })
     }
 }
@@ -113,7 +112,10 @@ fn flow_hash(key: &Key<'_>) -> u32 {
         [end(key.src_ip(), from), end(key.dst_ip(), to)]
     } else {
         [key.src_mac(), key.dst_mac()].map(|mac| {
-            let bits = mac.octets().iter().fold(0, |all, &byte| all << 8 | u128::from(byte));
+            let bits = mac
+                .octets()
+                .iter()
+                .fold(0, |all, &byte| all << 8 | u128::from(byte));
             (bits, 0)
         })
     };

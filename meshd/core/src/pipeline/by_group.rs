@@ -30,7 +30,9 @@ impl Walk<'_> {
             if self.is_there(network, from, bucket) {
                 ways.push(bucket);
             } else {
-                self.step("group", || format!("{}: {bucket}: is not there", group.name));
+                self.step("group", || {
+                    format!("{}: {bucket}: is not there", group.name)
+                });
                 // It may come.
                 self.hold(self.now.plus_ms(UNKNOWN_MS));
             }
@@ -57,7 +59,9 @@ impl Walk<'_> {
     fn is_there(&self, network: &Network, from: Place, bucket: &Bucket) -> bool {
         match bucket.to {
             BucketTarget::Drop => true,
-            BucketTarget::Peer(handle) => network.members.iter().any(|node| node.handle() == handle),
+            BucketTarget::Peer(handle) => {
+                network.members.iter().any(|node| node.handle() == handle)
+            }
             BucketTarget::Port(port) => {
                 let there = network.ports.get(&port).is_some_and(|face| !face.service);
                 there && from != Place::Port(port)

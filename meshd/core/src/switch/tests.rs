@@ -936,7 +936,9 @@ fn a_mirror_gets_a_copy_of_what_is_forwarded_and_of_nothing_else() {
     let mut bench = Bench::new();
     bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
     let asked = bench.upcall(FROM_A, &ip(R, A));
-    bench.switch.set_plane(vni(), Some(Plane::default()), &mut bench.out);
+    bench
+        .switch
+        .set_plane(vni(), Some(Plane::default()), &mut bench.out);
     let told = ruling(&bench.answer(&asked, with_orders(mirrors.clone()))).unwrap();
     assert_eq!(told.action, Action::Forward([To::Peer(N8)].into()));
     let copies = [To::Port(PB), To::Peer(N9)].map(|to| Copied { to, bytes: 64 });
@@ -989,7 +991,10 @@ fn copies_of_members_leave_by_the_ports_that_take_them_and_by_none_where_none_do
     (second.port, second.mac) = (PortId(10), MacAddr([2, 0, 0, 0, 0, 0x78]));
     bench.switch.add_port(face, at(0), &mut bench.out).unwrap();
     assert_eq!(told(&mut bench), [monitor(&[PortId(9)], &[N8, N9])]);
-    bench.switch.add_port(second, at(0), &mut bench.out).unwrap();
+    bench
+        .switch
+        .add_port(second, at(0), &mut bench.out)
+        .unwrap();
     let both = [PortId(9), PortId(10)];
     assert_eq!(told(&mut bench), [monitor(&both, &[N8, N9])]);
     bench.switch.set_members(vni(), [N9].into(), &mut bench.out);
@@ -1747,7 +1752,15 @@ fn a_group_sends_each_flow_one_way_that_is_there_and_all_of_them_by_one_ruling()
         .switch
         .set_plane(vni(), Some(Plane::default()), &mut bench.out);
     bench.drain();
-    let frame = |port: u16| udp(X, A, [10, 0, 0, 11], [10, 0, 0, 100], 53, usize::from(port % 7))
+    let frame = |port: u16| {
+        udp(
+            X,
+            A,
+            [10, 0, 0, 11],
+            [10, 0, 0, 100],
+            53,
+            usize::from(port % 7),
+        )
         .into_iter()
         .enumerate()
         .map(|(at, byte)| match at {
@@ -1755,7 +1768,8 @@ fn a_group_sends_each_flow_one_way_that_is_there_and_all_of_them_by_one_ruling()
             35 => port as u8,
             _ => byte,
         })
-        .collect::<Vec<u8>>();
+        .collect::<Vec<u8>>()
+    };
     let asked = bench.upcall(FROM_A, &frame(0));
     let wide = |orders| Answer {
         mask: FlowMask::default(),
@@ -1767,8 +1781,16 @@ fn a_group_sends_each_flow_one_way_that_is_there_and_all_of_them_by_one_ruling()
     let ruled = ruling(&bench.answer(&egress, wide(Orders::default()))).unwrap();
     assert_eq!(ruled.obstacle, Some(Obstacle::Redirected));
     let until = ruled.cache.as_ref().unwrap().until;
-    assert_eq!(until, Some(at(crate::pipeline::UNKNOWN_MS)), "others may come");
-    assert_eq!(ruled.cache.as_ref().unwrap().mask.src_port, 0, "for all flows");
+    assert_eq!(
+        until,
+        Some(at(crate::pipeline::UNKNOWN_MS)),
+        "others may come"
+    );
+    assert_eq!(
+        ruled.cache.as_ref().unwrap().mask.src_port,
+        0,
+        "for all flows"
+    );
     let mut got = BTreeMap::new();
     for port in 0..1000 {
         let bytes = frame(port);
@@ -1782,10 +1804,7 @@ fn a_group_sends_each_flow_one_way_that_is_there_and_all_of_them_by_one_ruling()
         };
         *got.entry((to.to_vec(), *mac)).or_insert(0) += 1;
     }
-    let wanted = [
-        (vec![To::Port(PB)], B),
-        (vec![To::Peer(N8)], R),
-    ];
+    let wanted = [(vec![To::Port(PB)], B), (vec![To::Peer(N8)], R)];
     assert_eq!(got.keys().cloned().collect::<Vec<_>>(), wanted);
     assert!(got.values().all(|n| *n > 400), "{got:?}");
 }
@@ -1819,7 +1838,11 @@ fn a_failover_takes_the_first_way_that_is_there_and_a_refusal_of_one_arm_is_no_o
     let arms = ruled.select.unwrap();
     let fates: Vec<&Action> = arms.iter().map(|arm| &arm.ruling.action).collect();
     let refused = Action::Drop(DropReason::Policy);
-    assert_eq!(fates, [&refused, &refused], "B refuses, and one leads nowhere");
+    assert_eq!(
+        fates,
+        [&refused, &refused],
+        "B refuses, and one leads nowhere"
+    );
     bench.switch.set_policy(vni(), 3, at(0), &mut bench.out);
     bench.drain();
     let asked = bench.upcall(FROM_A, &ip(X, A));

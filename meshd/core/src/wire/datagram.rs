@@ -332,7 +332,11 @@ impl Reassembly {
         let Some(frame) = self.unfinished.get_mut(&id) else {
             return Pushed::Rejected;
         };
-        if frame.vni != vni || frame.copy != copy || frame.bytes.len() != total_len || !frame.put(begin, end, payload) {
+        if frame.vni != vni
+            || frame.copy != copy
+            || frame.bytes.len() != total_len
+            || !frame.put(begin, end, payload)
+        {
             return Pushed::Rejected;
         }
         if frame.have.first_key_value() != Some((&0, &total)) {

@@ -237,7 +237,11 @@ fn a_group_and_a_flood_set_are_those_of_the_config_or_of_run_time_and_others_are
     for what in ["group", "flood-set"] {
         let answer = attach(&of(what, 1));
         assert_eq!(answer.verdict, Verdict::Failed);
-        assert!(answer.why.contains("1, which its config does not declare"), "{}", answer.why);
+        assert!(
+            answer.why.contains("1, which its config does not declare"),
+            "{}",
+            answer.why
+        );
     }
     let made = Group {
         name: "made".into(),
@@ -247,13 +251,20 @@ fn a_group_and_a_flood_set_are_those_of_the_config_or_of_run_time_and_others_are
     let set = FloodSet::default();
     rulings.put_flood_set(&fixture, lan(), 1, set).unwrap();
     assert_eq!(&*attach(&of("group", 1)).orders.group.unwrap().name, "made");
-    assert_eq!(attach(&of("flood-set", 1)).orders.flood, Some(FloodSet::default()));
+    assert_eq!(
+        attach(&of("flood-set", 1)).orders.flood,
+        Some(FloodSet::default())
+    );
     let bad = r#"{"do":"nothing","on-port":1,"groups":[{"name":"a","buckets":[{}]}]}"#;
     let error = rulings
         .attach(&fixture, lan(), bad, Placement::default())
         .unwrap_err();
     assert!(error.to_string().contains("/groups/0/buckets/0"), "{error}");
-    assert!(rulings.put_group(&label("other"), lan(), 1, Group::clone(&group)).is_err());
+    assert!(
+        rulings
+            .put_group(&label("other"), lan(), 1, Group::clone(&group))
+            .is_err()
+    );
 }
 
 #[test]
