@@ -30,6 +30,7 @@ pub use chain::{Asked, Said};
 pub use error::{
     AttachError, DetachError, InstallError, RemoveError, RollbackError, ShadowError, StartError,
 };
+pub(crate) use groups::{Kept, PutChange};
 pub(crate) use link::Link;
 pub use meshd_plugin_host::{Capability, FailMode, Stage};
 pub use place::Placement;
@@ -44,10 +45,9 @@ use crate::store::Store;
 use arc_swap::ArcSwap;
 use chain::Chains;
 use checker::{Caught, Checker};
-use meshd_core::group::Group;
 use meshd_core::ident::{Epoch, Label, QueryId, Vni};
 use meshd_core::node::{Input, Question};
-use meshd_core::policy::{Answer, FloodSet};
+use meshd_core::policy::Answer;
 use meshd_core::steering::SteerQuestion;
 use meshd_plugin_host::{Engine, Limits};
 use registry::Registry;
@@ -201,49 +201,11 @@ impl Rulings {
     /// attached, whatever its config and code. What it answered is taken back by [`Command::PolicyInvalidate`] with that number.
     ///
     /// [`Command::PolicyInvalidate`]: meshd_core::command::Command::PolicyInvalidate
-    #[must_use]
-    pub fn punt_box(&self, plugin: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
+    #[cfg(test)]
+    fn punt_box(&self, plugin: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
         let registry = self.registry();
         let lasting = registry.lasts(plugin, vni)?;
         Some(Arc::clone(&lasting.punts))
-    }
-
-    /// Makes or changes a group of an attachment, before the one that its config declares under that number; one without
-    /// ways goes away. It lasts as long as the attachment. [`Command::PolicyInvalidate`] is due after it.
-    ///
-    /// [`Command::PolicyInvalidate`]: meshd_core::command::Command::PolicyInvalidate
-    ///
-    /// # Errors
-    /// It is not attached there, or there are too many groups or ways, in words.
-    pub fn put_group(
-        &self,
-        plugin: &Label,
-        vni: Vni,
-        number: u32,
-        group: Group,
-    ) -> Result<(), String> {
-        self.put(plugin, vni)?.put_group(number, group)
-    }
-
-    /// Makes or changes a named flood set of an attachment; an empty one floods to nobody. As [`Rulings::put_group`].
-    ///
-    /// # Errors
-    /// As of [`Rulings::put_group`].
-    pub fn put_flood_set(
-        &self,
-        plugin: &Label,
-        vni: Vni,
-        number: u32,
-        set: FloodSet,
-    ) -> Result<(), String> {
-        self.put(plugin, vni)?.put_flood_set(number, set)
-    }
-
-    fn put(&self, plugin: &Label, vni: Vni) -> Result<Arc<groups::Put>, String> {
-        let registry = self.registry();
-        let lasting = registry.lasts(plugin, vni);
-        let put = lasting.map(|lasting| Arc::clone(&lasting.put));
-        put.ok_or_else(|| format!("plugin {plugin} is not attached to network {vni}"))
     }
 
     /// Who changes something and tells the node of it has its turn meanwhile, so that the node hears of changes in their order.

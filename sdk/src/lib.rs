@@ -69,8 +69,8 @@ pub use verdict::{
 /// What most plugins need. It shadows `core::mem::drop`.
 pub mod prelude {
     pub use crate::{
-        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, Group, IpKind, Key, Mac, MacMap,
-        Meter, Net, Peer, Policy, Verdict, accept, controller, drop, flood_set, next, policy, reject, steering,
-        to_group, to_peer, to_port,
+        Config, ConfigError, Controller, Ct, Direction, DstClass, Frag, Group, IpKind, Key, Mac,
+        MacMap, Meter, Net, Peer, Policy, Verdict, accept, controller, drop, flood_set, next,
+        policy, reject, steering, to_group, to_peer, to_port,
     };
 }

@@ -21,6 +21,7 @@ mod convert;
 mod engine;
 mod facts;
 mod fault;
+pub mod groups;
 mod instance;
 mod load;
 mod manifest;

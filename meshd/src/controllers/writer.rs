@@ -12,9 +12,10 @@
 //! nobody asks.
 
 use super::{Outcome, Shared};
-use crate::rulings::Link;
+use crate::rulings::{Kept, Link, PutChange};
 use meshd_core::ident::Vni;
 use meshd_plugin_host::contract::flows::{Change, FlowError, RuleStats};
+use meshd_plugin_host::groups;
 use meshd_plugin_host::{FactChange, Facts, Instance, Rule, Rules};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ struct Prepared {
     facts: Facts,
     changes: Vec<FactChange>,
     rules: Rules,
+    /// Groups and flood sets, if any were among the changes.
+    put: Option<Kept>,
     standby: Option<Instance>,
     /// Answers that are void: those with these tags, or all of the attachment.
     void: Void,
@@ -104,9 +107,13 @@ impl Writer {
             facts,
             changes,
             rules,
+            put,
             standby,
             void,
         } = prepared;
+        if let Some(put) = put {
+            link.put().publish(put);
+        }
         let old = link.publish(standby, &facts, &rules);
         self.standby = old.and_then(|mut old| {
             let taken = old.update(&facts, &changes, generation);
@@ -139,7 +146,7 @@ impl Writer {
             )));
         }
         let mut rules: Vec<Rule> = self.rules.iter().cloned().collect();
-        let mut facts = Vec::new();
+        let (mut facts, mut puts) = (Vec::new(), Vec::new());
         let (mut tags, mut ruled, mut all) = (BTreeSet::new(), false, false);
         for (at, change) in changes.into_iter().enumerate() {
             let bad = |why: &dyn core::fmt::Display| FlowError::Bad(format!("change {at}: {why}"));
@@ -181,9 +188,14 @@ impl Writer {
                     ruled = true;
                     rules.retain(|rule| !rule.has_tag(tag));
                 }
-                Change::PutGroup(_) => return Err(bad(&"this host has no groups yet")),
-                Change::PutFloodSet(_) => {
-                    return Err(bad(&"this host has no named flood sets yet"));
+                Change::PutGroup(made) => {
+                    let name = format!("{}/{}", link.name(), made.id);
+                    let group = groups::group(&name, &made).map_err(|e| bad(&e))?;
+                    puts.push(PutChange::Group(made.id, group));
+                }
+                Change::PutFloodSet((number, members)) => {
+                    let set = groups::flood_set(&members);
+                    puts.push(PutChange::FloodSet(number, set));
                 }
             }
         }
@@ -203,8 +215,12 @@ impl Writer {
                 standby
             }
         };
-        // A rule bears on answers that were given before there was one, whatever their tags.
-        let void = match all || ruled || tags.is_empty() {
+        let put = match puts.is_empty() {
+            true => None,
+            false => Some(link.put().prepare(puts).map_err(FlowError::Full)?),
+        };
+        // A rule or a group bears on answers that were given before there was one, whatever their tags.
+        let void = match all || ruled || put.is_some() || tags.is_empty() {
             true => Void::All,
             false => Void::Tags(tags),
         };
@@ -212,6 +228,7 @@ impl Writer {
             facts: new,
             changes: facts,
             rules: Rules::of(rules),
+            put,
             standby,
             void,
         })

@@ -17,7 +17,7 @@ use meshd_core::policy::FloodSet;
 use meshd_plugin_host::{Decision, Fault};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Groups, and flood sets, of one attachment, by config and at run time each.
 const GROUPS_MAX: usize = 256;
@@ -208,16 +208,25 @@ impl BucketDeclaration {
 
 /// Groups and flood sets that were put at run time; they last as long as the attachment.
 #[derive(Debug, Default)]
-pub(super) struct Put(Mutex<Kept>);
+pub(crate) struct Put(Mutex<Kept>);
 
-#[derive(Debug, Default)]
-struct Kept {
+/// What is put at run time.
+pub(crate) enum PutChange {
+    /// Makes or changes a group; one without ways goes away, and what the config declares under that number stands again.
+    Group(u32, Group),
+    /// Makes or changes a flood set; an empty one floods to nobody.
+    FloodSet(u32, FloodSet),
+}
+
+/// All that is put.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
     groups: BTreeMap<u32, Arc<Group>>,
     sets: BTreeMap<u32, FloodSet>,
 }
 
 impl Put {
-    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -229,30 +238,35 @@ impl Put {
         self.kept().sets.get(&number).cloned()
     }
 
-    /// Makes or changes a group; one without ways goes away, and what the config declares under that number stands again.
-    pub(super) fn put_group(&self, number: u32, group: Group) -> Result<(), String> {
-        check_group(&group)?;
-        let mut kept = self.kept();
-        if group.buckets.is_empty() {
-            kept.groups.remove(&number);
-            return Ok(());
+    /// All of these on top of what is there, or nothing; it holds once it is published.
+    pub(crate) fn prepare(&self, changes: Vec<PutChange>) -> Result<Kept, String> {
+        let mut kept = self.kept().clone();
+        for change in changes {
+            match change {
+                PutChange::Group(number, group) if group.buckets.is_empty() => {
+                    kept.groups.remove(&number);
+                }
+                PutChange::Group(number, group) => {
+                    check_group(&group).map_err(|why| format!("group {number}: {why}"))?;
+                    kept.groups.insert(number, Arc::new(group));
+                }
+                PutChange::FloodSet(number, set) => {
+                    check_set(&set).map_err(|why| format!("flood set {number}: {why}"))?;
+                    kept.sets.insert(number, set);
+                }
+            }
         }
-        if kept.groups.len() >= GROUPS_MAX && !kept.groups.contains_key(&number) {
-            return Err(format!("there are {GROUPS_MAX} groups already"));
+        if kept.groups.len() > GROUPS_MAX || kept.sets.len() > GROUPS_MAX {
+            return Err(format!(
+                "there may be {GROUPS_MAX} groups and {GROUPS_MAX} flood sets"
+            ));
         }
-        kept.groups.insert(number, Arc::new(group));
-        Ok(())
+        Ok(kept)
     }
 
-    /// Makes or changes a flood set; an empty one floods to nobody.
-    pub(super) fn put_flood_set(&self, number: u32, set: FloodSet) -> Result<(), String> {
-        check_set(&set)?;
-        let mut kept = self.kept();
-        if kept.sets.len() >= GROUPS_MAX && !kept.sets.contains_key(&number) {
-            return Err(format!("there are {GROUPS_MAX} flood sets already"));
-        }
-        kept.sets.insert(number, set);
-        Ok(())
+    /// What was prepared holds. One controller writes, so nothing came between.
+    pub(crate) fn publish(&self, kept: Kept) {
+        *self.kept() = kept;
     }
 }
 
@@ -332,25 +346,23 @@ mod tests {
                 edits: Vec::new(),
             }],
         };
-        put.put_group(0, port(9)).unwrap();
+        let write = |changes: Vec<PutChange>| put.prepare(changes).map(|kept| put.publish(kept));
+        write(vec![PutChange::Group(0, port(9))]).unwrap();
         assert_eq!(put.group(0).unwrap().name.as_ref(), "made");
         let none = Group {
             buckets: Vec::new(),
             ..port(9)
         };
-        put.put_group(0, none).unwrap();
+        write(vec![PutChange::Group(0, none)]).unwrap();
         assert_eq!(put.group(0), None);
         assert_eq!(declared.groups.len(), 1);
-        for n in 0..256 {
-            put.put_group(n, port(1)).unwrap();
-            put.put_flood_set(n, FloodSet::default()).unwrap();
-        }
-        put.put_group(255, port(2)).unwrap();
-        assert!(
-            put.put_group(256, port(1))
-                .unwrap_err()
-                .contains("256 groups")
-        );
-        assert!(put.put_flood_set(256, FloodSet::default()).is_err());
+        let set = |n| PutChange::FloodSet(n, FloodSet::default());
+        write((0..256).map(set).collect()).unwrap();
+        let many = (0..257).map(|n| PutChange::Group(n, port(1))).collect();
+        assert!(write(many).unwrap_err().contains("256 groups"));
+        assert_eq!(put.group(0), None, "all or nothing");
+        assert!(write(vec![set(256)]).is_err());
+        write(vec![set(255), PutChange::Group(9, port(1))]).unwrap();
+        assert!(put.group(9).is_some());
     }
 }

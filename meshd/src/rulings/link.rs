@@ -300,7 +300,7 @@ impl Link {
         }
     }
 
-    pub(super) fn name(&self) -> &Label {
+    pub(crate) fn name(&self) -> &Label {
         &self.name
     }
 
@@ -312,6 +312,11 @@ impl Link {
     /// Its number, and where frames for its controller go.
     pub(crate) fn punts(&self) -> &Arc<PuntBox> {
         &self.lasting.punts
+    }
+
+    /// Groups and flood sets that its controller made.
+    pub(crate) fn put(&self) -> &Put {
+        &self.lasting.put
     }
 
     pub(super) fn counters(&self) -> &Arc<Counters> {

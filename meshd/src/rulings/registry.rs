@@ -256,6 +256,7 @@ impl Registry {
     }
 
     /// What lasts of an attachment, if there is one.
+    #[cfg(test)]
     pub(super) fn lasts(&self, name: &Label, vni: Vni) -> Option<&Lasting> {
         self.lasting.get(&(name.clone(), vni))
     }

@@ -3,8 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use meshd_core::group::Group;
-use meshd_core::policy::{FloodSet, Punt};
+use meshd_core::policy::Punt;
 
 fn at(stage: Stage, order: u16) -> Placement {
     Placement {
@@ -219,7 +218,7 @@ fn a_guard_stands_where_it_is_made_for_or_later_and_not_among_observers() {
 }
 
 #[test]
-fn a_group_and_a_flood_set_are_those_of_the_config_or_of_run_time_and_others_are_a_fault() {
+fn a_group_and_a_flood_set_are_those_of_the_config_and_others_are_a_fault() {
     let (_dir, rulings, _seen) = with(&["fixture"]);
     let fixture = label("fixture");
     let attach = |config: &str| {
@@ -243,28 +242,11 @@ fn a_group_and_a_flood_set_are_those_of_the_config_or_of_run_time_and_others_are
             answer.why
         );
     }
-    let made = Group {
-        name: "made".into(),
-        ..Group::clone(&group)
-    };
-    rulings.put_group(&fixture, lan(), 1, made).unwrap();
-    let set = FloodSet::default();
-    rulings.put_flood_set(&fixture, lan(), 1, set).unwrap();
-    assert_eq!(&*attach(&of("group", 1)).orders.group.unwrap().name, "made");
-    assert_eq!(
-        attach(&of("flood-set", 1)).orders.flood,
-        Some(FloodSet::default())
-    );
     let bad = r#"{"do":"nothing","on-port":1,"groups":[{"name":"a","buckets":[{}]}]}"#;
     let error = rulings
         .attach(&fixture, lan(), bad, Placement::default())
         .unwrap_err();
     assert!(error.to_string().contains("/groups/0/buckets/0"), "{error}");
-    assert!(
-        rulings
-            .put_group(&label("other"), lan(), 1, Group::clone(&group))
-            .is_err()
-    );
 }
 
 #[test]
