@@ -40,7 +40,7 @@ pub use shelf::ShelfError;
 
 use crate::compiler::{Compiler, Loader, Trust};
 use crate::controllers::{House, Surroundings};
-use crate::punts::{PuntBox, Punts};
+use crate::punts::Punts;
 use crate::store::Store;
 use arc_swap::ArcSwap;
 use chain::Chains;
@@ -197,12 +197,12 @@ impl Rulings {
         self.0.punts.clone()
     }
 
-    /// The number of an attachment, and where frames for its controller come: [`PuntBox::listen`]. The same as long as it is
+    /// The number of an attachment, and where frames for its controller come: [`PuntBox::listen`](crate::punts::PuntBox::listen). The same as long as it is
     /// attached, whatever its config and code. What it answered is taken back by [`Command::PolicyInvalidate`] with that number.
     ///
     /// [`Command::PolicyInvalidate`]: meshd_core::command::Command::PolicyInvalidate
     #[cfg(test)]
-    fn punt_box(&self, plugin: &Label, vni: Vni) -> Option<Arc<PuntBox>> {
+    fn punt_box(&self, plugin: &Label, vni: Vni) -> Option<Arc<crate::punts::PuntBox>> {
         let registry = self.registry();
         let lasting = registry.lasts(plugin, vni)?;
         Some(Arc::clone(&lasting.punts))
