@@ -24,7 +24,7 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
-use crate::policy::{Answer, FloodSet, Mirror, MirrorTo, NamedPath, Orders, Punt, Redirect, Verdict};
+use crate::policy::{Answer, FloodSet, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict};
 use crate::ruling::{Action, Arm, Copied, DropReason, Output, PuntOrder};
 use crate::switch::PortFace;
 use crate::view::TraceStep;
@@ -308,22 +308,22 @@ impl<'a> Walk<'a> {
         };
         for Mirror { to: place, bytes } in std::mem::take(&mut self.mirrors) {
             let output = match place {
-                Redirect::Port(port) => {
+                MirrorPlace::Port(port) => {
                     let there = network.ports.get(&port).is_some_and(|face| !face.service);
                     let has = self.origin == Origin::Port(port) || to.contains(&Output::Port(port));
                     (there && !has).then_some(Output::Port(port))
                 }
-                Redirect::Peer(handle) => {
+                MirrorPlace::Peer(handle) => {
                     let node = network.members.iter().find(|node| node.handle() == handle);
                     node.map(|&node| Output::Peer(node))
                 }
             };
             let Some(output) = output else {
                 self.step("mirror", || match place {
-                    Redirect::Port(port) => {
+                    MirrorPlace::Port(port) => {
                         format!("port {port}: is not on the network, or has the frame anyway")
                     }
-                    Redirect::Peer(handle) => {
+                    MirrorPlace::Peer(handle) => {
                         format!("no peer on the network has the number {handle:#018x}")
                     }
                 });

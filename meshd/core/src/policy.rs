@@ -128,13 +128,23 @@ impl Punt {
     }
 }
 
-/// Where a copy goes.
+/// A copy of a frame as it leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mirror {
-    /// A port of this node; or a member, where it leaves by the port that takes copies there.
-    pub to: Redirect,
+    /// Where it goes.
+    pub to: MirrorPlace,
     /// So many bytes of the frame; 0: all.
     pub bytes: u16,
+}
+
+/// Where a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorPlace {
+    /// Out of a port of this node.
+    Port(PortId),
+    /// To a member, by its [`NodeId::handle`]: there it leaves by the ports that take copies.
+    Peer(u64),
 }
 
 /// Where a frame goes instead.
@@ -738,7 +748,7 @@ mod tests {
         let ports = |list: &[u32]| list.iter().map(|&n| PortId(n)).collect::<BTreeSet<_>>();
         let mirrors = |list: &[u32]| {
             let mirror = |port: &u32| Mirror {
-                to: Redirect::Port(PortId(*port)),
+                to: MirrorPlace::Port(PortId(*port)),
                 bytes: 0,
             };
             list.iter().map(mirror).collect::<BTreeSet<_>>()

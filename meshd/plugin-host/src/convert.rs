@@ -14,7 +14,7 @@ use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
 use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
 use meshd_core::policy::{
-    FloodSet, Mirror, MirrorTo, NamedPath, Orders, PathLost, Redirect,
+    FloodSet, Mirror, MirrorPlace, NamedPath, Orders, PathLost, Redirect,
 };
 
 /// Bytes of the shortest copy: an Ethernet header.
@@ -338,8 +338,8 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
         match action {
             Action::Mirror((to, bytes)) => {
                 let to = match to {
-                    MirrorTo::Port(port) => Redirect::Port(PortId(*port)),
-                    MirrorTo::Peer(peer) => Redirect::Peer(*peer),
+                    MirrorTo::Port(port) => MirrorPlace::Port(PortId(*port)),
+                    MirrorTo::Peer(peer) => MirrorPlace::Peer(*peer),
                     MirrorTo::Session(_) => return Err(Fault::Verdict {
                         what: "this host has no capture sessions: mirror to a port, or to a member"
                             .to_owned(),

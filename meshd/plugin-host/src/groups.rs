@@ -71,7 +71,7 @@ fn bucket(bucket: &flows::Bucket) -> Result<Bucket, String> {
         (_, Some(Redirect::Port(port))) => BucketTarget::Port(port),
         (_, Some(Redirect::Peer(peer))) => BucketTarget::Peer(peer),
         (Say::Next, None) => BucketTarget::Next,
-        (Say::Accept, None) => {
+        (_, Some(Redirect::Path(_))) | (Say::Accept, None) => {
             return Err("it leads to `next`, `port`, `peer` or `drop`".to_owned());
         }
     };

@@ -8,7 +8,7 @@ use meshd_core::conntrack::{CtState, Tracked};
 use meshd_core::edit::Edit;
 use meshd_core::flow::{Fields, FlowMask};
 use meshd_core::ident::PortId;
-use meshd_core::policy::{Mirror, Orders, Redirect};
+use meshd_core::policy::{Mirror, MirrorPlace, Orders, Redirect};
 use meshd_plugin_host::{
     ConfigureError, Digest, Engine, Fault, Instance, Limits, LoadError, MAX_COMPONENT, MAX_CONFIG,
     Plugin, Say, compatibility, precompile,
@@ -186,9 +186,9 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
         instance("fixture", &config).decide(&tcp_to(666))
     };
     for (config, to, bytes) in [
-        (r#""to":3"#, Redirect::Port(PortId(3)), 0),
-        (r#""to":3,"cut":64"#, Redirect::Port(PortId(3)), 64),
-        (r#""peer":7,"cut":14"#, Redirect::Peer(7), 14),
+        (r#""to":3"#, MirrorPlace::Port(PortId(3)), 0),
+        (r#""to":3,"cut":64"#, MirrorPlace::Port(PortId(3)), 64),
+        (r#""peer":7,"cut":14"#, MirrorPlace::Peer(7), 14),
     ] {
         let mirrors = mirror(config).unwrap().orders.mirrors;
         assert_eq!(mirrors, [Mirror { to, bytes }].into());

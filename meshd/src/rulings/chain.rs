@@ -16,7 +16,7 @@ use meshd_core::edit::EDITS_MAX;
 use meshd_core::flow::{FlowKey, FlowMask};
 use meshd_core::ident::{Label, Vni};
 use meshd_core::node::Question;
-use meshd_core::policy::{Answer, Orders, Part, Redirect, Verdict};
+use meshd_core::policy::{Answer, MirrorPlace, Orders, Part, Redirect, Verdict};
 use meshd_core::steering::{SteerAnswer, SteerQuestion};
 use meshd_plugin_host::{Decision, FailMode, Say, Stage};
 use std::borrow::Cow;
@@ -378,8 +378,8 @@ impl core::fmt::Display for Told<'_> {
             .mirrors
             .iter()
             .try_for_each(|mirror| match mirror.to {
-                Redirect::Port(port) => write!(f, ", a copy to port {port}"),
-                Redirect::Peer(peer) => write!(f, ", a copy to peer {peer:#018x}"),
+                MirrorPlace::Port(port) => write!(f, ", a copy to port {port}"),
+                MirrorPlace::Peer(peer) => write!(f, ", a copy to peer {peer:#018x}"),
             })
     }
 }

@@ -313,7 +313,7 @@ mod tests {
         }
         let (mut mirrors, mut meters) = (pass.clone(), pass.clone());
         mirrors.orders.mirrors.insert(meshd_core::policy::Mirror {
-            to: meshd_core::policy::Redirect::Port(meshd_core::ident::PortId(1)),
+            to: meshd_core::policy::MirrorPlace::Port(meshd_core::ident::PortId(1)),
             bytes: 0,
         });
         meters.meters.push(0);

@@ -10,7 +10,7 @@ use crate::flow::Fields;
 use crate::frame::tests::{arp, udp, v6};
 use crate::group::{Bucket, BucketTarget, Group, GroupKind};
 use crate::offload::Plane;
-use crate::policy::{FloodSet, Mirror, Orders, Part, Punt, Redirect, Verdict};
+use crate::policy::{FloodSet, Mirror, MirrorPlace, Orders, Part, Punt, Redirect, Verdict};
 use crate::ruling::{Copied, Output as To};
 use proptest::prelude::*;
 use std::net::Ipv6Addr;
@@ -923,11 +923,11 @@ fn policy_may_send_a_flow_elsewhere_and_only_to_places_that_are_on_the_network()
 fn a_mirror_gets_a_copy_of_what_is_forwarded_and_of_nothing_else() {
     let mirrors = Orders {
         mirrors: [
-            Redirect::Port(PB),
-            Redirect::Port(PA),
-            Redirect::Port(PortId(77)),
-            Redirect::Peer(N9.handle()),
-            Redirect::Peer(77),
+            MirrorPlace::Port(PB),
+            MirrorPlace::Port(PA),
+            MirrorPlace::Port(PortId(77)),
+            MirrorPlace::Peer(N9.handle()),
+            MirrorPlace::Peer(77),
         ]
         .map(|to| Mirror { to, bytes: 64 })
         .into(),
