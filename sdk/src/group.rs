@@ -52,3 +52,16 @@ pub struct Bucket {
     #[config(default = 1)]
     pub weight: u16,
 }
+
+/// Who gets a flood that a policy sends to [`flood_set`](crate::flood_set): the key `flood-sets` of a config is a list of these.
+#[derive(Clone, Debug, PartialEq, Eq, crate::Config)]
+pub struct FloodReceivers {
+    /// 1 to 32 letters, digits, `-`, `_` or `.`, for people.
+    pub name: String,
+    /// Ports of this node.
+    #[config(default = [])]
+    pub ports: Vec<u32>,
+    /// Members.
+    #[config(default = [])]
+    pub peers: Vec<Peer>,
+}

@@ -52,7 +52,7 @@ pub mod wit;
 
 pub use config::{Config, ConfigError};
 pub use controller::Controller;
-pub use group::{Bucket, Group, GroupKind};
+pub use group::{Bucket, FloodReceivers, Group, GroupKind};
 pub use key::{Ct, Direction, DstClass, Frag, IpKind, Key};
 pub use mac::{Mac, MacMap, ParseMacError};
 pub use meshd_sdk_macros::{Config, controller, policy, steering};

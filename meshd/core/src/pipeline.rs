@@ -24,7 +24,9 @@ use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
 use crate::neighbor::{Advice, Neighbors, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
-use crate::policy::{Answer, FloodSet, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict};
+use crate::policy::{
+    Answer, FloodSet, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict,
+};
 use crate::ruling::{Action, Arm, Copied, DropReason, Output, PuntOrder};
 use crate::switch::PortFace;
 use crate::view::TraceStep;

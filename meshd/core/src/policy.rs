@@ -148,7 +148,7 @@ pub enum MirrorPlace {
 }
 
 /// Where a frame goes instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Redirect {
     /// Out of a port of this node.

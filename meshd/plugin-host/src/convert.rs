@@ -13,9 +13,7 @@ use meshd_core::edit::{EDITS_MAX, Edit};
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
 use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
-use meshd_core::policy::{
-    FloodSet, Mirror, MirrorPlace, NamedPath, Orders, PathLost, Redirect,
-};
+use meshd_core::policy::{FloodSet, Mirror, MirrorPlace, NamedPath, Orders, PathLost, Redirect};
 
 /// Bytes of the shortest copy: an Ethernet header.
 const COPY_MIN: u16 = 14;

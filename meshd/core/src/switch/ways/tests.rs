@@ -60,6 +60,7 @@ impl Bench {
             foreign: None,
             since: Moment(0),
             router: false,
+            monitor: false,
         };
         switch.add_port(face, at(0), &mut out).unwrap();
         switch.set_members(vni(), BTreeSet::from([PEER]), &mut out);
