@@ -508,11 +508,11 @@ impl Link {
         let seat = self.seat();
         let spare = seat.spare.as_ref();
         let spare = spare.filter(|_| !seat.spare_breaker.is_open(now))?;
-        let (digest, tolls) = (spare.digest, spare.tolls.clone());
+        let (digest, tolls, groups) = (spare.digest, spare.tolls.clone(), spare.groups.clone());
         let mut instance = spare.instance.sibling();
         std::mem::drop(seat);
         let decided = self.place.allows(instance.decide(question)).ok()?;
-        let decision = self.finish(&tolls, decided).ok()?;
+        let decision = self.finish(&tolls, &groups, decided).ok()?;
         let manifest = instance.plugin().manifest().cloned();
         Some((digest, self.place.with_manifest(manifest), decision))
     }
