@@ -52,6 +52,7 @@ use meshd_core::steering::SteerQuestion;
 use meshd_plugin_host::{Engine, Limits};
 use registry::Registry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -72,6 +73,18 @@ pub struct Finding {
     pub vni: Vni,
     /// What does not hold.
     pub reason: String,
+}
+
+/// Whether what a config declares for the host (`meters`) can be had, for who has no daemon to ask.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn check_config(config: &str) -> Result<(), String> {
+    // Its name stands before those of its meters, and no name of a plugin is too long for that.
+    let Ok(any) = "plugin".parse() else {
+        return Ok(());
+    };
+    tolls::Tolls::of(&any, config, None).map(std::mem::drop)
 }
 
 /// Plugins, chains and the worker that asks them. Clones share them; the worker ends with the last one.
@@ -453,7 +466,11 @@ fn work(queue: &Receiver<Ask>, chains: &ArcSwap<Chains>, answers: &mpsc::Sender<
         question,
     }) = queue.recv()
     {
-        let answer = chains.load().answer(&question, Instant::now());
+        // A mistake of ours costs one answer, and not all that come after.
+        let asked = AssertUnwindSafe(|| chains.load().answer(&question, Instant::now()));
+        let answer = std::panic::catch_unwind(asked).unwrap_or_else(|_| {
+            chain::failed("the daemon failed within this question; its log says how".to_owned())
+        });
         if answers
             .blocking_send(Input::Answer {
                 query,

@@ -214,5 +214,8 @@ fn a_component_whose_types_are_others_than_the_contracts_is_refused_when_it_is_l
     let engine = Engine::new(Limits::default()).unwrap_or_else(|e| panic!("{e}"));
     let refused = Plugin::load(&engine, &other).err();
     let text = refused.map(|e| e.to_string()).unwrap_or_default();
-    assert!(text.contains("meshd:policy/decide") && text.contains("set-ct-mark"), "{text}");
+    assert!(
+        text.contains("meshd:policy/decide") && text.contains("set-ct-mark"),
+        "{text}"
+    );
 }

@@ -35,6 +35,20 @@ pub struct Built {
     pub component: Vec<u8>,
 }
 
+impl Built {
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self) -> Result<()> {
+        if let Some(parent) = self.path.parent() {
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        write(&self.path, &self.component)
+    }
+}
+
 impl Project {
     /// Reads what cargo says about `folder`.
     ///
@@ -142,7 +156,8 @@ impl Project {
         &self.folder
     }
 
-    /// Builds the component and writes it to `out`, or into the target folder.
+    /// Builds the component, for `out` or the target folder. Nothing is written there yet: what is there stays until somebody
+    /// has looked at the new one.
     ///
     /// # Errors
     /// If it does not build, or is no policy.
@@ -187,11 +202,6 @@ impl Project {
                 .join("plugins")
                 .join(format!("{}.wasm", self.name)),
         };
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)
-                .with_context(|| format!("cannot make {}", parent.display()))?;
-        }
-        write(&path, &component)?;
         Ok(Built { path, component })
     }
 

@@ -14,6 +14,7 @@ use super::values::{self, show_path};
 use super::{Failure, Printed, show};
 use crate::bounded;
 use crate::compiler::{Compiler, Loader};
+use crate::rulings::check_config;
 use meshd_core::command::RefusalCode;
 use meshd_plugin_host::{
     Digest, Engine, Instance, Limits, MAX_COMPONENT, Manifest, Plugin, Schema, WIT, World,
@@ -104,6 +105,14 @@ fn load(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
         .map_err(|e| invalid(file, &e))
 }
 
+/// What the daemon would take it with.
+fn start(file: &Path, plugin: &Plugin, config: &str) -> Result<Instance, Failure> {
+    let hint = "give its config by --config JSON or --config @FILE";
+    let instance = Instance::new(plugin, config, 1).map_err(|e| invalid(file, &e).hint(hint))?;
+    check_config(config).map_err(|reason| invalid(file, &reason).hint(hint))?;
+    Ok(instance)
+}
+
 /// A policy: what is asked about frames.
 fn load_policy(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
     let plugin = load(file, wasm)?;
@@ -127,7 +136,7 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
     let plugin = load(file, &wasm)?;
     let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Some(config) = &config {
-        Instance::new(&plugin, config, 1).map_err(|e| invalid(file, &e))?;
+        start(file, &plugin, config)?;
     }
     let digest = Digest::of(&wasm).to_string();
     let shape = plugin.shape();

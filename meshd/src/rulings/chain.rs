@@ -12,7 +12,7 @@
 use super::link::Link;
 use super::place::Place;
 use meshd_core::dues::DUES_MAX;
-use meshd_core::edit::EDITS_MAX;
+use meshd_core::edit::{EDITS_MAX, Edit};
 use meshd_core::flow::{FlowKey, FlowMask};
 use meshd_core::ident::{Label, Vni};
 use meshd_core::node::Question;
@@ -154,12 +154,22 @@ fn walk(
     let mut out = passed(String::new());
     let mut question = Cow::Borrowed(question);
     let mut accepted = None;
+    // A key has two tags, and not the priority of the inner one: what a pop brings out is not known.
+    let mut blind = false;
     for link in links {
         let (name, place) = (link.name(), link.place());
         let mut spare = None;
         if accepted == Some(place.stage) {
             seen(&mut asked, link, &question, Said::Skipped);
             continue;
+        }
+        if blind {
+            out.verdict = Verdict::Failed;
+            out.cacheable = false;
+            out.why = format!(
+                "{name} cannot be asked: one before it took a tag off that has others behind it; put it last in the chain"
+            );
+            return decided(asked, out);
         }
         // What is asked for people leaves nothing behind.
         let looked = asked.is_some();
@@ -246,6 +256,7 @@ fn walk(
         }
         // Later links see the frame as it will be.
         for edit in &decision.orders.edits {
+            blind |= *edit == Edit::PopVlan && question.key.inner_vlan != 0;
             edit.rekey(&mut question.to_mut().key);
             out.mask.fields = out.mask.fields.with(edit.needs());
         }

@@ -3,10 +3,10 @@
 use super::super::args::Common;
 use super::super::values::{self, show_path};
 use super::super::{Failure, Printed, show};
-use super::{component, invalid, load_policy, make};
+use super::{component, invalid, load_policy, make, start};
 use crate::bounded;
 use meshd_core::ident::escape;
-use meshd_plugin_host::{ConfigureError, Instance, Plugin};
+use meshd_plugin_host::ConfigureError;
 use meshd_workbench::{
     Entry, Figures, MAX_RECORDING, Names, Recording, Replay, Trial, bench as measure, difference,
     question, replay as rerun, trace, traffic, trial,
@@ -42,10 +42,6 @@ fn text(path: &Path) -> Result<String, Failure> {
 
 fn given(config: Option<&OsString>) -> Result<Option<String>, Failure> {
     config.map(values::config).transpose().map_err(Failure::new)
-}
-
-fn start(file: &Path, plugin: &Plugin, config: &str) -> Result<Instance, Failure> {
-    Instance::new(plugin, config, 1).map_err(|e| configure(file, &e))
 }
 
 fn configure(file: &Path, error: &ConfigureError) -> Failure {

@@ -60,7 +60,7 @@ pub(super) fn build(
     out: Option<&Path>,
     manifest: Option<&Path>,
 ) -> Result<Printed, Failure> {
-    let (path, component) = match from.is_file() {
+    let built = match from.is_file() {
         true => of_module(from, out, manifest)?,
         false => {
             if manifest.is_some() {
@@ -70,12 +70,13 @@ pub(super) fn build(
             }
             let project = Project::open(from).map_err(|e| invalid(&e))?;
             let toolchain = Toolchain::find(Missing::Say).map_err(|e| invalid(&e))?;
-            let built = project.build(&toolchain, out).map_err(|e| invalid(&e))?;
-            (built.path, built.component)
+            project.build(&toolchain, out).map_err(|e| invalid(&e))?
         }
     };
-    // What would be refused at install is not said to be made.
-    load(&path, &component)?;
+    // What would be refused at install takes no place of what was there.
+    load(&built.path, &built.component)?;
+    built.write().map_err(|e| invalid(&e))?;
+    let Built { path, component } = built;
     let digest = Digest::of(&component).to_string();
     if common.json {
         return Printed::text(show::json(&json!({
@@ -91,11 +92,7 @@ pub(super) fn build(
     ))
 }
 
-fn of_module(
-    from: &Path,
-    out: Option<&Path>,
-    manifest: Option<&Path>,
-) -> Result<(PathBuf, Vec<u8>), Failure> {
+fn of_module(from: &Path, out: Option<&Path>, manifest: Option<&Path>) -> Result<Built, Failure> {
     let read = |path: &Path, max| {
         bounded::file(path, max).map_err(|e| Failure::new(format!("read {}: {e}", show_path(path))))
     };
@@ -104,9 +101,10 @@ fn of_module(
     let manifest = manifest.map(|path| read(path, MAX_MANIFEST)).transpose()?;
     let component = component(&module, manifest.as_deref())
         .map_err(|e| invalid(&e.context(format!("{} is no policy", show_path(from)))))?;
-    std::fs::write(out, &component)
-        .map_err(|e| Failure::new(format!("write {}: {e}", show_path(out))))?;
-    Ok((out.to_owned(), component))
+    Ok(Built {
+        path: out.to_owned(),
+        component,
+    })
 }
 
 /// Of a project: its own tests, and then its component.
@@ -115,5 +113,6 @@ pub(super) fn test_and_build(folder: &Path) -> Result<(Project, Built), Failure>
     let toolchain = Toolchain::find(Missing::Say).map_err(|e| invalid(&e))?;
     project.test().map_err(|e| invalid(&e))?;
     let built = project.build(&toolchain, None).map_err(|e| invalid(&e))?;
+    built.write().map_err(|e| invalid(&e))?;
     Ok((project, built))
 }
