@@ -214,6 +214,8 @@ pub struct Steering {
     named: BTreeMap<(NodeId, WayId), bool>,
     questions: BTreeMap<QueryId, (SteerKey, Moment)>,
     next_query: QueryId,
+    /// Somebody may have to be asked: most inputs are about something else.
+    due: bool,
 }
 
 impl Steering {
@@ -282,6 +284,7 @@ impl Steering {
             let changed = open(&now) != open(&peer.kernel);
             peer.kernel = now;
             if changed {
+                self.due = true;
                 let steered = self.steered.iter_mut();
                 steered
                     .filter(|(key, _)| key.node == node)
@@ -328,6 +331,7 @@ impl Steering {
         peer.settle();
         let ranked = peer.ranked();
         peer.choice.set(&Order::of(ranked.clone()));
+        self.due = true;
         for (_, steered) in self.steered.iter_mut().filter(|(key, _)| key.node == node) {
             steered.choice.set(&order(steered.said.as_ref(), &ranked));
             steered.again = true;
@@ -363,6 +367,7 @@ impl Steering {
         if !self.plugins.contains_key(&key.vni) {
             return Some(Arc::clone(&peer.choice));
         }
+        self.due = true;
         if let Some(steered) = self.steered.get(&key) {
             return Some(Arc::clone(&steered.choice));
         }
@@ -451,8 +456,12 @@ impl Steering {
                 steered.asked = None;
             }
         }
+        if !std::mem::take(&mut self.due) {
+            return;
+        }
         for (&key, steered) in &mut self.steered {
             if self.questions.len() >= QUESTIONS_MAX {
+                self.due = true;
                 break;
             }
             // What no ruling holds needs no answer.
@@ -496,6 +505,7 @@ impl Steering {
             return false;
         }
         steered.asked = None;
+        self.due |= steered.again;
         let Some(answer) = answer else {
             return false;
         };

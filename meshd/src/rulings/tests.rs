@@ -4,6 +4,7 @@
 mod chains;
 mod controlled;
 mod shadows;
+mod steering;
 mod versions;
 
 use super::*;

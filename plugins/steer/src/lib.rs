@@ -33,10 +33,17 @@ struct Steer {
     /// A way that takes more than this of what it could is busy, in percent.
     #[config(default = 80)]
     busy: u8,
+    /// So is one whose round trip is longer by more than this than it was at its best, in ms: something waits there, whoever sent
+    /// it. 0: that does not count.
+    #[config(default = 50)]
+    queue_ms: u32,
     #[config(skip)]
     rest: Class,
     #[config(skip)]
     memory: BTreeMap<Place, Trouble>,
+    /// The shortest round trip of each way of a member, in us.
+    #[config(skip)]
+    shortest: BTreeMap<(u64, u32), u32>,
 }
 
 /// Traffic with these code points.
@@ -130,9 +137,33 @@ impl Steer {
         avail > 0 && u64::from(used) * 100 > u64::from(avail) * u64::from(self.busy)
     }
 
+    /// Does something wait in front of it?
+    fn is_queued(&self, way: &LinkStats) -> bool {
+        let shortest = self.shortest.get(&(way.peer, way.path));
+        let shortest = shortest.copied().unwrap_or(way.rtt_us);
+        let most = self.queue_ms.saturating_mul(1000);
+        most > 0 && way.rtt_us.saturating_sub(shortest) > most
+    }
+
+    /// Notes the shortest round trips; what is down may come back by another road.
+    fn measure(&mut self, candidates: &[LinkStats]) {
+        if self.shortest.len() > MEMORY_MAX {
+            self.shortest.clear();
+        }
+        for way in candidates {
+            if !way.up {
+                self.shortest.remove(&(way.peer, way.path));
+            } else if way.rtt_us > 0 {
+                let shortest = self.shortest.entry((way.peer, way.path));
+                let shortest = shortest.or_insert(way.rtt_us);
+                *shortest = way.rtt_us.min(*shortest);
+            }
+        }
+    }
+
     fn is_troubled(&self, class: &Class, way: &LinkStats) -> bool {
         let over = |value: u32, most: u32| most > 0 && value > most;
-        let busy = self.is_busy(way.used_kbps, way.avail_kbps);
+        let busy = self.is_busy(way.used_kbps, way.avail_kbps) || self.is_queued(way);
         // What bulk loses on a full way it makes itself.
         over(way.rtt_us, class.max_rtt_ms.saturating_mul(1000))
             || (over(way.loss_ppm, class.max_loss_ppm) && !(class.bulk && busy))
@@ -170,6 +201,7 @@ impl Steering for Steer {
 
     fn choose(&mut self, key: &SteerKey, candidates: &[LinkStats], current: &[u32]) -> Choice {
         let (number, class) = self.class(key.dscp);
+        self.measure(candidates);
         if self.memory.len() > MEMORY_MAX {
             self.memory.clear();
         }

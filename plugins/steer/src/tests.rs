@@ -11,7 +11,9 @@ fn steer() -> Steer {
         classes: Vec::new(),
         busy: 80,
         rest: Class::default(),
+        queue_ms: 50,
         memory: BTreeMap::new(),
+        shortest: BTreeMap::new(),
     }
 }
 
@@ -47,6 +49,19 @@ fn voice_leaves_a_busy_way_within_a_second_and_stays_away() {
     assert_eq!(sim.first(VOICE), "dsl");
     sim.run(120_000);
     assert_eq!(sim.moves.get(&VOICE), Some(&1));
+}
+
+#[test]
+fn a_way_that_others_fill_is_left_within_a_second() {
+    let mut sim = ways();
+    sim.load(REST, 500);
+    sim.run(2_000);
+    // Not a packet more of ours, and yet it takes 120 ms more.
+    sim.ways[0].rtt_us = 130_000;
+    sim.run(1_000);
+    assert_eq!(sim.first(REST), "dsl");
+    sim.run(60_000);
+    assert_eq!(sim.moves.get(&REST), Some(&1));
 }
 
 #[test]

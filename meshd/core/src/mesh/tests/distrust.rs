@@ -271,3 +271,106 @@ fn a_node_that_comes_back_with_its_clock_set_back_is_taken_at_once() {
     assert_ne!(old, session);
     assert_eq!(world.mesh(other).session_of(id(dialer)), Some(session));
 }
+
+/// What node 1 does about something on the socket of its first link.
+fn on_link(world: &mut World, session: u64, key: NodeId, said: Option<Message>) -> Vec<Output> {
+    let session = SessionId(session);
+    let (now, mut out) = (world.now(), Outbox::default());
+    let mesh = world.nodes.get_mut(&1).unwrap();
+    let connected = SessionEvent::LinkConnected {
+        session,
+        key,
+        way: crate::steering::WayId::link(0).unwrap(),
+        remote: address(9),
+        dialed: false,
+    };
+    mesh.session(connected, now, &mut out);
+    if let Some(said) = said {
+        mesh.message(session, said, now, &mut out);
+    }
+    core::iter::from_fn(|| out.pop()).collect()
+}
+
+#[test]
+fn a_link_is_believed_no_more_than_a_session_is() {
+    let mut world = lab(3);
+    let hello = |of: u64| {
+        Message::Hello(Hello {
+            version: VERSION,
+            mesh: keys(1).mesh(),
+            membership: statement(of, Role::Admin),
+            dialed: 0,
+        })
+    };
+    let proven = |acts: &[Output]| {
+        let mut acts = acts.iter();
+        acts.any(|act| matches!(act, Output::LinkProven { .. }))
+    };
+    let hung_up = |acts: &[Output]| acts.iter().any(|act| matches!(act, Output::Hangup { .. }));
+    let strange = [
+        hello(3),
+        Message::Summary(1),
+        Message::Records(vec![statement(2, Role::Admin)]),
+        Message::Swim(vec![1, 2, 3]),
+    ];
+    for (at, message) in (0..).zip(strange) {
+        let acts = on_link(&mut world, 7_000 + at, id(2), Some(message));
+        assert!(hung_up(&acts) && !proven(&acts), "{at}: {acts:?}");
+    }
+    let acts = on_link(&mut world, 7_100, id(2), Some(hello(2)));
+    assert!(proven(&acts) && !hung_up(&acts), "{acts:?}");
+    // One that says nothing hears nothing, and goes after three seconds.
+    let acts = on_link(&mut world, 7_200, id(3), None);
+    assert!(acts.is_empty(), "{acts:?}");
+    let (mut later, mut out) = (world.now(), Outbox::default());
+    later.moment = later.moment.plus_ms(3_100);
+    let mesh = world.nodes.get_mut(&1).unwrap();
+    mesh.handle_timeout(later, &mut out);
+    let acts: Vec<Output> = core::iter::from_fn(|| out.pop()).collect();
+    let gone = |act: &Output| {
+        matches!(
+            act,
+            Output::Hangup {
+                session: SessionId(7_200),
+                ..
+            }
+        )
+    };
+    assert!(acts.iter().any(gone), "{acts:?}");
+}
+
+#[test]
+fn strangers_on_links_are_bounded_and_a_newer_link_takes_the_place_of_the_old_one() {
+    let mut world = lab(2);
+    let ended = |acts: &[Output]| {
+        let acts = acts.iter();
+        acts.filter(|act| matches!(act, Output::Hangup { .. }))
+            .count()
+    };
+    let count: usize = (0..100)
+        .map(|n| ended(&on_link(&mut world, 8_000 + n, NodeId([9; 32]), None)))
+        .sum();
+    assert_eq!(count, 100 - 64);
+    let hello = || {
+        Some(Message::Hello(Hello {
+            version: VERSION,
+            mesh: keys(1).mesh(),
+            membership: statement(2, Role::Admin),
+            dialed: 0,
+        }))
+    };
+    on_link(&mut world, 9_000, id(2), hello());
+    let acts = on_link(&mut world, 9_001, id(2), hello());
+    let old = |act: &Output| {
+        matches!(
+            act,
+            Output::Hangup {
+                session: SessionId(9_000),
+                ..
+            }
+        )
+    };
+    assert!(acts.iter().any(old), "{acts:?}");
+    let way = crate::steering::WayId::link(0).unwrap();
+    assert_eq!(world.mesh(1).session_by(id(2), way), Some(SessionId(9_001)));
+}
