@@ -408,8 +408,8 @@ mod tests {
             ),
             (
                 "world",
-                serde_json::json!("controller"),
-                "the world controller",
+                serde_json::json!("policy-v2"),
+                "the world policy-v2",
             ),
             ("stage", serde_json::json!("sandwich"), "sandwich"),
             ("fail", serde_json::json!(3), "does not read"),

@@ -279,19 +279,24 @@ fn the_acl_refuses_its_port_and_says_what_is_wrong_in_its_config() {
 
 #[test]
 fn the_longest_access_list_fits_the_fuel_of_one_decision() {
-    let rules: Vec<String> = (1..=64)
+    let rules: Vec<String> = (1..=1024)
         .map(|n| {
             format!(r#"{{"proto":"tcp","port":"{n}-{n}","src":"10.0.0.0/24","dst":"10.0.0.0/24"}}"#)
         })
         .collect();
     let mut acl = instance("acl", &format!(r#"{{"deny":[{}]}}"#, rules.join(",")));
-    assert_eq!(acl.decide(&tcp_to(64)).unwrap().say, Say::Drop { code: 64 });
+    for port in [1, 64, 1024] {
+        assert_eq!(
+            acl.decide(&tcp_to(port)).unwrap().say,
+            Say::Drop { code: port }
+        );
+    }
     assert_eq!(acl.decide(&tcp_to(40_000)).unwrap().say, Say::Next);
 }
 
 #[test]
 fn the_firewall_reads_the_state_of_a_connection_and_orders_it_with_the_longest_list() {
-    let rules: Vec<String> = (1..=48)
+    let rules: Vec<String> = (1..=1024)
         .map(|n| {
             format!(r#"{{"allow":{{"way":"out","proto":"tcp","port":"{n}-{n}","src":"10.0.0.0/24","dst":"10.0.0.0/24"}}}}"#)
         })
@@ -310,13 +315,16 @@ fn the_firewall_reads_the_state_of_a_connection_and_orders_it_with_the_longest_l
     assert!(!new.mask.fields.has(Fields::TCP_FLAGS));
     assert_eq!(
         decide(40_000, CtState::NEW, 0).say,
-        Say::Drop { code: 49 },
-        "by default"
+        Say::Drop { code: 1025 },
+        "by default: names come behind the numbers of rules"
     );
     let known = decide(40_000, CtState::ESTABLISHED.with(CtState::REPLY), 7);
     assert_eq!((known.say, known.orders.commit), (Say::Next, false));
     assert_eq!(known.mask.dst_port, 0, "no rule was looked at");
-    assert_eq!(decide(48, CtState::INVALID, 0).say, Say::Drop { code: 50 });
+    assert_eq!(
+        decide(48, CtState::INVALID, 0).say,
+        Say::Drop { code: 1026 }
+    );
 }
 
 #[test]

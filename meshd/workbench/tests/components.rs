@@ -93,7 +93,11 @@ fn a_trial_passes_honest_plugins_and_finds_faults_state_and_lies() {
     let (kinds, honest) = ask("acl", &text("plugins/acl/example.json"));
     assert!(kinds.is_empty(), "{honest:?}");
     assert!(honest.fuel_most > 0 && honest.fuel_most < honest.fuel_limit);
-    assert_eq!((honest.questions, honest.examined), (300, 100));
+    assert_eq!(
+        (honest.questions, honest.examined),
+        (600, 100),
+        "each at both ends"
+    );
     // The fixture does as its config says.
     // The fixture does as its config says: here, on frames to one port.
     let (kinds, seen) = ask("fixture", r#"{"do":"trap","on-port":443}"#);

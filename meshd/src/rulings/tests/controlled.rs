@@ -115,13 +115,14 @@ fn every_function_of_the_host_answers() {
         "topology 0 0 0 0",
         "committed",
         "stats 1",
-        "this host has no groups yet",
     ] {
         assert!(
             lines.iter().any(|line| line.contains(wanted)),
             "{wanted}: {lines:#?}"
         );
     }
+    let commits = lines.iter().filter(|line| line.contains("committed"));
+    assert_eq!(commits.count(), 2, "facts and rules, and a group");
     let its = controller(&rulings);
     assert_eq!(its.figures.get("counted"), Some(&2));
     assert_eq!(its.figures.get("gauge"), Some(&-3));
