@@ -161,11 +161,11 @@ fn a_new_project_with_a_controller_becomes_one_file_with_what_it_wants_in_it() -
         .join("guests");
     let sdk = root().to_string_lossy().into_owned();
     for (name, kind, wants, world) in [
-        ("speakers", "both", vec!["topology", "flows"], "policy"),
+        ("speakers", "both", vec!["log", "flows"], "policy"),
         (
             "watcher",
             "controller",
-            vec!["log", "metrics", "topology"],
+            vec!["log", "metrics"],
             "controller",
         ),
     ] {
