@@ -173,6 +173,30 @@ const ROWS: [(&str, (usize, usize), usize, &str); 3] = [
     ("meshd (QUIC)", (2, 3), 0, "open"),
 ];
 
+/// From a container of one host to that of the other, both attached to the network.
+fn way(
+    lab: &Lab,
+    name: &'static str,
+    network: &str,
+    (here, there): (usize, usize),
+    container: usize,
+) -> Result<Way> {
+    let (client, server) = (
+        lab.container(here, container),
+        lab.container(there, container),
+    );
+    lab.node(here).attach(network, client, &[])?;
+    let far = lab.node(there).attach(network, server, &[])?;
+    let way = Way {
+        name,
+        client: client.into(),
+        server: server.into(),
+        to: far.v4()?,
+    };
+    traffic::ping_until(&way.client, way.to, Duration::from_secs(5))?;
+    Ok(way)
+}
+
 fn systems<'a>(lab: &'a Lab, acl: &Path) -> Result<Vec<System<'a>>> {
     for node in &lab.nodes[2..] {
         std::fs::write(&node.config, "").context("write a config file")?;
@@ -199,21 +223,8 @@ fn systems<'a>(lab: &'a Lab, acl: &Path) -> Result<Vec<System<'a>>> {
         })
         .into();
     for (name, (here, there), container, network) in ROWS {
-        let (client, server) = (
-            lab.container(here, container),
-            lab.container(there, container),
-        );
-        lab.node(here).attach(network, client, &[])?;
-        let far = lab.node(there).attach(network, server, &[])?;
-        let way = Way {
-            name,
-            client: client.into(),
-            server: server.into(),
-            to: far.v4()?,
-        };
-        traffic::ping_until(&way.client, way.to, Duration::from_secs(5))?;
         all.push(System {
-            way,
+            way: way(lab, name, network, (here, there), container)?,
             daemons: [Some(lab.node(here)), Some(lab.node(there))],
         });
     }

@@ -1,10 +1,12 @@
 //! A network with every container of the lab on it.
 
+use crate::frames::Tap;
 use crate::lab::Lab;
 use crate::node::Attached;
 use crate::traffic;
 use anyhow::Result;
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// A container on a network.
 #[derive(Clone, Debug)]
@@ -17,6 +19,30 @@ pub struct Station {
     pub name: String,
     /// Its port.
     pub port: Attached,
+}
+
+/// The marked frames that each of these hears of what is said; half a second is waited for the first.
+///
+/// # Errors
+/// If a socket fails, or what is said.
+pub fn all_heard(
+    stations: &[&Station],
+    is_marked: fn(&[u8]) -> bool,
+    speak: impl FnOnce() -> Result<()>,
+) -> Result<Vec<Vec<Vec<u8>>>> {
+    let taps: Vec<Tap> = stations
+        .iter()
+        .map(|station| Tap::open(&station.netns, "eth0"))
+        .collect::<Result<_>>()?;
+    speak()?;
+    let patience = Duration::from_millis(500) * crate::slow();
+    taps.iter()
+        .map(|tap| {
+            let mut all = tap.hear(patience, is_marked)?;
+            all.retain(|frame| is_marked(frame));
+            Ok(all)
+        })
+        .collect()
 }
 
 impl Lab {

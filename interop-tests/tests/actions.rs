@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use interop_tests::frames::{self, Tap, mac};
 use interop_tests::lab::{Lab, LabSpec, plugin, scene};
 use interop_tests::netns;
-use interop_tests::segment::Station;
+use interop_tests::segment::{Station, all_heard};
 use interop_tests::traffic::ping_until;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -55,18 +55,9 @@ fn heard(
     stations: &[&Station],
     speak: impl FnOnce() -> Result<()>,
 ) -> Result<Vec<Option<Vec<u8>>>> {
-    let taps: Vec<Tap> = stations
-        .iter()
-        .map(|station| Tap::open(&station.netns, "eth0"))
-        .collect::<Result<_>>()?;
-    speak()?;
-    let patience = Duration::from_millis(500) * interop_tests::slow();
-    taps.iter()
-        .map(|tap| {
-            let all = tap.hear(patience, is_marked)?;
-            Ok(all.into_iter().find(|frame| is_marked(frame)))
-        })
-        .collect()
+    let heard = all_heard(stations, is_marked, speak)?;
+    let first = |marked: Vec<Vec<u8>>| marked.into_iter().next();
+    Ok(heard.into_iter().map(first).collect())
 }
 
 /// How a connection to port 666 ends, and after how long.

@@ -31,6 +31,13 @@ fn flow_of(frame: &[u8]) -> Option<u16> {
         .flatten()
 }
 
+/// Of a group in a config: one for each.
+fn buckets(backends: &[&Station]) -> String {
+    let each = |one: &&Station| format!(r#"{{"set-dst-mac":"{}"}}"#, one.port.mac);
+    let all: Vec<String> = backends.iter().map(each).collect();
+    all.join(",")
+}
+
 /// Two datagrams of each of so many flows, and the place of the backend that each arrived at; flows that did not arrive are not
 /// in it.
 fn spread(from: &Station, backends: &[&Station], flows: u16) -> Result<BTreeMap<u16, usize>> {
@@ -107,13 +114,9 @@ fn flows_stay_on_their_backend_when_another_goes_and_one_answer_serves_them_all(
             "fixture",
             &plugin("fixture")?.to_string_lossy(),
         ])?;
-        let buckets: Vec<String> = backends
-            .iter()
-            .map(|one| format!(r#"{{"set-dst-mac":"{}"}}"#, one.port.mac))
-            .collect();
         let config = format!(
             r#"{{"on-port":{PORT},"do":"group","to":0,"groups":[{{"name":"web","buckets":[{}]}}]}}"#,
-            buckets.join(",")
+            buckets(&backends)
         );
         lab.node(0)
             .ok(&["plugin", "attach", "fixture", "lan", "--config", &config])?;
@@ -237,13 +240,9 @@ fn connections_to_a_virtual_address_are_served_by_all_backends_and_live_on_when_
             "vip",
             &plugin("vip")?.to_string_lossy(),
         ])?;
-        let buckets: Vec<String> = backends
-            .iter()
-            .map(|one| format!(r#"{{"set-dst-mac":"{}"}}"#, one.port.mac))
-            .collect();
         let config = format!(
             r#"{{"services":[{{"ip":"{virtual_ip}","port":8080,"group":"web"}}],"groups":[{{"name":"web","buckets":[{}]}}]}}"#,
-            buckets.join(",")
+            buckets(&backends)
         );
         node.ok(&["plugin", "attach", "vip", "lan", "--config", &config])?;
         let mut open: Vec<(TcpStream, u8)> = (0..60)

@@ -2,10 +2,9 @@
 //! UDP port 666.
 
 use anyhow::{Context, Result, ensure};
-use interop_tests::frames::Tap;
 use interop_tests::lab::{Lab, LabSpec, plugin, scene};
 use interop_tests::netns;
-use interop_tests::segment::Station;
+use interop_tests::segment::{Station, all_heard};
 use interop_tests::traffic::ping_until;
 use interop_tests::wait;
 use std::net::UdpSocket;
@@ -34,22 +33,12 @@ fn say(from: &Station, to: &Station, bytes: usize) -> Result<()> {
 
 /// The bytes of what each hears of what is said.
 fn heard(listeners: &[&Station], speak: impl FnOnce() -> Result<()>) -> Result<Vec<Option<usize>>> {
-    let taps: Vec<Tap> = listeners
-        .iter()
-        .map(|station| Tap::open(&station.netns, "eth0"))
-        .collect::<Result<_>>()?;
-    speak()?;
-    let patience = Duration::from_millis(500) * interop_tests::slow();
-    taps.iter()
-        .map(|tap| {
-            let all = tap.hear(patience, is_marked)?;
-            ensure!(
-                all.iter().filter(|frame| is_marked(frame)).count() <= 1,
-                "more than one copy"
-            );
-            Ok(all.iter().find(|frame| is_marked(frame)).map(Vec::len))
-        })
-        .collect()
+    let heard = all_heard(listeners, is_marked, speak)?;
+    let sizes = heard.into_iter().map(|marked| {
+        ensure!(marked.len() <= 1, "more than one copy");
+        Ok(marked.first().map(Vec::len))
+    });
+    sizes.collect()
 }
 
 fn mirror_to(lab: &Lab, place: &str, cut: usize) -> Result<()> {

@@ -8,6 +8,23 @@ use crate::emit::Writer;
 /// Name of the custom section.
 pub const SECTION: &str = "meshd:plugin";
 
+/// Puts a manifest, as bytes, into the custom section [`SECTION`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __manifest_section {
+    ($manifest:expr) => {
+        const MANIFEST: &[u8] = $manifest;
+        #[allow(unsafe_code)]
+        #[used]
+        #[unsafe(link_section = "meshd:plugin")]
+        static SECTION: [u8; MANIFEST.len()] = {
+            let mut bytes = [0; MANIFEST.len()];
+            bytes.copy_from_slice(MANIFEST);
+            bytes
+        };
+    };
+}
+
 /// The contract that this SDK is made for; a test compares it with `wit/`.
 pub(crate) const WIT: &str = "meshd:policy@0.1.0";
 

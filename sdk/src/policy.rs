@@ -47,15 +47,7 @@ macro_rules! __export_policy {
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             static POLICY: $crate::guest::Seat<$policy> = $crate::guest::Seat::new(None);
-            const MANIFEST: &[u8] = <$policy as $crate::manifest::Described>::MANIFEST;
-            #[allow(unsafe_code)]
-            #[used]
-            #[unsafe(link_section = "meshd:plugin")]
-            static SECTION: [u8; MANIFEST.len()] = {
-                let mut bytes = [0; MANIFEST.len()];
-                bytes.copy_from_slice(MANIFEST);
-                bytes
-            };
+            $crate::__manifest_section!(<$policy as $crate::manifest::Described>::MANIFEST);
             struct Component;
             impl $crate::wit::Guest for Component {
                 fn configure(

@@ -135,15 +135,7 @@ macro_rules! __export_steering {
         const _: () = {
             static STEERING: ::std::sync::Mutex<::core::option::Option<$steering>> =
                 ::std::sync::Mutex::new(::core::option::Option::None);
-            const MANIFEST: &[u8] = <$steering as $crate::steering::Described>::MANIFEST;
-            #[allow(unsafe_code)]
-            #[used]
-            #[unsafe(link_section = "meshd:plugin")]
-            static SECTION: [u8; MANIFEST.len()] = {
-                let mut bytes = [0; MANIFEST.len()];
-                bytes.copy_from_slice(MANIFEST);
-                bytes
-            };
+            $crate::__manifest_section!(<$steering as $crate::steering::Described>::MANIFEST);
             struct Component;
             impl $crate::steering::guest::Guest for Component {
                 fn configure(

@@ -8,11 +8,10 @@
 //! Once between hosts that trust the wire (what passes is in the kernel) and once between hosts that do not (it is in the
 //! daemons' caches). Each pair of runs is one without and one with, in turns; medians of the ratios of neighbours count.
 
-use super::{Way, iperf, median};
+use super::{iperf, median, way};
 use crate::lab::{Lab, LabSpec};
 use crate::node::Node;
 use crate::report::Table;
-use crate::traffic;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Duration;
@@ -108,27 +107,4 @@ pub fn run(
         ]);
     }
     Ok(table)
-}
-
-fn way(
-    lab: &Lab,
-    name: &'static str,
-    network: &str,
-    (here, there): (usize, usize),
-    container: usize,
-) -> Result<Way> {
-    let (client, server) = (
-        lab.container(here, container),
-        lab.container(there, container),
-    );
-    lab.node(here).attach(network, client, &[])?;
-    let far = lab.node(there).attach(network, server, &[])?;
-    let way = Way {
-        name,
-        client: client.into(),
-        server: server.into(),
-        to: far.v4()?,
-    };
-    traffic::ping_until(&way.client, way.to, Duration::from_secs(5))?;
-    Ok(way)
 }

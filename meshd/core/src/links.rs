@@ -16,7 +16,7 @@ use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId};
 use crate::node::Output;
 use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::peers::{check_hello, hello, name_of, words};
+use crate::peers::{check_hello, hello, last_words, name_of, words};
 use crate::steering::WayId;
 use crate::wire::control::{Goodbye, Hello, Message};
 use rand::rngs::SmallRng;
@@ -314,13 +314,7 @@ impl Links {
 
     pub(crate) fn goodbye(&mut self, session: SessionId, goodbye: &Goodbye) {
         if let Some(s) = self.sessions.get_mut(&session) {
-            s.last_words = Some(match goodbye {
-                Goodbye::Refused(why) => format!("refused: {}", words(why)),
-                Goodbye::Revoked => "it says that this node was revoked".to_owned(),
-                Goodbye::Busy(why) => format!("busy: {}", words(why)),
-                Goodbye::Stopping => "the peer stops".to_owned(),
-                Goodbye::Superseded => "superseded by another connection".to_owned(),
-            });
+            s.last_words = Some(last_words(goodbye, "connection"));
         }
     }
 

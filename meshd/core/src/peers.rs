@@ -312,23 +312,19 @@ impl Peers {
         let Some(s) = self.sessions.remove(&session) else {
             return Turn::Same;
         };
-        let (patience, reason) = match &s.last_words {
+        let patience = match &s.last_words {
             // They do not want this node: no use in asking often.
-            Some(Goodbye::Refused(why)) => (BACKOFF_MS_MAX, format!("refused: {}", words(why))),
-            Some(Goodbye::Revoked) => {
-                self.revoked_by = Some(s.key);
-                (
-                    BACKOFF_MS_MAX,
-                    "it says that this node was revoked".to_owned(),
-                )
-            }
-            Some(Goodbye::Busy(why)) => (BACKOFF_MS_MIN * 4, format!("busy: {}", words(why))),
-            Some(Goodbye::Stopping) => (BACKOFF_MS_MIN * 4, "the peer stops".to_owned()),
-            Some(Goodbye::Superseded) => {
-                (BACKOFF_MS_MIN, "superseded by another session".to_owned())
-            }
-            None => (BACKOFF_MS_MIN, words(reason)),
+            Some(Goodbye::Refused(_) | Goodbye::Revoked) => BACKOFF_MS_MAX,
+            Some(Goodbye::Busy(_) | Goodbye::Stopping) => BACKOFF_MS_MIN * 4,
+            Some(Goodbye::Superseded) | None => BACKOFF_MS_MIN,
         };
+        if s.last_words == Some(Goodbye::Revoked) {
+            self.revoked_by = Some(s.key);
+        }
+        let reason = s
+            .last_words
+            .as_ref()
+            .map_or_else(|| words(reason), |goodbye| last_words(goodbye, "session"));
         if self.proven.get(&s.key) == Some(&session) {
             self.proven.remove(&s.key);
             self.dials.remove(&s.key);
@@ -664,6 +660,17 @@ pub(crate) fn name_of(directory: &Directory, node: NodeId) -> String {
 /// A far end's text, short and printable.
 pub(crate) fn words(text: &str) -> String {
     escape(text.as_bytes()).chars().take(WORDS_MAX).collect()
+}
+
+/// Why the far end hung up, for people; `what` it was, a session or a link's connection.
+pub(crate) fn last_words(goodbye: &Goodbye, what: &str) -> String {
+    match goodbye {
+        Goodbye::Refused(why) => format!("refused: {}", words(why)),
+        Goodbye::Revoked => "it says that this node was revoked".to_owned(),
+        Goodbye::Busy(why) => format!("busy: {}", words(why)),
+        Goodbye::Stopping => "the peer stops".to_owned(),
+        Goodbye::Superseded => format!("superseded by another {what}"),
+    }
 }
 
 /// Records to sessions, in messages of a size that a peer takes.

@@ -58,10 +58,11 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Of a package that has no policy: everything passes, and nothing was read.
-    pub(crate) fn nothing() -> Self {
+    /// That and no more, having read nothing.
+    #[must_use]
+    pub fn of(say: Say) -> Self {
         Self {
-            say: Say::Next,
+            say,
             mask: FlowMask::default(),
             read_dst_class: false,
             cacheable: true,

@@ -64,7 +64,7 @@ fn bucket(bucket: &flows::Bucket) -> Result<Bucket, String> {
             edits: edits.clone(),
             ..Orders::default()
         },
-        ..Decision::nothing()
+        ..Decision::of(Say::Next)
     };
     let to = match (decision.say, redirect) {
         (Say::Drop { .. }, _) => BucketTarget::Drop,

@@ -12,7 +12,7 @@ use crate::bindings::meshd::policy::types::{ConfigError, Fact, FlowKey as GuestK
 use crate::bindings::steering::Steering;
 use crate::bindings::tracked::PolicyTracked;
 use crate::bindings::{Asked, Policy};
-use crate::convert::{self, Decision};
+use crate::convert::{self, Decision, Say};
 use crate::engine::{
     CONFIGURE_TIME, DECIDE_TIME, Engine, Limits, STEER_TIME, Stopwatch, thread_cpu,
 };
@@ -457,7 +457,7 @@ impl Instance {
     /// How it failed. The guest is gone then, and the next call starts a fresh one.
     pub fn decide(&mut self, question: &Question) -> Result<Decision, Fault> {
         let Some(mut live) = self.ready()? else {
-            return Ok(Decision::nothing());
+            return Ok(Decision::of(Say::Next));
         };
         let decision = live.decide(&self.plugin, convert::key(question), question.direction)?;
         self.live = Some(live);
@@ -489,7 +489,7 @@ impl Instance {
         name: &dyn Fn(u16) -> Option<String>,
     ) -> Result<(Decision, Words), Fault> {
         let Some(mut live) = self.ready()? else {
-            return Ok((Decision::nothing(), Words::nothing()));
+            return Ok((Decision::of(Say::Next), Words::nothing()));
         };
         let verdict = live.ask(&self.plugin, convert::key(question))?;
         let left = live.store.get_fuel().unwrap_or_default();

@@ -251,30 +251,11 @@ fn show(outcome: &Outcome, question: &Question, place: &Place) -> String {
 mod tests {
     use super::*;
     use meshd_core::flow::FlowMask;
-    use meshd_core::policy::Orders;
-
-    fn said(say: Say) -> Decision {
-        Decision {
-            say,
-            mask: FlowMask::default(),
-            read_dst_class: false,
-            cacheable: true,
-            hard_ms: None,
-            idle_ms: None,
-            orders: Orders::default(),
-            meters: Vec::new(),
-            counts: Vec::new(),
-            punt: None,
-            tags: Vec::new(),
-            group: None,
-            flood_set: None,
-        }
-    }
 
     #[test]
     fn the_gravest_difference_is_the_one_that_is_told() {
-        let pass = said(Say::Next);
-        let drop = |code| said(Say::Drop { code });
+        let pass = Decision::of(Say::Next);
+        let drop = |code| Decision::of(Say::Drop { code });
         let name = |code: u16| {
             if code == 1 {
                 "telnet".to_owned()
@@ -301,7 +282,7 @@ mod tests {
             (Ok(pass.clone()), Ok(drop(5)), Some(Difference::Verdict)),
             (
                 Ok(pass.clone()),
-                Ok(said(Say::Accept)),
+                Ok(Decision::of(Say::Accept)),
                 Some(Difference::Verdict),
             ),
             (Ok(drop(1)), Ok(drop(5)), None),

@@ -132,15 +132,7 @@ macro_rules! __export_controller {
         const _: () = {
             static SEAT: $crate::controller::export::Seat<$controller> =
                 $crate::controller::export::Seat::new();
-            const MANIFEST: &[u8] = <$controller as $crate::manifest::Controls>::MANIFEST;
-            #[allow(unsafe_code)]
-            #[used]
-            #[unsafe(link_section = "meshd:plugin")]
-            static SECTION: [u8; MANIFEST.len()] = {
-                let mut bytes = [0; MANIFEST.len()];
-                bytes.copy_from_slice(MANIFEST);
-                bytes
-            };
+            $crate::__manifest_section!(<$controller as $crate::manifest::Controls>::MANIFEST);
             struct Component;
             impl $crate::wit::Guest for Component {
                 fn configure(

@@ -5,7 +5,6 @@ use super::super::place::Place;
 use super::super::shadow::Shadow;
 use super::*;
 use meshd_core::flow::FlowMask;
-use meshd_core::policy::Orders;
 use meshd_plugin_host::{Decision, Instance, Plugin, Say};
 
 /// What came of it, once it has seen to so many questions.
@@ -101,23 +100,12 @@ fn a_shadow_that_fails_is_counted_and_one_that_is_late_keeps_nobody_waiting() {
     let place = Place::new(Placement::default(), None);
     let shadow = Shadow::start(plugin.digest(), instance, place.clone(), place).unwrap();
     let pass = Ok(Decision {
-        say: Say::Next,
         mask: FlowMask {
             dst_port: u16::MAX,
             ..FlowMask::default()
         }
         .with_prerequisites(),
-        read_dst_class: false,
-        cacheable: true,
-        hard_ms: None,
-        idle_ms: None,
-        orders: Orders::default(),
-        meters: Vec::new(),
-        counts: Vec::new(),
-        punt: None,
-        tags: Vec::new(),
-        group: None,
-        flood_set: None,
+        ..Decision::of(Say::Next)
     });
     let until = |all: u64| {
         let end = Instant::now() + Duration::from_secs(20);
