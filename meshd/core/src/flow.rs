@@ -7,6 +7,9 @@
 //! Owns the key's fields, the masks over them and the rule that a field may only be matched together with the fields that
 //! give it meaning. Knows no table.
 
+mod packed;
+
+pub(crate) use self::packed::Packed;
 use crate::conntrack::{CtState, Tracked};
 use crate::frame::Frame;
 use crate::ident::{MacAddr, NodeId, PortId, Vni};

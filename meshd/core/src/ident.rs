@@ -172,7 +172,7 @@ impl Vni {
 
     /// The number, 1 to 2^24 - 1.
     #[must_use]
-    pub fn get(self) -> u32 {
+    pub const fn get(self) -> u32 {
         self.0
     }
 }

@@ -26,21 +26,26 @@
 //! receiver costs a token, and a lane has [`LaneLimits::floods_per_s`] of them a second and saves up one second's worth.
 //! A frame with a single receiver costs no more than unicast does and is not limited.
 
+mod allowance;
+mod cache;
 mod front;
+mod parking;
+mod step;
 
-use self::front::{Front, Hint, Spot};
-use crate::conntrack::{Opener, Seen, Subject, Tracked, Zones};
-use crate::edit::Edit;
-use crate::flow::{FlowKey, FlowMask, IpKind, Origin};
+use self::allowance::Allowance;
+use self::cache::{Cache, Entry};
+use self::front::Spot;
+use self::parking::{Parked, Parking, Waiting};
+pub use self::step::{Punted, Released, Step};
+use crate::conntrack::{Opener, Order, Seen, Subject, Zone, Zones};
+use crate::flow::{FlowKey, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
 use crate::offload::Obstacle;
-use crate::ruling::{Action, Copied, DropCounts, DropReason, Megaflow, Output, PuntOrder, Ruling};
+use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Ruling};
 use crate::steering::Route;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How big a lane may grow.
@@ -87,73 +92,6 @@ impl Default for LaneLimits {
             idle_ms: 10_000,
         }
     }
-}
-
-/// How often idle megaflows are looked for.
-const SWEEP_MS: u64 = 5000;
-
-/// What to do with a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Send a copy to each.
-    Forward {
-        /// As it came.
-        frame: Bytes,
-        /// Never empty.
-        to: Arc<[Output]>,
-        /// To be done to the frame first.
-        edits: Option<Arc<[Edit]>>,
-        /// By which way to the peer, if it goes to one.
-        route: Route,
-        /// Copies of it as it goes, each if [`Lane::may_copy`] lets it.
-        copies: Option<Arc<[Copied]>>,
-        /// The kernel could hold this flow: tell the node of it ([`Input::Offer`](crate::node::Input::Offer)). If that
-        /// fails, call [`Lane::offer_refused`].
-        offer: bool,
-    },
-    /// It waits for a ruling that is on its way.
-    Parked,
-    /// It waits; send this upcall to the node. If that fails, call [`Lane::upcall_refused`].
-    Upcall {
-        /// To be named in the ruling.
-        upcall: UpcallId,
-        /// As it came.
-        frame: Bytes,
-        /// What is known of its connection.
-        ct: Tracked,
-    },
-    /// Counted and gone.
-    Dropped(DropReason),
-    /// By a cached ruling nothing is to be done with it.
-    Consumed,
-}
-
-/// Frames whose ruling came, in order of arrival.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Released {
-    /// The network of the frames.
-    pub vni: Vni,
-    /// The receivers of each frame.
-    pub to: Arc<[Output]>,
-    /// To be done to each frame first.
-    pub edits: Option<Arc<[Edit]>>,
-    /// By which way to the peer, if they go to one.
-    pub route: Route,
-    /// Copies of each as it goes, each if [`Lane::may_copy`] lets it.
-    pub copies: Option<Arc<[Copied]>>,
-    /// Those that are to be forwarded.
-    pub frames: Vec<Bytes>,
-}
-
-/// A frame for controllers; see [`Lane::punted`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Punted {
-    /// Its fields.
-    pub key: FlowKey,
-    /// As it came.
-    pub frame: Bytes,
-    /// Whose, and what they were asked.
-    pub to: Arc<[PuntOrder]>,
 }
 
 /// What a lane counts.
@@ -203,103 +141,18 @@ pub struct LaneFlow {
     pub bytes: u64,
 }
 
-#[derive(Debug)]
-struct Flow {
-    flow: Megaflow,
-    /// Its `cache` is in `flow`.
-    ruling: Ruling,
-    since: Moment,
-    used: Moment,
-    /// A frame came since the hand last came by.
-    recent: bool,
-    frames: u64,
-    bytes: u64,
-}
-
-impl Flow {
-    /// True while its time and its time without frames last.
-    fn is_fresh(&self, now: Moment) -> bool {
-        let idle = self.flow.idle_ms;
-        self.flow.until.is_none_or(|until| now < until)
-            && idle.is_none_or(|ms| now.ms_since(self.used) < u64::from(ms))
-    }
-}
-
-/// A place for a flow; `turn` grows each time it is given away, so that the front notices.
-#[derive(Debug, Default)]
-struct Slot {
-    turn: u32,
-    flow: Option<Flow>,
-}
-
-#[derive(Debug)]
-struct Tuple {
-    mask: FlowMask,
-    /// Frames that found a flow here of late; halved at each sweep.
-    hits: u64,
-    flows: HashMap<FlowKey, u32, FixedState>,
-}
-
-/// So many a second; what was not used is saved up, a second's worth at most.
-#[derive(Debug)]
-struct Allowance {
-    /// In nanoseconds.
-    credit: u64,
-    seen: Moment,
-}
-
-impl Default for Allowance {
-    fn default() -> Self {
-        Self {
-            credit: 1_000_000_000,
-            seen: Moment(0),
-        }
-    }
-}
-
-impl Allowance {
-    fn spend(&mut self, per_s: u32, now: Moment) -> bool {
-        let price = 1_000_000_000 / u64::from(per_s.max(1));
-        let earned = now.0.saturating_sub(self.seen.0);
-        self.credit = self.credit.saturating_add(earned).min(1_000_000_000);
-        self.seen = self.seen.max(now);
-        let paid = self.credit.checked_sub(price);
-        self.credit = paid.unwrap_or(self.credit);
-        paid.is_some()
-    }
-}
-
-#[derive(Debug)]
-struct Waiting {
-    key: FlowKey,
-    frames: Vec<Bytes>,
-    deadline: Moment,
-}
-
 /// One input of the switch.
 #[derive(Debug)]
 pub struct Lane {
     origin: Origin,
     limits: LaneLimits,
     hasher: FixedState,
-    front: Front,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    tuples: Vec<Tuple>,
-    /// Where the search for a flow to give up goes on.
-    hand: usize,
-    next_sweep: Moment,
-    /// The epoch for which room was made among the masks.
-    swept_for: Epoch,
-    waiting: BTreeMap<UpcallId, Waiting>,
-    waiting_by_key: HashMap<FlowKey, UpcallId, FixedState>,
+    cache: Cache,
+    parking: Parking,
     /// Connections of tracked networks.
     seen: Seen,
-    next_upcall: UpcallId,
     /// Of the last frame, or of those that were released last.
     punted: Vec<Punted>,
-    parked: usize,
-    parked_bytes: usize,
     floods: Allowance,
     copies: Allowance,
     offers: Allowance,
@@ -318,21 +171,11 @@ impl Lane {
         Self {
             origin,
             limits,
-            hasher: hasher.clone(),
-            front: Front::new(hasher.clone()),
-            slots: Vec::new(),
-            free: Vec::new(),
-            tuples: Vec::new(),
-            hand: 0,
-            next_sweep: Moment(0),
-            swept_for: Epoch(0),
-            waiting: BTreeMap::new(),
-            waiting_by_key: HashMap::with_hasher(hasher),
+            cache: Cache::new(limits, hasher.clone()),
+            parking: Parking::new(limits, hasher.clone(), UpcallId(seed >> 1)),
+            hasher,
             seen: Seen::new(seed.rotate_left(32)),
-            next_upcall: UpcallId(seed >> 1),
             punted: Vec::new(),
-            parked: 0,
-            parked_bytes: 0,
             floods: Allowance::default(),
             copies: Allowance::default(),
             offers: Allowance::default(),
@@ -363,27 +206,28 @@ impl Lane {
     /// Cached megaflows, and frames that wait.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize) {
-        (self.slots.len() - self.free.len(), self.parked)
+        (self.cache.len(), self.parking.sizes().0)
     }
 
     /// Rulings that are obeyed in `epoch`, as they lie in the cache.
     pub fn flows(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = LaneFlow> + '_ {
-        let live = move |f: &&Flow| f.flow.epoch == epoch && f.is_fresh(now);
-        let slots = self.slots.iter().filter_map(|slot| slot.flow.as_ref());
-        slots.filter(live).map(|f| LaneFlow {
-            flow: f.flow.clone(),
-            action: f.ruling.action.clone(),
-            obstacle: f.ruling.obstacle,
-            since: f.since,
-            used: f.used,
-            frames: f.frames,
-            bytes: f.bytes,
+        self.cache.live(epoch, now).filter_map(|slot| {
+            let rest = slot.rest()?;
+            Some(LaneFlow {
+                flow: rest.flow.clone(),
+                action: rest.ruling.action.clone(),
+                obstacle: rest.ruling.obstacle,
+                since: rest.since,
+                used: slot.used(),
+                frames: slot.frames,
+                bytes: slot.bytes,
+            })
         })
     }
 
     /// What waits for a ruling: the key, and how many frames.
     pub fn waiting(&self) -> impl Iterator<Item = (FlowKey, usize)> + '_ {
-        self.waiting.values().map(|w| (w.key, w.frames.len()))
+        self.parking.iter().map(|w| (w.key, w.frames.len()))
     }
 
     /// A frame arrived on network `vni`, which is not tracked; `epoch` is the current one.
@@ -406,35 +250,53 @@ impl Lane {
             return self.drop_frame(DropReason::Malformed, None, now);
         };
         let mut key = parsed.flow_key(vni);
-        let zone = zones.get(vni);
+        let zone = zones.get(vni).map(Arc::as_ref);
         let mut subject = Subject::None;
         if let Some(zone) = zone {
             subject = parsed.subject(&key);
             key = key.with_ct(zone.look(&mut self.seen, &subject, now));
         }
         // A wider ruling may have come first: what waits of this flow still goes before this frame.
-        if !self.waiting_by_key.is_empty() && self.waiting_by_key.contains_key(&key) {
-            return self.park(key, frame, now);
+        if self.parking.has(&key) {
+            return self.park(key, &frame, now);
         }
-        let Some((slot, offer)) = self.find(&key, epoch, now) else {
-            return self.park(key, frame, now);
+        let (offers, per_s) = (&mut self.offers, self.limits.offers_per_s);
+        let found = self
+            .cache
+            .find(&key, epoch, now, || offers.spend(per_s, now));
+        let Some(found) = found else {
+            return self.park(key, &frame, now);
         };
-        let Some(flow) = self
-            .slots
-            .get_mut(slot as usize)
-            .and_then(|s| s.flow.as_mut())
-        else {
-            return self.park(key, frame, now);
+        let Some(flow) = self.cache.slot(found.slot) else {
+            return self.park(key, &frame, now);
         };
         self.counters.hits += 1;
-        flow.used = now;
-        flow.recent = true;
-        flow.frames += 1;
-        flow.bytes += frame.len() as u64;
-        if frame.len() > flow.ruling.longest as usize {
+        flow.count(frame.len(), now);
+        if frame.len() > flow.longest as usize {
             return self.drop_frame(DropReason::TooLong, Some(key), now);
         }
-        let ruling = flow.ruling.choose(&key);
+        if found.offer {
+            self.offered = found.spot;
+        }
+        let offer = found.offer;
+        if let Some(to) = &flow.plain {
+            let to = Arc::clone(to);
+            if let Err(reason) = self.pass(zone, &subject, &key, None, to.len(), now) {
+                return self.drop_frame(reason, Some(key), now);
+            }
+            return Step::Forward {
+                frame,
+                to,
+                edits: None,
+                route: Route::Any,
+                copies: None,
+                offer,
+            };
+        }
+        let Some(rest) = flow.rest() else {
+            return self.park(key, &frame, now);
+        };
+        let ruling = rest.ruling.choose(&key);
         if let Some(to) = ruling.punts.clone() {
             let frame = frame.clone();
             self.punted.push(Punted { key, frame, to });
@@ -445,40 +307,55 @@ impl Lane {
             self.count_metered(1, meter, key, now);
             return Step::Dropped(DropReason::Metered);
         }
-        match &ruling.action {
-            Action::Forward(to) => {
-                let (to, edits, copies) =
-                    (Arc::clone(to), ruling.edits.clone(), ruling.copies.clone());
-                let track = ruling.track.clone();
-                let route = ruling.ways.as_deref().map_or(Some(Route::Any), |ways| {
-                    ways.route(key.flow_hash(&self.hasher), now)
-                });
-                let Some(route) = route else {
-                    return self.drop_frame(DropReason::PathLost, Some(key), now);
-                };
-                if self.may_flood(to.len(), now) {
-                    if let Some(zone) = zone {
-                        let opener = Opener::of(self.origin, key.src_mac);
-                        zone.pass(&mut self.seen, &subject, now);
-                        if let Some(order) = track {
-                            zone.order(&mut self.seen, &subject, opener, &order, now);
-                        }
-                    }
-                    Step::Forward {
-                        frame,
-                        to,
-                        edits,
-                        route,
-                        copies,
-                        offer,
-                    }
-                } else {
-                    self.drop_frame(DropReason::BumLimit, Some(key), now)
-                }
-            }
-            &Action::Drop(reason) => self.drop_frame(reason, Some(key), now),
-            Action::Consume => Step::Consumed,
+        let Action::Forward(to) = &ruling.action else {
+            return match ruling.action {
+                Action::Drop(reason) => self.drop_frame(reason, Some(key), now),
+                _ => Step::Consumed,
+            };
+        };
+        let (to, edits, copies) = (Arc::clone(to), ruling.edits.clone(), ruling.copies.clone());
+        let track = ruling.track.clone();
+        let route = match ruling.ways.as_deref() {
+            None => Some(Route::Any),
+            Some(ways) => ways.route(key.flow_hash(&self.hasher), now),
+        };
+        let Some(route) = route else {
+            return self.drop_frame(DropReason::PathLost, Some(key), now);
+        };
+        if let Err(reason) = self.pass(zone, &subject, &key, track.as_deref(), to.len(), now) {
+            return self.drop_frame(reason, Some(key), now);
         }
+        Step::Forward {
+            frame,
+            to,
+            edits,
+            route,
+            copies,
+            offer,
+        }
+    }
+
+    /// A frame is on its way out to so many receivers: it costs what a flood costs, and its connection is told of it.
+    fn pass(
+        &mut self,
+        zone: Option<&Zone>,
+        subject: &Subject,
+        key: &FlowKey,
+        track: Option<&Order>,
+        receivers: usize,
+        now: Moment,
+    ) -> Result<(), DropReason> {
+        if !self.may_flood(receivers, now) {
+            return Err(DropReason::BumLimit);
+        }
+        if let Some(zone) = zone {
+            zone.pass(&mut self.seen, subject, now);
+            if let Some(order) = track {
+                let opener = Opener::of(self.origin, key.src_mac);
+                zone.order(&mut self.seen, subject, opener, order, now);
+            }
+        }
+        Ok(())
     }
 
     /// The ruling on an upcall: it is kept if it says so, and done to the frames that wait. One on an upcall that is
@@ -495,26 +372,20 @@ impl Lane {
         ruling: Ruling,
         now: Moment,
     ) -> Option<Released> {
-        let waited = self.take_waiting(upcall);
+        let waited = self.parking.take(upcall);
         if let Some(flow) = ruling.cache.clone() {
             let frames = waited.as_ref().map_or(&[][..], |w| &w.frames);
-            let entry = Flow {
+            let entry = Entry {
                 flow,
                 ruling: Ruling {
                     cache: None,
                     ..ruling.clone()
                 },
-                since: now,
-                used: now,
-                recent: false,
                 frames: frames.len() as u64,
                 bytes: frames.iter().map(|frame| frame.len() as u64).sum(),
             };
             let key = waited.as_ref().map(|w| w.key);
-            let slot = self.install(entry, key.as_ref(), now);
-            if let (Some(slot), Some(Waiting { key, .. })) = (slot, &waited) {
-                self.remember(self.front.spot(key), slot);
-            }
+            self.cache.install(entry, key.as_ref(), now);
         }
         let Waiting {
             key, mut frames, ..
@@ -601,7 +472,7 @@ impl Lane {
 
     /// The shell could not hand the upcall over: the frames behind it are dropped.
     pub fn upcall_refused(&mut self, upcall: UpcallId, now: Moment) {
-        if let Some(Waiting { key, frames, .. }) = self.take_waiting(upcall) {
+        if let Some(Waiting { key, frames, .. }) = self.parking.take(upcall) {
             self.count_drop(
                 DropReason::UpcallQueueFull,
                 frames.len() as u64,
@@ -613,7 +484,7 @@ impl Lane {
 
     /// The shell could not hand the last offer over: the flow is offered again.
     pub fn offer_refused(&mut self) {
-        self.front.forget(self.offered);
+        self.cache.forget(self.offered);
     }
 
     /// Counts drops, also for the shell: where a receiver does not take a frame of this lane.
@@ -650,38 +521,18 @@ impl Lane {
 
     /// Gives up upcalls that took too long, and megaflows without frames.
     pub fn handle_timeout(&mut self, now: Moment) {
-        while let Some((&upcall, waiting)) = self.waiting.first_key_value() {
-            if waiting.deadline > now {
-                break;
-            }
-            if let Some(Waiting { key, frames, .. }) = self.take_waiting(upcall) {
-                self.count_drop(
-                    DropReason::UpcallTimeout,
-                    frames.len() as u64,
-                    Some(key),
-                    now,
-                );
-            }
+        while let Some(Waiting { key, frames, .. }) = self.parking.take_overdue(now) {
+            let frames = frames.len() as u64;
+            self.count_drop(DropReason::UpcallTimeout, frames, Some(key), now);
         }
-        if self.next_sweep <= now {
-            self.next_sweep = now.plus_ms(SWEEP_MS);
-            for slot in 0..self.slots.len() {
-                if self.is_over(slot, now) {
-                    self.evict(slot);
-                }
-            }
-            self.tuples.sort_by_key(|t| core::cmp::Reverse(t.hits));
-            self.tuples.iter_mut().for_each(|t| t.hits /= 2);
-        }
+        self.cache.sweep(now);
     }
 
     /// When [`Self::handle_timeout`] has something to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Moment> {
-        // Upcalls are numbered as they are made and all wait equally long: the first one is due first.
-        let upcall = self.waiting.first_key_value().map(|(_, w)| w.deadline);
-        let sweep = (self.slots.len() > self.free.len()).then_some(self.next_sweep);
-        upcall.into_iter().chain(sweep).min()
+        let due = [self.parking.deadline(), self.cache.next_sweep()];
+        due.into_iter().flatten().min()
     }
 
     fn drop_frame(&mut self, reason: DropReason, key: Option<FlowKey>, now: Moment) -> Step {
@@ -706,246 +557,16 @@ impl Lane {
         self.floods.spend(self.limits.floods_per_s, now)
     }
 
-    // The cache.
-
-    fn holds(&self, slot: u32, epoch: Epoch, now: Moment) -> bool {
-        let flow = self.slots.get(slot as usize).and_then(|s| s.flow.as_ref());
-        flow.is_some_and(|f| f.flow.epoch == epoch && f.is_fresh(now))
-    }
-
-    fn remember(&mut self, spot: Spot, slot: u32) {
-        if let Some(turn) = self.slots.get(slot as usize).map(|slot| slot.turn) {
-            self.front.put(spot, Hint { slot, turn });
-        }
-    }
-
-    /// True if the slot still has the flow that was put there, and the key is under its mask.
-    fn is_of(&self, hint: Hint, key: &FlowKey) -> bool {
-        let slot = self.slots.get(hint.slot as usize);
-        let slot = slot.filter(|slot| slot.turn == hint.turn);
-        let flow = slot.and_then(|slot| slot.flow.as_ref());
-        flow.is_some_and(|flow| flow.flow.mask.apply(key) == flow.flow.key)
-    }
-
-    /// The slot of the flow, and whether the kernel could hold this key and has not been offered it.
-    fn find(&mut self, key: &FlowKey, epoch: Epoch, now: Moment) -> Option<(u32, bool)> {
-        let spot = self.front.spot(key);
-        let mut hints = self.front.hints(spot);
-        if let Some(hint) =
-            hints.find(|hint| self.holds(hint.slot, epoch, now) && self.is_of(*hint, key))
-        {
-            return Some((hint.slot, false));
-        }
-        drop(hints);
-        let (at, found) = self
-            .tuples
-            .iter()
-            .enumerate()
-            .filter_map(|(at, t)| Some((at, *t.flows.get(&t.mask.apply(key))?)))
-            .find(|&(_, slot)| self.holds(slot, epoch, now))?;
-        if let Some(tuple) = self.tuples.get_mut(at) {
-            tuple.hits += 1;
-        }
-        let flow = self.slots.get(found as usize)?.flow.as_ref()?;
-        let offer = flow.ruling.each_flow && self.offers.spend(self.limits.offers_per_s, now);
-        // One that could not be offered now comes by again.
-        if offer || !flow.ruling.each_flow {
-            self.remember(spot, found);
-        }
-        if offer {
-            self.offered = spot;
-        }
-        Some((found, offer))
-    }
-
-    /// `key`: of the frame that was asked about, if it still waited.
-    fn install(&mut self, mut entry: Flow, key: Option<&FlowKey>, now: Moment) -> Option<u32> {
-        if self.limits.flows == 0 {
-            return None;
-        }
-        let mut mask = self.mask_for(entry.flow.mask);
-        if mask != entry.flow.mask && self.swept_for != entry.flow.epoch {
-            // Masks of an epoch that is over take up room yet. Once an epoch, since it is a look at every flow.
-            self.swept_for = entry.flow.epoch;
-            self.sweep_stale(entry.flow.epoch);
-            mask = self.mask_for(entry.flow.mask);
-        }
-        if mask != entry.flow.mask {
-            // The bits that it did not rest on are not in the ruling's own key.
-            entry.flow.key = *key?;
-            entry.flow.mask = mask;
-        }
-        entry.flow.key = entry.flow.mask.apply(&entry.flow.key);
-        let (key, mask) = (entry.flow.key, entry.flow.mask);
-        let old = self
-            .tuples
-            .iter()
-            .find(|t| t.mask == mask)
-            .and_then(|t| t.flows.get(&key));
-        if let Some(&number) = old
-            && let Some(slot) = self.slots.get_mut(number as usize)
-        {
-            if let Some(before) = &slot.flow {
-                // The same flow in a new epoch: it goes on.
-                entry.since = before.since;
-                entry.frames += before.frames;
-                entry.bytes += before.bytes;
-            }
-            slot.flow = Some(entry);
-            return Some(number);
-        }
-        // Room first: to evict may remove tuples.
-        let slot = self.free_slot(now);
-        let tuple = self.tuple_of(mask);
-        if let (Some(place), Some(tuple)) = (
-            self.slots.get_mut(slot as usize),
-            self.tuples.get_mut(tuple),
-        ) {
-            place.flow = Some(entry);
-            tuple.flows.insert(key, slot);
-            return Some(slot);
-        }
-        None
-    }
-
-    fn sweep_stale(&mut self, epoch: Epoch) {
-        for slot in 0..self.slots.len() {
-            let flow = self.slots.get(slot).and_then(|s| s.flow.as_ref());
-            if flow.is_some_and(|f| f.flow.epoch != epoch) {
-                self.evict(slot);
+    fn park(&mut self, key: FlowKey, frame: &[u8], now: Moment) -> Step {
+        match self.parking.park(key, frame, now) {
+            Parked::Full => self.drop_frame(DropReason::ParkingFull, Some(key), now),
+            Parked::Behind => Step::Parked,
+            Parked::First(upcall, frame) => {
+                self.counters.upcalls += 1;
+                let ct = key.tracked();
+                Step::Upcall { upcall, frame, ct }
             }
         }
-    }
-
-    /// The mask under which a ruling on `mask` can be kept: that one, where it is here or there is room for it; else the
-    /// narrowest here that holds all of it; else that of whole keys, which has a place in any case.
-    fn mask_for(&self, mask: FlowMask) -> FlowMask {
-        let exact = FlowMask::exact();
-        let masks = self.tuples.iter().map(|t| t.mask);
-        if masks.clone().any(|one| one == mask)
-            || masks.clone().filter(|one| *one != exact).count() < self.limits.masks
-        {
-            return mask;
-        }
-        masks
-            .filter(|one| one.is_superset(&mask))
-            .min_by_key(FlowMask::weight)
-            .unwrap_or(exact)
-    }
-
-    fn tuple_of(&mut self, mask: FlowMask) -> usize {
-        if let Some(at) = self.tuples.iter().position(|t| t.mask == mask) {
-            return at;
-        }
-        self.tuples.push(Tuple {
-            mask,
-            hits: 0,
-            flows: HashMap::with_hasher(self.hasher.clone()),
-        });
-        self.tuples.len() - 1
-    }
-
-    /// A slot without a flow; where all have one, the first that has seen no frame since the hand last came by gives way.
-    fn free_slot(&mut self, now: Moment) -> u32 {
-        if self.free.is_empty() && self.slots.len() < self.limits.flows {
-            self.slots.push(Slot::default());
-            return (self.slots.len() - 1) as u32;
-        }
-        if self.free.is_empty() {
-            // A bounded look for one that nobody would miss, then whichever is next.
-            let (hand, all) = (self.hand, self.slots.len());
-            let found = (0..64)
-                .map(|step| (hand + step) % all)
-                .find(|&slot| self.is_over(slot, now) || !self.spare(slot));
-            let slot = found.unwrap_or(self.hand % self.slots.len());
-            self.hand = slot + 1;
-            self.evict(slot);
-        }
-        self.free.pop().unwrap_or_default()
-    }
-
-    /// True if the slot's flow is out of time or idle.
-    fn is_over(&self, slot: usize, now: Moment) -> bool {
-        let flow = self.slots.get(slot).and_then(|s| s.flow.as_ref());
-        flow.is_some_and(|f| now.ms_since(f.used) >= self.limits.idle_ms || !f.is_fresh(now))
-    }
-
-    /// True, once, if a frame came since it was asked last.
-    fn spare(&mut self, slot: usize) -> bool {
-        let flow = self.slots.get_mut(slot).and_then(|s| s.flow.as_mut());
-        flow.is_some_and(|f| core::mem::take(&mut f.recent))
-    }
-
-    fn evict(&mut self, slot: usize) {
-        let Some(place) = self.slots.get_mut(slot) else {
-            return;
-        };
-        let Some(flow) = place.flow.take() else {
-            return;
-        };
-        place.turn = place.turn.wrapping_add(1);
-        if let Some(tuple) = self.tuples.iter_mut().find(|t| t.mask == flow.flow.mask) {
-            tuple.flows.remove(&flow.flow.key);
-        }
-        // A tuple without flows costs a look for every miss.
-        self.tuples.retain(|t| !t.flows.is_empty());
-        self.free.push(slot as u32);
-    }
-
-    // The frames that wait.
-
-    fn park(&mut self, key: FlowKey, frame: Bytes, now: Moment) -> Step {
-        let gathers = !matches!(key.ip_kind, IpKind::ArpV4 | IpKind::NdV6);
-        let behind = if gathers {
-            self.waiting_by_key.get(&key).copied()
-        } else {
-            None
-        };
-        let full = self.parked >= self.limits.parked
-            || self.parked_bytes.saturating_add(frame.len()) > self.limits.parked_bytes;
-        let full = full || (behind.is_none() && self.waiting.len() >= self.limits.upcalls);
-        if full {
-            return self.drop_frame(DropReason::ParkingFull, Some(key), now);
-        }
-        // What waits is counted by its length, so it must not hold the large buffer that it was read into.
-        let frame = Bytes::copy_from_slice(&frame);
-        if let Some(waiting) = behind.and_then(|upcall| self.waiting.get_mut(&upcall)) {
-            if waiting.frames.len() >= self.limits.parked_per_upcall {
-                return self.drop_frame(DropReason::ParkingFull, Some(key), now);
-            }
-            self.parked += 1;
-            self.parked_bytes += frame.len();
-            waiting.frames.push(frame);
-            return Step::Parked;
-        }
-        let upcall = self.next_upcall;
-        self.next_upcall = UpcallId(upcall.0.wrapping_add(1));
-        self.parked += 1;
-        self.parked_bytes += frame.len();
-        self.counters.upcalls += 1;
-        if gathers {
-            self.waiting_by_key.insert(key, upcall);
-        }
-        self.waiting.insert(
-            upcall,
-            Waiting {
-                key,
-                frames: vec![frame.clone()],
-                deadline: now.plus_ms(self.limits.upcall_ms),
-            },
-        );
-        let ct = key.tracked();
-        Step::Upcall { upcall, frame, ct }
-    }
-
-    fn take_waiting(&mut self, upcall: UpcallId) -> Option<Waiting> {
-        let waiting = self.waiting.remove(&upcall)?;
-        if self.waiting_by_key.get(&waiting.key) == Some(&upcall) {
-            self.waiting_by_key.remove(&waiting.key);
-        }
-        self.parked -= waiting.frames.len();
-        self.parked_bytes -= waiting.frames.iter().map(Bytes::len).sum::<usize>();
-        Some(waiting)
     }
 }
 

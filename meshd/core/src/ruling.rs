@@ -125,6 +125,26 @@ impl Ruling {
             .map_or(self, |arm| &arm.ruling)
     }
 
+    /// The receivers, if frames are forwarded as they are and nothing else is done.
+    #[must_use]
+    pub fn plain(&self) -> Option<&Arc<[Output]>> {
+        let Self {
+            action: Action::Forward(to),
+            edits: None,
+            track: None,
+            dues: None,
+            punts: None,
+            ways: None,
+            copies: None,
+            select: None,
+            ..
+        } = self
+        else {
+            return None;
+        };
+        Some(to)
+    }
+
     /// That this becomes of one frame, and of no other.
     #[must_use]
     pub fn of(action: Action) -> Self {

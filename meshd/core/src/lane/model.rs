@@ -3,8 +3,10 @@
 //! frame is what the policy of that moment says.
 
 use super::*;
+use crate::flow::FlowMask;
 use crate::frame::tests::udp;
 use crate::ident::{MacAddr, PortId};
+use crate::ruling::Output;
 use proptest::prelude::*;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -204,7 +206,7 @@ proptest! {
                     lane.handle_timeout(now);
                 }
             }
-            prop_assert!(lane.tuples.len() <= masks + 1 && lane.sizes().0 <= flows);
+            prop_assert!(lane.cache.masks().len() <= masks + 1 && lane.sizes().0 <= flows);
         }
     }
 }
@@ -252,7 +254,7 @@ fn explosion(lane: &mut Lane, frames: u32, friend: Option<&Bytes>) -> (u32, usiz
             }
             step => assert_eq!(outcome(&step), Some(policy.decide(&key).0)),
         }
-        most = most.max(lane.tuples.len());
+        most = most.max(lane.cache.masks().len());
         if let Some(friend) = friend.filter(|_| n % 1000 == 999) {
             let step = lane.frame(vni(), friend.clone(), Epoch(1), now);
             assert_eq!(outcome(&step), Some(1), "its ruling was taken away");
@@ -294,7 +296,7 @@ fn masks_of_an_epoch_that_is_over_make_room_for_those_of_the_next() {
     let mask = ruling.cache.as_ref().unwrap().mask;
     lane.ruling(upcall, ruling, now);
     assert_eq!(
-        lane.tuples.iter().map(|t| t.mask).collect::<Vec<_>>(),
+        lane.cache.masks(),
         [mask]
     );
 }

@@ -5,11 +5,12 @@ use super::*;
 use crate::conntrack::{CtState, Order};
 use crate::dues::Dues;
 use crate::edit::Edit;
-use crate::flow::Fields;
+use crate::flow::{Fields, FlowMask};
 use crate::frame::tests::{arp, udp};
 use crate::ident::{AttachmentId, MacAddr, NodeId, PortId};
 use crate::node::{Direction, DstClass, Question};
 use crate::policy::Punt;
+use crate::ruling::{Output, PuntOrder};
 use proptest::prelude::*;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -401,8 +402,8 @@ proptest! {
             if i % 100 == 99 {
                 lane.handle_timeout(now);
             }
-            prop_assert!(lane.sizes().0 <= limits.flows && lane.slots.len() <= limits.flows && lane.tuples.len() <= limits.masks + 1);
-            let held: usize = lane.tuples.iter().map(|t| t.flows.len()).sum();
+            let (places, held) = lane.cache.places();
+            prop_assert!(places <= limits.flows && lane.cache.masks().len() <= limits.masks + 1);
             prop_assert_eq!(held, lane.sizes().0);
         }
     }
@@ -418,12 +419,14 @@ proptest! {
             if answer && let Some(upcall) = open.pop() {
                 lane.ruling(upcall, Ruling { longest: 1500, ..Ruling::of(to_b()) }, at(0));
             }
-            let held: usize = lane.waiting.values().flat_map(|w| &w.frames).map(Bytes::len).sum();
-            prop_assert_eq!(held, lane.parked_bytes);
-            prop_assert!(lane.parked <= 50 && held <= 8000 && lane.waiting.len() <= 20);
+            let waiting: Vec<&Bytes> = lane.parking.iter().flat_map(|w| &w.frames).collect();
+            let held: usize = waiting.iter().map(|frame| frame.len()).sum();
+            prop_assert_eq!((waiting.len(), held), lane.parking.sizes());
+            prop_assert!(waiting.len() <= 50 && held <= 8000 && lane.parking.iter().count() <= 20);
         }
         lane.handle_timeout(at(3000));
-        prop_assert_eq!((lane.sizes().1, lane.parked_bytes, lane.waiting_by_key.len()), (0, 0, 0));
+        prop_assert_eq!(lane.parking.sizes(), (0, 0));
+        prop_assert!((0..40).all(|port| !lane.parking.has(&key(&frame(port, 0)))));
     }
 }
 

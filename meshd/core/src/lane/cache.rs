@@ -1,0 +1,503 @@
+//! A lane's cache: megaflows in slots, found by the front or by one look for each mask.
+//!
+//! ```text
+//!   key -- front -----------------------> slot: is the key's masked part this one? then it is that flow
+//!     \                                    ^
+//!      `-> tuple, tuple, … (key & mask) ---'
+//! ```
+//!
+//! Owns what is kept, under which mask, and what gives way. A slot has what a frame needs in three cache lines, and the rest
+//! elsewhere. Every table has a bound, named in [`LaneLimits`](super::LaneLimits).
+
+use super::LaneLimits;
+use super::front::{Front, Hint, Spot};
+use crate::flow::{FlowKey, FlowMask, Packed};
+use crate::ident::{Epoch, Moment};
+use crate::ruling::{Action, Megaflow, Output, Ruling};
+use core::hash::BuildHasher;
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use std::sync::Arc;
+
+/// How often idle megaflows are looked for.
+const SWEEP_MS: u64 = 5000;
+
+/// How many lists of receivers are known again, so that flows that go the same way share one.
+const SHARED: usize = 8;
+
+/// What only some frames ask for.
+#[derive(Debug)]
+pub(super) struct Rest {
+    pub(super) flow: Megaflow,
+    /// Its `cache` is in `flow`.
+    pub(super) ruling: Ruling,
+    pub(super) since: Moment,
+}
+
+/// A place for a flow. What each frame asks for stands in it, in three cache lines.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Slot {
+    /// Bits outside the mask are zero.
+    key: Packed,
+    /// Which tuple has the mask.
+    tuple: u32,
+    /// Grows each time the place is given away, so that the front notices.
+    turn: u16,
+    /// A frame came since the hand last came by.
+    recent: bool,
+    /// The kernel is to be offered each flow under it.
+    each_flow: bool,
+    epoch: Epoch,
+    /// Obeyed before this.
+    until: Moment,
+    /// And while frames are no further apart; 0: however far.
+    idle_ms: u32,
+    /// Bytes of the longest frame that it speaks of.
+    pub(super) longest: u32,
+    used: Moment,
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+    /// Set if the ruling is to forward and nothing else.
+    pub(super) plain: Option<Arc<[Output]>>,
+    /// `None`: the place is free.
+    rest: Option<Box<Rest>>,
+}
+
+impl Slot {
+    fn new() -> Self {
+        Self {
+            key: Packed::default(),
+            tuple: u32::MAX,
+            turn: 0,
+            recent: false,
+            each_flow: false,
+            epoch: Epoch(0),
+            // So a free place has no frame that obeys it.
+            until: Moment(0),
+            idle_ms: 0,
+            longest: 0,
+            used: Moment(0),
+            frames: 0,
+            bytes: 0,
+            plain: None,
+            rest: None,
+        }
+    }
+
+    /// True while its time and its time without frames last.
+    fn is_fresh(&self, now: Moment) -> bool {
+        now < self.until
+            && (self.idle_ms == 0 || now.ms_since(self.used) < u64::from(self.idle_ms))
+    }
+
+    fn holds(&self, epoch: Epoch, now: Moment) -> bool {
+        self.epoch == epoch && self.is_fresh(now)
+    }
+
+    /// The rest of what is known of it.
+    pub(super) fn rest(&self) -> Option<&Rest> {
+        self.rest.as_deref()
+    }
+
+    /// When the last frame came.
+    pub(super) fn used(&self) -> Moment {
+        self.used
+    }
+
+    /// One more frame.
+    pub(super) fn count(&mut self, bytes: usize, now: Moment) {
+        self.used = now;
+        self.recent = true;
+        self.frames += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+#[derive(Debug)]
+struct Tuple {
+    mask: FlowMask,
+    words: Packed,
+    /// Frames that found a flow here of late; halved at each sweep.
+    hits: u64,
+    /// Slots, by their keys.
+    flows: HashTable<u32>,
+}
+
+/// What is found for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) slot: u32,
+    /// The kernel could hold this key, and has not been offered it.
+    pub(super) offer: bool,
+    /// Where the front has, or would have, the key.
+    pub(super) spot: Spot,
+}
+
+/// A ruling to be kept.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) flow: Megaflow,
+    pub(super) ruling: Ruling,
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Cache {
+    limits: LaneLimits,
+    hasher: FixedState,
+    front: Front,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    tuples: Vec<Tuple>,
+    /// In which order the tuples are asked.
+    order: Vec<u32>,
+    /// Where the search for a flow to give up goes on.
+    hand: usize,
+    next_sweep: Moment,
+    /// The epoch for which room was made among the masks.
+    swept_for: Epoch,
+    /// The latest lists of receivers, the last one first.
+    receivers: Vec<Arc<[Output]>>,
+}
+
+impl Cache {
+    pub(super) fn new(limits: LaneLimits, hasher: FixedState) -> Self {
+        Self {
+            limits,
+            hasher,
+            front: Front::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            tuples: Vec::new(),
+            order: Vec::new(),
+            hand: 0,
+            next_sweep: Moment(0),
+            swept_for: Epoch(0),
+            receivers: Vec::new(),
+        }
+    }
+
+    /// Megaflows.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Masks under which something is kept.
+    #[cfg(test)]
+    pub(super) fn masks(&self) -> Vec<FlowMask> {
+        self.order
+            .iter()
+            .filter_map(|&at| Some(self.tuples.get(at as usize)?.mask))
+            .collect()
+    }
+
+    /// Places and what the tuples have of them, to be compared.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> (usize, usize) {
+        let held = self.tuples.iter().map(|tuple| tuple.flows.len()).sum();
+        (self.slots.len(), held)
+    }
+
+    /// What is obeyed in `epoch`.
+    pub(super) fn live(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(move |slot| slot.holds(epoch, now))
+    }
+
+    /// The flow in a slot.
+    pub(super) fn slot(&mut self, slot: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(slot as usize)
+    }
+
+    fn hash(&self, key: &Packed) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// The flow that a key is under. A key whose flows the kernel may hold one by one is offered while `may_offer`.
+    pub(super) fn find(
+        &mut self,
+        key: &FlowKey,
+        epoch: Epoch,
+        now: Moment,
+        may_offer: impl FnOnce() -> bool,
+    ) -> Option<Found> {
+        let key = Packed::of(key);
+        let spot = Front::spot(self.hash(&key));
+        for hint in self.front.hints(spot) {
+            if let Some(slot) = self.slots.get(hint.slot as usize)
+                && slot.turn == hint.turn
+                && slot.holds(epoch, now)
+                && let Some(tuple) = self.tuples.get(slot.tuple as usize)
+                && key.is_under(&tuple.words, &slot.key)
+            {
+                return Some(Found {
+                    slot: hint.slot,
+                    offer: false,
+                    spot,
+                });
+            }
+        }
+        let (at, found) = self.order.iter().find_map(|&at| {
+            let tuple = self.tuples.get(at as usize)?;
+            let masked = key.and(&tuple.words);
+            let of = |&slot: &u32| self.slots.get(slot as usize).is_some_and(|s| s.key == masked);
+            let slot = *tuple.flows.find(self.hash(&masked), of)?;
+            let live = self.slots.get(slot as usize)?.holds(epoch, now);
+            live.then_some((at, slot))
+        })?;
+        if let Some(tuple) = self.tuples.get_mut(at as usize) {
+            tuple.hits += 1;
+        }
+        let each_flow = self.slots.get(found as usize)?.each_flow;
+        let offer = each_flow && may_offer();
+        // One that could not be offered now comes by again.
+        if offer || !each_flow {
+            self.remember(spot, found);
+        }
+        Some(Found {
+            slot: found,
+            offer,
+            spot,
+        })
+    }
+
+    /// The key was found there.
+    fn remember(&mut self, spot: Spot, slot: u32) {
+        if let Some(turn) = self.slots.get(slot as usize).map(|slot| slot.turn) {
+            self.front.put(spot, Hint { slot, turn });
+        }
+    }
+
+    /// What was put there last is to be found anew.
+    pub(super) fn forget(&mut self, spot: Spot) {
+        self.front.forget(spot);
+    }
+
+    /// Keeps a ruling. `key`: of the frame that was asked about, if it still waited.
+    pub(super) fn install(&mut self, mut entry: Entry, key: Option<&FlowKey>, now: Moment) {
+        if self.limits.flows == 0 {
+            return;
+        }
+        let mut mask = self.mask_for(entry.flow.mask);
+        if mask != entry.flow.mask && self.swept_for != entry.flow.epoch {
+            // Masks of an epoch that is over take up room yet. Once an epoch, since it is a look at every flow.
+            self.swept_for = entry.flow.epoch;
+            self.sweep_stale(entry.flow.epoch);
+            mask = self.mask_for(entry.flow.mask);
+        }
+        if mask != entry.flow.mask {
+            // The bits that it did not rest on are not in the ruling's own key.
+            let Some(key) = key else { return };
+            entry.flow.key = *key;
+            entry.flow.mask = mask;
+        }
+        entry.flow.key = mask.apply(&entry.flow.key);
+        let words = Packed::of(&entry.flow.key);
+        let slot = self.place(&words, &mask, now);
+        if let Action::Forward(to) = &mut entry.ruling.action {
+            self.share(to);
+        }
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
+        let before = place.rest.as_ref().map(|rest| rest.since);
+        if before.is_none() {
+            (place.frames, place.bytes) = (0, 0);
+        }
+        // Another ruling, even where it is of the same flow: what the kernel was offered it is offered again.
+        place.turn = place.turn.wrapping_add(1);
+        place.recent = false;
+        place.each_flow = entry.ruling.each_flow;
+        place.epoch = entry.flow.epoch;
+        place.until = entry.flow.until.unwrap_or(Moment(u64::MAX));
+        // An idle time of nothing is over at once, and 0 says that there is none.
+        if entry.flow.idle_ms == Some(0) {
+            place.until = Moment(0);
+        }
+        place.idle_ms = entry.flow.idle_ms.unwrap_or(0);
+        place.longest = entry.ruling.longest;
+        place.used = now;
+        place.frames += entry.frames;
+        place.bytes += entry.bytes;
+        place.plain = entry.ruling.plain().cloned();
+        place.rest = Some(Box::new(Rest {
+            flow: entry.flow,
+            ruling: entry.ruling,
+            since: before.unwrap_or(now),
+        }));
+        if let Some(key) = key {
+            let spot = Front::spot(self.hash(&Packed::of(key)));
+            self.remember(spot, slot);
+        }
+    }
+
+    /// Flows that go the same way have one list of receivers: less memory, and it is at hand.
+    fn share(&mut self, to: &mut Arc<[Output]>) {
+        if let Some(known) = self.receivers.iter().find(|known| *known == to) {
+            *to = Arc::clone(known);
+        } else {
+            self.receivers.insert(0, Arc::clone(to));
+            self.receivers.truncate(SHARED);
+        }
+    }
+
+    /// The slot of the flow with this key and mask: where it is already, or a free one.
+    fn place(&mut self, key: &Packed, mask: &FlowMask, now: Moment) -> u32 {
+        let hash = self.hash(key);
+        let known = self.tuple_with(mask);
+        let known = known.and_then(|at| self.tuples.get(at as usize));
+        let is = |&slot: &u32| self.slots.get(slot as usize).is_some_and(|s| s.key == *key);
+        if let Some(&slot) = known.and_then(|tuple| tuple.flows.find(hash, is)) {
+            return slot;
+        }
+        // Room first: to evict may remove tuples.
+        let slot = self.free_slot(now);
+        let tuple = self.tuple_of(mask);
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            (place.key, place.tuple) = (*key, tuple);
+        }
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let rehash = |&slot: &u32| {
+            let key = slots.get(slot as usize).map(|slot| slot.key);
+            hasher.hash_one(key.unwrap_or_default())
+        };
+        if let Some(tuple) = self.tuples.get_mut(tuple as usize) {
+            tuple.flows.insert_unique(hash, slot, rehash);
+        }
+        slot
+    }
+
+    fn sweep_stale(&mut self, epoch: Epoch) {
+        for slot in 0..self.slots.len() {
+            let stale = |s: &Slot| s.rest.is_some() && s.epoch != epoch;
+            if self.slots.get(slot).is_some_and(stale) {
+                self.evict(slot);
+            }
+        }
+    }
+
+    /// The mask under which a ruling on `mask` can be kept: that one, where it is here or there is room for it; else the
+    /// narrowest here that holds all of it; else that of whole keys, which has a place in any case.
+    fn mask_for(&self, mask: FlowMask) -> FlowMask {
+        let exact = FlowMask::exact();
+        let masks = self.order.iter();
+        let masks = masks.filter_map(|&at| Some(self.tuples.get(at as usize)?.mask));
+        if masks.clone().any(|one| one == mask)
+            || masks.clone().filter(|one| *one != exact).count() < self.limits.masks
+        {
+            return mask;
+        }
+        masks
+            .filter(|one| one.is_superset(&mask))
+            .min_by_key(FlowMask::weight)
+            .unwrap_or(exact)
+    }
+
+    /// The tuple that has flows under a mask.
+    fn tuple_with(&self, mask: &FlowMask) -> Option<u32> {
+        let mut order = self.order.iter().copied();
+        order.find(|&at| {
+            let tuple = self.tuples.get(at as usize);
+            tuple.is_some_and(|tuple| tuple.mask == *mask)
+        })
+    }
+
+    /// The tuple of a mask, made if there is none. Its number stays while it has flows.
+    fn tuple_of(&mut self, mask: &FlowMask) -> u32 {
+        if let Some(at) = self.tuple_with(mask) {
+            return at;
+        }
+        let tuple = Tuple {
+            mask: *mask,
+            words: Packed::of_mask(mask),
+            hits: 0,
+            flows: HashTable::new(),
+        };
+        let free = self.tuples.iter().position(|tuple| tuple.flows.is_empty());
+        let at = free.unwrap_or(self.tuples.len());
+        match self.tuples.get_mut(at) {
+            Some(place) => *place = tuple,
+            None => self.tuples.push(tuple),
+        }
+        self.order.push(at as u32);
+        at as u32
+    }
+
+    /// A slot without a flow; where all have one, the first that has seen no frame since the hand last came by gives way.
+    fn free_slot(&mut self, now: Moment) -> u32 {
+        if self.free.is_empty() && self.slots.len() < self.limits.flows {
+            self.slots.push(Slot::new());
+            return (self.slots.len() - 1) as u32;
+        }
+        if self.free.is_empty() {
+            // A bounded look for one that nobody would miss, then whichever is next.
+            let (hand, all) = (self.hand, self.slots.len());
+            let found = (0..64)
+                .map(|step| (hand + step) % all)
+                .find(|&slot| self.is_over(slot, now) || !self.spare(slot));
+            let slot = found.unwrap_or(self.hand % self.slots.len());
+            self.hand = slot + 1;
+            self.evict(slot);
+        }
+        self.free.pop().unwrap_or_default()
+    }
+
+    /// True if the slot's flow is out of time or idle.
+    fn is_over(&self, slot: usize, now: Moment) -> bool {
+        let slot = self.slots.get(slot).filter(|slot| slot.rest.is_some());
+        slot.is_some_and(|s| now.ms_since(s.used) >= self.limits.idle_ms || !s.is_fresh(now))
+    }
+
+    /// True, once, if a frame came since it was asked last.
+    fn spare(&mut self, slot: usize) -> bool {
+        let slot = self.slots.get_mut(slot).filter(|slot| slot.rest.is_some());
+        slot.is_some_and(|slot| core::mem::take(&mut slot.recent))
+    }
+
+    fn evict(&mut self, slot: usize) {
+        let hasher = &self.hasher;
+        let Some(place) = self.slots.get_mut(slot).filter(|slot| slot.rest.is_some()) else {
+            return;
+        };
+        let hash = hasher.hash_one(place.key);
+        (place.rest, place.plain, place.until) = (None, None, Moment(0));
+        place.turn = place.turn.wrapping_add(1);
+        let at = core::mem::replace(&mut place.tuple, u32::MAX);
+        if let Some(tuple) = self.tuples.get_mut(at as usize) {
+            let here = |&other: &u32| other as usize == slot;
+            if let Ok(entry) = tuple.flows.find_entry(hash, here) {
+                entry.remove();
+            }
+            // A tuple without flows costs a look for every miss.
+            if tuple.flows.is_empty() {
+                self.order.retain(|&other| other != at);
+            }
+        }
+        self.free.push(slot as u32);
+    }
+
+    /// Forgets what had no frame for long, if it is time.
+    pub(super) fn sweep(&mut self, now: Moment) {
+        if self.next_sweep > now {
+            return;
+        }
+        self.next_sweep = now.plus_ms(SWEEP_MS);
+        for slot in 0..self.slots.len() {
+            if self.is_over(slot, now) {
+                self.evict(slot);
+            }
+        }
+        let tuples = &mut self.tuples;
+        self.order.sort_by_key(|&at| {
+            core::cmp::Reverse(tuples.get(at as usize).map_or(0, |tuple| tuple.hits))
+        });
+        tuples.iter_mut().for_each(|tuple| tuple.hits /= 2);
+    }
+
+    /// When [`Self::sweep`] has something to do.
+    pub(super) fn next_sweep(&self) -> Option<Moment> {
+        (self.len() > 0).then_some(self.next_sweep)
+    }
+}

@@ -1,0 +1,76 @@
+//! What a lane says is to be done: with a frame, with those that waited, with those that controllers asked for.
+
+#[allow(unused_imports, reason = "named in the docs")]
+use super::Lane;
+use crate::conntrack::Tracked;
+use crate::edit::Edit;
+use crate::flow::FlowKey;
+use crate::ident::{UpcallId, Vni};
+use crate::ruling::{Copied, DropReason, Output, PuntOrder};
+use crate::steering::Route;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What to do with a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send a copy to each.
+    Forward {
+        /// As it came.
+        frame: Bytes,
+        /// Never empty.
+        to: Arc<[Output]>,
+        /// To be done to the frame first.
+        edits: Option<Arc<[Edit]>>,
+        /// By which way to the peer, if it goes to one.
+        route: Route,
+        /// Copies of it as it goes, each if [`Lane::may_copy`] lets it.
+        copies: Option<Arc<[Copied]>>,
+        /// The kernel could hold this flow: tell the node of it ([`Input::Offer`](crate::node::Input::Offer)). If that
+        /// fails, call [`Lane::offer_refused`].
+        offer: bool,
+    },
+    /// It waits for a ruling that is on its way.
+    Parked,
+    /// It waits; send this upcall to the node. If that fails, call [`Lane::upcall_refused`].
+    Upcall {
+        /// To be named in the ruling.
+        upcall: UpcallId,
+        /// As it came.
+        frame: Bytes,
+        /// What is known of its connection.
+        ct: Tracked,
+    },
+    /// Counted and gone.
+    Dropped(DropReason),
+    /// By a cached ruling nothing is to be done with it.
+    Consumed,
+}
+
+/// Frames whose ruling came, in order of arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Released {
+    /// The network of the frames.
+    pub vni: Vni,
+    /// The receivers of each frame.
+    pub to: Arc<[Output]>,
+    /// To be done to each frame first.
+    pub edits: Option<Arc<[Edit]>>,
+    /// By which way to the peer, if they go to one.
+    pub route: Route,
+    /// Copies of each as it goes, each if [`Lane::may_copy`] lets it.
+    pub copies: Option<Arc<[Copied]>>,
+    /// Those that are to be forwarded.
+    pub frames: Vec<Bytes>,
+}
+
+/// A frame for controllers; see [`Lane::punted`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Punted {
+    /// Its fields.
+    pub key: FlowKey,
+    /// As it came.
+    pub frame: Bytes,
+    /// Whose, and what they were asked.
+    pub to: Arc<[PuntOrder]>,
+}
