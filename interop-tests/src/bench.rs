@@ -12,6 +12,7 @@
 //! of what has a yardstick the median of the ratios of neighbours. Two cores carry all hosts, all daemons and the load, so
 //! only ratios within one run mean something.
 
+pub mod churn;
 pub mod gate;
 pub mod policy;
 mod yardstick;

@@ -105,6 +105,47 @@ impl Tap {
             }
         }
     }
+
+    /// Gives `each` every frame that comes within `time`, and goes on while frames come; false: none did. The socket holds
+    /// 16 MiB meanwhile.
+    ///
+    /// # Errors
+    /// If the socket fails.
+    pub fn each(&self, time: Duration, mut each: impl FnMut(&[u8])) -> Result<bool> {
+        let bytes: libc::c_int = 16 << 20;
+        let len = u32::try_from(size_of::<libc::c_int>())?;
+        let mut buffer = [0u8; 2048];
+        // SAFETY: the pointers are to live values of the length said.
+        unsafe {
+            libc::setsockopt(
+                self.fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                (&raw const bytes).cast(),
+                len,
+            );
+            let mut poll = libc::pollfd {
+                fd: self.fd.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            if libc::poll(&raw mut poll, 1, i32::try_from(time.as_millis())?) <= 0 {
+                return Ok(false);
+            }
+            loop {
+                let got = libc::recv(
+                    self.fd.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    libc::MSG_DONTWAIT,
+                );
+                let Ok(len) = usize::try_from(got) else {
+                    return Ok(true);
+                };
+                each(buffer.get(..len).unwrap_or_default());
+            }
+        }
+    }
 }
 
 /// Six bytes of `02:00:00:00:00:01`.

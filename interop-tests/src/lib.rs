@@ -9,11 +9,12 @@
 //! ```
 //!
 //! [`lab`] owns the namespaces and their end, [`node`] one daemon and its command line, [`traffic`], [`frames`] and
-//! [`lookup`] what containers send, [`impair`] what the wire does to it, [`foreign`] hosts that
+//! [`lookup`] what containers send, [`flows`] very many of them, [`impair`] what the wire does to it, [`foreign`] hosts that
 //! speak VXLAN and are no members, [`guest`] what only a machine that is thrown away may suffer, [`report`] how results
 //! are shown.
 
 pub mod bench;
+pub mod flows;
 pub mod foreign;
 pub mod frames;
 pub mod guest;

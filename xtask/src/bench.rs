@@ -76,6 +76,30 @@ pub(crate) fn policy(quick: bool) -> Result<()> {
     Ok(())
 }
 
+/// Measures what policy costs where nothing is cached: new flows, a change of the chain, a plugin that hangs.
+pub(crate) fn churn(quick: bool) -> Result<()> {
+    ensure!(is_root(), "the lab needs root");
+    setup::setup()?;
+    let plugins = wasm::plugins()?;
+    run(&mut cargo("build --release -p meshd"))?;
+    use_binary(target()?.join("release/meshd"));
+    let lab = Lab::start(interop_tests::bench::churn::spec())?;
+    let (rounds, seconds) = if quick { (1, 1) } else { (9, 3) };
+    let say = |line: &str| println!("{line}");
+    let result = interop_tests::bench::churn::run(&lab, &plugins, rounds, seconds, say);
+    if result.is_err() {
+        lab.post_mortem();
+    }
+    println!(
+        "\nmedians of {rounds} rounds of {seconds} s; {}\n",
+        machine("all hosts, all daemons and the load")
+    );
+    for table in result? {
+        println!("{}", table.markdown());
+    }
+    Ok(())
+}
+
 /// What a network of 10,000 endpoints costs a node in time and memory.
 pub(crate) fn scale() -> Result<()> {
     run(&mut cargo("run --release -p meshd-core --example scale"))

@@ -12,7 +12,7 @@ mod vm;
 mod walls;
 mod wasm;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -31,6 +31,7 @@ cargo xtask TASK
   bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
   bench gate [--quick]  what a gate costs, by nftables and by tc-bpf (root)
   bench policy [--quick]  what a decision, a cached ruling and a chain of five plugins cost (root)
+  bench churn [--quick]  what new flows, a change of policy under 100,000 flows and a hanging plugin cost (root)
   bench scale       what a network of 500 peers and 10,000 endpoints costs a node
   fmt               formats every workspace of the repository
 ";
@@ -74,14 +75,22 @@ fn task(words: &[String]) -> Result<()> {
         "docs" => docs::links(),
         "lab" => gate::lab(rest),
         "vm" => vm::vm(rest),
-        "bench" => match rest {
-            [what] if what == "gate" => bench::gate(false),
-            [what] if what == "policy" => bench::policy(false),
-            [what, quick] if what == "policy" && quick == "--quick" => bench::policy(true),
-            [what] if what == "scale" => bench::scale(),
-            [what, quick] if what == "gate" && quick == "--quick" => bench::gate(true),
-            _ => bench::bench(flag("--quick")?),
-        },
+        "bench" => {
+            let (what, rest) = match rest {
+                [what, rest @ ..] if !what.starts_with('-') => (what.as_str(), rest),
+                rest => ("", rest),
+            };
+            let quick = rest == ["--quick"];
+            ensure!(quick || rest.is_empty(), "bench takes --quick\n\n{HELP}");
+            match what {
+                "" => bench::bench(quick),
+                "gate" => bench::gate(quick),
+                "policy" => bench::policy(quick),
+                "churn" => bench::churn(quick),
+                "scale" => bench::scale(),
+                other => bail!("no benchmark {other:?}\n\n{HELP}"),
+            }
+        }
         "fmt" => gate::fmt(),
         other => bail!("no task {other:?}\n\n{HELP}"),
     }

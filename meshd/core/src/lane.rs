@@ -36,7 +36,7 @@ use self::allowance::Allowance;
 use self::cache::{Cache, Entry};
 use self::front::Spot;
 use self::parking::{Parked, Parking, Waiting};
-pub use self::step::{Punted, Released, Step};
+pub use self::step::{Punted, Receivers, Released, Step};
 use crate::conntrack::{Opener, Order, Seen, Subject, Zone, Zones};
 use crate::flow::{FlowKey, Origin};
 use crate::frame::Frame;
@@ -279,14 +279,13 @@ impl Lane {
             self.offered = found.spot;
         }
         let offer = found.offer;
-        if let Some(to) = &flow.plain {
-            let to = Arc::clone(to);
-            if let Err(reason) = self.pass(zone, &subject, &key, None, to.len(), now) {
+        if let Some(to) = flow.plain {
+            if let Err(reason) = self.pass(zone, &subject, &key, None, 1, now) {
                 return self.drop_frame(reason, Some(key), now);
             }
             return Step::Forward {
                 frame,
-                to,
+                to: Receivers::One(to),
                 edits: None,
                 route: Route::Any,
                 copies: None,
@@ -327,7 +326,7 @@ impl Lane {
         }
         Step::Forward {
             frame,
-            to,
+            to: Receivers::Many(to),
             edits,
             route,
             copies,

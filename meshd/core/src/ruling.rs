@@ -125,9 +125,9 @@ impl Ruling {
             .map_or(self, |arm| &arm.ruling)
     }
 
-    /// The receivers, if frames are forwarded as they are and nothing else is done.
+    /// The receiver, if frames are forwarded to a single one as they are, and nothing else is done.
     #[must_use]
-    pub fn plain(&self) -> Option<&Arc<[Output]>> {
+    pub fn plain(&self) -> Option<Output> {
         let Self {
             action: Action::Forward(to),
             edits: None,
@@ -142,7 +142,10 @@ impl Ruling {
         else {
             return None;
         };
-        Some(to)
+        let [one] = **to else {
+            return None;
+        };
+        Some(one)
     }
 
     /// That this becomes of one frame, and of no other.

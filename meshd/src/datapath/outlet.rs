@@ -151,6 +151,7 @@ impl PeerOutlet {
                 node,
                 way,
                 rtt_us: u32::try_from(stats.path.rtt.as_micros()).unwrap_or(u32::MAX),
+                acks: stats.frame_rx.acks,
                 sent_packets: stats.path.sent_packets,
                 lost_packets: stats.path.lost_packets,
                 sent_bytes: stats.udp_tx.bytes,

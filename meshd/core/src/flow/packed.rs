@@ -5,9 +5,10 @@
 
 use super::{Fields, FlowKey, FlowMask, prefix_ip, prefix_mac};
 use crate::ident::MacAddr;
+use core::hash::{BuildHasher, Hasher};
 
 /// The words of a [`FlowKey`], or of a [`FlowMask`] with all bits set that matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Packed([u64; 10]);
 
 const fn wide(mac: MacAddr, low: u16) -> u64 {
@@ -22,6 +23,7 @@ const fn halves(ip: u128) -> [u64; 2] {
 
 impl Packed {
     /// Of a key.
+    #[inline]
     pub(crate) const fn of(key: &FlowKey) -> Self {
         let [src_high, src_low] = halves(key.src_ip);
         let [dst_high, dst_low] = halves(key.dst_ip);
@@ -89,6 +91,7 @@ impl Packed {
     }
 
     /// The bits of both.
+    #[inline]
     pub(crate) fn and(&self, other: &Self) -> Self {
         let mut out = *self;
         for (word, mask) in out.0.iter_mut().zip(&other.0) {
@@ -97,7 +100,18 @@ impl Packed {
         out
     }
 
+    /// Its hash, word by word: as bytes, their number would have a part in it, and cost as much again.
+    #[inline]
+    pub(crate) fn hash_by(&self, hasher: &impl BuildHasher) -> u64 {
+        let mut state = hasher.build_hasher();
+        for word in self.0 {
+            state.write_u64(word);
+        }
+        state.finish()
+    }
+
     /// True if these words under `mask` are `want`.
+    #[inline]
     pub(crate) fn is_under(&self, mask: &Self, want: &Self) -> bool {
         let words = self.0.iter().zip(&mask.0).zip(&want.0);
         // No way out before the end, so that it is done in wide registers.

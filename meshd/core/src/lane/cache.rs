@@ -13,17 +13,12 @@ use super::LaneLimits;
 use super::front::{Front, Hint, Spot};
 use crate::flow::{FlowKey, FlowMask, Packed};
 use crate::ident::{Epoch, Moment};
-use crate::ruling::{Action, Megaflow, Output, Ruling};
-use core::hash::BuildHasher;
+use crate::ruling::{Megaflow, Output, Ruling};
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use std::sync::Arc;
 
 /// How often idle megaflows are looked for.
 const SWEEP_MS: u64 = 5000;
-
-/// How many lists of receivers are known again, so that flows that go the same way share one.
-const SHARED: usize = 8;
 
 /// What only some frames ask for.
 #[derive(Debug)]
@@ -58,8 +53,8 @@ pub(super) struct Slot {
     used: Moment,
     pub(super) frames: u64,
     pub(super) bytes: u64,
-    /// Set if the ruling is to forward and nothing else.
-    pub(super) plain: Option<Arc<[Output]>>,
+    /// Set if the ruling is to forward to one receiver, and nothing else.
+    pub(super) plain: Option<Output>,
     /// `None`: the place is free.
     rest: Option<Box<Rest>>,
 }
@@ -159,8 +154,6 @@ pub(super) struct Cache {
     next_sweep: Moment,
     /// The epoch for which room was made among the masks.
     swept_for: Epoch,
-    /// The latest lists of receivers, the last one first.
-    receivers: Vec<Arc<[Output]>>,
 }
 
 impl Cache {
@@ -176,7 +169,6 @@ impl Cache {
             hand: 0,
             next_sweep: Moment(0),
             swept_for: Epoch(0),
-            receivers: Vec::new(),
         }
     }
 
@@ -212,7 +204,7 @@ impl Cache {
     }
 
     fn hash(&self, key: &Packed) -> u64 {
-        self.hasher.hash_one(key)
+        key.hash_by(&self.hasher)
     }
 
     /// The flow that a key is under. A key whose flows the kernel may hold one by one is offered while `may_offer`.
@@ -296,9 +288,6 @@ impl Cache {
         entry.flow.key = mask.apply(&entry.flow.key);
         let words = Packed::of(&entry.flow.key);
         let slot = self.place(&words, &mask, now);
-        if let Action::Forward(to) = &mut entry.ruling.action {
-            self.share(to);
-        }
         let Some(place) = self.slots.get_mut(slot as usize) else {
             return;
         };
@@ -321,7 +310,7 @@ impl Cache {
         place.used = now;
         place.frames += entry.frames;
         place.bytes += entry.bytes;
-        place.plain = entry.ruling.plain().cloned();
+        place.plain = entry.ruling.plain();
         place.rest = Some(Box::new(Rest {
             flow: entry.flow,
             ruling: entry.ruling,
@@ -330,16 +319,6 @@ impl Cache {
         if let Some(key) = key {
             let spot = Front::spot(self.hash(&Packed::of(key)));
             self.remember(spot, slot);
-        }
-    }
-
-    /// Flows that go the same way have one list of receivers: less memory, and it is at hand.
-    fn share(&mut self, to: &mut Arc<[Output]>) {
-        if let Some(known) = self.receivers.iter().find(|known| *known == to) {
-            *to = Arc::clone(known);
-        } else {
-            self.receivers.insert(0, Arc::clone(to));
-            self.receivers.truncate(SHARED);
         }
     }
 
@@ -361,7 +340,7 @@ impl Cache {
         let (slots, hasher) = (&self.slots, &self.hasher);
         let rehash = |&slot: &u32| {
             let key = slots.get(slot as usize).map(|slot| slot.key);
-            hasher.hash_one(key.unwrap_or_default())
+            key.unwrap_or_default().hash_by(hasher)
         };
         if let Some(tuple) = self.tuples.get_mut(tuple as usize) {
             tuple.flows.insert_unique(hash, slot, rehash);
@@ -461,7 +440,7 @@ impl Cache {
         let Some(place) = self.slots.get_mut(slot).filter(|slot| slot.rest.is_some()) else {
             return;
         };
-        let hash = hasher.hash_one(place.key);
+        let hash = place.key.hash_by(hasher);
         (place.rest, place.plain, place.until) = (None, None, Moment(0));
         place.turn = place.turn.wrapping_add(1);
         let at = core::mem::replace(&mut place.tuple, u32::MAX);

@@ -9,7 +9,36 @@ use crate::ident::{UpcallId, Vni};
 use crate::ruling::{Copied, DropReason, Output, PuntOrder};
 use crate::steering::Route;
 use bytes::Bytes;
+use core::ops::Deref;
 use std::sync::Arc;
+
+/// Who gets a frame; never nobody. Nearly all frames go to one, and for these nothing is counted or shared.
+#[derive(Clone, Debug)]
+pub enum Receivers {
+    /// This one.
+    One(Output),
+    /// Each of these.
+    Many(Arc<[Output]>),
+}
+
+impl Deref for Receivers {
+    type Target = [Output];
+
+    fn deref(&self) -> &[Output] {
+        match self {
+            Self::One(one) => core::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+impl PartialEq for Receivers {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for Receivers {}
 
 /// What to do with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +48,7 @@ pub enum Step {
         /// As it came.
         frame: Bytes,
         /// Never empty.
-        to: Arc<[Output]>,
+        to: Receivers,
         /// To be done to the frame first.
         edits: Option<Arc<[Edit]>>,
         /// By which way to the peer, if it goes to one.

@@ -1,5 +1,14 @@
 //! What is known of a way in numbers: from samples of its connection's counters to figures of the last second.
 //!
+//! A connection tells its round trip smoothed: of a queue that came up it shows half after five acknowledgements, which on a way
+//! with little traffic is more than a second. How many came between two samples is known, so what they said is too:
+//!
+//! ```text
+//!   smoothed' = w smoothed + (1 - w) said,   w = (7/8)^acknowledgements      (RFC 9002 §5.3)
+//! ```
+//!
+//! Of the last three such values the shortest counts: a queue makes all of them long, a late thread one.
+//!
 //! Owns the window and the arithmetic, and when figures have changed so much that a choice may be another. Refuses to choose.
 
 use super::way::WayId;
@@ -16,6 +25,10 @@ const LOSS_WINDOW_MS: u64 = 5_000;
 const LOSS_PACKETS_MIN: u64 = 20;
 /// A way on which nothing was heard for so long is dead, in ms. Each end says something four times a second.
 pub const SILENT_MS: u64 = 800;
+/// The round trip is the shortest of so many values ...
+const ROUND_TRIPS: usize = 3;
+/// ... that are no older than this, in ms.
+const ROUND_TRIP_MS: u64 = 500;
 /// Changes below this are noise: RTT in us, loss in ppm, use in kbit/s.
 const RTT_NOISE_US: u32 = 1_000;
 const LOSS_NOISE_PPM: u32 = 5_000;
@@ -32,6 +45,8 @@ pub struct WaySample {
     pub way: WayId,
     /// Smoothed round trip, in us.
     pub rtt_us: u32,
+    /// Acknowledgements that came since the connection began.
+    pub acks: u64,
     /// Packets sent since the connection began.
     pub sent_packets: u64,
     /// Those of them that got lost.
@@ -49,7 +64,7 @@ pub struct WaySample {
 /// How a way is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figures {
-    /// Round trip, smoothed, in us.
+    /// Round trip of the last half second, in us.
     pub rtt_us: u32,
     /// Mean deviation of the round trip over the last second, in us.
     pub jitter_us: u32,
@@ -86,6 +101,17 @@ impl Figures {
 pub(super) struct Window {
     samples: VecDeque<(Moment, WaySample)>,
     heard: Option<(Moment, u64)>,
+    /// The latest last; at most [`ROUND_TRIPS`].
+    round_trips: VecDeque<(Moment, u32)>,
+}
+
+/// What the acknowledgements between two samples said of the round trip, in us; `None`: there was none.
+fn round_trip(before: &WaySample, now: &WaySample) -> Option<u32> {
+    let acks = now.acks.checked_sub(before.acks).filter(|acks| *acks > 0)?;
+    let kept = 0.875f64.powi(i32::try_from(acks).unwrap_or(i32::MAX));
+    let said = (f64::from(now.rtt_us) - f64::from(before.rtt_us) * kept) / (1.0 - kept);
+    // A cast of a float saturates.
+    Some(said as u32)
 }
 
 impl Window {
@@ -95,8 +121,17 @@ impl Window {
         };
         if self.samples.back().is_some_and(restarted) {
             // Another connection has taken its place.
-            self.samples.clear();
-            self.heard = None;
+            *self = Self::default();
+        }
+        let said = match self.samples.back() {
+            Some((_, before)) => round_trip(before, &sample),
+            None => Some(sample.rtt_us),
+        };
+        if let Some(rtt_us) = said {
+            self.round_trips.push_back((now, rtt_us));
+            if self.round_trips.len() > ROUND_TRIPS {
+                self.round_trips.pop_front();
+            }
         }
         if self
             .heard
@@ -150,12 +185,17 @@ impl Window {
             ..LOSS_PACKETS_MIN => 0,
             _ => (lost.saturating_mul(1_000_000) / sent).min(1_000_000),
         };
+        let fresh = |(at, _): &&(Moment, u32)| now.ms_since(*at) <= ROUND_TRIP_MS;
+        let round_trips = self.round_trips.iter();
+        let round_trip = round_trips.filter(fresh).map(|(_, rtt_us)| *rtt_us).min();
+        // Nothing was said lately: what was said last may still be so.
+        let round_trip = round_trip.or_else(|| Some(self.round_trips.back()?.1));
         let count = recent().count().max(1) as u64;
         let mean = recent().map(|(_, s)| u64::from(s.rtt_us)).sum::<u64>() / count;
         let deviation = recent().map(|(_, s)| u64::from(s.rtt_us).abs_diff(mean));
         let window = last.cwnd.saturating_mul(8_000) / u64::from(last.rtt_us.max(1));
         Figures {
-            rtt_us: last.rtt_us,
+            rtt_us: round_trip.unwrap_or(last.rtt_us),
             jitter_us: short(deviation.sum::<u64>() / count),
             loss_ppm: short(loss),
             avail_kbps: rate_kbps.unwrap_or_else(|| short(window)),
@@ -179,6 +219,7 @@ mod tests {
             node: NodeId([1; 32]),
             way: WayId::MAIN,
             rtt_us,
+            acks: 0,
             sent_packets: sent,
             lost_packets: lost,
             sent_bytes: bytes,
@@ -213,6 +254,44 @@ mod tests {
         );
         assert_eq!(figures.avail_kbps, 4_000);
         assert_eq!(window.figures(Some(100_000)).avail_kbps, 100_000);
+    }
+
+    /// A connection's own smoothing, with `acks` acknowledgements of `said` us before each sample.
+    fn acknowledged(window: &mut Window, from: u64, said: &[(u32, u64)], smoothed: &mut f64) {
+        for (step, (said, acks)) in (0u64..).zip(said) {
+            for _ in 0..*acks {
+                *smoothed = (7.0 * *smoothed + f64::from(*said)) / 8.0;
+            }
+            let before = window.samples.back().map_or(0, |(_, last)| last.acks);
+            let sample = WaySample {
+                acks: before + acks,
+                ..sample(step, 0, 0, from + step, *smoothed as u32)
+            };
+            window.push(sample, at((from + step) * 100));
+        }
+    }
+
+    #[test]
+    fn a_queue_is_seen_by_the_third_look_and_its_end_by_the_first() {
+        let (mut window, mut smoothed) = (Window::default(), 10_000.0);
+        acknowledged(&mut window, 0, &[(10_000, 2); 10], &mut smoothed);
+        let rtt = |window: &Window| window.figures(None).rtt_us;
+        assert!(rtt(&window).abs_diff(10_000) < 20);
+        acknowledged(&mut window, 10, &[(80_000, 2); 2], &mut smoothed);
+        assert!(rtt(&window).abs_diff(10_000) < 20, "two late threads are no queue");
+        acknowledged(&mut window, 12, &[(80_000, 1)], &mut smoothed);
+        assert!(rtt(&window).abs_diff(80_000) < 100, "{}", rtt(&window));
+        assert!(smoothed < 50_000.0, "the connection itself sees it later");
+        acknowledged(&mut window, 13, &[(10_000, 3)], &mut smoothed);
+        assert!(rtt(&window).abs_diff(10_000) < 100, "{}", rtt(&window));
+    }
+
+    #[test]
+    fn without_acknowledgements_the_last_word_holds() {
+        let (mut window, mut smoothed) = (Window::default(), 10_000.0);
+        acknowledged(&mut window, 0, &[(10_000, 1); 3], &mut smoothed);
+        acknowledged(&mut window, 3, &[(0, 0); 20], &mut smoothed);
+        assert!(window.figures(None).rtt_us.abs_diff(10_000) < 20);
     }
 
     #[test]

@@ -973,6 +973,7 @@ impl World {
                 node,
                 way,
                 rtt_us: u32::try_from(2 * self.weather.latency_us).unwrap(),
+                acks: self.now / MS,
                 sent_packets: self.now / MS / 100,
                 lost_packets: 0,
                 sent_bytes: self.now / MS,
