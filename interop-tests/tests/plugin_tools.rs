@@ -1,4 +1,4 @@
-//! Signed plugins and a daemon that wants signatures; a plugin in C.
+//! From a new project to a live network; signed plugins and a daemon that wants signatures; a plugin in C.
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::lab::{LabSpec, meshd_binary, plugin, scene};
@@ -106,6 +106,67 @@ fn a_signed_plugin_drops_real_traffic_and_one_that_nobody_trusted_signed_is_refu
         let listed = node.list("plugin ls")?;
         let trouble = listed[0]["trouble"].as_str().unwrap_or_default();
         ensure!(trouble.contains("does not trust"), "{listed:?}");
+        Ok(())
+    });
+}
+
+/// As the tutorial does it, each word after the other.
+#[test]
+fn a_new_project_is_built_tested_replayed_signed_installed_and_drops_real_traffic() {
+    scene(LabSpec::hosts(2), |lab| {
+        let node = lab.node(0);
+        let room = node.config.parent().context("a node without a folder")?;
+        let target = meshd_binary()?
+            .ancestors()
+            .nth(2)
+            .context("the daemon is not in a target folder")?
+            .join("guests");
+        let path = |name: &str| room.join(name).to_string_lossy().into_owned();
+        let (project, wasm, key) = (path("no-telnet"), path("no-telnet.wasm"), path("key"));
+        let sdk = root().to_string_lossy().into_owned();
+        tool(
+            &target,
+            &["new", "no-telnet", "--dir", &project, "--sdk", &sdk],
+        )?;
+        tool(&target, &["build", &project, "-o", &wasm])?;
+        let said = tool(&target, &["test", &wasm])?;
+        ensure!(said.contains("keeps the contract"), "{said}");
+        let recording = root().join("examples/hello-plugin/testdata/office.pcap");
+        let passed = path("passed.pcap");
+        let said = tool(
+            &target,
+            &[
+                "replay",
+                &wasm,
+                &recording.to_string_lossy(),
+                "--out",
+                &passed,
+            ],
+        )?;
+        ensure!(
+            fs::metadata(&passed)?.len() < fs::metadata(&recording)?.len(),
+            "nothing of the recording is dropped: {said}"
+        );
+        let made: serde_json::Value =
+            serde_json::from_str(&tool(&target, &["keygen", &key, "--json"])?)?;
+        let public = made["public_key"].as_str().context("no public key")?;
+        tool(&target, &["sign", &wasm, "--key", &key])?;
+        fs::write(
+            &node.config,
+            format!("[plugins]\ntrusted = [\"{public}\"]\nrequire_signature = true\n"),
+        )?;
+        lab.mesh()?;
+        let stations = lab.segment("lan", &["--subnet", "10.10.0.0/24"])?;
+        let (here, far) = (&stations[0], &stations[1]);
+        let to = far.port.v4()?;
+        let open = |port| tcp_opens(&here.netns, &far.netns, to, port, Duration::from_secs(2));
+        ensure!(open(23)?, "no policy, no refusal");
+        node.ok(&["plugin", "install", "no-telnet", &wasm])?;
+        node.ok(&["plugin", "attach", "no-telnet", "lan"])?;
+        ensure!(!open(23)?, "tcp/23 is refused");
+        ensure!(open(80)?, "tcp/80 passes");
+        node.ok(&["plugin", "detach", "no-telnet", "lan"])?;
+        ensure!(open(23)?, "and tcp/23 passes without it");
         Ok(())
     });
 }

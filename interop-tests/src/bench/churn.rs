@@ -147,12 +147,7 @@ fn marking(dscp: u8) -> String {
     format!(r#"{{"trust":{{"ports":[4294967295],"dscp":{dscp},"pcp":0}}}}"#)
 }
 
-fn reload(
-    lab: &Lab,
-    plugins: &Path,
-    rounds: usize,
-    say: &mut impl FnMut(&str),
-) -> Result<Table> {
+fn reload(lab: &Lab, plugins: &Path, rounds: usize, say: &mut impl FnMut(&str)) -> Result<Table> {
     let node = lab.node(0);
     attach(node, plugins, "qos", "reload", &marking(8))?;
     attach(node, plugins, "hello-plugin", "reload", r#"{"port":9}"#)?;
@@ -171,7 +166,14 @@ fn reload(
         std::thread::sleep(Duration::from_secs_f64(
             100_000.0 / f64::from(RATE / crate::slow()) + 0.5,
         ));
-        node.ok(&["plugin", "attach", "qos", "reload", "--config", &marking(new)])?;
+        node.ok(&[
+            "plugin",
+            "attach",
+            "qos",
+            "reload",
+            "--config",
+            &marking(new),
+        ])?;
         let done = Instant::now();
         std::thread::sleep(Duration::from_secs(1));
         let (sent, heard) = flows.finish()?;
@@ -185,7 +187,8 @@ fn reload(
         let (Some(last_old), Some(first_new)) = (last_old, first_new) else {
             anyhow::bail!("no frame with the old marking, or none with the new one");
         };
-        let ms = |from: Instant, to: &Heard| to.at.saturating_duration_since(from).as_secs_f64() * 1e3;
+        let ms =
+            |from: Instant, to: &Heard| to.at.saturating_duration_since(from).as_secs_f64() * 1e3;
         overlap.push(ms(first_new.at, last_old));
         late.push(ms(done, last_old));
         say(&format!(
@@ -249,7 +252,9 @@ fn hang(
         turns.push(turn);
     }
     ensure!(
-        node.json(&["plugin", "stats", "fixture"])?.to_string().contains("failed"),
+        node.json(&["plugin", "stats", "fixture"])?
+            .to_string()
+            .contains("failed"),
         "the plugin did not hang"
     );
     let of = |of: fn(&[traffic::Latency; 2]) -> f64| median(turns.iter().map(of).collect());

@@ -278,7 +278,10 @@ mod tests {
         let rtt = |window: &Window| window.figures(None).rtt_us;
         assert!(rtt(&window).abs_diff(10_000) < 20);
         acknowledged(&mut window, 10, &[(80_000, 2); 2], &mut smoothed);
-        assert!(rtt(&window).abs_diff(10_000) < 20, "two late threads are no queue");
+        assert!(
+            rtt(&window).abs_diff(10_000) < 20,
+            "two late threads are no queue"
+        );
         acknowledged(&mut window, 12, &[(80_000, 1)], &mut smoothed);
         assert!(rtt(&window).abs_diff(80_000) < 100, "{}", rtt(&window));
         assert!(smoothed < 50_000.0, "the connection itself sees it later");

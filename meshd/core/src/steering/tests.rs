@@ -174,7 +174,10 @@ fn a_plugin_is_asked_at_first_and_when_figures_move_by_much() {
     assert!(questions(&mut steering, at(200)).is_empty(), "a little");
     for ms in [300, 400] {
         round(&mut steering, ms, 16_000, None);
-        assert!(questions(&mut steering, at(ms)).is_empty(), "it may be a late thread");
+        assert!(
+            questions(&mut steering, at(ms)).is_empty(),
+            "it may be a late thread"
+        );
     }
     round(&mut steering, 500, 16_000, None);
     let asked = questions(&mut steering, at(500));
