@@ -1,10 +1,10 @@
 //! What policy costs where nothing is cached, where all of it is forgotten at once, and where a plugin hangs.
 //!
 //! ```text
-//!   new flows     container 1 - daemon - container 1'    each frame of another flow: an upcall, a decision, a ruling
-//!   reload        container 2 - daemon - QUIC - daemon - far container 2   100,000 flows; the chain changes under them
-//!   hang          container 3 - …        a plugin that never answers, asked by 1,000 new flows a second
-//!   beside it     container 4 - …        round trips of a network without a plugin, with and without the hang
+//!   new flows     container 1 - daemon - container 2     each frame of another flow: an upcall, a decision, a ruling
+//!   reload        container 3 - daemon - QUIC - daemon - far container 3   100,000 flows; the chain changes under them
+//!   hang          container 4 - …        a plugin that never answers, asked by 1,000 new flows a second
+//!   beside it     container 5 - …        round trips of a network without a plugin, with and without the hang
 //! ```
 
 use super::median;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// The lab for [`run`]: two hosts that do not trust the wire.
 #[must_use]
 pub fn spec() -> LabSpec {
-    LabSpec::hosts(2).containers(4)
+    LabSpec::hosts(2).containers(5)
 }
 
 /// Both ends of a load, wired.
@@ -99,7 +99,9 @@ fn new_flows(
     say: &mut impl FnMut(&str),
 ) -> Result<Table> {
     let node = lab.node(0);
-    attach(node, plugins, "hello-plugin", "new", r#"{"port":9}"#)?;
+    // Reads the whole port of each frame.
+    let config = r#"{"on-port":9,"do":"drop"}"#;
+    attach(node, plugins, "fixture", "new", config)?;
     let ends = Ends::new(lab, "new", (0, 0), (0, 1))?;
     let mut turns: Vec<[f64; 3]> = Vec::new();
     for round in 1..=rounds {
@@ -109,10 +111,10 @@ fn new_flows(
             first_port: 1024,
             one_port_each: true,
         })?;
-        let before = (asked(node, "hello-plugin")?, node.cpu_seconds()?);
+        let before = (asked(node, "fixture")?, node.cpu_seconds()?);
         let start = Instant::now();
         std::thread::sleep(Duration::from_secs(seconds.into()));
-        let after = (asked(node, "hello-plugin")?, node.cpu_seconds()?);
+        let after = (asked(node, "fixture")?, node.cpu_seconds()?);
         let (wall, (sent, heard)) = (start.elapsed().as_secs_f64(), flows.finish()?);
         let upcalls = (after.0 - before.0) / 2.0;
         let turn = [
@@ -150,8 +152,14 @@ fn marking(dscp: u8) -> String {
 fn reload(lab: &Lab, plugins: &Path, rounds: usize, say: &mut impl FnMut(&str)) -> Result<Table> {
     let node = lab.node(0);
     attach(node, plugins, "qos", "reload", &marking(8))?;
-    attach(node, plugins, "hello-plugin", "reload", r#"{"port":9}"#)?;
-    let ends = Ends::new(lab, "reload", (0, 1), (1, 1))?;
+    attach(
+        node,
+        plugins,
+        "acl",
+        "reload",
+        r#"{"deny":[{"proto":"udp","port":9}]}"#,
+    )?;
+    let ends = Ends::new(lab, "reload", (0, 2), (1, 2))?;
     let (mut lost, mut sent_all, mut overlap, mut late) = (0, 0, Vec::new(), Vec::new());
     for round in 1..=rounds {
         // From 8 to 16 and back again.
@@ -225,14 +233,14 @@ fn hang(
     let node = lab.node(0);
     let config = r#"{"on-port":666,"do":"spin"}"#;
     attach(node, plugins, "fixture", "hang", config)?;
-    let ends = Ends::new(lab, "hang", (0, 2), (1, 2))?;
-    let beside = Ends::new(lab, "beside", (0, 3), (1, 3))?;
+    let ends = Ends::new(lab, "hang", (0, 3), (1, 3))?;
+    let beside = Ends::new(lab, "beside", (0, 4), (1, 4))?;
     let time = Duration::from_secs(seconds.into());
     let to = beside.server.1.v4()?;
     let mut turns: Vec<[traffic::Latency; 2]> = Vec::new();
     for round in 1..=rounds {
         // The same load, of ports at which the plugin answers and then of that at which it does not.
-        let mut measure = |first_port: u16, port: u16| -> Result<traffic::Latency> {
+        let measure = |first_port: u16, port: u16| -> Result<traffic::Latency> {
             let flows = ends.load(Load {
                 flows: 317,
                 rate: Some(1000),
