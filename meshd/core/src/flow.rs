@@ -7,9 +7,9 @@
 //! Owns the key's fields, the masks over them and the rule that a field may only be matched together with the fields that
 //! give it meaning. Knows no table.
 
-mod packed;
+mod words;
 
-pub(crate) use self::packed::Packed;
+pub(crate) use self::words::KeyWords;
 use crate::conntrack::{CtState, Tracked};
 use crate::frame::Frame;
 use crate::ident::{MacAddr, NodeId, PortId, Vni};

@@ -13,7 +13,7 @@
 
 use crate::dues::Dues;
 use crate::edit::Edit;
-use crate::flow::{Fields, FlowKey, FlowMask};
+use crate::flow::{Fields, FlowMask, KeyWords};
 use crate::group::Group;
 use crate::ident::{AttachmentId, Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
@@ -290,11 +290,14 @@ impl Scope {
     }
 }
 
-/// Answers of one scope, and until when they hold: for each mask, masked key and destination class if that was read.
-type Kept = Vec<(
-    FlowMask,
-    BTreeMap<(FlowKey, Option<DstClass>), (Answer, Until)>,
-)>;
+/// Answers of one scope with one mask.
+#[derive(Debug)]
+struct Kept {
+    mask: FlowMask,
+    words: KeyWords,
+    /// By masked key, and destination class if that was read.
+    answers: BTreeMap<(KeyWords, Option<DstClass>), (Answer, Until)>,
+}
 
 /// Until when an answer holds, as far as it says so.
 #[derive(Clone, Copy, Debug)]
@@ -302,6 +305,12 @@ struct Until {
     hard: Option<Moment>,
     /// If no frame came since it was given.
     idle: Option<Moment>,
+}
+
+/// What tells a question from others.
+fn by_question(question: &Question) -> (Scope, KeyWords, DstClass) {
+    let key = KeyWords::of(&question.key);
+    (Scope::of(question), key, question.dst_class)
 }
 
 /// A question on its way, and who waits for it.
@@ -318,9 +327,9 @@ struct Flight {
 pub struct Policy {
     limits: PolicyLimits,
     chains: BTreeMap<Vni, u32>,
-    kept: BTreeMap<Scope, Kept>,
+    kept: BTreeMap<Scope, Vec<Kept>>,
     flights: BTreeMap<QueryId, Flight>,
-    flights_by_question: BTreeMap<(Scope, FlowKey, DstClass), QueryId>,
+    flights_by_question: BTreeMap<(Scope, KeyWords, DstClass), QueryId>,
     next_query: QueryId,
 }
 
@@ -363,10 +372,10 @@ impl Policy {
             parts.any(|part| tag.is_none_or(|tag| part.tags.contains(&tag)))
         };
         for (_, kept) in self.kept.iter_mut().filter(|(scope, _)| scope.vni == vni) {
-            for (_, answers) in kept.iter_mut() {
-                answers.retain(|_, (answer, _)| !void(answer));
+            for kept in kept.iter_mut() {
+                kept.answers.retain(|_, (answer, _)| !void(answer));
             }
-            kept.retain(|(_, answers)| !answers.is_empty());
+            kept.retain(|kept| !kept.answers.is_empty());
         }
         self.kept.retain(|_, kept| !kept.is_empty());
         self.recall(|scope| scope.vni == vni)
@@ -381,8 +390,9 @@ impl Policy {
     pub fn forget_path(&mut self, peer: u64, way: u32) {
         let lost = PathLost::AskAgain;
         let named = Some(Redirect::Path(NamedPath { peer, way, lost }));
-        for (_, answers) in self.kept.values_mut().flatten() {
-            answers.retain(|_, (answer, _)| answer.orders.redirect != named);
+        for kept in self.kept.values_mut().flatten() {
+            kept.answers
+                .retain(|_, (answer, _)| answer.orders.redirect != named);
         }
     }
 
@@ -409,11 +419,11 @@ impl Policy {
     #[must_use]
     pub fn look(&self, question: &Question, now: Moment) -> Option<Answer> {
         let kept = self.kept.get(&Scope::of(question))?;
-        kept.iter().find_map(|(mask, answers)| {
-            let key = mask.apply(&question.key);
-            let (answer, until) = answers
-                .get(&(key, None))
-                .or_else(|| answers.get(&(key, Some(question.dst_class))))?;
+        let words = KeyWords::of(&question.key);
+        kept.iter().find_map(|kept| {
+            let key = words.and(&kept.words);
+            let of = |class| kept.answers.get(&(key, class));
+            let (answer, until) = of(None).or_else(|| of(Some(question.dst_class)))?;
             let mut answer = answer.clone();
             if let Some(until) = until.hard {
                 let left = until.ms_since(now);
@@ -439,7 +449,7 @@ impl Policy {
         now: Moment,
         out: &mut Outbox,
     ) -> bool {
-        let by = (Scope::of(&question), question.key, question.dst_class);
+        let by = by_question(&question);
         if let Some(flight) = self
             .flights_by_question
             .get(&by)
@@ -516,9 +526,8 @@ impl Policy {
 
     fn land(&mut self, query: QueryId) -> Option<Flight> {
         let flight = self.flights.remove(&query)?;
-        let question = &flight.question;
         self.flights_by_question
-            .remove(&(Scope::of(question), question.key, question.dst_class));
+            .remove(&by_question(&flight.question));
         Some(flight)
     }
 
@@ -529,29 +538,33 @@ impl Policy {
             self.kept.pop_first();
         }
         let kept = self.kept.entry(scope).or_default();
-        if kept.iter().map(|(_, answers)| answers.len()).sum::<usize>()
-            >= self.limits.answers_per_scope
-        {
+        let held: usize = kept.iter().map(|kept| kept.answers.len()).sum();
+        if held >= self.limits.answers_per_scope {
             kept.clear();
         }
-        let at = match kept.iter().position(|(mask, _)| *mask == answer.mask) {
+        let at = match kept.iter().position(|kept| kept.mask == answer.mask) {
             Some(at) => at,
             None => {
                 if kept.len() >= self.limits.masks_per_scope {
                     kept.clear();
                 }
-                kept.push((answer.mask, BTreeMap::new()));
+                kept.push(Kept {
+                    mask: answer.mask,
+                    words: KeyWords::of_mask(&answer.mask),
+                    answers: BTreeMap::new(),
+                });
                 kept.len() - 1
             }
         };
-        if let Some((mask, answers)) = kept.get_mut(at) {
+        if let Some(kept) = kept.get_mut(at) {
             let class = answer.read_dst_class.then_some(question.dst_class);
             let behind = |ms: u32| now.plus_ms(u64::from(ms));
             let until = Until {
                 hard: answer.hard_ms.map(behind),
                 idle: answer.idle_ms.map(behind),
             };
-            answers.insert((mask.apply(&question.key), class), (answer.clone(), until));
+            let key = KeyWords::of(&question.key).and(&kept.words);
+            kept.answers.insert((key, class), (answer.clone(), until));
         }
     }
 }
@@ -560,6 +573,7 @@ impl Policy {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::flow::FlowKey;
     use proptest::prelude::*;
 
     fn question(dst_port: u16) -> Question {
@@ -824,7 +838,7 @@ mod tests {
             };
             let vni = question(0).vni;
             for step in steps {
-                let before: usize = policy.kept.values().flatten().map(|(_, a)| a.len()).sum();
+                let before: usize = policy.kept.values().flatten().map(|kept| kept.answers.len()).sum();
                 match step {
                     Step::Ask(port, at_once) => {
                         if policy.look(&question(port), Moment(0)).is_none() {
@@ -851,7 +865,7 @@ mod tests {
                     }
                     Step::Other(tag) => {
                         policy.invalidate(vni, them, Some(tag));
-                        let after: usize = policy.kept.values().flatten().map(|(_, a)| a.len()).sum();
+                        let after: usize = policy.kept.values().flatten().map(|kept| kept.answers.len()).sum();
                         prop_assert_eq!(before, after, "others keep what they said");
                     }
                 }
@@ -878,7 +892,7 @@ mod tests {
                 prop_assert!(policy.kept.len() <= 3 && policy.flights.len() <= 5);
                 prop_assert_eq!(policy.flights.len(), policy.flights_by_question.len());
                 for kept in policy.kept.values() {
-                    prop_assert!(kept.len() <= 2 && kept.iter().map(|(_, a)| a.len()).sum::<usize>() <= 4);
+                    prop_assert!(kept.len() <= 2 && kept.iter().map(|kept| kept.answers.len()).sum::<usize>() <= 4);
                 }
             }
         }

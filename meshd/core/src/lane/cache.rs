@@ -11,7 +11,7 @@
 
 use super::LaneLimits;
 use super::front::{Front, Hint, Spot};
-use crate::flow::{FlowKey, FlowMask, Packed};
+use crate::flow::{FlowKey, FlowMask, KeyWords};
 use crate::ident::{Epoch, Moment};
 use crate::ruling::{Megaflow, Output, Ruling};
 use foldhash::fast::FixedState;
@@ -34,7 +34,7 @@ pub(super) struct Rest {
 #[repr(align(64))]
 pub(super) struct Slot {
     /// Bits outside the mask are zero.
-    key: Packed,
+    key: KeyWords,
     /// Which tuple has the mask.
     tuple: u32,
     /// Grows each time the place is given away, so that the front notices.
@@ -62,7 +62,7 @@ pub(super) struct Slot {
 impl Slot {
     fn new() -> Self {
         Self {
-            key: Packed::default(),
+            key: KeyWords::default(),
             tuple: u32::MAX,
             turn: 0,
             recent: false,
@@ -112,7 +112,7 @@ impl Slot {
 #[derive(Debug)]
 struct Tuple {
     mask: FlowMask,
-    words: Packed,
+    words: KeyWords,
     /// Frames that found a flow here of late; halved at each sweep.
     hits: u64,
     /// Slots, by their keys.
@@ -203,7 +203,7 @@ impl Cache {
         self.slots.get_mut(slot as usize)
     }
 
-    fn hash(&self, key: &Packed) -> u64 {
+    fn hash(&self, key: &KeyWords) -> u64 {
         key.hash_by(&self.hasher)
     }
 
@@ -215,7 +215,7 @@ impl Cache {
         now: Moment,
         may_offer: impl FnOnce() -> bool,
     ) -> Option<Found> {
-        let key = Packed::of(key);
+        let key = KeyWords::of(key);
         let spot = Front::spot(self.hash(&key));
         for hint in self.front.hints(spot) {
             if let Some(slot) = self.slots.get(hint.slot as usize)
@@ -286,7 +286,7 @@ impl Cache {
             entry.flow.mask = mask;
         }
         entry.flow.key = mask.apply(&entry.flow.key);
-        let words = Packed::of(&entry.flow.key);
+        let words = KeyWords::of(&entry.flow.key);
         let slot = self.place(&words, &mask, now);
         let Some(place) = self.slots.get_mut(slot as usize) else {
             return;
@@ -317,13 +317,13 @@ impl Cache {
             since: before.unwrap_or(now),
         }));
         if let Some(key) = key {
-            let spot = Front::spot(self.hash(&Packed::of(key)));
+            let spot = Front::spot(self.hash(&KeyWords::of(key)));
             self.remember(spot, slot);
         }
     }
 
     /// The slot of the flow with this key and mask: where it is already, or a free one.
-    fn place(&mut self, key: &Packed, mask: &FlowMask, now: Moment) -> u32 {
+    fn place(&mut self, key: &KeyWords, mask: &FlowMask, now: Moment) -> u32 {
         let hash = self.hash(key);
         let known = self.tuple_with(mask);
         let known = known.and_then(|at| self.tuples.get(at as usize));
@@ -390,7 +390,7 @@ impl Cache {
         }
         let tuple = Tuple {
             mask: *mask,
-            words: Packed::of_mask(mask),
+            words: KeyWords::of_mask(mask),
             hits: 0,
             flows: HashTable::new(),
         };

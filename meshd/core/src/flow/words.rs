@@ -8,8 +8,8 @@ use crate::ident::MacAddr;
 use core::hash::{BuildHasher, Hasher};
 
 /// The words of a [`FlowKey`], or of a [`FlowMask`] with all bits set that matter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Packed([u64; 10]);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeyWords([u64; 10]);
 
 const fn wide(mac: MacAddr, low: u16) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
@@ -21,7 +21,7 @@ const fn halves(ip: u128) -> [u64; 2] {
     [(ip >> 64) as u64, ip as u64]
 }
 
-impl Packed {
+impl KeyWords {
     /// Of a key.
     #[inline]
     pub(crate) const fn of(key: &FlowKey) -> Self {
@@ -129,11 +129,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_masked_key_has_the_words_of_the_key_under_those_of_the_mask(key in any_key(), other in any_key(), mask in any_mask()) {
-            let words = Packed::of_mask(&mask);
-            let masked = Packed::of(&mask.apply(&key));
-            prop_assert_eq!(Packed::of(&key).and(&words), masked);
+            let words = KeyWords::of_mask(&mask);
+            let masked = KeyWords::of(&mask.apply(&key));
+            prop_assert_eq!(KeyWords::of(&key).and(&words), masked);
             let same = mask.apply(&key) == mask.apply(&other);
-            prop_assert_eq!(Packed::of(&other).is_under(&words, &masked), same);
+            prop_assert_eq!(KeyWords::of(&other).is_under(&words, &masked), same);
         }
 
         #[test]
@@ -141,10 +141,10 @@ mod tests {
             // All of one key but a single field, which is the other's.
             let one = FlowMask { fields: Fields::ALL.without(Fields(1 << field)), ..FlowMask::exact() };
             let rest = FlowMask { fields: Fields(1 << field), ..FlowMask::default() };
-            let words = |key: &FlowKey, mask: &FlowMask| Packed::of(&mask.apply(key));
+            let words = |key: &FlowKey, mask: &FlowMask| KeyWords::of(&mask.apply(key));
             let same = rest.apply(&key) == rest.apply(&FlowKey { vni: key.vni, ..other });
             prop_assert_eq!(words(&key, &rest) == words(&FlowKey { vni: key.vni, ..other }, &rest), same);
-            prop_assert_eq!(words(&key, &one).and(&Packed::of_mask(&rest)), Packed::of(&FlowKey::blank(key.vni)).and(&Packed::of_mask(&rest)));
+            prop_assert_eq!(words(&key, &one).and(&KeyWords::of_mask(&rest)), KeyWords::of(&FlowKey::blank(key.vni)).and(&KeyWords::of_mask(&rest)));
         }
     }
 }
