@@ -145,6 +145,77 @@ fn a_flow_is_redirected_copied_and_changed_as_policy_says() {
     });
 }
 
+/// An ARP request for `target`, by which `sender` says to have `ip`.
+fn who_has(sender: [u8; 6], ip: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let body = [
+        &[0, 1, 8, 0, 6, 4, 0, 1][..],
+        &sender,
+        &ip,
+        &[0; 6],
+        &target,
+        &[0; 18],
+    ];
+    frames::frame([0xff; 6], sender, 0x0806, &body.concat())
+}
+
+#[test]
+fn a_station_that_policy_learned_is_sent_to_alone_and_forgotten_when_its_time_is_over() {
+    const MACHINE: [u8; 6] = [0x02, 0, 0, 0, 0, 0x77];
+    const ITS_IP: [u8; 4] = [10, 10, 0, 200];
+    fn asks(frame: &[u8]) -> bool {
+        frame.get(12..14) == Some(&[0x08, 0x06]) && frame.get(38..42) == Some(&ITS_IP)
+    }
+    with_fixture(LabSpec::hosts(2), |lab, stations| {
+        let (home, near, far) = (&stations[0], &stations[1], &stations[3]);
+        ping_until(&near.netns, far.port.v4()?, SOON)?;
+        let machine = Tap::open(&home.netns, "eth0")?;
+        let knows = |want: bool| {
+            lab.node(0).json(&["fdb"]).map(|fdb| {
+                let text = fdb.to_string();
+                text.contains("02:00:00:00:00:77") == want && text.contains("10.10.0.200") == want
+            })
+        };
+        let wait = |want: bool| -> Result<()> {
+            let end = Instant::now() + SOON * 2;
+            while !knows(want)? {
+                ensure!(Instant::now() < end, "known is to be {want}");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            Ok(())
+        };
+        let sends = |to: [u8; 6], from: &Station| -> Result<Vec<u8>> {
+            Ok(frames::frame(to, mac(&from.port.mac)?, 0x88b5, MARK))
+        };
+        let question = who_has(mac(&near.port.mac)?, [10, 10, 0, 3], ITS_IP);
+        // For ten minutes: longer than this test, and than the switch by itself remembers.
+        orders(lab, 0, "learn", 600_000)?;
+        machine.send(&who_has(MACHINE, ITS_IP, ITS_IP))?;
+        wait(true)?;
+        let speaker = Tap::open(&near.netns, "eth0")?;
+        let frame = sends(MACHINE, near)?;
+        let got = heard(&[home, far], || Ok(speaker.send(&frame)?))?;
+        ensure!(got[0].is_some() && got[1].is_none(), "to it alone: {got:?}");
+        let both = all_heard(&[home, far], asks, || Ok(speaker.send(&question)?))?;
+        ensure!(both.iter().all(Vec::is_empty), "answered here: {both:?}");
+
+        // Two seconds: it is quiet, and forgotten.
+        orders(lab, 0, "learn", 2000)?;
+        wait(false).or_else(|_| {
+            // The change of the config made it age as usual: it is learned anew.
+            machine.send(&who_has(MACHINE, ITS_IP, ITS_IP))?;
+            wait(false)
+        })?;
+        let got = heard(&[home, far], || Ok(speaker.send(&frame)?))?;
+        ensure!(got.iter().all(Option::is_some), "flooded: {got:?}");
+        let both = all_heard(&[home, far], asks, || Ok(speaker.send(&question)?))?;
+        ensure!(
+            both.iter().all(|heard| !heard.is_empty()),
+            "asked: {both:?}"
+        );
+        Ok(())
+    });
+}
+
 #[test]
 fn a_flood_reaches_whom_policy_lets_it_and_nobody_else_on_any_host() {
     with_fixture(LabSpec::hosts(2), |lab, stations| {

@@ -39,6 +39,7 @@ pub(crate) enum Act {
     Meter(u32),
     Count(u32),
     Punt(u16),
+    Learn(u32),
 }
 
 /// Where a copy goes.
@@ -92,6 +93,7 @@ impl Act {
             Self::Meter(at) => Action::Meter(at),
             Self::Count(label) => Action::Count(label),
             Self::Punt(bytes) => Action::Punt(bytes),
+            Self::Learn(ms) => Action::Learn(ms),
         }
     }
 }
@@ -123,6 +125,7 @@ impl core::fmt::Display for Act {
             Self::Meter(at) => write!(f, "meter {at}"),
             Self::Count(label) => write!(f, "count {label}"),
             Self::Punt(bytes) => write!(f, "punt {bytes}"),
+            Self::Learn(ms) => write!(f, "learn {ms} ms"),
         }
     }
 }
@@ -234,7 +237,8 @@ impl Verdict {
     #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn holds_at_egress(&self) -> bool {
         let placed = matches!(self.say, Say::Port(_) | Say::Peer(_));
-        !placed && !self.acts.iter().flatten().any(|act| act.is_edit())
+        let here = |act: &Act| act.is_edit() || matches!(act, Act::Learn(_));
+        !placed && !self.acts.iter().flatten().any(here)
     }
 
     fn of(say: Say) -> Self {
@@ -338,6 +342,13 @@ impl Verdict {
     /// dropped. Above the budget (1000 a second) copies are counted and not sent.
     pub fn punt(self, bytes: u16) -> Self {
         self.act(Act::Punt(bytes))
+    }
+
+    /// With its source remembered at its port until it was quiet for so many ms (1000 to 86400000; a station that is not told of
+    /// here is forgotten after 300000), and on ARP and ND with the address that it claims; on the way in only. Of what is
+    /// dropped nothing is remembered.
+    pub fn learn(self, ms: u32) -> Self {
+        self.act(Act::Learn(ms))
     }
 
     /// With a tag: the controller of the plugin can take back all verdicts with it at once. Four at most.

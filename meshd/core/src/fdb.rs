@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   attach ------> own      never ages, never moves
-//!   first frame -> learned  ages after 300 s without an upcall; moves between ports; at most 8 a port
+//!   first frame -> learned  ages after 300 s without an upcall, or as policy says; moves between ports; at most 8 a port
 //!   directory ---> remote   as advertised, until withdrawn; gives way to `own`, displaces `learned`; if it was only learned
 //!                           there, it may be learned here next (a virtual machine that moves)
 //! ```
@@ -12,9 +12,12 @@
 use crate::ident::{MacAddr, Moment, NodeId, PortId};
 use crate::ruling::DropReason;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 /// A learned MAC without a frame for so long is forgotten, in ms (802.1D §7.9.2 recommends 300 s).
 pub const AGE_MS: u64 = 300_000;
+/// What policy may say instead, in ms: not so short that each frame is one of a new station, and a day at most.
+pub const LIFE_MS: RangeInclusive<u32> = 1000..=86_400_000;
 /// A MAC that was just learned or moved stays where it is for so long, in ms: two ports that use one MAC cannot make it
 /// jump with every frame.
 pub const HOLD_MS: u64 = 1000;
@@ -58,10 +61,12 @@ pub enum How {
     Own,
     /// Seen as a source.
     Learned {
-        /// Last time that the switch saw it; cached rulings hide later frames, but not for longer than half the age.
+        /// Last time that the switch saw it; cached rulings hide later frames, but not for longer than half of `life_ms`.
         seen: Moment,
         /// When it came to its port.
         since: Moment,
+        /// It is forgotten so long after `seen`: [`AGE_MS`], or what policy said.
+        life_ms: u64,
     },
     /// Advertised.
     Remote,
@@ -119,7 +124,7 @@ struct Local {
 pub struct Fdb {
     limits: FdbLimits,
     local: BTreeMap<MacAddr, Local>,
-    /// Learned MACs by the time they were last seen.
+    /// Learned MACs by the time at which they are forgotten.
     ages: BTreeSet<(Moment, MacAddr)>,
     remote: BTreeMap<MacAddr, NodeId>,
     /// Those of them that may move, and since when they are where they are.
@@ -322,35 +327,66 @@ impl Fdb {
 
     /// Learns that `mac` lives behind `port`, or that it still does. For a source that [`Self::check_source`] let pass.
     pub fn learn(&mut self, mac: MacAddr, port: PortId, now: Moment) {
-        let since = match self.local.get(&mac) {
+        let before = match self.local.get(&mac) {
             Some(Local { how: How::Own, .. }) => return,
             Some(Local {
                 place,
-                how: How::Learned { seen, since },
+                how:
+                    How::Learned {
+                        seen,
+                        since,
+                        life_ms,
+                    },
             }) => {
-                self.ages.remove(&(*seen, mac));
-                if *place == Place::Port(port) {
-                    Some(*since)
-                } else {
-                    None
-                }
+                self.ages.remove(&(seen.plus_ms(*life_ms), mac));
+                (*place == Place::Port(port)).then_some((*since, *life_ms))
             }
             _ => None,
         };
-        if since.is_none() {
+        if before.is_none() {
             self.changes += 1;
         }
-        self.ages.insert((now, mac));
+        let (since, life_ms) = before.unwrap_or((now, AGE_MS));
+        self.ages.insert((now.plus_ms(life_ms), mac));
         self.local.insert(
             mac,
             Local {
                 place: Place::Port(port),
                 how: How::Learned {
                     seen: now,
-                    since: since.unwrap_or(now),
+                    since,
+                    life_ms,
                 },
             },
         );
+    }
+
+    /// A MAC that was learned at `port` is forgotten so many ms after it was last seen, until it moves. Of another MAC it
+    /// says nothing.
+    pub fn keep_for(&mut self, mac: MacAddr, port: PortId, life_ms: u64) {
+        if let Some(Local {
+            place,
+            how: How::Learned {
+                seen, life_ms: old, ..
+            },
+        }) = self.local.get_mut(&mac)
+            && *place == Place::Port(port)
+        {
+            self.ages.remove(&(seen.plus_ms(*old), mac));
+            *old = life_ms;
+            self.ages.insert((seen.plus_ms(life_ms), mac));
+        }
+    }
+
+    /// Learned MACs age again as if nobody had said for how long.
+    pub fn keep_as_usual(&mut self) {
+        self.ages.clear();
+        for (&mac, entry) in &mut self.local {
+            if let How::Learned { seen, life_ms, .. } = &mut entry.how {
+                *life_ms = AGE_MS;
+                self.ages.insert((seen.plus_ms(AGE_MS), mac));
+            }
+        }
     }
 
     /// Replaces what the directory says. What is beyond the limit is left out, highest MACs first. A learned MAC that is
@@ -392,8 +428,8 @@ impl Fdb {
     /// Forgets learned MACs that were quiet for too long; true if there were any.
     pub fn age_out(&mut self, now: Moment) -> bool {
         let mut any = false;
-        while let Some(&(seen, mac)) = self.ages.first() {
-            if seen.plus_ms(AGE_MS) > now {
+        while let Some(&(due, mac)) = self.ages.first() {
+            if due > now {
                 break;
             }
             self.forget(mac);
@@ -405,16 +441,16 @@ impl Fdb {
     /// When the next one is due.
     #[must_use]
     pub fn next_age(&self) -> Option<Moment> {
-        self.ages.first().map(|(seen, _)| seen.plus_ms(AGE_MS))
+        self.ages.first().map(|(due, _)| *due)
     }
 
     fn forget(&mut self, mac: MacAddr) {
         if let Some(Local {
-            how: How::Learned { seen, .. },
+            how: How::Learned { seen, life_ms, .. },
             ..
         }) = self.local.remove(&mac)
         {
-            self.ages.remove(&(seen, mac));
+            self.ages.remove(&(seen.plus_ms(life_ms), mac));
             self.changes += 1;
         }
     }
@@ -453,6 +489,25 @@ mod tests {
         assert_eq!(fdb.lookup(mac(9)), Some(Place::Port(A)));
         assert_eq!(fdb.next_age(), Some(at(500_000)));
         assert!(fdb.age_out(at(500_000)));
+        assert_eq!(fdb.lookup(mac(9)), None);
+    }
+
+    #[test]
+    fn a_mac_lives_as_long_as_policy_says_and_as_usual_once_it_moves_or_nobody_says_so() {
+        let mut fdb = Fdb::new(FdbLimits::default());
+        sees(&mut fdb, mac(9), A, at(0)).unwrap();
+        fdb.keep_for(mac(9), B, 10);
+        assert_eq!(fdb.next_age(), Some(at(AGE_MS)), "it is not at that port");
+        fdb.keep_for(mac(9), A, 5000);
+        sees(&mut fdb, mac(9), A, at(4000)).unwrap();
+        assert_eq!(fdb.next_age(), Some(at(9000)));
+        assert!(!fdb.age_out(at(8999)));
+        sees(&mut fdb, mac(9), B, at(8999)).unwrap();
+        assert_eq!(fdb.next_age(), Some(at(8999 + AGE_MS)), "it has moved");
+        fdb.keep_for(mac(9), B, 5000);
+        fdb.keep_as_usual();
+        assert!(!fdb.age_out(at(8998 + AGE_MS)));
+        assert!(fdb.age_out(at(8999 + AGE_MS)));
         assert_eq!(fdb.lookup(mac(9)), None);
     }
 
@@ -538,6 +593,7 @@ mod tests {
         Remote(Vec<u8>),
         RemovePort(u8),
         AddOwn(u8, u8),
+        Keep(u8, u8, u32),
     }
 
     fn any_op() -> impl Strategy<Value = Op> {
@@ -547,6 +603,7 @@ mod tests {
             1 => proptest::collection::vec(any::<u8>(), 0..20).prop_map(Op::Remote),
             1 => (0..6u8).prop_map(Op::RemovePort),
             1 => (any::<u8>(), 0..6u8).prop_map(|(m, p)| Op::AddOwn(m, p)),
+            2 => (any::<u8>(), 0..6u8, LIFE_MS).prop_map(|(m, p, ms)| Op::Keep(m, p, ms)),
         ]
     }
 
@@ -561,6 +618,7 @@ mod tests {
                 now = now.plus_ms(ms);
                 match op {
                     Op::See(m, p) => drop(sees(&mut fdb, mac(m), PortId(p.into()), now)),
+                    Op::Keep(m, p, ms) => fdb.keep_for(mac(m), PortId(p.into()), ms.into()),
                     Op::Age => drop(fdb.age_out(now)),
                     Op::Remote(macs) => drop(fdb.set_remote(macs.into_iter().map(|m| (mac(m), NodeId([m; 32]))).collect())),
                     Op::RemovePort(p) => {

@@ -8,8 +8,9 @@
 //!   "I am a router" of one that may not be one -> dropped                (NoRouter)
 //! ```
 //!
-//! Owns the table IP to MAC, fed by ports and by the directory, the frames of the answers, and who may be a router. Never
-//! learns from traffic: what a container says about addresses is checked against the table, not believed. Link-local
+//! Owns the table IP to MAC, fed by ports and by the directory, the frames of the answers, and who may be a router. Does not
+//! learn from traffic by itself: what a container says about addresses is checked against the table, not believed. What policy
+//! has it learn is answered with and belongs to nobody (`neighbor/learned.rs`). Link-local
 //! addresses are in no table, but the usual ones are made of the MAC (RFC 4291, appendix A), so whose they are can be read
 //! off; one that was made otherwise belongs to whom it pleases. Frames with a VLAN of their own are another link's business
 //! and pass.
@@ -17,7 +18,7 @@
 use crate::fdb::{Fdb, Place};
 use crate::flow::IpKind;
 use crate::frame::{Arp, ETHER_ARP, ETHER_IPV6, Frame, Nd, NdMessage};
-use crate::ident::{MacAddr, NodeId, PortId};
+use crate::ident::{MacAddr, Moment, NodeId, PortId};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -73,6 +74,7 @@ pub struct Neighbors {
     remote: BTreeMap<IpAddr, Owner>,
     /// Ports that may be routers, and nodes that say that they have such a port: each checks its own.
     routers: BTreeSet<Place>,
+    learned: LearnedIps,
 }
 
 impl Neighbors {
@@ -85,11 +87,40 @@ impl Neighbors {
             .copied()
     }
 
-    /// The addresses of `mac`.
-    pub fn ips_of(&self, mac: MacAddr, place: Place) -> impl Iterator<Item = IpAddr> + '_ {
+    /// The addresses of `mac`, those that it owns first.
+    #[must_use]
+    pub fn ips_of(&self, mac: MacAddr, place: Place) -> Vec<IpAddr> {
         let all = self.local.iter().chain(&self.remote);
-        all.filter(move |(_, owner)| owner.mac == mac && owner.place == place)
+        let owned = all.filter(|(_, owner)| owner.mac == mac && owner.place == place);
+        let learned = self.learned.ips_of(mac, place);
+        owned
             .map(|(&ip, _)| ip)
+            .chain(learned.filter(|&ip| self.owner(ip).is_none()))
+            .collect()
+    }
+
+    /// `ip` was said to be at `mac` behind `port`; that is believed until `due`. Nothing happens if it has an owner, or there
+    /// is no room.
+    pub fn learn(&mut self, ip: IpAddr, mac: MacAddr, port: PortId, due: Moment) {
+        if self.owner(ip).is_none() {
+            self.learned.insert(ip, mac, port, due);
+        }
+    }
+
+    /// Forgets all that was learned.
+    pub fn forget_learned(&mut self) {
+        self.learned = LearnedIps::default();
+    }
+
+    /// Forgets what is believed no longer.
+    pub fn age_out(&mut self, now: Moment) {
+        self.learned.age_out(now);
+    }
+
+    /// When the next one is due.
+    #[must_use]
+    pub fn next_age(&self) -> Option<Moment> {
+        self.learned.next_age()
     }
 
     /// Gives addresses to a port or to the service; an address that has an owner here stays with it.
@@ -105,6 +136,7 @@ impl Neighbors {
             owner.place != Place::Port(port) && owner.place != Place::Service(port)
         });
         self.routers.remove(&Place::Port(port));
+        self.learned.remove_port(port);
     }
 
     /// What is behind the port may be a router.
@@ -142,7 +174,7 @@ impl Neighbors {
             return Advice::Forward;
         }
         if let Some(arp) = frame.arp() {
-            self.consider_arp(frame, &arp, from)
+            self.consider_arp(frame, &arp, from, fdb)
         } else if let Some(nd) = frame.nd() {
             self.consider_nd(frame, &nd, from, fdb)
         } else {
@@ -170,7 +202,7 @@ impl Neighbors {
         }
     }
 
-    fn consider_arp(&self, frame: &Frame<'_>, arp: &Arp, from: Place) -> Advice {
+    fn consider_arp(&self, frame: &Frame<'_>, arp: &Arp, from: Place, fdb: &Fdb) -> Advice {
         if arp.sender_mac != frame.src() {
             return Advice::Refuse(format!(
                 "an ARP packet from {} says that its sender is {}",
@@ -187,7 +219,7 @@ impl Neighbors {
         if arp.operation != 1 || !frame.dst().is_group() || arp.sender_ip == arp.target_ip {
             return Advice::Forward;
         }
-        self.resolve(target, from, |owner| {
+        self.resolve(target, from, fdb, |owner| {
             arp_reply(frame.src(), arp.sender_ip, owner.mac, arp.target_ip)
         })
     }
@@ -237,13 +269,20 @@ impl Neighbors {
         if !solicitation || !frame.dst().is_group() {
             return Advice::Forward;
         }
-        self.resolve(IpAddr::V6(nd.target), from, |owner| {
+        self.resolve(IpAddr::V6(nd.target), from, fdb, |owner| {
             nd_advertisement(frame.src(), nd.src, owner.mac, nd.target)
         })
     }
 
-    fn resolve(&self, ip: IpAddr, from: Place, reply: impl FnOnce(Owner) -> Bytes) -> Advice {
-        match (self.owner(ip), from) {
+    fn resolve(
+        &self,
+        ip: IpAddr,
+        from: Place,
+        fdb: &Fdb,
+        reply: impl FnOnce(Owner) -> Bytes,
+    ) -> Advice {
+        let known = self.owner(ip).or_else(|| self.learned.owner(ip, fdb));
+        match (known, from) {
             (None, _) | (_, Place::Node(_)) => Advice::Forward,
             // It asks whether somebody else has its address: nobody has. Without a probe, the owner is behind the same
             // port and hears the question itself.
@@ -256,6 +295,11 @@ impl Neighbors {
         }
     }
 }
+
+mod learned;
+
+use learned::LearnedIps;
+pub(crate) use learned::claimed;
 
 fn is_others(ip: IpAddr, owner: Owner) -> Advice {
     let whose = match owner.place {

@@ -18,11 +18,11 @@ use crate::complaint::{self, Complaint, Speaker};
 use crate::conntrack::{Order, Tracked};
 use crate::dues::Dues;
 use crate::edit::Edit;
-use crate::fdb::{AGE_MS, Fdb, Place, Source, SourceRefused};
+use crate::fdb::{AGE_MS, Fdb, How, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
-use crate::neighbor::{Advice, Neighbors, is_neighborly};
+use crate::neighbor::{Advice, Neighbors, claimed, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
 use crate::policy::{
     Answer, FloodSet, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict,
@@ -118,6 +118,8 @@ pub(crate) struct Decision {
     pub(crate) edits: Option<Arc<[Edit]>>,
     /// What policy wants of its connection; the epoch is the switch's to say.
     pub(crate) track: Option<Order>,
+    /// Where it came from is remembered.
+    pub(crate) learn: Option<Learn>,
     /// What each frame is charged with and counted under.
     pub(crate) dues: Option<Arc<Dues>>,
     /// Copies of each for controllers.
@@ -145,6 +147,7 @@ impl Decision {
             path: None,
             edits: None,
             track: None,
+            learn: None,
             dues: None,
             punts: None,
             copies: None,
@@ -152,6 +155,15 @@ impl Decision {
             reply: None,
         }
     }
+}
+
+/// What policy has the switch remember of a frame, besides its source MAC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Learn {
+    /// For how long.
+    pub(crate) ms: u64,
+    /// The address that it claims, if it is ARP or ND.
+    pub(crate) ip: Option<IpAddr>,
 }
 
 /// Why a walk ends before the frame has receivers.
@@ -190,6 +202,9 @@ pub(crate) struct Walk<'a> {
     mirrors: BTreeSet<Mirror>,
     edits: Vec<Edit>,
     track: Option<Order>,
+    /// The source is the port's own, which is not forgotten.
+    own_source: bool,
+    learn: Option<Learn>,
     dues: Dues,
     punts: Vec<PuntOrder>,
     steps: Option<&'a mut Vec<TraceStep>>,
@@ -233,6 +248,8 @@ impl<'a> Walk<'a> {
             mirrors: BTreeSet::new(),
             edits: Vec::new(),
             track: None,
+            own_source: false,
+            learn: None,
             dues: Dues::default(),
             punts: Vec::new(),
             steps: None,
@@ -265,6 +282,7 @@ impl<'a> Walk<'a> {
             Err(Stop::Consume(reply)) => (Action::Consume, None, reply),
             Err(Stop::Drop(reason, why)) => {
                 self.dues.forgive();
+                self.learn = None;
                 self.step("drop", || {
                     why.clone().unwrap_or_else(|| reason.explain().to_owned())
                 });
@@ -293,6 +311,7 @@ impl<'a> Walk<'a> {
             path: self.path,
             edits: (!self.edits.is_empty()).then(|| self.edits.into()),
             track: self.track,
+            learn: self.learn,
             dues: (!self.dues.is_empty()).then(|| Arc::new(self.dues)),
             punts: (!self.punts.is_empty()).then(|| self.punts.into()),
             copies: (!copies.is_empty()).then(|| copies.into()),
@@ -498,14 +517,14 @@ impl<'a> Walk<'a> {
                     }
                     None => format!("{src} may come from there"),
                 });
-                if matches!(
-                    source,
-                    Some(
-                        Source::Known | Source::New | Source::Moved { .. } | Source::Roamed { .. }
-                    )
-                ) {
+                self.own_source = source == Some(Source::Own);
+                if source.is_some() && !self.own_source {
                     // The cache hides frames from the FDB: come back in time to keep the entry young.
-                    self.hold(self.now.plus_ms(AGE_MS / 2));
+                    let life_ms = match (source, network.fdb.how(src)) {
+                        (Some(Source::Known), Some(How::Learned { life_ms, .. })) => life_ms,
+                        _ => AGE_MS,
+                    };
+                    self.hold(self.now.plus_ms(life_ms / 2));
                 }
                 if matches!(from, Place::Node(_)) && network.fdb.lookup(src).is_none() {
                     self.unknown = Some(src);
@@ -840,6 +859,7 @@ impl<'a> Walk<'a> {
                     self.edits.push(*edit);
                 }
                 self.track(&answer);
+                self.learn(&answer);
                 Ok(answer.orders)
             }
             Verdict::Drop => {
@@ -893,6 +913,33 @@ impl<'a> Walk<'a> {
             order.commit = true;
             order.why.clone_from(&answer.why);
         }
+    }
+
+    /// The source's bits are in the mask in any case. The answer itself is kept for all that it holds for: it is asked for again
+    /// with each upcall, and these come in time to keep what is learned young.
+    fn learn(&mut self, answer: &Answer) {
+        let Some(ms) = answer.orders.learn_ms else {
+            return;
+        };
+        let learn = Learn {
+            ms: ms.into(),
+            ip: claimed(&self.frame),
+        };
+        if !self.own_source {
+            self.hold(self.now.plus_ms(learn.ms / 2));
+        }
+        let (src, own_source) = (self.frame.src(), self.own_source);
+        self.step("learn", || {
+            let own = match own_source {
+                true => " (the port's own MAC: it is known anyway)",
+                false => "",
+            };
+            match learn.ip {
+                Some(ip) => format!("{src}{own} and {ip} for {ms} ms"),
+                None => format!("{src}{own} for {ms} ms"),
+            }
+        });
+        self.learn = Some(learn);
     }
 
     fn hold(&mut self, until: Moment) {

@@ -103,6 +103,9 @@ pub struct Orders {
     pub ct_mark: Option<u32>,
     /// These controllers get a copy of it as it came in, also if it is refused.
     pub punts: Vec<Punt>,
+    /// Its source, and on ARP and ND the address that it claims, are remembered for so many ms, of
+    /// [`LIFE_MS`](crate::fdb::LIFE_MS). Of questions at ingress only.
+    pub learn_ms: Option<u32>,
     /// What each frame is charged with and counted under. Shared state of the running node, so no part of a recording.
     #[serde(skip)]
     pub dues: Dues,
@@ -193,7 +196,7 @@ pub struct FloodSet {
 
 impl Orders {
     /// As a chain is composed: what a later plugin wants besides. The first redirect or group stays, flood sets are intersected, mirrors
-    /// united, the last mark holds, and every meter, label and punt applies.
+    /// united, the last mark and the shortest `learn_ms` hold, and every meter, label and punt applies.
     pub fn compose(&mut self, later: &Self) {
         if self.redirect.is_none() && self.group.is_none() {
             (self.redirect, self.group) = (later.redirect, later.group.clone());
@@ -209,6 +212,7 @@ impl Orders {
         self.edits.extend(&later.edits);
         self.commit |= later.commit;
         self.ct_mark = later.ct_mark.or(self.ct_mark);
+        self.learn_ms = [self.learn_ms, later.learn_ms].into_iter().flatten().min();
         self.punts.extend(&later.punts);
         self.dues.add(&later.dues, false);
     }
@@ -758,7 +762,8 @@ mod tests {
     }
 
     #[test]
-    fn orders_of_a_chain_are_composed_the_first_redirect_common_receivers_all_mirrors() {
+    fn orders_of_a_chain_are_composed_the_first_redirect_common_receivers_all_mirrors_the_shortest_memory()
+     {
         let ports = |list: &[u32]| list.iter().map(|&n| PortId(n)).collect::<BTreeSet<_>>();
         let mirrors = |list: &[u32]| {
             let mirror = |port: &u32| Mirror {
@@ -780,6 +785,7 @@ mod tests {
             commit: port == 2,
             ct_mark: Some(port),
             punts: Vec::new(),
+            learn_ms: Some(1000 * port),
             dues: Dues::default(),
         };
         let mut all = Orders::default();

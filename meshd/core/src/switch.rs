@@ -22,7 +22,7 @@ use crate::neighbor::{Neighbors, Owner, is_neighborly};
 use crate::node::{Direction, Output as Out, Question};
 use crate::offload::{GateFlow, GateOp, Obstacle};
 use crate::outbox::Outbox;
-use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
+use crate::pipeline::{Decision, FAILED_MS, Learn, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
 use crate::ruling::{self, Action, DropReason, Megaflow, Ruling};
 use crate::steering::{Choice, Steering};
@@ -263,7 +263,7 @@ impl Switch {
                 mac,
                 place,
                 how,
-                ips: network.neighbors.ips_of(mac, place).collect(),
+                ips: network.neighbors.ips_of(mac, place),
             })
             .collect()
     }
@@ -444,6 +444,11 @@ impl Switch {
             return;
         }
         let waiting = self.policy.set_chain(vni, plugins);
+        if let Some(network) = self.networks.get_mut(&vni) {
+            // What another chain wanted to be remembered, and for how long.
+            network.fdb.keep_as_usual();
+            network.neighbors.forget_learned();
+        }
         if plugins == 0 {
             self.untrack(vni, out);
         } else if self.tracked.contains(&vni) {
@@ -500,12 +505,7 @@ impl Switch {
         now: Moment,
         out: &mut Outbox,
     ) {
-        let port = match origin {
-            Origin::Port(port) => Some(port),
-            Origin::Vxlan(_) => self.networks.get(&vni).and_then(Network::foreign_port),
-            Origin::Peer(_) => None,
-        };
-        if let (Some(port), Ok(parsed)) = (port, Frame::parse(frame)) {
+        if let (Some(port), Ok(parsed)) = (self.entrance(origin, vni), Frame::parse(frame)) {
             self.learn(origin, port, vni, &parsed, now, out);
         }
         self.proceed(
@@ -575,6 +575,7 @@ impl Switch {
         let mut aged = false;
         for network in self.networks.values_mut() {
             aged |= network.fdb.age_out(now);
+            network.neighbors.age_out(now);
         }
         if aged {
             self.new_epoch(out);
@@ -594,7 +595,8 @@ impl Switch {
         let announcing = self.networks.values().any(|n| n.announcements.is_due());
         self.networks
             .values()
-            .filter_map(|n| n.fdb.next_age())
+            .flat_map(|n| [n.fdb.next_age(), n.neighbors.next_age()])
+            .flatten()
             .chain(self.policy.poll_timeout())
             .chain(announcing.then(|| self.pace.next()))
             .min()
@@ -699,6 +701,29 @@ impl Switch {
     }
 
     // Behind the curtain.
+
+    /// The port that a frame came in by.
+    fn entrance(&self, origin: Origin, vni: Vni) -> Option<PortId> {
+        match origin {
+            Origin::Port(port) => Some(port),
+            Origin::Vxlan(_) => self.networks.get(&vni).and_then(Network::foreign_port),
+            Origin::Peer(_) => None,
+        }
+    }
+
+    /// As policy says. No ruling rests on how long a MAC lives, and none is kept on ARP and ND, so the epoch stays.
+    fn remember(&mut self, origin: Origin, key: &FlowKey, learn: Learn, now: Moment) {
+        let Some(port) = self.entrance(origin, key.vni) else {
+            return;
+        };
+        if let Some(network) = self.networks.get_mut(&key.vni) {
+            network.fdb.keep_for(key.src_mac, port, learn.ms);
+            if let Some(ip) = learn.ip {
+                let due = now.plus_ms(learn.ms);
+                network.neighbors.learn(ip, key.src_mac, port, due);
+            }
+        }
+    }
 
     fn learn(
         &mut self,
@@ -826,6 +851,9 @@ impl Switch {
                 }
                 None => self.unknown_overflow = true,
             }
+        }
+        if let (Some(learn), Some(key)) = (decision.learn, &key) {
+            self.remember(origin, key, learn, now);
         }
         let ways = key.and_then(|key| self.steer(&key, &mut decision, now));
         let gate = key.map_or(Err(Obstacle::NotForwarded), |key| {

@@ -10,6 +10,7 @@ use crate::bindings::meshd::policy::types::{
 };
 use crate::fault::Fault;
 use meshd_core::edit::{EDITS_MAX, Edit};
+use meshd_core::fdb::LIFE_MS;
 use meshd_core::flow::{Fields, FlowMask, Frag, IpKind};
 use meshd_core::ident::{MacAddr, PortId};
 use meshd_core::node::{Direction, DstClass, Question};
@@ -377,7 +378,10 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
             Action::CtCommit => orders.commit = true,
             Action::Meter(meter) => meters.push(*meter),
             Action::Count(label) => counts.push(*label),
-            Action::Learn(_) => return Err(cannot("action `learn`")),
+            Action::Learn(ms) => {
+                let ms = bounded("learn", *ms, LIFE_MS)?;
+                orders.learn_ms = Some(orders.learn_ms.map_or(ms, |least| least.min(ms)));
+            }
             Action::Punt(bytes) => {
                 punt = Some(match (punt, *bytes) {
                     (Some(0), _) | (_, 0) => 0,
@@ -395,6 +399,12 @@ pub(crate) fn decision(verdict: &Verdict, direction: Direction) -> Result<Decisi
                 what: format!("it changes more than {EDITS_MAX} things"),
             });
         }
+    }
+    if direction == Direction::Egress && orders.learn_ms.is_some() {
+        return Err(Fault::Verdict {
+            what: "at egress a frame has passed where its source is learned: give `learn` at ingress only"
+                .to_owned(),
+        });
     }
     if direction == Direction::Egress && !orders.edits.is_empty() {
         return Err(Fault::Verdict {
@@ -492,12 +502,6 @@ fn bounded<T: Copy + PartialOrd + core::fmt::Display>(
 pub(crate) fn mac_addr(mac: Mac) -> MacAddr {
     let ([a, b], [c, d, e, f]) = (mac.hi.to_be_bytes(), mac.lo.to_be_bytes());
     MacAddr([a, b, c, d, e, f])
-}
-
-fn cannot(what: &str) -> Fault {
-    Fault::Verdict {
-        what: format!("this host does not carry out {what} yet"),
-    }
 }
 
 fn bits(name: &str, claimed: u8, width: u8) -> Result<u8, Fault> {

@@ -138,7 +138,7 @@ pub(crate) fn verdict(verdict: &Verdict, name: &dyn Fn(u16) -> Option<String>) -
                     bytes => write!(out, " cut {bytes}"),
                 }
             }
-            other => write!(out, ", {}", format!("{other:?}").to_lowercase()),
+            Action::Learn(ms) => write!(out, ", learn {ms} ms"),
         };
     }
     if !verdict.life.cacheable {

@@ -8,6 +8,7 @@ use meshd_core::conntrack::{CtState, Tracked};
 use meshd_core::edit::Edit;
 use meshd_core::flow::{Fields, FlowMask};
 use meshd_core::ident::PortId;
+use meshd_core::node::{Direction, Question};
 use meshd_core::policy::{Mirror, MirrorPlace, Orders, Redirect};
 use meshd_plugin_host::{
     ConfigureError, Digest, Engine, Fault, Instance, Limits, LoadError, MAX_COMPONENT, MAX_CONFIG,
@@ -210,6 +211,19 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     let punted = guest("punt").decide(&tcp_to(666)).unwrap();
     assert_eq!((punted.punt, punted.say), (Some(3), Say::Drop { code: 7 }));
     assert_eq!(guest("tag").decide(&tcp_to(666)).unwrap().tags, [3]);
+    let learn = |ms: u64, direction| {
+        let config = format!(r#"{{"do":"learn","to":{ms}}}"#);
+        let question = Question {
+            direction,
+            ..tcp_to(1)
+        };
+        instance("fixture", &config).decide(&question)
+    };
+    let learned = learn(5000, Direction::Ingress).unwrap();
+    assert_eq!(learned.orders.learn_ms, Some(5000));
+    assert_eq!(learn(5000, Direction::Egress).unwrap().orders, none);
+    let short = learn(999, Direction::Ingress).unwrap_err().to_string();
+    assert!(short.contains("must be 1000 to 86400000"), "{short}");
 }
 
 #[test]

@@ -97,6 +97,7 @@ fn has_a_say(decision: &Decision) -> Option<&'static str> {
         edits,
         commit,
         ct_mark,
+        learn_ms,
         reject: _,
         mirrors: _,
         punts: _,
@@ -118,6 +119,9 @@ fn has_a_say(decision: &Decision) -> Option<&'static str> {
     }
     if *commit || ct_mark.is_some() {
         return Some("has a say in connections");
+    }
+    if learn_ms.is_some() {
+        return Some("has the switch remember one");
     }
     (!edits.is_empty()).then_some("changes one")
 }
