@@ -82,8 +82,7 @@ impl Slot {
 
     /// True while its time and its time without frames last.
     fn is_fresh(&self, now: Moment) -> bool {
-        now < self.until
-            && (self.idle_ms == 0 || now.ms_since(self.used) < u64::from(self.idle_ms))
+        now < self.until && (self.idle_ms == 0 || now.ms_since(self.used) < u64::from(self.idle_ms))
     }
 
     fn holds(&self, epoch: Epoch, now: Moment) -> bool {
@@ -234,7 +233,11 @@ impl Cache {
         let (at, found) = self.order.iter().find_map(|&at| {
             let tuple = self.tuples.get(at as usize)?;
             let masked = key.and(&tuple.words);
-            let of = |&slot: &u32| self.slots.get(slot as usize).is_some_and(|s| s.key == masked);
+            let of = |&slot: &u32| {
+                self.slots
+                    .get(slot as usize)
+                    .is_some_and(|s| s.key == masked)
+            };
             let slot = *tuple.flows.find(self.hash(&masked), of)?;
             let live = self.slots.get(slot as usize)?.holds(epoch, now);
             live.then_some((at, slot))

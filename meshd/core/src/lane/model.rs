@@ -295,8 +295,5 @@ fn masks_of_an_epoch_that_is_over_make_room_for_those_of_the_next() {
     let ruling = ruling(&allow_three(), &key, Epoch(2));
     let mask = ruling.cache.as_ref().unwrap().mask;
     lane.ruling(upcall, ruling, now);
-    assert_eq!(
-        lane.cache.masks(),
-        [mask]
-    );
+    assert_eq!(lane.cache.masks(), [mask]);
 }
