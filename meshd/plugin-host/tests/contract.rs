@@ -222,7 +222,9 @@ fn what_a_verdict_orders_is_read_and_only_where_it_can_be_done() {
     let learned = learn(5000, Direction::Ingress).unwrap();
     assert_eq!(learned.orders.learn_ms, Some(5000));
     assert_eq!(learn(5000, Direction::Egress).unwrap().orders, none);
-    let short = learn(999, Direction::Ingress).unwrap_err().to_string();
+    let short = r#"{"do":"learn","to":999}"#;
+    let short = Instance::new(&plugin("fixture"), short, 1).unwrap_err();
+    let short = short.to_string();
     assert!(short.contains("must be 1000 to 86400000"), "{short}");
 }
 
