@@ -187,7 +187,7 @@ fn main() {
     directory.take_changes();
     assert_eq!(directory.endpoints(vni).count() as f64, endpoints);
 
-    let mut switch = Switch::new(SwitchLimits::default(), Epoch(0));
+    let mut switch = Switch::new(SwitchLimits::default(), Epoch(0), 7);
     switch.set_network(vni, 1450, &mut out);
     let remote: Vec<_> = directory
         .endpoints(vni)

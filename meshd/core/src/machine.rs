@@ -134,7 +134,7 @@ impl Node {
         let mut node = Self {
             ports: Ports::new(me, ports_config, seed.rotate_left(17)),
             pools: Pools::new(me),
-            switch: Switch::new(limits, Epoch(config.gates.0.0 + 1)),
+            switch: Switch::new(limits, Epoch(config.gates.0.0 + 1), seed.rotate_left(41)),
             planes: Planes::new(me, config.planes.clone(), seed.rotate_left(29)),
             vteps: Vteps::default(),
             chains: config.chains.clone(),

@@ -19,6 +19,8 @@ use crate::ident::{AttachmentId, Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
 use crate::outbox::Outbox;
 use serde::{Deserialize, Serialize};
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -300,7 +302,7 @@ struct Kept {
     mask: FlowMask,
     words: KeyWords,
     /// By masked key, and destination class if that was read.
-    answers: BTreeMap<(KeyWords, Option<DstClass>), (Answer, Until)>,
+    answers: HashMap<(KeyWords, Option<DstClass>), (Answer, Until), FixedState>,
 }
 
 /// Until when an answer holds, as far as it says so.
@@ -335,14 +337,16 @@ pub struct Policy {
     flights: BTreeMap<QueryId, Flight>,
     flights_by_question: BTreeMap<(Scope, KeyWords, DstClass), QueryId>,
     next_query: QueryId,
+    hasher: FixedState,
 }
 
 impl Policy {
-    /// No chain anywhere.
+    /// No chain anywhere. `seed` makes its hashes unknown to senders.
     #[must_use]
-    pub fn new(limits: PolicyLimits) -> Self {
+    pub fn new(limits: PolicyLimits, seed: u64) -> Self {
         Self {
             limits,
+            hasher: FixedState::with_seed(seed),
             chains: BTreeMap::new(),
             kept: BTreeMap::new(),
             flights: BTreeMap::new(),
@@ -555,7 +559,7 @@ impl Policy {
                 kept.push(Kept {
                     mask: answer.mask,
                     words: KeyWords::of_mask(&answer.mask),
-                    answers: BTreeMap::new(),
+                    answers: HashMap::with_hasher(self.hasher.clone()),
                 });
                 kept.len() - 1
             }
@@ -624,7 +628,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_ends_without_frames_is_not_kept_longer_than_that() {
-        let mut policy = Policy::new(PolicyLimits::default());
+        let mut policy = Policy::new(PolicyLimits::default(), 7);
         let said = Answer {
             idle_ms: Some(200),
             hard_ms: Some(10_000),
@@ -641,7 +645,7 @@ mod tests {
     #[test]
     fn one_question_is_asked_once_and_answers_everybody_and_all_that_it_did_not_tell_apart() {
         let (mut policy, mut out, epoch) = (
-            Policy::new(PolicyLimits::default()),
+            Policy::new(PolicyLimits::default(), 7),
             Outbox::default(),
             Epoch(3),
         );
@@ -669,7 +673,7 @@ mod tests {
     #[test]
     fn a_changed_chain_voids_answers_and_sends_those_who_wait_to_ask_again() {
         let (mut policy, mut out, epoch) = (
-            Policy::new(PolicyLimits::default()),
+            Policy::new(PolicyLimits::default(), 7),
             Outbox::default(),
             Epoch(3),
         );
@@ -691,7 +695,7 @@ mod tests {
 
     #[test]
     fn a_question_without_answer_ends_after_two_seconds() {
-        let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+        let (mut policy, mut out) = (Policy::new(PolicyLimits::default(), 7), Outbox::default());
         policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
         assert_eq!(policy.poll_timeout(), Some(Moment(0).plus_ms(2000)));
         assert!(policy.time_out(Moment(0).plus_ms(1999)).is_empty());
@@ -704,7 +708,7 @@ mod tests {
 
     #[test]
     fn an_answer_that_must_not_be_kept_or_that_read_the_class_is_not_given_to_others() {
-        let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+        let (mut policy, mut out) = (Policy::new(PolicyLimits::default(), 7), Outbox::default());
         policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
         policy
             .answer(
@@ -746,7 +750,7 @@ mod tests {
 
     #[test]
     fn an_answer_with_an_end_is_kept_until_then_and_says_how_long_it_still_holds() {
-        let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+        let (mut policy, mut out) = (Policy::new(PolicyLimits::default(), 7), Outbox::default());
         policy.ask(question(80), 1, Epoch(0), Moment(0), &mut out);
         let ends = Answer {
             hard_ms: Some(500),
@@ -831,7 +835,7 @@ mod tests {
         #[test]
         fn no_answer_is_obeyed_that_was_made_before_its_tag_was_taken_back(steps in proptest::collection::vec(step(), 1..200)) {
             let (us, them) = (AttachmentId(1), AttachmentId(2));
-            let (mut policy, mut out) = (Policy::new(PolicyLimits::default()), Outbox::default());
+            let (mut policy, mut out) = (Policy::new(PolicyLimits::default(), 7), Outbox::default());
             let mut minds = [0u32; 4];
             let mut open: Vec<(QueryId, Answer)> = Vec::new();
             let made = |port: u16, minds: &[u32; 4]| Answer {
@@ -886,7 +890,7 @@ mod tests {
         #[test]
         fn no_sequence_of_questions_exceeds_the_bounds(asks in proptest::collection::vec((0..50u32, any::<u16>(), any::<u16>()), 1..300)) {
             let limits = PolicyLimits { answers_per_scope: 4, masks_per_scope: 2, scopes: 3, questions: 5 };
-            let (mut policy, mut out) = (Policy::new(limits), Outbox::default());
+            let (mut policy, mut out) = (Policy::new(limits, 7), Outbox::default());
             for (port, dst_port, bits) in asks {
                 let question = Question { port: PortId(port), ..question(dst_port) };
                 policy.ask(question, 0, Epoch(0), Moment(0), &mut out);

@@ -215,14 +215,15 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// A switch without networks. Rulings of an earlier run that the kernel still holds are of an epoch before `epoch`.
+    /// A switch without networks. Rulings of an earlier run that the kernel still holds are of an epoch before `epoch`. `seed` makes
+    /// its hashes unknown to senders.
     #[must_use]
-    pub fn new(limits: SwitchLimits, epoch: Epoch) -> Self {
+    pub fn new(limits: SwitchLimits, epoch: Epoch, seed: u64) -> Self {
         Self {
             limits,
             epoch,
             networks: BTreeMap::new(),
-            policy: Policy::new(limits.policy),
+            policy: Policy::new(limits.policy, seed),
             pending: BTreeMap::new(),
             next_pending: 0,
             unknown: BTreeMap::new(),

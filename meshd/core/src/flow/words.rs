@@ -5,11 +5,22 @@
 
 use super::{Fields, FlowKey, FlowMask, prefix_ip, prefix_mac};
 use crate::ident::MacAddr;
-use core::hash::{BuildHasher, Hasher};
+use core::hash::{Hash, Hasher};
 
 /// The words of a [`FlowKey`], or of a [`FlowMask`] with all bits set that matter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyWords([u64; 10]);
+
+/// Word by word: as bytes, their number would have a part in it, and cost as much again.
+#[allow(clippy::derived_hash_with_manual_eq, reason = "equal words have equal hashes")]
+impl Hash for KeyWords {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for word in self.0 {
+            state.write_u64(word);
+        }
+    }
+}
 
 const fn wide(mac: MacAddr, low: u16) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
@@ -98,16 +109,6 @@ impl KeyWords {
             *word &= mask;
         }
         out
-    }
-
-    /// Its hash, word by word: as bytes, their number would have a part in it, and cost as much again.
-    #[inline]
-    pub(crate) fn hash_by(&self, hasher: &impl BuildHasher) -> u64 {
-        let mut state = hasher.build_hasher();
-        for word in self.0 {
-            state.write_u64(word);
-        }
-        state.finish()
     }
 
     /// True if these words under `mask` are `want`.

@@ -14,6 +14,7 @@ use super::front::{Front, Hint, Spot};
 use crate::flow::{FlowKey, FlowMask, KeyWords};
 use crate::ident::{Epoch, Moment};
 use crate::ruling::{Megaflow, Output, Ruling};
+use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
@@ -203,7 +204,7 @@ impl Cache {
     }
 
     fn hash(&self, key: &KeyWords) -> u64 {
-        key.hash_by(&self.hasher)
+        self.hasher.hash_one(key)
     }
 
     /// The flow that a key is under. A key whose flows the kernel may hold one by one is offered while `may_offer`.
@@ -343,7 +344,7 @@ impl Cache {
         let (slots, hasher) = (&self.slots, &self.hasher);
         let rehash = |&slot: &u32| {
             let key = slots.get(slot as usize).map(|slot| slot.key);
-            key.unwrap_or_default().hash_by(hasher)
+            hasher.hash_one(key.unwrap_or_default())
         };
         if let Some(tuple) = self.tuples.get_mut(tuple as usize) {
             tuple.flows.insert_unique(hash, slot, rehash);
@@ -443,7 +444,7 @@ impl Cache {
         let Some(place) = self.slots.get_mut(slot).filter(|slot| slot.rest.is_some()) else {
             return;
         };
-        let hash = place.key.hash_by(hasher);
+        let hash = hasher.hash_one(place.key);
         (place.rest, place.plain, place.until) = (None, None, Moment(0));
         place.turn = place.turn.wrapping_add(1);
         let at = core::mem::replace(&mut place.tuple, u32::MAX);

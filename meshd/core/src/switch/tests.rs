@@ -66,7 +66,7 @@ impl Bench {
     }
 
     fn with(limits: SwitchLimits) -> Self {
-        let (mut switch, mut out) = (Switch::new(limits, Epoch(0)), Outbox::default());
+        let (mut switch, mut out) = (Switch::new(limits, Epoch(0), 7), Outbox::default());
         switch.set_network(vni(), 1450, &mut out);
         for (port, mac, last, service) in [
             (PA, A, 11, false),

@@ -47,7 +47,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (mut switch, mut out) = (
-            Switch::new(SwitchLimits::default(), Epoch(0)),
+            Switch::new(SwitchLimits::default(), Epoch(0), 7),
             Outbox::default(),
         );
         switch.set_network(vni(), 1450, &mut out);
