@@ -96,6 +96,20 @@ impl Attached {
     }
 }
 
+/// The number by which plugins know a node: the first eight bytes of its id.
+///
+/// # Errors
+/// If that is no id of a node.
+pub fn handle(id: &str) -> Result<u64> {
+    let bits = id.bytes().take(13).try_fold(0u128, |all, byte| {
+        let digit = b"abcdefghijklmnopqrstuvwxyz234567"
+            .iter()
+            .position(|&c| c == byte);
+        Some(all << 5 | u128::try_from(digit?).ok()?)
+    });
+    Ok(u64::try_from(bits.context("no node id")? >> 1)?)
+}
+
 impl Node {
     /// The daemon of `host`, with its folder under `dir`.
     ///

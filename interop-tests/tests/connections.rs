@@ -267,3 +267,23 @@ fn a_scan_of_more_ports_than_a_source_may_have_open_cuts_nobodys_stream() {
         stream.finish()
     });
 }
+
+#[test]
+fn the_very_first_frame_after_the_firewall_came_opens_a_connection() {
+    behind_a_wall(|lab, stations| {
+        let (here, far) = (&stations[0], &stations[2]);
+        // Their MACs are known, and no IP packet has met the firewall.
+        let to = far.port.v4()?;
+        let socket = netns::within(&here.netns, || Ok(UdpSocket::bind("0.0.0.0:0")?))?;
+        let inbox = netns::within(&far.netns, || Ok(UdpSocket::bind((to, 4000))?))?;
+        inbox.set_read_timeout(Some(SOON))?;
+        socket.send_to(b"once", (to, 4000))?;
+        inbox.recv(&mut [0; 16]).context("it does not arrive")?;
+        for node in &lab.nodes {
+            let all = node.list("connections")?;
+            let udp = all.iter().filter(|row| row["dst_port"] == 4000);
+            ensure!(udp.count() == 1, "on {}: {all:?}", node.name);
+        }
+        Ok(())
+    });
+}

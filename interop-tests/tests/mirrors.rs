@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use interop_tests::lab::{Lab, LabSpec, plugin, scene};
 use interop_tests::netns;
+use interop_tests::node::handle;
 use interop_tests::segment::{Station, all_heard};
 use interop_tests::traffic::ping_until;
 use interop_tests::wait;
@@ -46,17 +47,6 @@ fn mirror_to(lab: &Lab, place: &str, cut: usize) -> Result<()> {
     lab.node(0)
         .ok(&["plugin", "attach", "fixture", "lan", "--config", &config])?;
     Ok(())
-}
-
-/// The number by which plugins know a node: the first eight bytes of its id.
-fn handle(id: &str) -> Result<u64> {
-    let bits = id.bytes().take(13).try_fold(0u128, |all, byte| {
-        let digit = b"abcdefghijklmnopqrstuvwxyz234567"
-            .iter()
-            .position(|&c| c == byte);
-        Some(all << 5 | u128::try_from(digit?).ok()?)
-    });
-    Ok(u64::try_from(bits.context("no node id")? >> 1)?)
 }
 
 #[test]

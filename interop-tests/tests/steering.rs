@@ -241,6 +241,151 @@ fn without_the_wire_of_the_session_frames_and_control_go_by_links() {
     });
 }
 
+#[test]
+fn a_link_by_which_the_other_host_does_not_hear_is_left_within_a_second_by_who_hears_well() {
+    linked(LabSpec::hosts(2), "", |lab, stations| {
+        let (a, b) = (&stations[0], &stations[1]);
+        let probe = Probe::start(&a.netns, &b.netns, b.port.v4()?, 5000, 200)?;
+        std::thread::sleep(Duration::from_secs(1));
+        lab.deafen_device(1, "up0", "meta l4proto udp")?;
+        std::thread::sleep(Duration::from_secs(6));
+        let seen = probe.finish();
+        say(&format!(
+            "b is deaf on fibre: nothing for {} ms, {} of {} datagrams lost",
+            seen.gap.as_millis(),
+            seen.lost(),
+            seen.sent
+        ));
+        let limit = Duration::from_millis(2500) * interop_tests::slow();
+        ensure!(seen.gap < limit, "{seen:?}");
+        Ok(())
+    });
+}
+
+/// The number by which plugins know host `index`: the first eight bytes of its id.
+fn handle(lab: &Lab, index: usize) -> Result<u64> {
+    let status = lab.node(index).json(&["status"])?;
+    let id = status.pointer("/node/id").and_then(Value::as_str);
+    interop_tests::node::handle(id.context("status names no node")?)
+}
+
+#[test]
+fn a_policy_sends_by_the_way_that_it_names_and_what_names_a_dead_one_is_dropped() {
+    linked(LabSpec::hosts(2), "", |lab, stations| {
+        let (a, b) = (&stations[0], &stations[1]);
+        let (node, to) = (lab.node(0), b.port.v4()?);
+        let wasm = plugin("fixture")?;
+        node.ok(&["plugin", "install", "fixture", &wasm.to_string_lossy()])?;
+        let dsl = link(lab, 0, "dsl")?["id"].as_u64().context("no number")?;
+        let config = format!(
+            r#"{{"on-port":666,"do":"path","to":{dsl},"peer":{}}}"#,
+            handle(lab, 1)?
+        );
+        node.ok(&["plugin", "attach", "fixture", "lan", "--config", &config])?;
+        let inbox = within(&b.netns, || UdpSocket::bind((to, 666)).context("bind"))?;
+        inbox.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let burst = || -> Result<usize> {
+            let outbox = within(&a.netns, || UdpSocket::bind("0.0.0.0:0").context("bind"))?;
+            for _ in 0..40 {
+                outbox.send_to(&[7; 1000], (to, 666))?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let mut buffer = [0; 2048];
+            Ok(std::iter::from_fn(|| inbox.recv(&mut buffer).ok()).count())
+        };
+        let mut arrived = 0;
+        let by = sent(lab, || {
+            arrived = burst()?;
+            Ok(())
+        })?;
+        say(&format!("{arrived} of 40 by {by:?} bytes"));
+        ensure!(arrived == 40 && by[DSL] > 40_000, "{arrived} {by:?}");
+        ensure!(by[FIBRE] < 20_000, "{by:?}");
+        for host in 0..2 {
+            lab.deafen_device(host, "up1", "meta l4proto udp")?;
+        }
+        interop_tests::wait("dsl is dead", SOON, || {
+            Ok(link(lab, 0, "dsl")?["active"] == false)
+        })?;
+        ensure!(burst()? == 0, "nothing goes another way");
+        ensure!(node.drops("path-lost")? >= 40, "it is counted");
+        let pings = ping(&a.netns, to, 5, 56)?;
+        ensure!(pings.received == 5, "others have theirs: {pings:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_controller_sees_the_ways_under_the_numbers_that_operators_see() {
+    linked(LabSpec::hosts(2), "", |lab, _| {
+        let node = lab.node(0);
+        let wasm = plugin("fixture-controlled")?;
+        node.ok(&["plugin", "install", "it", &wasm.to_string_lossy()])?;
+        let grants = "random,timers,kv,topology,flows,packet-out,http";
+        let config = r#"{"on-port":1,"do":"nothing","control":"paths"}"#;
+        node.ok(&[
+            "plugin", "attach", "it", "lan", "--grant", grants, "--config", config,
+        ])?;
+        for row in node.list("paths")? {
+            let name = row["link"].as_str().or(row["kind"].as_str());
+            let line = format!(
+                "way {} {} to b up {} cost {}",
+                row["id"],
+                name.context("no name")?,
+                row["active"],
+                row["cost"]
+            );
+            interop_tests::wait(&line, SOON, || {
+                let log = node.ok(&["plugin", "logs", "it", "--network", "lan"])?;
+                Ok(log.contains(&line))
+            })?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn after_a_restart_of_the_daemon_the_plugin_chooses_again_and_after_a_detach_the_host_does() {
+    linked(LabSpec::hosts(2), "", |lab, stations| {
+        attach_steer(lab)?;
+        let (a, b) = (&stations[0], &stations[1]);
+        let (node, to) = (lab.node(0), b.port.v4()?);
+        let by_fibre = |when: &str| {
+            let pings = ping(&a.netns, to, 20, 1000)?;
+            ensure!(pings.received >= 19, "{when}: {pings:?}");
+            let by = sent(lab, || {
+                let pings = ping(&a.netns, to, 20, 1000)?;
+                ensure!(pings.received == 20, "{when}: {pings:?}");
+                Ok(())
+            })?;
+            ensure!(by[FIBRE] > 20_000 && by[DSL] < 10_000, "{when}: {by:?}");
+            Ok(())
+        };
+        by_fibre("before")?;
+        node.restart()?;
+        for Uplink { name, .. } in UPLINKS {
+            interop_tests::wait(&format!("link {name} is up again"), SOON, || {
+                Ok(link(lab, 0, name)?["active"] == true)
+            })?;
+        }
+        by_fibre("after the restart")?;
+        let stats = node.list("plugin stats")?;
+        ensure!(stats[0]["asked"].as_u64() > Some(0), "{stats:?}");
+        node.ok(&["plugin", "detach", "steer", "lan"])?;
+        by_fibre("without the plugin")?;
+        node.ok(&["plugin", "attach", "steer", "lan"])?;
+        by_fibre("with it again")?;
+        // A member that goes takes its choices with it.
+        lab.node(1).stop()?;
+        ping(&a.netns, to, 3, 56)?;
+        lab.node(1).run()?;
+        interop_tests::wait("b is back", SOON, || {
+            Ok(ping(&a.netns, to, 1, 56)?.received == 1)
+        })?;
+        by_fibre("after the member came back")
+    });
+}
+
 /// Attaches `plugins/steer` on both hosts.
 fn attach_steer(lab: &Lab) -> Result<()> {
     let wasm = plugin("steer")?;

@@ -13,6 +13,7 @@ use crate::rulings::Rulings;
 use crate::token::Token;
 use crate::views;
 use meshd_core::command::{Command, InviteSpec, Refusal, RefusalCode, Reply, TraceSpec};
+use meshd_core::conntrack;
 use meshd_core::flowtext;
 use meshd_core::frame::Frame;
 use meshd_core::ident::WallTime;
@@ -189,20 +190,26 @@ impl Backend for Live {
 
     async fn trace(&self, spec: TraceSpec) -> Answer<view::TraceReport> {
         let (mut answers, mut plugins) = (Vec::new(), Vec::new());
+        // A chain that looks at connections makes the network a tracked one with the first frame.
+        let mut begins = false;
         loop {
             let (traced, given) = (spec.clone(), answers.clone());
-            let outcome = self
+            let (outcome, is_tracked) = self
                 .driver
                 .view(move |node, world, now| {
                     let zones = world.datapath.zones();
-                    let ct = zones.peek(traced.vni, &traced.frame, now.moment);
-                    node.switch().trace(
+                    let ct = match begins {
+                        true => conntrack::unheard(traced.vni, &traced.frame),
+                        false => zones.peek(traced.vni, &traced.frame, now.moment),
+                    };
+                    let outcome = node.switch().trace(
                         traced.origin,
                         traced.vni,
                         (&traced.frame, ct),
                         &given,
                         now.moment,
-                    )
+                    );
+                    (outcome, zones.get(traced.vni).is_some())
                 })
                 .await?;
             let TraceEnd::Ask(question) = &outcome.end else {
@@ -222,6 +229,12 @@ impl Backend for Live {
             let (answer, asked) = answer
                 .await
                 .map_err(|_| failed("the plugin chain broke while it was asked"))?;
+            if answer.is_tracked() && !is_tracked && !begins {
+                begins = true;
+                answers.clear();
+                plugins.clear();
+                continue;
+            }
             answers.push(answer);
             let asked = asked.into_iter();
             plugins.extend(asked.map(|one| plugin_views::traced(direction, port, one)));

@@ -25,7 +25,7 @@ mod zone;
 pub use conn::{Life, State};
 pub use seen::Seen;
 pub use table::{Row, TrackLimits};
-pub use zone::{Zone, Zones};
+pub use zone::{Zone, Zones, unheard};
 
 use crate::flow::Origin;
 use crate::ident::{Epoch, MacAddr};

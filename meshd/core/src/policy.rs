@@ -409,6 +409,11 @@ impl Policy {
         self.recall(void)
     }
 
+    /// Each question about this network is on its way in vain; those who wait for one must ask again and are returned.
+    pub fn recall_all(&mut self, vni: Vni) -> Vec<u64> {
+        self.recall(|scope| scope.vni == vni)
+    }
+
     /// Forgets questions on their way; who waits for them is returned.
     fn recall(&mut self, void: impl Fn(&Scope) -> bool) -> Vec<u64> {
         let gone: Vec<QueryId> = self

@@ -17,7 +17,7 @@ mod figures;
 mod way;
 
 pub use choice::{BUCKETS, Choice, GAP_MS, Order, Route};
-pub use figures::{Figures, SAMPLE_MS, SILENT_MS, WaySample};
+pub use figures::{Figures, SAMPLE_MS, SILENT_MS, Silence, WaySample};
 pub use way::{LINKS_MAX, Live, WAYS_END, WayId, Ways};
 
 use crate::ident::{Moment, NodeId, QueryId, Vni};
@@ -116,12 +116,12 @@ struct Way {
     figures: Figures,
     /// As they were when choices were last made.
     told: Figures,
-    silent_ms: Option<u64>,
+    silence: Option<Silence>,
 }
 
 impl Way {
     fn alive(&self) -> bool {
-        self.face.up && self.silent_ms.is_none()
+        self.face.up && self.silence.is_none()
     }
 }
 
@@ -157,20 +157,15 @@ impl Peer {
 
     /// Sets what is alive. Where all are silent none is better than another: then it is this node that does not hear.
     fn settle(&self) {
-        let alive: Ways = self
-            .ways
-            .values()
-            .filter(|w| w.alive())
-            .map(|w| w.face.way)
-            .collect();
-        let up = || {
-            self.ways
-                .values()
-                .filter(|w| w.face.up)
-                .map(|w| w.face.way)
-                .collect()
+        let silent = !self.ways.values().any(Way::alive);
+        let usable = || {
+            let ways = self.ways.values();
+            ways.filter(move |way| way.alive() || silent && way.face.up)
         };
-        self.live.set(if alive.is_empty() { up() } else { alive });
+        // By nothing that moves with the traffic: what has no flowlets is to change its way as seldom as can be.
+        let best = usable().min_by_key(|way| (way.face.cost, way.face.way));
+        let ways = usable().map(|way| way.face.way).collect();
+        self.live.set(ways, best.map(|way| way.face.way));
     }
 
     fn stats(&self, vni: Vni) -> Vec<WayStats> {
@@ -251,13 +246,13 @@ impl Steering {
                 window: Window::default(),
                 figures: Figures::default(),
                 told: Figures::default(),
-                silent_ms: None,
+                silence: None,
             });
             if way.face != face {
                 if way.face.up != face.up {
                     // Nothing of the old connection is true of the new one.
                     way.window = Window::default();
-                    way.silent_ms = None;
+                    way.silence = None;
                 }
                 way.face = face;
                 changed = true;
@@ -305,9 +300,9 @@ impl Steering {
         for (&node, peer) in &mut self.peers {
             let mut any = false;
             for way in peer.ways.values_mut().filter(|way| way.face.up) {
-                let silent = way.window.silent_ms(now);
-                any |= silent.is_some() != way.silent_ms.is_some();
-                way.silent_ms = silent;
+                let silence = way.window.silence(now);
+                any |= silence.is_some() != way.silence.is_some();
+                way.silence = silence;
                 way.figures = way.window.figures(way.face.rate_kbps);
                 any |= way.figures.differ(&way.told);
             }
@@ -349,6 +344,11 @@ impl Steering {
         }
         self.steered.retain(|key, _| key.vni != vni);
         true
+    }
+
+    /// Is there more than the session, or may there be?
+    pub(crate) fn has_choice(&self, node: NodeId) -> bool {
+        self.peers.contains_key(&node)
     }
 
     /// Is there a steering plugin anywhere?
@@ -519,7 +519,7 @@ impl Steering {
 
     /// The ways to a peer, for people: which are alive, and the host's order.
     #[must_use]
-    pub fn ways(&self, node: NodeId) -> Vec<(WayStats, Option<u64>)> {
+    pub fn ways(&self, node: NodeId) -> Vec<(WayStats, Option<Silence>)> {
         let ways = self.peers.get(&node).map(|peer| &peer.ways);
         let stats = |way: &Way| {
             let stats = WayStats {
@@ -529,7 +529,7 @@ impl Steering {
                 figures: way.figures,
                 cost: way.face.cost,
             };
-            (stats, way.silent_ms)
+            (stats, way.silence)
         };
         ways.map_or_else(Vec::new, |ways| ways.values().map(stats).collect())
     }
@@ -538,7 +538,7 @@ impl Steering {
     pub(crate) fn silent_sessions(&self) -> BTreeSet<NodeId> {
         let silent = self.peers.iter().filter(|(_, peer)| {
             let main = peer.ways.get(&WayId::MAIN);
-            main.is_some_and(|main| main.silent_ms.is_some()) && peer.ways.values().any(Way::alive)
+            main.is_some_and(|main| main.silence.is_some()) && peer.ways.values().any(Way::alive)
         });
         silent.map(|(node, _)| *node).collect()
     }

@@ -13,7 +13,7 @@
 //! on its absence. What of the rulings the kernel holds is in `switch/gates.rs`.
 
 use crate::announce::{Announcements, Pace};
-use crate::conntrack::{Order, Tracked};
+use crate::conntrack::{self, Order, Tracked};
 use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
 use crate::flow::{FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
@@ -488,6 +488,20 @@ impl Switch {
         out.push(Out::Track { vni, since });
     }
 
+    /// An answer looks at connections, and so far nobody does. Frames that wait were looked up nowhere: what an empty table says
+    /// of them is known here, and the chain is asked again with that.
+    fn begin_to_track(&mut self, vni: Vni, mut waiting: Vec<u64>, now: Moment, out: &mut Outbox) {
+        self.track(vni, out);
+        self.new_epoch(out);
+        waiting.extend(self.policy.recall_all(vni));
+        for waiter in &waiting {
+            if let Some(pending) = self.pending.get_mut(waiter) {
+                pending.ct = conntrack::unheard(vni, &pending.frame);
+            }
+        }
+        self.ask_again(waiting, now, out);
+    }
+
     fn untrack(&mut self, vni: Vni, out: &mut Outbox) {
         if self.tracked.remove(&vni) {
             out.push(Out::Track { vni, since: None });
@@ -552,13 +566,11 @@ impl Switch {
         else {
             return;
         };
-        // From now on there is something to look at. This answer is one about a frame that was not looked up.
         if answer.is_tracked()
             && self.networks.contains_key(&question.vni)
             && !self.tracked.contains(&question.vni)
         {
-            self.track(question.vni, out);
-            self.new_epoch(out);
+            return self.begin_to_track(question.vni, waiters, now, out);
         }
         for waiter in waiters {
             if let Some(mut pending) = self.pending.remove(&waiter) {
@@ -649,7 +661,7 @@ impl Switch {
             };
         };
         let key = parsed.flow_key(vni).with_ct(ct);
-        if self.tracked.contains(&vni) {
+        if self.tracked.contains(&vni) || ct != Tracked::default() {
             steps.push(TraceStep {
                 what: "connection".to_owned(),
                 detail: match ct.mark {
@@ -857,6 +869,9 @@ impl Switch {
             self.remember(origin, key, learn, now);
         }
         let ways = key.and_then(|key| self.steer(&key, &mut decision, now));
+        if let Some(key) = &key {
+            self.steer_arms(key, &mut decision);
+        }
         let gate = key.map_or(Err(Obstacle::NotForwarded), |key| {
             self.offload(origin, &key, &mut decision, now)
         });

@@ -4,7 +4,7 @@
 //! counts the drop. Nothing waits here.
 
 use crate::kernel::{VnetHeader, Vtap};
-use crate::underlay::QUEUE_BYTES;
+use crate::underlay::{QUEUE_BYTES, acknowledged};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
 use meshd_core::node::Monitor;
@@ -156,6 +156,8 @@ impl PeerOutlet {
                 lost_packets: stats.path.lost_packets,
                 sent_bytes: stats.udp_tx.bytes,
                 heard_bytes: stats.udp_rx.bytes,
+                asked: stats.frame_tx.datagram + stats.frame_tx.stream + stats.frame_tx.ping,
+                answered_bytes: acknowledged(&line.connection),
                 cwnd: stats.path.cwnd,
                 mtu: stats.path.current_mtu,
             })
@@ -166,17 +168,19 @@ impl PeerOutlet {
         self.ways.get(way.number() as usize)?.as_ref()
     }
 
-    /// The session if it is alive, else the first way that is; where none seems to be, any will do.
+    /// The best way, if its connection is here; else one that is alive, the session before links; where none seems to be, any.
     fn any(&self) -> Option<&Line> {
-        let live = self.live.as_ref().map(|live| live.ways());
-        let alive = |way: WayId| live.is_none_or(|live| live.has(way));
-        let main = self.line(WayId::MAIN).filter(|_| alive(WayId::MAIN));
-        main.or_else(|| {
-            let numbered = self.ways.iter().zip(0u32..);
-            let mut living = numbered.filter(|(_, n)| WayId::new(*n).is_some_and(alive));
-            living.find_map(|(line, _)| line.as_ref())
-        })
-        .or_else(|| self.ways.iter().find_map(Option::as_ref))
+        let live = self.live.as_ref();
+        let ways = live.map(|live| live.ways());
+        let alive = |way: WayId| ways.is_none_or(|ways| ways.has(way));
+        let best = live.and_then(|live| self.line(live.best()?));
+        best.or_else(|| self.line(WayId::MAIN).filter(|_| alive(WayId::MAIN)))
+            .or_else(|| {
+                let numbered = self.ways.iter().zip(0u32..);
+                let mut living = numbered.filter(|(_, n)| WayId::new(*n).is_some_and(alive));
+                living.find_map(|(line, _)| line.as_ref())
+            })
+            .or_else(|| self.ways.iter().find_map(Option::as_ref))
     }
 
     /// Frames and bytes so far.

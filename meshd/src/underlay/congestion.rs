@@ -8,6 +8,7 @@
 //! flow's latency. The floor, because the frames inside have congestion control of their own: a tunnel that shrinks to two
 //! packets on a path with random loss would stop them where they would go on slowly.
 
+use quinn::Connection;
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
 use std::any::Any;
@@ -31,6 +32,7 @@ impl ControllerFactory for BoundedCubic {
         Box::new(Bounded {
             cubic: Arc::new(config).build(now, mtu),
             ceiling: CEILING_MIN,
+            acknowledged: 0,
         })
     }
 }
@@ -38,6 +40,15 @@ impl ControllerFactory for BoundedCubic {
 struct Bounded {
     cubic: Box<dyn Controller>,
     ceiling: u64,
+    acknowledged: u64,
+}
+
+/// Bytes of a connection that its far end has acknowledged. The count of acknowledgements in its statistics grows with each that is said
+/// again, too.
+pub(crate) fn acknowledged(connection: &Connection) -> u64 {
+    let controller = connection.congestion_state().into_any();
+    let bounded = controller.downcast::<Bounded>();
+    bounded.map_or(0, |bounded| bounded.acknowledged)
 }
 
 fn ceiling(rtt_min: Duration) -> u64 {
@@ -59,6 +70,7 @@ impl Controller for Bounded {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
+        self.acknowledged += bytes;
         self.ceiling = ceiling(rtt.min());
         // Growth beyond the ceiling would be spent by the first losses without any effect.
         let app_limited = app_limited || self.cubic.window() >= self.ceiling;
@@ -98,6 +110,7 @@ impl Controller for Bounded {
         Box::new(Self {
             cubic: self.cubic.clone_box(),
             ceiling: self.ceiling,
+            acknowledged: self.acknowledged,
         })
     }
 

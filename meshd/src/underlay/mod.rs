@@ -23,6 +23,7 @@ mod socket;
 mod tests;
 mod tls;
 
+pub(crate) use congestion::acknowledged;
 pub use dial::RaceError;
 pub(crate) use dial::race;
 pub use endpoint::DialError;

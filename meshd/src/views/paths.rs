@@ -8,7 +8,7 @@ use meshd_core::links::LinkView;
 use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::path::{PathState, Transition};
-use meshd_core::steering::{MAIN_COST, WayId, WayStats};
+use meshd_core::steering::{MAIN_COST, Silence, WayId, WayStats};
 use meshd_core::view::{NodeRef, Path, PathStep};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -68,8 +68,8 @@ pub(crate) fn paths(node: &Node, world: &World<'_>, now: Now) -> Vec<Path> {
     all
 }
 
-/// What steering knows of a way, and for how many ms nothing was heard on it, if that is too long.
-type Known<'a> = Option<&'a (WayStats, Option<u64>)>;
+/// What steering knows of a way, and whether it is silent.
+type Known<'a> = Option<&'a (WayStats, Option<Silence>)>;
 
 fn quic_path(node: &Node, world: &World<'_>, peer: PeerView, known: Known<'_>) -> Path {
     let stats = peer
@@ -164,14 +164,17 @@ fn measured(path: Path, stats: Option<SessionStats>, known: Known<'_>) -> Path {
         window_bytes: stats.map(|s| s.cwnd),
         ..path
     };
-    let Some((known, silent_ms)) = known.filter(|_| path.active) else {
+    let Some((known, silence)) = known.filter(|_| path.active) else {
         return path;
     };
     let figures = known.figures;
     Path {
         active: known.alive,
-        reason: match silent_ms {
-            Some(ms) => format!("nothing was heard for {ms} ms"),
+        reason: match silence {
+            Some(Silence::Unheard(ms)) => format!("nothing was heard for {ms} ms"),
+            Some(Silence::Unanswered(ms)) => format!(
+                "the peer is heard and acknowledges nothing for {ms} ms: it does not hear this node by this way"
+            ),
             None => path.reason,
         },
         loss_ppm: Some(figures.loss_ppm),

@@ -63,6 +63,24 @@ impl Zones {
     }
 }
 
+const INVALID: Tracked = Tracked {
+    state: CtState::INVALID,
+    mark: 0,
+};
+
+/// What a table without connections says of a frame: so much is known before there is one.
+#[must_use]
+pub fn unheard(vni: Vni, frame: &[u8]) -> Tracked {
+    let Ok(frame) = Frame::parse(frame) else {
+        return Tracked::default();
+    };
+    match frame.subject(&frame.flow_key(vni)) {
+        Subject::None => Tracked::default(),
+        Subject::Broken | Subject::Error { .. } => INVALID,
+        Subject::Packet(_, signal) => unknown(signal),
+    }
+}
+
 /// Of a frame that belongs to no connection.
 fn unknown(signal: Signal) -> Tracked {
     let state = if signal.opens() {
@@ -131,18 +149,14 @@ impl Zone {
     /// As [`Self::look`], for a frame of no lane.
     #[must_use]
     pub fn peek(&self, subject: &Subject, now: Moment) -> Tracked {
-        let invalid = Tracked {
-            state: CtState::INVALID,
-            mark: 0,
-        };
         match *subject {
             Subject::None => Tracked::default(),
-            Subject::Broken => invalid,
+            Subject::Broken => INVALID,
             Subject::Packet(tuple, signal) => match self.find(&tuple, signal, now) {
                 Some((conn, life, reply)) => self.tracked(life, reply, conn.epoch(), conn.mark()),
                 None => unknown(signal),
             },
-            Subject::Error { about, to } => self.error(&about, to, now).unwrap_or(invalid),
+            Subject::Error { about, to } => self.error(&about, to, now).unwrap_or(INVALID),
         }
     }
 

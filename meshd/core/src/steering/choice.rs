@@ -208,7 +208,7 @@ mod tests {
 
     fn choice(live: &[u32], ranked: &[u32]) -> (Choice, Arc<Live>) {
         let shared = Arc::new(Live::default());
-        shared.set(live.iter().map(|&n| way(n)).collect());
+        shared.set(live.iter().map(|&n| way(n)).collect(), None);
         let order = Order::of(ranked.iter().map(|&n| way(n)).collect());
         (Choice::new(Arc::clone(&shared), &order), shared)
     }
@@ -231,12 +231,12 @@ mod tests {
     fn a_dead_way_is_left_at_once_and_taken_again_after_a_pause() {
         let (choice, live) = choice(&[3, 4], &[3, 4]);
         assert_eq!(choice.pick(7, at(10)), Some(way(3)));
-        live.set(Ways::default().with(way(4)));
+        live.set(Ways::default().with(way(4)), None);
         assert_eq!(choice.pick(7, at(11)), Some(way(4)));
-        live.set(Ways::default().with(way(4)).with(way(3)));
+        live.set(Ways::default().with(way(4)).with(way(3)), None);
         assert_eq!(choice.pick(7, at(12)), Some(way(4)));
         assert_eq!(choice.pick(7, at(62)), Some(way(3)));
-        live.set(Ways::default());
+        live.set(Ways::default(), None);
         assert_eq!(choice.pick(7, at(63)), None);
     }
 
@@ -273,7 +273,7 @@ mod tests {
             for (pause, alive, ranked) in steps {
                 now += pause;
                 let ways: Ways = (2..5).filter(|n| alive & 1 << n != 0).map(way).collect();
-                live.set(ways);
+                live.set(ways, None);
                 choice.set(&Order::of(ranked.into_iter().map(way).collect()));
                 let picked = choice.pick(5, at(now));
                 if let (Some((old, last)), Some(new)) = (before, picked) {

@@ -23,12 +23,15 @@ const WINDOW_MS: u64 = 1_000;
 /// ... and the loss of up to so long, until so many packets were sent in it.
 const LOSS_WINDOW_MS: u64 = 5_000;
 const LOSS_PACKETS_MIN: u64 = 20;
-/// A way on which nothing was heard for so long is dead, in ms. Each end says something four times a second.
+/// A way on which nothing was heard for so long is dead, in ms; each end says something five times a second. So is one by which
+/// something was sent, and nothing acknowledged since: the far end may be heard and not hear us.
 pub const SILENT_MS: u64 = 800;
 /// The round trip is the shortest of so many values ...
 const ROUND_TRIPS: usize = 3;
 /// ... that are no older than this, in ms.
 const ROUND_TRIP_MS: u64 = 500;
+/// An acknowledgement is waited for as many round trips in any case.
+const PATIENCE_TRIPS: u64 = 3;
 /// Changes below this are noise: RTT in us, loss in ppm, use in kbit/s.
 const RTT_NOISE_US: u32 = 1_000;
 const LOSS_NOISE_PPM: u32 = 5_000;
@@ -55,10 +58,23 @@ pub struct WaySample {
     pub sent_bytes: u64,
     /// Bytes that came.
     pub heard_bytes: u64,
+    /// Frames sent that the far end has to acknowledge.
+    pub asked: u64,
+    /// Bytes of them that it did: not by saying again what it said before, as who has ceased to hear does.
+    pub answered_bytes: u64,
     /// Bytes that may be under way.
     pub cwnd: u64,
     /// Largest UDP payload, in bytes.
     pub mtu: u16,
+}
+
+/// That a way is dead though its connection is there, and for how many ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// Nothing is heard.
+    Unheard(u64),
+    /// The far end is heard, and acknowledges nothing.
+    Unanswered(u64),
 }
 
 /// How a way is.
@@ -103,6 +119,9 @@ pub(super) struct Window {
     heard: Option<(Moment, u64)>,
     /// The latest last; at most [`ROUND_TRIPS`].
     round_trips: VecDeque<(Moment, u32)>,
+    answered: Option<WaySample>,
+    /// Since when something is sent that was not acknowledged, and nothing was.
+    unanswered: Option<Moment>,
 }
 
 /// What the acknowledgements between two samples said of the round trip, in us; `None`: there was none.
@@ -139,6 +158,14 @@ impl Window {
         {
             self.heard = Some((now, sample.heard_bytes));
         }
+        match self.answered {
+            Some(last) if last.answered_bytes == sample.answered_bytes => {
+                if sample.asked > last.asked {
+                    self.unanswered.get_or_insert(now);
+                }
+            }
+            _ => (self.answered, self.unanswered) = (Some(sample), None),
+        }
         self.samples.push_back((now, sample));
         while let Some((at, _)) = self.samples.front()
             && now.ms_since(*at) > LOSS_WINDOW_MS
@@ -147,11 +174,17 @@ impl Window {
         }
     }
 
-    /// For how long nothing was heard, in ms, if that is too long.
-    pub(super) fn silent_ms(&self, now: Moment) -> Option<u64> {
+    /// For how long nothing was heard, or nothing acknowledged, if that is too long.
+    pub(super) fn silence(&self, now: Moment) -> Option<Silence> {
+        let (_, last) = self.samples.back()?;
         let (at, _) = self.heard?;
-        let ms = now.ms_since(at);
-        (ms >= SILENT_MS).then_some(ms)
+        let unheard = now.ms_since(at);
+        if unheard >= SILENT_MS {
+            return Some(Silence::Unheard(unheard));
+        }
+        let patience = SILENT_MS.max(PATIENCE_TRIPS * u64::from(last.rtt_us) / 1000);
+        let unanswered = now.ms_since(self.unanswered?);
+        (unanswered >= patience).then_some(Silence::Unanswered(unanswered))
     }
 
     /// `rate_kbps`: as declared.
@@ -224,6 +257,8 @@ mod tests {
             lost_packets: lost,
             sent_bytes: bytes,
             heard_bytes: heard,
+            asked: sent,
+            answered_bytes: heard,
             cwnd: 10_000,
             mtu: 1452,
         }
@@ -307,16 +342,47 @@ mod tests {
     }
 
     #[test]
+    fn a_way_whose_far_end_is_heard_and_does_not_hear_is_silent_too() {
+        let window = |rtt_us: u32| {
+            let mut window = Window::default();
+            // It is heard all the time; nothing was acknowledged since 500 ms, and nothing was asked until 700.
+            let round = |asked, answered_bytes, heard| WaySample {
+                asked,
+                answered_bytes,
+                ..sample(0, 0, 0, heard, rtt_us)
+            };
+            for step in 0u64..20 {
+                let (asked, answered) = (step.min(5) + step.saturating_sub(6), step.min(5));
+                window.push(round(asked, answered, step), at(step * 100));
+            }
+            window
+        };
+        assert_eq!(window(1).silence(at(1400)), None);
+        assert_eq!(window(1).silence(at(1900)), Some(Silence::Unanswered(1200)));
+        assert_eq!(window(600_000).silence(at(1900)), None, "it is far away");
+        // Who asks nothing is owed no answer.
+        let mut idle = Window::default();
+        for step in 0..50 {
+            let quiet = WaySample {
+                answered_bytes: 0,
+                ..sample(0, 0, 0, step, 1)
+            };
+            idle.push(quiet, at(step * 100));
+        }
+        assert_eq!(idle.silence(at(4900)), None);
+    }
+
+    #[test]
     fn a_way_is_silent_once_nothing_comes_and_speaks_again() {
         let mut window = Window::default();
         window.push(sample(0, 0, 0, 5, 1), at(0));
         window.push(sample(9, 0, 9, 5, 1), at(700));
-        assert_eq!(window.silent_ms(at(700)), None);
-        assert_eq!(window.silent_ms(at(900)), Some(900));
+        assert_eq!(window.silence(at(700)), None);
+        assert_eq!(window.silence(at(900)), Some(Silence::Unheard(900)));
         window.push(sample(9, 0, 9, 6, 1), at(1000));
-        assert_eq!(window.silent_ms(at(1100)), None);
+        assert_eq!(window.silence(at(1100)), None);
         // A new connection counts from nothing, and is no silent one.
         window.push(sample(0, 0, 0, 0, 1), at(5000));
-        assert_eq!(window.silent_ms(at(5100)), None);
+        assert_eq!(window.silence(at(5100)), None);
     }
 }

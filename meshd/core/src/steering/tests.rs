@@ -42,6 +42,19 @@ fn steering() -> (Steering, Outbox) {
     (steering, out)
 }
 
+#[test]
+fn what_no_choice_is_made_for_takes_the_cheapest_way_that_is_alive() {
+    let (mut steering, mut out) = steering();
+    let live = steering.peers.get(&PEER).map(|peer| Arc::clone(&peer.live));
+    let live = live.unwrap();
+    assert_eq!(live.best(), Some(link(0)));
+    assert!(live.ways().has(link(1)) && live.ways().has(WayId::MAIN));
+    steering.set_ways(faces([true, false, true]), &mut out);
+    assert_eq!(live.best(), Some(link(1)));
+    steering.set_ways(faces([false; 3]), &mut out);
+    assert_eq!((live.best(), live.ways().is_empty()), (None, true));
+}
+
 fn key(dscp: u8) -> SteerKey {
     SteerKey {
         vni: vni(),
@@ -61,6 +74,8 @@ fn sample(way: WayId, rtt_us: u32, heard: u64) -> WaySample {
         lost_packets: 0,
         sent_bytes: 0,
         heard_bytes: heard,
+        asked: 0,
+        answered_bytes: heard,
         cwnd: 10_000,
         mtu: 1452,
     }

@@ -90,20 +90,33 @@ impl FromIterator<WayId> for Ways {
     }
 }
 
-/// The ways of one peer by which lanes may send now. Shared by the node, which sets it, and all lanes, which look at it with
-/// each frame; kernel VXLAN is never among them, since lanes cannot send by it.
+/// The ways of one peer by which lanes may send now, and the one for what no choice is made for: floods to several members, and
+/// copies. Shared by the node, which sets it, and all lanes, which look at it with each frame; kernel VXLAN is never among them,
+/// since lanes cannot send by it.
 #[derive(Debug, Default)]
 pub struct Live(AtomicU32);
+
+/// In the word of [`Live`] the number of the best way stands above the bits of all ways; 0: there is none.
+const BEST_SHIFT: usize = 16;
+
+const _: () = assert!(WAYS_END <= BEST_SHIFT, "each way has a bit");
 
 impl Live {
     /// As it is now.
     #[must_use]
     pub fn ways(&self) -> Ways {
-        Ways(self.0.load(Ordering::Relaxed))
+        Ways(self.0.load(Ordering::Relaxed) & ((1 << BEST_SHIFT) - 1))
     }
 
-    pub(crate) fn set(&self, ways: Ways) {
-        self.0.store(ways.0, Ordering::Relaxed);
+    /// The way for what no choice is made for; `None`: none is alive, or it was not said.
+    #[must_use]
+    pub fn best(&self) -> Option<WayId> {
+        WayId::new(self.0.load(Ordering::Relaxed) >> BEST_SHIFT)
+    }
+
+    pub(crate) fn set(&self, ways: Ways, best: Option<WayId>) {
+        let best = best.map_or(0, WayId::number) << BEST_SHIFT;
+        self.0.store(ways.0 | best, Ordering::Relaxed);
     }
 }
 

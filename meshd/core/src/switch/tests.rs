@@ -1647,6 +1647,36 @@ fn a_network_is_tracked_from_the_first_answer_that_looks_at_connections_until_it
 }
 
 #[test]
+fn who_waits_when_a_network_becomes_a_tracked_one_is_asked_about_again_with_its_state() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    bench.drain();
+    let first = bench.upcall(FROM_A, &ip(B, A));
+    let other = bench.upcall(FROM_A, &udp(B, A, [10, 0, 0, 11], [10, 0, 0, 12], 54, 8));
+    for asked in [&first, &other] {
+        assert_eq!(question(asked).unwrap().2.key.ct, CtState::UNTRACKED);
+    }
+    let again = bench.answer(&first, by_connection(Verdict::Pass, true));
+    assert!(ruling(&again).is_none(), "nothing rests on that answer");
+    let states: Vec<CtState> = again
+        .iter()
+        .filter_map(|o| match o {
+            Out::Ask { question, .. } => Some(question.key.ct),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(states, [CtState::NEW, CtState::NEW]);
+    assert!(
+        bench.answer(&other, pass()).is_empty(),
+        "it was asked without its state"
+    );
+    let ingress = bench.answer(&again, by_connection(Verdict::Pass, true));
+    let ruled = ruling(&bench.answer(&ingress, pass())).unwrap();
+    assert!(ruled.track.unwrap().commit);
+    assert_eq!(ruled.cache.unwrap().key.ct, CtState::NEW);
+}
+
+#[test]
 fn a_ruling_by_connection_bears_its_order_and_epoch_matches_the_state_and_stays_out_of_the_kernel()
 {
     let mut bench = Bench::new();

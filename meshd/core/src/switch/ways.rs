@@ -5,13 +5,14 @@
 //! they began, and only if kernel VXLAN is their best way.
 
 use super::Switch;
+use crate::edit::Edit;
 use crate::flow::{Fields, FlowKey, FlowMask};
 use crate::ident::{Moment, NodeId, QueryId, Vni};
 use crate::offload::Obstacle;
 use crate::outbox::Outbox;
 use crate::pipeline::{Decision, UNKNOWN_MS};
 use crate::policy::PathLost;
-use crate::ruling::{Action, DropReason, Output};
+use crate::ruling::{Action, Arm, DropReason, Output};
 use crate::steering::{
     Choice, KernelWay, SteerAnswer, SteerKey, Steering, WayFace, WayId, WaySample,
 };
@@ -84,7 +85,7 @@ impl Switch {
         decision: &mut Decision,
         now: Moment,
     ) -> Option<Arc<Choice>> {
-        let steered = steer_key(key, decision)?;
+        let steered = steer_key(key, &decision.action, decision.edits.as_deref())?;
         let Some(path) = decision.path else {
             return self.steering.choose(steered);
         };
@@ -98,6 +99,10 @@ impl Switch {
             }
             return Some(choice);
         }
+        if way == Some(WayId::MAIN) && !self.steering.has_choice(steered.node) {
+            // The session is the only way there is.
+            return None;
+        }
         // There is no such way; it may come.
         let until = now.plus_ms(UNKNOWN_MS);
         decision.until = Some(decision.until.map_or(until, |earlier| earlier.min(until)));
@@ -109,15 +114,30 @@ impl Switch {
         self.steering.choose(steered)
     }
 
+    /// The choices for the arms of a group, each of which leads elsewhere.
+    pub(super) fn steer_arms(&mut self, key: &FlowKey, decision: &mut Decision) {
+        let Some(arms) = &decision.select else {
+            return;
+        };
+        let steered = arms.iter().cloned().map(|mut arm| {
+            arm.ruling.ways = arm_key(key, &arm).and_then(|key| self.steering.choose(key));
+            arm
+        });
+        decision.select = Some(steered.collect());
+    }
+
     /// The same, without change.
     pub(super) fn ways_of(&self, key: &FlowKey, decision: &Decision) -> Option<Arc<Choice>> {
-        self.steering.look(steer_key(key, decision)?)
+        let steered = steer_key(key, &decision.action, decision.edits.as_deref())?;
+        self.steering.look(steered)
     }
 
     pub(super) fn rests_on_dscp(&self, key: &FlowKey, decision: &Decision) -> bool {
+        let to_peer = || steer_key(key, &decision.action, decision.edits.as_deref()).is_some();
+        let mut arms = decision.select.iter().flat_map(|arms| arms.iter());
         decision.path.is_none()
             && self.steering.is_steered(key.vni)
-            && steer_key(key, decision).is_some()
+            && (to_peer() || arms.any(|arm| arm_key(key, arm).is_some()))
     }
 
     /// The mask of a ruling: that of the decision, and the DSCP where that chooses the way.
@@ -155,9 +175,14 @@ impl Switch {
     }
 }
 
+/// As [`steer_key`], of a group's arm.
+fn arm_key(key: &FlowKey, arm: &Arm) -> Option<SteerKey> {
+    steer_key(key, &arm.ruling.action, arm.ruling.edits.as_deref())
+}
+
 /// What chooses the way, if the frame goes to one peer; ports here may get it too.
-fn steer_key(key: &FlowKey, decision: &Decision) -> Option<SteerKey> {
-    let Action::Forward(to) = &decision.action else {
+fn steer_key(key: &FlowKey, action: &Action, edits: Option<&[Edit]>) -> Option<SteerKey> {
+    let Action::Forward(to) = action else {
         return None;
     };
     let mut peers = to.iter().filter_map(|output| match output {
@@ -167,9 +192,11 @@ fn steer_key(key: &FlowKey, decision: &Decision) -> Option<SteerKey> {
     let (Some(node), None) = (peers.next(), peers.next()) else {
         return None;
     };
-    let edits = decision.edits.as_deref().unwrap_or_default();
     let mut leaves = *key;
-    edits.iter().for_each(|edit| edit.rekey(&mut leaves));
+    edits
+        .unwrap_or_default()
+        .iter()
+        .for_each(|edit| edit.rekey(&mut leaves));
     Some(SteerKey {
         vni: key.vni,
         node,

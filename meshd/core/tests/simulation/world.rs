@@ -978,6 +978,8 @@ impl World {
                 lost_packets: 0,
                 sent_bytes: self.now / MS,
                 heard_bytes: state.heard,
+                asked: self.now / MS,
+                answered_bytes: state.heard,
                 cwnd: 100_000,
                 mtu: 1452,
             });

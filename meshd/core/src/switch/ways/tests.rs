@@ -1,5 +1,6 @@
 use crate::conntrack::Tracked;
 use crate::flow::{Fields, Origin};
+use crate::group::{Bucket, BucketTarget, Group, GroupKind};
 use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, UpcallId, Vni};
 use crate::node::Output as Out;
 use crate::offload::{Obstacle, PathSlot, Plane};
@@ -10,6 +11,7 @@ use crate::steering::{MAIN_COST, Route, SteerAnswer, WayFace, WayId};
 use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 const PORT: PortId = PortId(1);
 const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -151,6 +153,39 @@ impl Bench {
         ruling(&self.drain()).unwrap()
     }
 
+    /// The ruling where policy lets a group choose between the peer and nobody.
+    fn grouped(&mut self) -> Ruling {
+        let asked = self.upcall(46);
+        let found = asked.iter().find_map(|out| match out {
+            Out::Ask { query, epoch, .. } => Some((*query, *epoch)),
+            _ => None,
+        });
+        let (query, epoch) = found.unwrap();
+        let bucket = |to| Bucket {
+            weight: 1,
+            to,
+            edits: Vec::new(),
+        };
+        let group = Group {
+            name: "web".into(),
+            kind: GroupKind::Select,
+            buckets: vec![
+                bucket(BucketTarget::Peer(PEER.handle())),
+                bucket(BucketTarget::Drop),
+            ],
+        };
+        let answer = Answer {
+            orders: Orders {
+                group: Some(Arc::new(group)),
+                ..Orders::default()
+            },
+            ..Answer::of(Verdict::Pass)
+        };
+        self.switch
+            .answer(query, epoch, answer, at(60_000), &mut self.out);
+        ruling(&self.drain()).unwrap()
+    }
+
     fn steer(&mut self, ranked: &[WayId]) {
         self.switch.ask_steering(at(60_000), &mut self.out);
         for out in self.drain() {
@@ -241,6 +276,46 @@ fn a_way_that_policy_names_is_taken_and_what_if_it_is_dead_is_as_policy_says() {
         let again = asked.iter().any(|out| matches!(out, Out::Ask { .. }));
         assert_eq!(again, lost == PathLost::AskAgain);
     }
+}
+
+#[test]
+fn the_arms_of_a_group_go_by_the_hosts_choice_or_a_plugins_as_all_that_goes_to_a_peer() {
+    let mut bench = Bench::new();
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let by = |ruling: &Ruling| -> Vec<Option<Route>> {
+        let arms = ruling.select.as_ref().unwrap().iter();
+        arms.map(|arm| arm.ruling.ways.as_ref()?.route(1, at(0)))
+            .collect()
+    };
+    let plain = bench.grouped();
+    assert_eq!(by(&plain), [Some(Route::Prefer(link())), None]);
+    assert!(!plain.cache.unwrap().mask.fields.has(Fields::DSCP));
+    bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    bench.switch.set_steering(vni(), 1, &mut bench.out);
+    let steered = bench.grouped();
+    assert!(
+        steered
+            .cache
+            .as_ref()
+            .unwrap()
+            .mask
+            .fields
+            .has(Fields::DSCP)
+    );
+    bench.steer(&[WayId::MAIN]);
+    assert_eq!(by(&steered), [Some(Route::Prefer(WayId::MAIN)), None]);
+}
+
+#[test]
+fn the_session_can_be_named_where_it_is_the_only_way() {
+    let mut bench = Bench::new();
+    bench.switch.set_ways(BTreeMap::new(), &mut bench.out);
+    bench.switch.set_policy(vni(), 1, at(0), &mut bench.out);
+    let named = bench.named(WayId::MAIN.number(), PathLost::Drop);
+    assert!(matches!(named.action, Action::Forward(_)) && named.ways.is_none());
+    bench.switch.set_policy(vni(), 2, at(0), &mut bench.out);
+    let named = bench.named(link().number(), PathLost::Drop);
+    assert_eq!(named.action, Action::Drop(DropReason::PathLost));
 }
 
 #[test]
