@@ -293,6 +293,41 @@ fn after_an_acknowledged_commit_no_frame_obeys_what_was() {
 }
 
 #[test]
+fn groups_and_flood_sets_that_a_controller_makes_hold_for_frames_until_it_is_detached() {
+    with("fixture-controlled", |lab, stations| {
+        let (here, near, far) = (&stations[0], &stations[1], &stations[2]);
+        let (node, to) = (lab.node(0), far.port.v4()?);
+        ping_until(&here.netns, to, SOON)?;
+        let make = |what: &str| {
+            let made_to = near.port.id;
+            let config = format!(
+                r#"{{"do":"{what}","on-port":666,"to":7,"control":"make","made-to":{made_to}}}"#
+            );
+            attach(node, ALL, &config)?;
+            says(node, "committed")
+        };
+        make("group")?;
+        ensure!(
+            heard(&near.netns, MARK, || say(here, to))?,
+            "its group leads to the other container"
+        );
+        ensure!(
+            !heard(&far.netns, MARK, || say(here, to))?,
+            "and nowhere else"
+        );
+        node.ok(&["plugin", "detach", "it", "lan"])?;
+        make("flood-set")?;
+        let shout = frames::frame(EVERYBODY, mac(&here.port.mac)?, 0x88b5, MARK);
+        let shouts = || sends(&here.netns, &shout);
+        ensure!(heard(&near.netns, MARK, shouts)?, "who is in the set");
+        ensure!(!heard(&far.netns, MARK, shouts)?, "who is not");
+        node.ok(&["plugin", "detach", "it", "lan"])?;
+        ensure!(heard(&far.netns, MARK, shouts)?, "nobody says anything now");
+        Ok(())
+    });
+}
+
+#[test]
 fn one_that_hangs_traps_eats_memory_or_floods_harms_nobody() {
     with("fixture-controlled", |lab, stations| {
         let (here, far) = (&stations[0], &stations[2]);
@@ -304,6 +339,9 @@ fn one_that_hangs_traps_eats_memory_or_floods_harms_nobody() {
             ("memory", "bytes of memory"),
             ("log-flood", "lines were left out"),
             ("timer-flood", "timers"),
+            ("commit-flood", "did not return from an event in time"),
+            ("kv-flood", "did not return from an event in time"),
+            ("send-flood", "send Err(OutError::BadFrame"),
         ] {
             control(lab.node(0), what)?;
             says(lab.node(0), sign)?;

@@ -75,7 +75,7 @@ pub struct Finding {
     pub reason: String,
 }
 
-/// Whether what a config declares for the host (`meters`) can be had, for who has no daemon to ask.
+/// Whether what a config declares for the host (`meters`, `groups`, `flood-sets`) can be had, for who has no daemon to ask.
 ///
 /// # Errors
 /// What is wrong with it, and where.
@@ -84,7 +84,13 @@ pub fn check_config(config: &str) -> Result<(), String> {
     let Ok(any) = "plugin".parse() else {
         return Ok(());
     };
-    tolls::Tolls::of(&any, config, None).map(std::mem::drop)
+    tolls::Tolls::of(&any, config, None)?;
+    groups::Groups::of(&any, config).map(std::mem::drop)
+}
+
+/// Does a config have keys, of which some may be the host's? A config may be any JSON: a list, a number, nothing.
+fn declares(config: &str) -> bool {
+    config.trim_start().starts_with('{')
 }
 
 /// Plugins, chains and the worker that asks them. Clones share them; the worker ends with the last one.

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Owns the store, its memory limit and its clock: it counts no fuel, since a controller is not asked twice for the same. A
-//! call ends after [`EVENT_TIME`](crate::engine) of processor time. Refuses nothing of what a guest asks the host for: that
+//! call ends after [`EVENT_TIME`](crate::engine) of processor time, or after [`CALL_WAIT_MAX`], whatever it waits for: who changes the
+//! attachment waits for the call. Refuses nothing of what a guest asks the host for: that
 //! is the embedder's, which knows what was granted.
 
 use crate::bindings::controller::exports::meshd::policy::events::Event;
@@ -18,11 +19,16 @@ use crate::engine::{CONFIGURE_TIME, EVENT_TIME, Engine, Patience, Stopwatch, thr
 use crate::fault::Fault;
 use crate::instance::{ConfigureError, Guest, MAX_CONFIG, problems};
 use crate::load::{LoadError, Plugin, differs};
+use std::time::{Duration, Instant};
 use wasmtime::component::{Component, HasData, Linker};
 use wasmtime::{Store, UpdateDeadline};
 
 /// The longest state that is handed over, in bytes.
 pub const MAX_STATE: usize = 256 << 10;
+
+/// The longest that a call may take, the host's part in it included. A commit may wait for its turn, and a guest that makes one
+/// after the other waits without using its processor time up.
+pub(crate) const CALL_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a controller may call, as `wit/host.wit` has it. All answers come at once.
 pub trait ControllerHost:
@@ -78,6 +84,8 @@ pub enum StateError {
 /// The data of a controller's store.
 pub(crate) struct Desk {
     guest: Guest,
+    /// When the call under way began.
+    began: Instant,
     host: Box<dyn ControllerHost>,
 }
 
@@ -144,13 +152,15 @@ impl Controller {
         let limits = engine.limits();
         let desk = Desk {
             guest: Guest::new(limits.controller_memory, limits),
+            began: Instant::now(),
             host,
         };
         let mut store = Store::new(engine.controllers(), desk);
         store.limiter(|desk| &mut desk.guest);
         store.epoch_deadline_callback(|mut context| {
-            let goes_on = context.data_mut().guest.watch.tick(thread_cpu());
-            Ok(match goes_on {
+            let desk = context.data_mut();
+            let goes_on = desk.guest.watch.tick(thread_cpu());
+            Ok(match goes_on && desk.began.elapsed() < CALL_WAIT_MAX {
                 true => UpdateDeadline::Continue(1),
                 false => UpdateDeadline::Interrupt,
             })
@@ -237,7 +247,9 @@ impl Controller {
         patience: Patience,
         call: impl FnOnce(&Exports, &mut Store<Desk>) -> wasmtime::Result<T>,
     ) -> Result<T, Fault> {
-        self.store.data_mut().guest.watch = Stopwatch::start(patience);
+        let desk = self.store.data_mut();
+        desk.guest.watch = Stopwatch::start(patience);
+        desk.began = Instant::now();
         self.store.set_epoch_deadline(1);
         let _running = self.engine.guard();
         call(&self.exports, &mut self.store).map_err(|e| fault(&e, &self.store))

@@ -163,6 +163,7 @@ pub(super) async fn chain<B: Backend>(
     let plugins = installed(&backend).await?;
     let mut links: Vec<ChainLink> = plugins
         .iter()
+        .filter(|plugin| !plugin.steers)
         .flat_map(|plugin| {
             let place = plugin.attachments.iter().find(|at| at.vni == vni);
             place.map(|at| plugin_views::link(plugin, at))

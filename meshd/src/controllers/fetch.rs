@@ -16,10 +16,12 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE
 use hyper::{Method, Request as Sent, Uri};
 use hyper_util::rt::TokioIo;
 use meshd_plugin_host::contract::http::{HttpError, Request, Response};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 /// Bytes of a request's body.
@@ -33,9 +35,31 @@ const HEADER_BYTES: usize = 16 << 10;
 /// The longest that is waited for.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// One of the places of an attachment for requests on their way; free again when all that is done for the request is over.
+#[derive(Debug)]
+pub(super) struct Slot(Arc<AtomicU32>);
+
+impl Slot {
+    /// `None`: `most` are taken.
+    pub(super) fn take(taken: &Arc<AtomicU32>, most: u32) -> Option<Self> {
+        let room = |n: u32| (n < most).then_some(n + 1);
+        taken
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
+            .ok()
+            .map(|_| Self(Arc::clone(taken)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// A request that may be sent.
 #[derive(Debug)]
 pub(crate) struct Fetch {
+    slot: Option<Arc<Slot>>,
     host: String,
     port: u16,
     tls: bool,
@@ -96,12 +120,21 @@ impl Fetch {
         let request = request.body(Full::from(asked.body)).map_err(failed)?;
         let within = Duration::from_millis(u64::from(asked.timeout_ms)).min(LONGEST);
         Ok(Self {
+            slot: None,
             host,
             port,
             tls,
             request,
             within,
         })
+    }
+
+    /// The same, which has its place until it is over.
+    pub(super) fn in_slot(self, slot: Slot) -> Self {
+        Self {
+            slot: Some(Arc::new(slot)),
+            ..self
+        }
     }
 
     /// Sends it; the answer, or why there is none.
@@ -120,8 +153,15 @@ impl Fetch {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .to_owned();
-        let stream = TcpStream::connect((bare.as_str(), self.port)).await;
-        let stream = stream.map_err(failed)?;
+        // The system's resolver has a thread until it is done, also if nobody waits any more: so long the slot is taken.
+        let (slot, name, port) = (self.slot.clone(), bare.clone(), self.port);
+        let found = tokio::spawn(async move {
+            let found = tokio::net::lookup_host((name.as_str(), port)).await;
+            std::mem::drop(slot);
+            found.map(Vec::from_iter)
+        });
+        let found = found.await.map_err(failed)?.map_err(failed)?;
+        let stream = TcpStream::connect(&*found).await.map_err(failed)?;
         if !self.tls {
             return ask(stream, self.request).await;
         }
@@ -159,8 +199,9 @@ async fn ask(
         .handshake(TokioIo::new(stream))
         .await
         .map_err(failed)?;
-    // It ends with the sender, or with the task.
-    let driving = tokio::spawn(connection);
+    // It ends with the set, also if nobody waits any more.
+    let mut driving = JoinSet::new();
+    driving.spawn(connection);
     let answer = sender.send_request(request).await.map_err(failed);
     let read = async {
         let (head, body) = answer?.into_parts();
@@ -177,9 +218,7 @@ async fn ask(
             body: body.to_bytes().to_vec(),
         })
     };
-    let read = read.await;
-    driving.abort();
-    read
+    read.await
 }
 
 #[cfg(test)]
@@ -248,6 +287,24 @@ mod tests {
             String::from_utf8_lossy(&asked[..n]).into_owned()
         });
         (at, asked)
+    }
+
+    #[tokio::test]
+    async fn a_slot_is_taken_until_the_name_was_looked_up_even_if_nobody_waits_any_more() {
+        let taken = Arc::default();
+        assert!(Slot::take(&taken, 1).is_some());
+        let slot = Slot::take(&taken, 1).unwrap();
+        assert!(Slot::take(&taken, 1).is_none());
+        let at = "localhost:1".to_owned();
+        let mut hasty = get(&format!("http://{at}/"));
+        hasty.timeout_ms = 0;
+        let fetch = Fetch::new(hasty, &[at]).unwrap().in_slot(slot);
+        assert!(matches!(fetch.run().await, Err(HttpError::Timeout)));
+        // The test's own thread has not yet let the lookup begin.
+        assert_eq!(taken.load(Ordering::Relaxed), 1);
+        while taken.load(Ordering::Relaxed) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn fetch(at: &str) -> Result<Response, HttpError> {

@@ -2,7 +2,7 @@
 //! granted keeps an attachment from being made, so what is left to look at here are figures.
 
 use super::Shared;
-use super::fetch::Fetch;
+use super::fetch::{Fetch, Slot};
 use super::surroundings::Snapshot;
 use super::timers::Timers;
 use meshd_core::ident::{MacAddr, Moment, PortId};
@@ -234,19 +234,12 @@ impl packet_out::Host for Host {
 impl http::Host for Host {
     fn start(&mut self, req: Request) -> Result<u64, HttpError> {
         let fetch = Fetch::new(req, &self.shared.grants().amounts.hosts)?;
-        let room = |n: u32| (n < CALLS).then_some(n + 1);
-        let under_way = &self.shared.under_way;
-        if under_way
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
-            .is_err()
-        {
-            return Err(HttpError::Busy);
-        }
+        let slot = Slot::take(&self.shared.under_way, CALLS).ok_or(HttpError::Busy)?;
+        let fetch = fetch.in_slot(slot);
         let call = self.shared.calls.fetch_add(1, Ordering::Relaxed) + 1;
         let shared = Arc::downgrade(&self.shared);
         let done = move |answer| {
             if let Some(shared) = shared.upgrade() {
-                shared.under_way.fetch_sub(1, Ordering::AcqRel);
                 shared.queue.push(Event::HttpDone((call, answer)));
             }
         };

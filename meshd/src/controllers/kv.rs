@@ -28,6 +28,8 @@ const EACH: usize = 64;
 const DELAY: Duration = Duration::from_millis(100);
 
 struct Kept {
+    /// The disk has the key, with this value or an older one: when it goes, the disk is to be told.
+    stored: bool,
     value: Vec<u8>,
     version: u64,
     /// Ms since 1970; 0: never.
@@ -142,6 +144,7 @@ impl Kv {
             ms => wall + u64::from(ms),
         };
         let kept = Kept {
+            stored: self.is_stored(key),
             value,
             version: self.version,
             until,
@@ -153,10 +156,23 @@ impl Kv {
     }
 
     pub(super) fn delete(&mut self, key: &str) {
+        let stored = self.is_stored(key);
         if let Some(old) = self.entries.remove(key) {
             self.bytes -= cost(key, &old.value);
-            self.soil(key);
+            match stored {
+                true => self.soil(key),
+                // Else who sets and deletes ever other keys would grow what waits.
+                false => {
+                    self.dirty.remove(key);
+                }
+            }
         }
+    }
+
+    /// Does the disk have the key? One that is to be removed there is in none of the entries, and waits.
+    fn is_stored(&self, key: &str) -> bool {
+        let kept = self.entries.get(key);
+        kept.map_or_else(|| self.dirty.contains(key), |kept| kept.stored)
     }
 
     pub(super) fn list(
@@ -216,7 +232,11 @@ impl Kv {
             self.trouble = Some(why.clone());
             why
         })?;
-        self.dirty.clear();
+        for key in std::mem::take(&mut self.dirty) {
+            if let Some(kept) = self.entries.get_mut(&key) {
+                kept.stored = true;
+            }
+        }
         (self.due, self.trouble) = (None, None);
         Ok(())
     }
@@ -258,6 +278,7 @@ impl Kept {
         let (version, rest) = bytes.split_first_chunk()?;
         let (until, value) = rest.split_first_chunk()?;
         Some(Self {
+            stored: true,
             version: u64::from_le_bytes(*version),
             until: u64::from_le_bytes(*until),
             value: value.to_vec(),
@@ -301,6 +322,30 @@ mod tests {
         again.flush(60).unwrap();
         forget(&store, &"guard".parse().unwrap(), Vni::new(7).unwrap()).unwrap();
         assert_eq!(store.list("kv/").unwrap(), []);
+    }
+
+    #[test]
+    fn keys_that_come_and_go_before_they_are_written_leave_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        let mut kv = open(&store);
+        kv.set("kept", b"1".to_vec(), None, 0, 1000, 5).unwrap();
+        kv.flush(5).unwrap();
+        for n in 0..10_000 {
+            let key = format!("{n}");
+            kv.set(&key, b"x".to_vec(), None, 0, 1000, 5).unwrap();
+            kv.delete(&key);
+        }
+        assert_eq!(kv.dirty.len(), 0);
+        // One that the disk has is removed there, however often it came back in the meantime.
+        kv.delete("kept");
+        kv.set("kept", b"2".to_vec(), None, 0, 1000, 5).unwrap();
+        kv.delete("kept");
+        kv.flush(5).unwrap();
+        assert_eq!(open(&store).list("", None, 9, 5), Vec::<String>::new());
+        kv.set("kept", b"3".to_vec(), None, 0, 1000, 5).unwrap();
+        kv.flush(5).unwrap();
+        assert_eq!(open(&store).get("kept", 5).unwrap().value, b"3");
     }
 
     #[test]

@@ -13,13 +13,9 @@ use meshd_core::fdb::Place;
 use meshd_core::ident::{AttachmentId, Now, Vni};
 use meshd_core::node::{Node, PacketOut, SendError};
 use meshd_core::path::PathState;
+use meshd_core::steering::{MAIN_COST, WayId, WayStats};
 use meshd_core::view::PortState;
 use tokio::runtime::Handle;
-
-/// Numbers of the ways to a member: the session first, then the kernel's.
-const QUIC: u32 = 0;
-/// See [`QUIC`].
-const VXLAN: u32 = 1;
 
 /// See the module.
 pub(crate) struct Live {
@@ -96,18 +92,25 @@ fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
             up: peer.session.is_some(),
         };
         out.peers.insert(id, seen);
-        if let Some(stats) = peer
-            .session
-            .and_then(|session| world.underlay.stats(session))
+        let ways = node.steering().ways(peer.node);
+        for (way, _) in &ways {
+            out.paths.insert((id, way.way.number()), measured(way));
+        }
+        if ways.is_empty()
+            && let Some(stats) = peer
+                .session
+                .and_then(|session| world.underlay.stats(session))
         {
+            // The only way, so nobody measures it.
             let path = SeenPath {
                 name: "quic-direct".to_owned(),
                 up: true,
                 rtt_us: u32::try_from(stats.rtt_us).unwrap_or(u32::MAX),
-                loss_ppm: 0,
                 mtu: stats.mtu,
+                cost: MAIN_COST,
+                ..SeenPath::default()
             };
-            out.paths.insert((id, QUIC), path);
+            out.paths.insert((id, WayId::MAIN.number()), path);
         }
     }
     for view in node.planes().paths(now.moment) {
@@ -121,8 +124,10 @@ fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
                     .unwrap_or(0),
                 loss_ppm: view.loss_ppm.unwrap_or(0),
                 mtu: view.path_mtu.unwrap_or(0),
+                ..SeenPath::default()
             };
-            out.paths.insert((view.peer.handle(), VXLAN), path);
+            let at = (view.peer.handle(), WayId::KERNEL.number());
+            out.paths.insert(at, path);
         }
     }
     for (at, endpoint) in directory.endpoints(vni) {
@@ -139,4 +144,19 @@ fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
         }
     }
     out
+}
+
+fn measured(way: &WayStats) -> SeenPath {
+    let figures = way.figures;
+    SeenPath {
+        name: way.name.clone(),
+        up: way.alive,
+        rtt_us: figures.rtt_us,
+        jitter_us: figures.jitter_us,
+        loss_ppm: figures.loss_ppm,
+        avail_kbps: figures.avail_kbps,
+        used_kbps: figures.used_kbps,
+        mtu: figures.mtu,
+        cost: way.cost,
+    }
 }

@@ -44,6 +44,7 @@ use meshd_core::dues::{Dues, Meter, Rate};
 use meshd_core::ident::{Label, Vni};
 use meshd_plugin_host::contract;
 use meshd_plugin_host::contract::events::{Event, Punt};
+use meshd_plugin_host::contract::types::LogLevel;
 use meshd_plugin_host::{ConfigureError, Facts, Grants, Plugin, StateError};
 use queue::Queue;
 use runner::{Cell, Ready};
@@ -147,7 +148,7 @@ struct Shared {
     wanted: AtomicU32,
     /// Requests that were made, and those on their way.
     calls: AtomicU64,
-    under_way: AtomicU32,
+    under_way: Arc<AtomicU32>,
     events: AtomicU64,
     busy_us: AtomicU64,
     faults: AtomicU64,
@@ -172,6 +173,12 @@ impl Shared {
 
     fn budget(&self) -> MutexGuard<'_, Arc<Dues>> {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand_on(&self, link: Arc<Link>) {
+        for gone in self.writer().stand_on(link) {
+            self.journal.host(LogLevel::Warn, &gone);
+        }
     }
 
     fn committed(&self, generation: u64) {
@@ -316,7 +323,7 @@ impl Attached {
             nudged: AtomicBool::new(false),
             wanted: AtomicU32::new(0),
             calls: AtomicU64::new(0),
-            under_way: AtomicU32::new(0),
+            under_way: Arc::default(),
             events: AtomicU64::new(0),
             busy_us: AtomicU64::new(0),
             faults: AtomicU64::new(0),
@@ -336,7 +343,7 @@ impl Attached {
     /// The system has no thread to give.
     pub(crate) fn begin(&self, link: Arc<Link>) -> Outcome<(), ControllerError> {
         let punts = link.punts().listen(BUDGET_PPS);
-        self.0.writer().stand_on(link);
+        self.0.stand_on(link);
         self.follow_punts(punts)?;
         let this = self.clone();
         let thread = std::thread::Builder::new()
@@ -381,9 +388,14 @@ impl Attached {
         }
     }
 
+    /// The event under way is the last one, and is not waited for: where many are to stop, they do it side by side.
+    pub(crate) fn halt(&self) {
+        self.0.queue.stop();
+    }
+
     /// No event comes any more; returns after the one under way. What it kept stays.
     pub(crate) fn stop(&self) {
-        self.0.queue.stop();
+        self.halt();
         let thread = self
             .2
             .0
@@ -528,7 +540,7 @@ impl Paused<'_> {
 
     /// What it writes holds for `link` from now on.
     pub(crate) fn stand_on(&self, link: Arc<Link>) {
-        self.attached.0.writer().stand_on(link);
+        self.attached.0.stand_on(link);
     }
 }
 

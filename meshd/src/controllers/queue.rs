@@ -116,11 +116,19 @@ impl Queue {
         }
     }
 
-    /// A new instance begins; what waits was for the one before.
-    pub(super) fn clear(&self) {
+    /// A new instance begins; what waits was for the one before, but for answers to requests that the new one made while it was
+    /// configured: those behind `last_call`.
+    pub(super) fn clear(&self, last_call: u64) {
         let mut held = self.lock();
-        held.events.clear();
-        (held.bytes, held.lost) = (0, 0);
+        held.events
+            .retain(|(event, _)| matches!(event, Event::HttpDone((call, _)) if *call > last_call));
+        held.bytes = held.events.iter().map(|(_, size)| size).sum();
+        held.lost = 0;
+    }
+
+    /// Does the attachment end?
+    pub(super) fn is_stopped(&self) -> bool {
+        self.lock().stopped
     }
 
     /// Ends every wait.
@@ -149,6 +157,20 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meshd_plugin_host::contract::http::HttpError;
+
+    #[test]
+    fn a_new_instance_gets_nothing_of_what_waited_but_answers_to_requests_of_its_own() {
+        let queue = Queue::default();
+        let done = |call| Event::HttpDone((call, Err(HttpError::Timeout)));
+        for event in [Event::Timer(1), done(4), done(5)] {
+            queue.push(event);
+        }
+        queue.clear(4);
+        assert_eq!(queue.depth().0, 1);
+        let next = queue.wait(Some(Instant::now()), true);
+        assert!(matches!(next, Woken::Event(Event::HttpDone((5, _)))));
+    }
 
     #[test]
     fn what_does_not_fit_is_told_as_lost_where_it_is_missing() {

@@ -18,6 +18,7 @@ use meshd_plugin_host::contract::events::Event;
 use meshd_plugin_host::contract::types::LogLevel;
 use meshd_plugin_host::{Capability, ConfigureError, Controller, Fault, Plugin, StateError};
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 pub(super) struct Ready {
     controller: Controller,
     timers: Arc<Mutex<Timers>>,
+    /// The last request of the instance before: an answer to that is none for this one.
+    last_call: u64,
     /// What it was told of the network.
     told: Arc<Snapshot>,
     looks_at: Instant,
@@ -147,6 +150,7 @@ pub(super) fn start(
     config: &str,
 ) -> Result<Ready, ConfigureError> {
     let timers = Arc::default();
+    let last_call = shared.calls.load(Ordering::Relaxed);
     let host = Host {
         shared: Arc::clone(shared),
         timers: Arc::clone(&timers),
@@ -156,6 +160,7 @@ pub(super) fn start(
     Ok(Ready {
         controller,
         timers,
+        last_call,
         told: Arc::default(),
         looks_at: Instant::now(),
     })
@@ -207,7 +212,8 @@ fn tend(cell: &mut Cell, shared: &Arc<Shared>) -> Option<Instant> {
         }
     }
     if std::mem::take(&mut cell.greet) {
-        shared.queue.clear();
+        let last_call = cell.ready.as_ref().map_or(0, |ready| ready.last_call);
+        shared.queue.clear(last_call);
         shared.journal.host(LogLevel::Info, "started");
     }
     if let Some(ready) = &mut cell.ready {
@@ -258,6 +264,9 @@ fn deliver(cell: &mut Cell, shared: &Shared, event: &Event) {
     let Some(ready) = &mut cell.ready else {
         return;
     };
+    if matches!(event, Event::HttpDone((call, _)) if *call <= ready.last_call) {
+        return;
+    }
     let started = Instant::now();
     let outcome = ready.controller.on_event(event);
     shared.count_event(started.elapsed());

@@ -100,8 +100,12 @@ pub(crate) struct SeenPath {
     pub(crate) name: String,
     pub(crate) up: bool,
     pub(crate) rtt_us: u32,
+    pub(crate) jitter_us: u32,
     pub(crate) loss_ppm: u32,
+    pub(crate) avail_kbps: u32,
+    pub(crate) used_kbps: u32,
     pub(crate) mtu: u16,
+    pub(crate) cost: u32,
 }
 
 /// One network at one time.
@@ -251,12 +255,12 @@ fn link((peer, path): (u64, u32), seen: &SeenPath) -> LinkStats {
         name: seen.name.clone(),
         up: seen.up,
         rtt_us: seen.rtt_us,
-        jitter_us: 0,
+        jitter_us: seen.jitter_us,
         loss_ppm: seen.loss_ppm,
-        avail_kbps: 0,
-        used_kbps: 0,
+        avail_kbps: seen.avail_kbps,
+        used_kbps: seen.used_kbps,
         mtu: seen.mtu,
-        cost: 0,
+        cost: seen.cost,
     }
 }
 

@@ -62,12 +62,21 @@ enum Void {
 
 impl Writer {
     /// The attachment is this link from now on: another place, config or code.
-    pub(super) fn stand_on(&mut self, link: Arc<Link>) {
-        let rules = self.rules.iter().filter(|rule| link.admits(rule).is_ok());
-        self.rules = Rules::of(rules.cloned());
+    /// Rules that it cannot carry out go, and it is returned which and why.
+    pub(super) fn stand_on(&mut self, link: Arc<Link>) -> Vec<String> {
+        let put = link.put().all();
+        let (mut kept, mut gone) = (Vec::new(), Vec::new());
+        for rule in self.rules.iter() {
+            match link.admits(rule, &put) {
+                Ok(()) => kept.push(rule.clone()),
+                Err(why) => gone.push(format!("rule {} is gone: {why}", rule.id())),
+            }
+        }
+        self.rules = Rules::of(kept);
         link.publish(None, &self.facts, &self.rules);
         self.link = Some(link);
         self.standby = None;
+        gone
     }
 
     /// The attachment ends; nobody listens to its punts any more.
@@ -101,6 +110,10 @@ impl Writer {
             return Err(FlowError::Bad("there is no change in it".to_owned()));
         }
         self.keep_pace();
+        if shared.queue.is_stopped() {
+            // Who detaches waits for the event under way: one commit after the other must not hold it up.
+            return Err(FlowError::Unavailable("the attachment ends".to_owned()));
+        }
         let generation = shared.house.next_generation();
         let prepared = self.prepare(changes, &link, shared.vni, rules_max, generation)?;
         let Prepared {
@@ -171,7 +184,6 @@ impl Writer {
                 Change::PutRule(rule) => {
                     ruled = true;
                     let rule = Rule::new(&rule, vni).map_err(|e| bad(&e))?;
-                    link.admits(&rule).map_err(|e| bad(&e))?;
                     rules.retain(|old| old.id() != rule.id());
                     rules.push(rule);
                     if rules.len() > rules_max {
@@ -219,6 +231,14 @@ impl Writer {
             true => None,
             false => Some(link.put().prepare(puts).map_err(FlowError::Full)?),
         };
+        if ruled || put.is_some() {
+            // All of them: a group that goes may be one that a rule of an earlier commit names.
+            let put = put.clone().unwrap_or_else(|| link.put().all());
+            for rule in &rules {
+                let refused = |why| FlowError::Bad(format!("rule {}: {why}", rule.id()));
+                link.admits(rule, &put).map_err(refused)?;
+            }
+        }
         // A rule or a group bears on answers that were given before there was one, whatever their tags.
         let void = match all || ruled || put.is_some() || tags.is_empty() {
             true => Void::All,

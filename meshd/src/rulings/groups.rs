@@ -10,6 +10,7 @@
 //! number that nobody made; that is a fault of the plugin. Who changes something at run time tells the node by
 //! [`Command::PolicyInvalidate`](meshd_core::command::Command::PolicyInvalidate), so that no frame obeys what was.
 
+use super::declares;
 use meshd_core::edit::Edit;
 use meshd_core::group::{BUCKETS_MAX, Bucket, BucketTarget, Group, GroupKind};
 use meshd_core::ident::{Label, MacAddr, NodeId, PortId};
@@ -84,7 +85,7 @@ pub(super) struct Groups {
 impl Groups {
     /// Those that `config` declares.
     pub(super) fn of(plugin: &Label, config: &str) -> Result<Self, String> {
-        if config.trim().is_empty() {
+        if !declares(config) {
             return Ok(Self::default());
         }
         let Declared { groups, flood_sets } = serde_json::from_str(config).map_err(|e| {
@@ -118,7 +119,7 @@ impl Groups {
     }
 
     /// Gives a decision the group and the flood set that it names; what was put at run time stands first.
-    pub(super) fn resolve(&self, put: &Put, mut decision: Decision) -> Result<Decision, Fault> {
+    pub(super) fn resolve(&self, put: &Kept, mut decision: Decision) -> Result<Decision, Fault> {
         let unknown = |what: &str, number: u32| Fault::Verdict {
             what: format!(
                 "it names {what} {number}, which its config does not declare and its controller has not made; the config's first is 0"
@@ -126,12 +127,12 @@ impl Groups {
         };
         let place = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
         if let Some(number) = decision.group {
-            let group = put.group(number);
+            let group = put.groups.get(&number).cloned();
             let group = group.or_else(|| self.groups.get(place(number)).cloned());
             decision.orders.group = Some(group.ok_or_else(|| unknown("group", number))?);
         }
         if let Some(number) = decision.flood_set {
-            let set = put.set(number);
+            let set = put.sets.get(&number).cloned();
             let set = set.or_else(|| self.sets.get(place(number)).cloned());
             decision.orders.flood = Some(set.ok_or_else(|| unknown("flood set", number))?);
         }
@@ -226,16 +227,14 @@ pub(crate) struct Kept {
 }
 
 impl Put {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    /// All that is there now.
+    pub(crate) fn all(&self) -> Kept {
+        self.kept().clone()
+    }
+
+    /// The same, while it is held.
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn group(&self, number: u32) -> Option<Arc<Group>> {
-        self.kept().groups.get(&number).cloned()
-    }
-
-    fn set(&self, number: u32) -> Option<FloodSet> {
-        self.kept().sets.get(&number).cloned()
     }
 
     /// All of these on top of what is there, or nothing; it holds once it is published.
@@ -348,21 +347,21 @@ mod tests {
         };
         let write = |changes: Vec<PutChange>| put.prepare(changes).map(|kept| put.publish(kept));
         write(vec![PutChange::Group(0, port(9))]).unwrap();
-        assert_eq!(put.group(0).unwrap().name.as_ref(), "made");
+        assert_eq!(put.kept().groups[&0].name.as_ref(), "made");
         let none = Group {
             buckets: Vec::new(),
             ..port(9)
         };
         write(vec![PutChange::Group(0, none)]).unwrap();
-        assert_eq!(put.group(0), None);
+        assert!(!put.kept().groups.contains_key(&0));
         assert_eq!(declared.groups.len(), 1);
         let set = |n| PutChange::FloodSet(n, FloodSet::default());
         write((0..256).map(set).collect()).unwrap();
         let many = (0..257).map(|n| PutChange::Group(n, port(1))).collect();
         assert!(write(many).unwrap_err().contains("256 groups"));
-        assert_eq!(put.group(0), None, "all or nothing");
+        assert!(!put.kept().groups.contains_key(&0), "all or nothing");
         assert!(write(vec![set(256)]).is_err());
         write(vec![set(255), PutChange::Group(9, port(1))]).unwrap();
-        assert!(put.group(9).is_some());
+        assert!(put.kept().groups.contains_key(&9));
     }
 }

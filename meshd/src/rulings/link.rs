@@ -12,7 +12,7 @@
 //! ```
 
 use super::checker::{Checker, Sample};
-use super::groups::{Groups, Put};
+use super::groups::{Groups, Kept, Put};
 use super::place::Place;
 use super::shadow::Shadow;
 use super::tolls::{Tallies, Tolls};
@@ -231,15 +231,14 @@ impl Link {
         seat.clone()
     }
 
-    /// Could the place and the meters of this link carry the rule out?
+    /// Could this link carry the rule out, by its place, its meters and its groups, and those that are `put`?
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn admits(&self, rule: &Rule) -> Result<(), Fault> {
+    pub(crate) fn admits(&self, rule: &Rule, put: &Kept) -> Result<(), Fault> {
         let decision = self.place.allows(Ok(rule.decision().clone()))?;
-        self.tolls
-            .impose(&self.counters.tallies, decision)
-            .map(drop)
+        let decision = self.tolls.impose(&self.counters.tallies, decision)?;
+        self.groups.resolve(put, decision).map(drop)
     }
 
     /// An instance like the one in use, that nobody asks.
@@ -464,7 +463,11 @@ impl Link {
         decision: Decision,
     ) -> Result<Decision, Fault> {
         let decision = tolls.impose(&self.counters.tallies, decision)?;
-        let mut decision = groups.resolve(&self.lasting.put, decision)?;
+        let names = decision.group.is_some() || decision.flood_set.is_some();
+        let mut decision = match names {
+            true => groups.resolve(&self.lasting.put.kept(), decision)?,
+            false => decision,
+        };
         let to = self.lasting.punts.id();
         let punt = decision.punt.map(|bytes| Punt { to, bytes });
         decision.orders.punts.extend(punt);

@@ -170,6 +170,9 @@ impl Registry {
 
     /// No controller is told anything any more; what each keeps is on the disk.
     pub(super) fn stop_controllers(&mut self) {
+        let all = self.installed.values();
+        all.flat_map(|installed| installed.controllers.values())
+            .for_each(Attached::halt);
         for installed in self.installed.values_mut() {
             for attached in std::mem::take(&mut installed.controllers).into_values() {
                 attached.stop();

@@ -8,6 +8,7 @@
 //! `meter(0)` is the first of the list. Owns the key `meters` of every config, its bounds, and which bucket outlives a change:
 //! one of the same name and rate. Refuses a meter that the config does not declare; that is a fault of the plugin.
 
+use super::declares;
 use super::report::{LabelCount, MeterInfo};
 use meshd_core::dues::{BURST_MS_MAX, Meter, RATE_MAX, Rate, Tally};
 use meshd_core::ident::Label;
@@ -47,7 +48,7 @@ pub(super) struct Tolls(Vec<(Arc<Meter>, u64)>);
 impl Tolls {
     /// Those that `config` declares; of `before` those stay that are declared the same again.
     pub(super) fn of(plugin: &Label, config: &str, before: Option<&Self>) -> Result<Self, String> {
-        if config.trim().is_empty() {
+        if !declares(config) {
             return Ok(Self::default());
         }
         let Declared { meters } = serde_json::from_str(config).map_err(|e| {
@@ -251,6 +252,19 @@ mod tests {
                 .unwrap_err()
                 .contains("at most 256")
         );
+    }
+
+    #[test]
+    fn a_config_that_is_no_object_declares_nothing() {
+        for config in ["", " ", "[1, 2]", "7", "null", r#""text""#] {
+            assert!(
+                of(config, None).is_ok_and(|tolls| tolls.0.is_empty()),
+                "{config}"
+            );
+            assert!(crate::rulings::check_config(config).is_ok(), "{config}");
+        }
+        let both = crate::rulings::check_config(r#"{"groups": [{"name": "a b", "buckets": []}]}"#);
+        assert!(both.is_err_and(|why| why.contains("/groups/0")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use meshd_core::edit::Edit;
 use meshd_core::policy::Punt;
 
 fn at(stage: Stage, order: u16) -> Placement {
@@ -247,6 +248,39 @@ fn a_group_and_a_flood_set_are_those_of_the_config_and_others_are_a_fault() {
         .attach(&fixture, lan(), bad, Placement::default())
         .unwrap_err();
     assert!(error.to_string().contains("/groups/0/buckets/0"), "{error}");
+}
+
+#[test]
+fn behind_one_that_takes_a_tag_off_others_see_the_frame_without_it_if_they_can_be_told_what_it_is()
+{
+    let tagged = |vlan, inner_vlan| {
+        let plain = tcp_to(1);
+        let key = FlowKey {
+            vlan,
+            inner_vlan,
+            ..plain.key
+        };
+        Question { key, ..plain }
+    };
+    let (_dir, rulings) = chain(&[
+        ("a", "pop", 1, Stage::Forward, 1),
+        ("b", "untagged", 1, Stage::Forward, 2),
+    ]);
+    let one = now(&rulings, &tagged(0x1007, 0));
+    let seen = (Verdict::Pass, "a: pass, pop VLAN, b: pass");
+    assert_eq!((one.verdict, &*one.why), seen);
+    assert_eq!(one.orders.edits, [Edit::PopVlan]);
+    let two = now(&rulings, &tagged(0x1007, 0x1008));
+    assert_eq!(two.verdict, Verdict::Failed);
+    assert!(two.why.contains("put it last in the chain"), "{}", two.why);
+    // The other way round both can be asked.
+    let (_dir, rulings) = chain(&[
+        ("a", "nothing", 1, Stage::Forward, 1),
+        ("b", "pop", 1, Stage::Forward, 2),
+    ]);
+    let two = now(&rulings, &tagged(0x1007, 0x1008));
+    let seen = (Verdict::Pass, "a: pass, b: pass, pop VLAN");
+    assert_eq!((two.verdict, &*two.why), seen);
 }
 
 #[test]

@@ -221,6 +221,37 @@ fn a_rule_is_asked_before_the_policy_and_one_that_cannot_be_carried_out_changes_
 }
 
 #[test]
+fn a_rule_names_a_group_that_is_there_and_a_group_that_a_rule_names_does_not_go() {
+    let (_dir, rulings, _) = at_work("group-rule");
+    until("all three", &rulings, |rulings| {
+        lines(rulings)
+            .iter()
+            .filter(|l| l.contains("rule 1: "))
+            .count()
+            == 2
+    });
+    let lines = lines(&rulings);
+    let refused = lines
+        .iter()
+        .filter(|line| line.contains("it names group 666"));
+    assert_eq!(refused.count(), 2, "{lines:#?}");
+    assert_eq!(controller(&rulings).rules, 1);
+    let answer = now(&rulings, &tcp_to(666));
+    assert_eq!(answer.verdict, Verdict::Pass, "{}", answer.why);
+    assert!(answer.orders.group.is_some());
+}
+
+#[test]
+fn one_that_commits_for_ever_ends_as_one_that_hangs_and_keeps_nobody_from_detaching_it() {
+    let (_dir, rulings, _) = at_work("commit-flood");
+    says(&rulings, "did not return from an event in time");
+    let (_dir, rulings, _) = at_work("commit-flood");
+    let began = Instant::now();
+    rulings.detach(&fixture(), lan()).unwrap();
+    assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
+}
+
+#[test]
 fn one_that_traps_hangs_or_eats_memory_is_started_again_and_then_less_and_less_often() {
     for (control, why) in [
         ("trap", "it trapped"),
