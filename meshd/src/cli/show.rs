@@ -3,6 +3,7 @@
 //! Owns the columns. All text that others chose goes through [`clean`] before it meets a terminal.
 
 use comfy_table::{ContentArrangement, Table};
+use meshd_core::ruling::DropReason;
 use meshd_core::view::{
     ByteText, CheckState, Connection, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier,
     Member, MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status,
@@ -621,10 +622,11 @@ pub(super) fn drops(drops: &[Drops]) -> String {
                 .as_ref()
                 .map(|n| format!(" on {n}"))
                 .unwrap_or_default();
-            let flow = last
-                .flow
-                .as_deref()
-                .unwrap_or("a frame that cannot be read");
+            // Some reasons are found without a look at the frame.
+            let flow = last.flow.as_deref().unwrap_or(match drop.reason {
+                DropReason::Malformed => "a frame that cannot be read",
+                _ => "a frame",
+            });
             let _ = writeln!(
                 out,
                 "{:>10}  last {}: {} from {}{}",
