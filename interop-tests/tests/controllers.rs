@@ -27,7 +27,11 @@ fn with(name: &str, body: impl FnOnce(&Lab, &[Station]) -> Result<()>) {
         let stations = lab.segment("lan", &SUBNETS)?;
         let file = plugin(name)?;
         for node in &lab.nodes {
-            node.ok(&["plugin", "install", "it", &file.to_string_lossy()])?;
+            let said = node.ok(&["plugin", "install", "it", &file.to_string_lossy()])?;
+            ensure!(
+                said.contains("attach it NETWORK --grant "),
+                "it does not say what has to be granted: {said}"
+            );
         }
         body(lab, &stations)
     });

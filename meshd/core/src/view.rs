@@ -683,6 +683,9 @@ pub struct Plugin {
     /// Keys that have signed it.
     #[serde(default)]
     pub signers: Vec<String>,
+    /// What has to be granted to it where it is attached, as `--grant` takes it; empty: nothing.
+    #[serde(default)]
+    pub needs: String,
     /// Questions since the daemon started, on all networks.
     pub calls: u64,
     /// Where it decides.

@@ -20,10 +20,13 @@ const PCAP: &[u8] = include_bytes!("../../../examples/hello-plugin/testdata/offi
 const GOLDEN: &str = include_str!("../../../examples/hello-plugin/testdata/office.golden");
 const README: &str = include_str!("../template/README.md");
 const STEERING_README: &str = include_str!("../template/README-steering.md");
+const CONTROLLER_README: &str = include_str!("../template/README-controller.md");
 const IGNORE: &str = "/target\n";
 const EXAMPLE: &str = "{ \"port\": 23 }\n";
 /// Lines of [`CARGO`] that are of the example alone.
 const NAME_LINE: &str = "name = \"hello-plugin\"";
+const DESCRIPTION_LINE: &str =
+    "description = \"The smallest policy: refuses connections to one TCP port\"";
 const SDK_LINE: &str = "meshd-sdk = { path = \"../../sdk\" }";
 /// The longest name, as the daemon takes it.
 const NAME_MAX: usize = 63;
@@ -209,8 +212,18 @@ impl Template {
         }
         put("example.json", example.as_bytes())?;
         let readme = match self.kind {
-            Kind::Steering => STEERING_README,
-            Kind::Policy | Kind::Both | Kind::Controller => README,
+            Kind::Policy => README.to_owned(),
+            Kind::Steering => STEERING_README.to_owned(),
+            Kind::Both => CONTROLLER_README
+                .replace(
+                    "WHAT",
+                    "a controller that sees the ports, and a policy that\n\
+                     lets nobody speak but the stations of those with the label `speaker`.",
+                )
+                .replace("GRANT", "topology,flows"),
+            Kind::Controller => CONTROLLER_README
+                .replace("WHAT", "it says in its log which ports come and go.")
+                .replace("GRANT", "topology"),
         };
         put("README.md", readme.replace("NAME", &self.name).as_bytes())?;
         put(".gitignore", IGNORE.as_bytes())?;
@@ -226,8 +239,15 @@ impl Template {
     fn cargo(&self) -> Result<String> {
         let mut out = CARGO.to_owned();
         let sdk = format!("meshd-sdk = {{ path = \"{}\" }}", self.sdk.display());
+        let about = match self.kind {
+            Kind::Policy => "The smallest policy: refuses connections to one TCP port",
+            Kind::Controller => "The smallest controller: says which ports come and go",
+            Kind::Both => "Lets nobody speak but the stations of ports with a label",
+            Kind::Steering => "The smallest steering plugin: the quickest way that is up",
+        };
         for (old, new) in [
             (NAME_LINE, format!("name = \"{}\"", self.name)),
+            (DESCRIPTION_LINE, format!("description = \"{about}\"")),
             (SDK_LINE, sdk),
         ] {
             ensure!(
@@ -305,6 +325,51 @@ mod tests {
             .unwrap_err();
         assert!(error.to_string().contains("there already"), "{error}");
         assert_eq!(fs::read_dir(room.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_project_says_what_it_is_and_what_has_to_be_granted_to_it() {
+        let room = tempfile::tempdir().unwrap();
+        let sdk = find_sdk(Some(&checkout()), &[]).unwrap();
+        for (kind, name, about, attach) in [
+            (
+                Kind::Policy,
+                "a",
+                "one TCP port",
+                "attach a NETWORK --config",
+            ),
+            (
+                Kind::Controller,
+                "b",
+                "come and go",
+                "NETWORK --grant topology --",
+            ),
+            (
+                Kind::Both,
+                "c",
+                "with a label",
+                "NETWORK --grant topology,flows --",
+            ),
+            (
+                Kind::Steering,
+                "d",
+                "quickest way",
+                "attach d NETWORK --config",
+            ),
+        ] {
+            let folder = room.path().join(name);
+            let template = Template::new(name, &sdk).unwrap().of_kind(kind);
+            template.make(&folder).unwrap();
+            let read = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+            assert!(read("Cargo.toml").contains(about), "{name}");
+            let readme = read("README.md");
+            assert!(readme.contains(attach), "{readme}");
+            assert!(
+                !["GRANT", "WHAT", "NAME "]
+                    .iter()
+                    .any(|word| readme.contains(word))
+            );
+        }
     }
 
     #[test]

@@ -340,6 +340,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
         source: info.source.clone(),
         trouble: info.trouble.clone(),
         signers: info.signers.iter().map(ToString::to_string).collect(),
+        needs: info.needs.clone(),
         earlier: info.earlier.iter().map(ToString::to_string).collect(),
         calls: info.attachments.iter().map(|at| at.asked).sum(),
         attachments: info

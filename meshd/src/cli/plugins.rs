@@ -50,8 +50,13 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
                 };
                 match made.attachments.len() {
                     0 => format!(
-                        "{} ({digest}) is installed; next: meshd plugin attach {} NETWORK\n",
-                        made.name, made.name
+                        "{} ({digest}) is installed; next: meshd plugin attach {} NETWORK{}\n",
+                        made.name,
+                        made.name,
+                        match &*show::clean(&made.needs) {
+                            "" => String::new(),
+                            needs => format!(" --grant {needs}"),
+                        }
                     ),
                     n => format!(
                         "{} ({digest}) is installed and decides on {n} network(s) from now on\n",

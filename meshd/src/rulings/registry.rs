@@ -932,7 +932,8 @@ enum Fresh {
     New(Attached),
 }
 
-fn words<'a>(wants: impl Iterator<Item = &'a Capability>) -> String {
+/// As `--grant` takes them, without those that are granted in any case.
+pub(super) fn words<'a>(wants: impl Iterator<Item = &'a Capability>) -> String {
     let named = wants.filter(|one| !Capability::DEFAULT.contains(one));
     let words: Vec<&str> = named.map(|one| one.word()).collect();
     words.join(",")

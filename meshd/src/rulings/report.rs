@@ -1,7 +1,7 @@
 //! Plugins and their places in chains, to be shown. Refuses to change anything.
 
 use super::link::{Counters, below};
-use super::registry::Installed;
+use super::registry::{Installed, words};
 use super::shadow::Tally;
 use crate::controllers::{Attached, ControllerInfo};
 use crate::punts::PuntCounts;
@@ -33,6 +33,8 @@ pub struct PluginInfo {
     pub trouble: Option<String>,
     /// It chooses ways, and is in no chain.
     pub steers: bool,
+    /// What has to be granted to it where it is attached, as `--grant` takes it; empty: nothing.
+    pub needs: String,
     /// Versions to which `rollback` can go back, the next one first.
     pub earlier: Vec<Digest>,
     /// Who has signed it.
@@ -216,6 +218,9 @@ pub(super) fn show(name: &Label, installed: &Installed) -> PluginInfo {
         source: record.source.clone(),
         trouble: plugin.as_ref().err().cloned(),
         steers: installed.steers(),
+        needs: plugin
+            .as_ref()
+            .map_or_else(|_| String::new(), |plugin| words(plugin.wants())),
         signers: plugin
             .as_ref()
             .map_or_else(|_| Vec::new(), |plugin| plugin.signers().to_vec()),
