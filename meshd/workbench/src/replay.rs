@@ -112,7 +112,8 @@ pub fn replay(
     check: bool,
 ) -> (Replay, Recording) {
     let mut run = Run {
-        policy: Policy::new(PolicyLimits::default()),
+        // A replay is the same each time.
+        policy: Policy::new(PolicyLimits::default(), 0),
         outbox: Outbox::default(),
         instance,
         names,
