@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Ports at each end: so many squared is the most flows there can be.
 const PORTS: u32 = 317;
@@ -38,8 +38,8 @@ pub struct Heard {
     pub number: u64,
     /// As it arrived.
     pub dscp: u8,
-    /// When.
-    pub at: Instant,
+    /// When the kernel had it.
+    pub at: SystemTime,
 }
 
 /// A load that is on.
@@ -94,12 +94,8 @@ impl Flows {
         let listener = std::thread::spawn(move || {
             let mut heard = Vec::new();
             // Half a second without a frame behind the end: all that was on its way is here.
-            while inbox.each(Duration::from_millis(500), |frame| {
-                heard.extend(number_of(frame).map(|(number, dscp)| Heard {
-                    number,
-                    dscp,
-                    at: Instant::now(),
-                }));
+            while inbox.each(Duration::from_millis(500), |frame, at| {
+                heard.extend(number_of(frame).map(|(number, dscp)| Heard { number, dscp, at }));
             })? || !halt.load(Ordering::Relaxed)
             {}
             Ok(heard)

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// An AF_PACKET socket bound to one interface: sends whole frames, hears what passes in either direction.
 #[derive(Debug)]
@@ -106,44 +106,62 @@ impl Tap {
         }
     }
 
-    /// Gives `each` every frame that comes within `time`, and goes on while frames come; false: none did. The socket holds
-    /// 16 MiB meanwhile.
+    /// Gives `each` every frame that comes within `time`, with the moment at which the kernel had it, and goes on while frames
+    /// come; false: none did. The socket holds 16 MiB meanwhile.
     ///
     /// # Errors
     /// If the socket fails.
-    pub fn each(&self, time: Duration, mut each: impl FnMut(&[u8])) -> Result<bool> {
-        let bytes: libc::c_int = 16 << 20;
-        let len = u32::try_from(size_of::<libc::c_int>())?;
-        let mut buffer = [0u8; 2048];
-        // SAFETY: the pointers are to live values of the length said.
-        unsafe {
-            libc::setsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const bytes).cast(),
-                len,
-            );
-            let mut poll = libc::pollfd {
-                fd: self.fd.as_raw_fd(),
-                events: libc::POLLIN,
-                revents: 0,
+    pub fn each(&self, time: Duration, mut each: impl FnMut(&[u8], SystemTime)) -> Result<bool> {
+        let fd = self.fd.as_raw_fd();
+        for (option, value) in [(libc::SO_RCVBUFFORCE, 16 << 20), (libc::SO_TIMESTAMPNS, 1)] {
+            let value: libc::c_int = value;
+            let len = u32::try_from(size_of::<libc::c_int>())?;
+            // SAFETY: the pointer is to a live value of the length said.
+            let set = unsafe {
+                libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), len)
             };
-            if libc::poll(&raw mut poll, 1, i32::try_from(time.as_millis())?) <= 0 {
-                return Ok(false);
-            }
-            loop {
-                let got = libc::recv(
-                    self.fd.as_raw_fd(),
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len(),
-                    libc::MSG_DONTWAIT,
-                );
-                let Ok(len) = usize::try_from(got) else {
-                    return Ok(true);
+            ensure!(set == 0, "setsockopt: {}", io::Error::last_os_error());
+        }
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one live pollfd.
+        if unsafe { libc::poll(&raw mut poll, 1, i32::try_from(time.as_millis())?) } <= 0 {
+            return Ok(false);
+        }
+        let (mut buffer, mut control) = ([0u8; 2048], [0u64; 16]);
+        let mut part = libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
+        loop {
+            // SAFETY: all pointers are to live values of the lengths said; a header that is all zeros is one.
+            let (got, at) = unsafe {
+                let mut message: libc::msghdr = std::mem::zeroed();
+                (message.msg_iov, message.msg_iovlen) = (&raw mut part, 1);
+                message.msg_control = control.as_mut_ptr().cast();
+                message.msg_controllen = size_of_val(&control);
+                let got = libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT);
+                let told = libc::CMSG_FIRSTHDR(&raw const message);
+                let at = if told.is_null() || (*told).cmsg_type != libc::SCM_TIMESTAMPNS {
+                    None
+                } else {
+                    let at: libc::timespec = std::ptr::read_unaligned(libc::CMSG_DATA(told).cast());
+                    Some((at.tv_sec, at.tv_nsec))
                 };
-                each(buffer.get(..len).unwrap_or_default());
-            }
+                (got, at)
+            };
+            let Ok(len) = usize::try_from(got) else {
+                return Ok(true);
+            };
+            let (s, ns) = at.context("the kernel does not tell when a frame came")?;
+            let since = Duration::new(u64::try_from(s)?, u32::try_from(ns)?);
+            each(
+                buffer.get(..len).unwrap_or_default(),
+                SystemTime::UNIX_EPOCH + since,
+            );
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::report::Table;
 use crate::traffic::{self, latency, ping_until};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The lab for [`run`]: two hosts that do not trust the wire.
 #[must_use]
@@ -182,7 +182,7 @@ fn reload(lab: &Lab, plugins: &Path, rounds: usize, say: &mut impl FnMut(&str)) 
             "--config",
             &marking(new),
         ])?;
-        let done = Instant::now();
+        let done = SystemTime::now();
         std::thread::sleep(Duration::from_secs(1));
         let (sent, heard) = flows.finish()?;
         let mut numbers: Vec<u64> = heard.iter().map(|one| one.number).collect();
@@ -195,8 +195,10 @@ fn reload(lab: &Lab, plugins: &Path, rounds: usize, say: &mut impl FnMut(&str)) 
         let (Some(last_old), Some(first_new)) = (last_old, first_new) else {
             anyhow::bail!("no frame with the old marking, or none with the new one");
         };
-        let ms =
-            |from: Instant, to: &Heard| to.at.saturating_duration_since(from).as_secs_f64() * 1e3;
+        // None, if it came before.
+        let ms = |from: SystemTime, to: &Heard| {
+            to.at.duration_since(from).unwrap_or_default().as_secs_f64() * 1e3
+        };
         overlap.push(ms(first_new.at, last_old));
         late.push(ms(done, last_old));
         say(&format!(
@@ -221,7 +223,7 @@ fn reload(lab: &Lab, plugins: &Path, rounds: usize, say: &mut impl FnMut(&str)) 
 }
 
 /// Frames a second of the reload.
-const RATE: u32 = 40_000;
+const RATE: u32 = 25_000;
 
 fn hang(
     lab: &Lab,
