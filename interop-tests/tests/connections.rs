@@ -181,6 +181,8 @@ fn who_may_open_connections_has_its_answers_and_errors_and_nobody_opens_one_to_i
             flows.iter().any(|flow| flow["obstacle"] == "tracked"),
             "{flows:?}"
         );
+        let held = |flow: &serde_json::Value| flow["lives"] == "kernel";
+        ensure!(!lab.node(0).list("flows --why")?.iter().any(held));
         stream.finish()
     });
 }

@@ -183,7 +183,7 @@ pub(super) enum Command {
     },
     /// List the rulings that hold for many frames: where each lives, and what keeps it out of the kernel.
     #[command(
-        after_help = "Examples:\n  meshd flows\n  meshd flows --network demo --json | jq '.[] | select(.lives != \"kernel\")'\n\n\
+        after_help = "Examples:\n  meshd flows\n  meshd flows --why\n  meshd flows --network demo --json | jq '.[] | select(.lives == \"kernel\")'\n\n\
         A flow lives in the kernel (the daemon sees none of its frames), in the datapath (by a cached ruling), or is slow (each\n\
         frame is a question). Its counts are of all three together."
     )]
@@ -191,6 +191,9 @@ pub(super) enum Command {
         /// Only this network (name or VNI).
         #[arg(long, value_name = "NETWORK")]
         network: Option<String>,
+        /// Only those that the kernel does not hold, each with what keeps it out.
+        #[arg(long)]
+        why: bool,
     },
     /// List the connections of networks whose policy looks at them: how far each is, its mark, and who decided.
     #[command(

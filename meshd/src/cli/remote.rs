@@ -30,11 +30,13 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
                 .unwrap_or_default();
             ask.rows(&format!("/v1/fdb{query}"), show::fdb).await
         }
-        Command::Flows { network } => {
+        Command::Flows { network, why } => {
             let query = network
                 .map(|network| format!("?network={}", segment(&network)))
                 .unwrap_or_default();
-            ask.rows(&format!("/v1/flows{query}"), show::flows).await
+            let mut flows: Vec<view::Flow> = ask.client.get(&format!("/v1/flows{query}")).await?;
+            flows.retain(|flow| !why || flow.lives != view::FlowTier::Kernel);
+            ask.made(&flows, |flows| show::flows(flows))
         }
         Command::Connections { network } => {
             let query = network
