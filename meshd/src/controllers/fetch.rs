@@ -225,6 +225,7 @@ async fn ask(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::task::Poll;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -296,11 +297,15 @@ mod tests {
         let slot = Slot::take(&taken, 1).unwrap();
         assert!(Slot::take(&taken, 1).is_none());
         let at = "localhost:1".to_owned();
-        let mut hasty = get(&format!("http://{at}/"));
-        hasty.timeout_ms = 0;
-        let fetch = Fetch::new(hasty, &[at]).unwrap().in_slot(slot);
-        assert!(matches!(fetch.run().await, Err(HttpError::Timeout)));
-        // The test's own thread has not yet let the lookup begin.
+        let fetch = Fetch::new(get(&format!("http://{at}/")), &[at]).unwrap();
+        let mut running = Box::pin(fetch.in_slot(slot).run());
+        // It begins, and is given up before the task of the lookup, which is to run on this very thread, had its turn.
+        std::future::poll_fn(|context| {
+            assert!(running.as_mut().poll(context).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        drop(running);
         assert_eq!(taken.load(Ordering::Relaxed), 1);
         while taken.load(Ordering::Relaxed) > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
