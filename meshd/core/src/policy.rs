@@ -18,9 +18,9 @@ use crate::group::Group;
 use crate::ident::{AttachmentId, Epoch, Moment, NodeId, PortId, QueryId, Vni};
 use crate::node::{Direction, DstClass, Output, Question};
 use crate::outbox::Outbox;
-use serde::{Deserialize, Serialize};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

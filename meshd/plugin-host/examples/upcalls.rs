@@ -134,7 +134,8 @@ impl Bench {
 
     fn command(&mut self, command: Command) {
         let id = CommandId(1);
-        self.node.handle(Input::Command { id, command }, clock(self.now));
+        self.node
+            .handle(Input::Command { id, command }, clock(self.now));
         self.settle();
     }
 
@@ -216,7 +217,9 @@ impl Bench {
         let mut frame: Vec<u8> = [dst.0, src.0].concat();
         frame.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0]);
         frame.extend([10, 0, 0, 2, 10, 0, 0, 3]);
-        frame.extend([0, 9, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]);
+        frame.extend([
+            0, 9, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0,
+        ]);
         self.in_plugin = Duration::ZERO;
         let (mut upcalls, mut took) = (0u32, Duration::ZERO);
         for flow in 0..FLOWS {

@@ -12,7 +12,10 @@ use core::hash::{Hash, Hasher};
 pub(crate) struct KeyWords([u64; 10]);
 
 /// Word by word: as bytes, their number would have a part in it, and cost as much again.
-#[allow(clippy::derived_hash_with_manual_eq, reason = "equal words have equal hashes")]
+#[allow(
+    clippy::derived_hash_with_manual_eq,
+    reason = "equal words have equal hashes"
+)]
 impl Hash for KeyWords {
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
