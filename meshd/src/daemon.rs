@@ -410,6 +410,8 @@ fn bears_on_topology(notice: &Notice) -> bool {
         notice,
         Notice::PeerUp { .. }
             | Notice::PeerDown { .. }
+            | Notice::LinkUp { .. }
+            | Notice::LinkDown { .. }
             | Notice::MemberJoined { .. }
             | Notice::NodeDead { .. }
             | Notice::PortReady { .. }

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// Between two looks at the network, where nothing says that it changed.
 const LOOK: Duration = Duration::from_millis(500);
+/// Figures of ways are told no more often.
+const METRICS: Duration = Duration::from_secs(1);
 /// Faults that end the trust, if they fall into [`WINDOW`].
 const FAULTS: usize = 5;
 /// See [`FAULTS`].
@@ -44,6 +46,8 @@ pub(super) struct Ready {
     /// What it was told of the network.
     told: Arc<Snapshot>,
     looks_at: Instant,
+    /// When it may be told of ways again.
+    metrics_at: Instant,
 }
 
 /// What a change of the attachment and the thread take turns at.
@@ -163,6 +167,7 @@ pub(super) fn start(
         last_call,
         told: Arc::default(),
         looks_at: Instant::now(),
+        metrics_at: Instant::now(),
     })
 }
 
@@ -244,10 +249,16 @@ fn look(ready: &mut Ready, shared: &Shared, now: Instant) {
         return;
     };
     let mut seen = Snapshot::clone(&seen);
+    if now < ready.metrics_at {
+        seen.paths.clone_from(&ready.told.paths);
+    }
     for (at, path) in &mut seen.paths {
         *path = std::mem::take(path).settle(ready.told.paths.get(at));
     }
     for event in seen.news(&ready.told) {
+        if matches!(event, Event::LinkMetrics(_)) {
+            ready.metrics_at = now + METRICS;
+        }
         shared.queue.push(event);
     }
     ready.told = Arc::new(seen);

@@ -340,6 +340,12 @@ fn a_reload_hands_its_state_over_and_one_that_does_not_take_it_changes_nothing()
     attach(&rulings, "spin-in-save").unwrap();
     rulings.install(&fixture(), &another(&wasm), None).unwrap();
     says(&rulings, "its state is not handed over");
+    // One that has too much goes on without, and the one before has not failed.
+    attach(&rulings, "long-state").unwrap();
+    let faults = controller(&rulings).faults;
+    rulings.install(&fixture(), &wasm, None).unwrap();
+    says(&rulings, "at most 262144 are handed over");
+    assert_eq!(controller(&rulings).faults, faults);
 }
 
 #[test]
