@@ -379,3 +379,60 @@ fn what_it_keeps_outlives_the_daemon_and_a_reload_hands_its_state_over() {
         says(node, "started")
     });
 }
+
+fn shares(node: &Node, grant: &str, what: &str, to: u32) -> Result<()> {
+    let config = format!(r#"{{"do":"facts","to":{to},"control":"{what}"}}"#);
+    attach(node, grant, &config)
+}
+
+#[test]
+fn what_a_controller_keeps_for_all_nodes_is_seen_there_survives_kill_9_and_ends_with_its_attachment()
+ {
+    with("fixture-controlled", |lab, _| {
+        let all = format!("{ALL},kv-mesh");
+        let (a, b) = (lab.node(0), lab.node(1));
+        let sees = |node: &Node, keys: i64| {
+            until(&format!("{keys} keys"), node, || {
+                Ok(figure(node, "shared")? == Some(keys))
+            })
+        };
+        // The scope is granted by itself.
+        shares(a, ALL, "share", 1)?;
+        sees(a, -1)?;
+        shares(a, &all, "share", 1)?;
+        sees(a, 1)?;
+        shares(b, &all, "share", 2)?;
+        for node in [a, b] {
+            sees(node, 2)?;
+        }
+        // Told by an event, and with what is there then.
+        says(a, r#"mesh of/2 Ok(Some("2"))"#)?;
+        let bytes = a.json(&["plugin", "stats", "it"])?;
+        let bytes = bytes.pointer("/0/controller/shared").cloned();
+        ensure!(
+            bytes.as_ref().and_then(serde_json::Value::as_u64) > Some(0),
+            "{bytes:?}"
+        );
+
+        // What each wrote is on the disk of both.
+        std::thread::sleep(Duration::from_secs(3));
+        b.kill();
+        a.kill();
+        b.run()?;
+        sees(b, 2)?;
+        a.run()?;
+        sees(a, 2)?;
+
+        // It is deleted for all, written again, and ends with its attachment.
+        shares(b, &all, "unshare", 2)?;
+        for node in [a, b] {
+            sees(node, 1)?;
+        }
+        says(a, "mesh of/2 Ok(None)")?;
+        shares(b, &all, "share", 2)?;
+        sees(a, 2)?;
+        b.ok(&["plugin", "detach", "it", "lan"])?;
+        sees(a, 1)?;
+        Ok(())
+    });
+}

@@ -243,6 +243,11 @@ async fn serve(
     let rulings = live.rulings.clone();
     let findings = tokio::spawn(follow_findings(rulings.clone(), handle.clone()));
     let nudging = tokio::spawn(nudge_controllers(rulings.clone(), handle.clone()));
+    // What a detached plugin shared, should the daemon have ended in between; before anybody attaches one.
+    let attachments = rulings.attachments();
+    if let Err(refusal) = handle.command(Command::ShareOnly { attachments }).await {
+        tracing::warn!("what detached plugins shared: {refusal}");
+    }
     let api = tokio::spawn(crate::api::serve(socket, live));
     apply_networks(&handle, &config).await;
     let watching = tokio::spawn(crate::watch::follow(config_path, config, handle.clone()));

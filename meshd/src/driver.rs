@@ -355,6 +355,7 @@ impl Driver {
                     Command::PolicyChain { .. }
                         | Command::PolicyInvalidate { .. }
                         | Command::SteeringPlugin { .. }
+                        | Command::ShareOnly { .. }
                 ) {
                     self.free.insert(id);
                 } else if let Err(refusal) = self.room().await {

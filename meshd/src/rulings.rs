@@ -417,6 +417,13 @@ impl Rulings {
         self.registry().log(plugin, vni, after)
     }
 
+    /// All places that plugins have on networks: what others kept for all nodes is to be forgotten ([`Command::ShareOnly`]).
+    ///
+    /// [`Command::ShareOnly`]: meshd_core::command::Command::ShareOnly
+    pub fn attachments(&self) -> BTreeSet<(Vni, Label)> {
+        self.registry().attachments()
+    }
+
     /// Ports, peers or stations changed: controllers look again.
     pub(crate) fn nudge(&self) {
         self.0.house.nudge();

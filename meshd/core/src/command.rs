@@ -5,9 +5,9 @@
 use crate::config::KernelSettings;
 use crate::flow::Origin;
 use crate::ident::{AttachmentId, IfName, Label, MacAddr, NodeId, PortId, Vni};
-use crate::wire::record::{NetworkDef, Role};
+use crate::wire::record::{NetworkDef, Role, SharedValue};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A change that an operator asks for.
@@ -77,6 +77,21 @@ pub enum Command {
         attachment: AttachmentId,
         /// Only what bears this tag of its own; `None`: all of it.
         tag: Option<u32>,
+    },
+    /// What the controller of a plugin on this node shares with those on the other nodes of a network, in the place of what it
+    /// shared before.
+    Share {
+        /// The network.
+        vni: Vni,
+        /// The plugin.
+        plugin: Label,
+        /// Sorted by key.
+        list: Vec<SharedValue>,
+    },
+    /// The attachments that there are: of others nothing is shared any more.
+    ShareOnly {
+        /// By network and plugin.
+        attachments: BTreeSet<(Vni, Label)>,
     },
     /// Says which steering plugin a network has on this node; the shell has loaded it.
     SteeringPlugin {

@@ -16,6 +16,7 @@
 mod contest;
 mod digest;
 mod lookup;
+mod shared;
 
 use crate::claims::{Claim, Claims, Conflict};
 use crate::ident::{MeshId, NodeId, Now, Vni, WallTime};
@@ -25,9 +26,10 @@ use crate::outbox::Outbox;
 use crate::state::{self, RecordKind, StateKey};
 use crate::wire::record::{
     Endpoint, Endpoints, Keyring, Membership, NETWORKS_MAX, Record, RecordError, RecordKey,
-    Revocations, Role, Signed,
+    Revocations, Role, SharedValues, Signed,
 };
 use serde::{Deserialize, Serialize};
+use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -101,6 +103,7 @@ pub struct Directory {
     in_force: BTreeMap<Vni, NodeId>,
     network_conflicts: BTreeSet<Conflict>,
     changes: BTreeSet<Change>,
+    shared: Shared,
     /// New records, and the peer that they came from.
     fresh: Vec<(Signed, Option<NodeId>)>,
 }
@@ -121,6 +124,7 @@ fn state_key(key: &RecordKey) -> StateKey {
         RecordKey::Network(node, vni) => StateKey::Record(RecordKind::Network, node, Some(vni)),
         RecordKey::Node(node) => StateKey::Record(RecordKind::Node, node, None),
         RecordKey::Endpoints(node, vni) => StateKey::Record(RecordKind::Endpoints, node, Some(vni)),
+        RecordKey::Shared(node, vni, ref plugin) => StateKey::Shared(node, vni, plugin.clone()),
     }
 }
 
@@ -146,12 +150,13 @@ impl Directory {
             in_force: BTreeMap::new(),
             network_conflicts: BTreeSet::new(),
             changes: BTreeSet::new(),
+            shared: Shared::default(),
             fresh: Vec::new(),
         };
         this.claims.set_reachable(me, true);
         let mut kept: BTreeMap<RecordKey, Signed> = BTreeMap::new();
         for (key, value) in state {
-            if let Ok(StateKey::Record(..)) = StateKey::decode(key)
+            if let Ok(StateKey::Record(..) | StateKey::Shared(..)) = StateKey::decode(key)
                 && let Ok(signed) = state::decode::<Signed>(value)
                 && let Ok(record) = signed.decode()
             {
@@ -170,6 +175,7 @@ impl Directory {
             }
         }
         this.fresh.clear();
+        this.shared.unsaved.clear();
         this
     }
 
@@ -239,6 +245,11 @@ impl Directory {
                 list: Vec::new(),
                 ..e.clone()
             }),
+            // Of a plugin that has written nothing since.
+            (None, Record::Shared(s)) => Record::Shared(SharedValues {
+                list: Vec::new(),
+                ..s.clone()
+            }),
             (None, _) => return false,
         };
         current.set_serial(back.serial().saturating_add(1));
@@ -306,6 +317,7 @@ impl Directory {
                     Ok(())
                 }
             }
+            Record::Shared(s) => self.check_shared_room(s),
             _ => Ok(()),
         }
     }
@@ -321,6 +333,7 @@ impl Directory {
         let key = record.key();
         let kept = match &record {
             Record::Endpoints(e) => e.node == self.me,
+            Record::Shared(s) => s.node == self.me,
             _ => true,
         };
         if kept {
@@ -336,8 +349,8 @@ impl Directory {
             record: record.clone(),
         };
         self.summary ^= mark(&entry);
-        self.prints.insert(print, key);
-        let old = self.records.insert(key, entry);
+        self.prints.insert(print, key.clone());
+        let old = self.records.insert(key.clone(), entry);
         if let Some(old) = &old {
             self.summary ^= mark(old);
         }
@@ -356,6 +369,17 @@ impl Directory {
             Record::Network(_) => self.enforce_networks(out),
             Record::Node(a) => {
                 self.changes.insert(Change::Node(a.node));
+                self.shared.revision += 1;
+            }
+            Record::Shared(s) => {
+                let before = match &old.as_ref().map(|entry| &entry.record) {
+                    Some(Record::Shared(before)) => before.bytes(),
+                    _ => 0,
+                };
+                self.shared.replace(before, s.bytes());
+                if s.node != self.me {
+                    self.shared.unsaved.insert(key);
+                }
             }
             Record::Endpoints(e) => {
                 let before = match old.map(|entry| entry.record) {
@@ -386,6 +410,11 @@ impl Directory {
             ),
             Record::Node(a) => {
                 self.changes.insert(Change::Node(a.node));
+                self.shared.revision += 1;
+            }
+            Record::Shared(s) => {
+                self.shared.replace(s.bytes(), 0);
+                self.shared.unsaved.remove(key);
             }
             Record::Membership(_) => {
                 self.changes.insert(Change::Members);
@@ -404,9 +433,13 @@ impl Directory {
         let endpoints = self
             .records
             .range(RecordKey::Endpoints(node, low)..=RecordKey::Endpoints(node, high));
+        let shared = self
+            .shared_of(node)
+            .map(|shared| RecordKey::Shared(shared.node, shared.vni, shared.plugin.clone()));
         [RecordKey::Membership(node), RecordKey::Node(node)]
             .into_iter()
-            .chain(networks.chain(endpoints).map(|(key, _)| *key))
+            .chain(networks.chain(endpoints).map(|(key, _)| key.clone()))
+            .chain(shared)
             .collect()
     }
 
@@ -470,7 +503,7 @@ impl Directory {
         }
     }
 
-    /// Drops what expired members said. Once a second.
+    /// Drops what expired members said, and keeps what others share. Once a second.
     pub fn expire(&mut self, now: Now, out: &mut Outbox) {
         let expired: Vec<NodeId> = self
             .all_memberships()
@@ -480,6 +513,7 @@ impl Directory {
         for node in expired {
             self.drop_fallen(node, now, out);
         }
+        self.keep_shared(out);
     }
 
     // ---- claims and networks ---------------------------------------------------------------------------------------

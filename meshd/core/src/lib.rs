@@ -42,6 +42,7 @@ pub mod pool;
 pub mod ports;
 pub mod ranges;
 pub mod ruling;
+pub mod shared;
 pub mod signer;
 pub mod state;
 pub mod steering;

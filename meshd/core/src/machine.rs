@@ -367,7 +367,8 @@ impl Node {
                 | Command::PolicyInvalidate { .. }
                 | Command::SteeringPlugin { .. }
         );
-        let undoes = is_policy || matches!(command, Command::Detach { .. });
+        let undoes =
+            is_policy || matches!(command, Command::Detach { .. } | Command::ShareOnly { .. });
         if !undoes
             && self.mesh.directory.is_revoked(self.me)
             && let Some(message) = self.mesh.revoked()
@@ -432,6 +433,13 @@ impl Node {
             Command::BridgeFilter { in_the_way } => {
                 self.planes.set_bridge_filter(in_the_way, &mut self.out);
                 self.trust_changed(now);
+                Ok(Reply::Done)
+            }
+            Command::Share { vni, plugin, list } => {
+                self.mesh.share(vni, plugin, list, now, &mut self.out)
+            }
+            Command::ShareOnly { attachments } => {
+                self.mesh.share_only(&attachments, now, &mut self.out);
                 Ok(Reply::Done)
             }
             Command::SteeringPlugin { vni, revision } => {

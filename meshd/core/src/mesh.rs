@@ -17,6 +17,7 @@
 
 mod wishes;
 
+use crate::command::{Refusal, RefusalCode, Reply};
 use crate::directory::{AcceptError, Change, Directory};
 use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni};
 use crate::invites::Invites;
@@ -31,7 +32,7 @@ use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
 use crate::wire::record::{
     ADDRESSES_MAX, Endpoint, Endpoints, Keyring, LinkAdvert, NETWORKS_MAX, NodeAdvert, Record,
-    RecordError, Signed, TRUSTED_MAX, VERSION_TEXT_MAX, Vtep,
+    RecordError, SharedValue, SharedValues, Signed, TRUSTED_MAX, VERSION_TEXT_MAX, Vtep,
 };
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -698,6 +699,46 @@ impl Mesh {
         );
         self.follow_up(now, out);
         result.map(|_| ())
+    }
+
+    /// What this node shares of a plugin on a network. The same again does nothing.
+    ///
+    /// # Errors
+    /// It breaks a bound of [`crate::wire::record`].
+    pub fn share(
+        &mut self,
+        vni: Vni,
+        plugin: Label,
+        list: Vec<SharedValue>,
+        now: Now,
+        out: &mut Outbox,
+    ) -> Result<Reply, Refusal> {
+        let shared = SharedValues {
+            node: self.directory.me(),
+            vni,
+            plugin,
+            serial: 0,
+            list,
+        };
+        let result = self.directory.share(shared, now, out);
+        self.follow_up(now, out);
+        result.map(|()| Reply::Done).map_err(|error| Refusal {
+            code: RefusalCode::Invalid,
+            message: format!("what a controller shares is not taken: {error}"),
+        })
+    }
+
+    /// Shares nothing any more but of these.
+    pub fn share_only(&mut self, attachments: &BTreeSet<(Vni, Label)>, now: Now, out: &mut Outbox) {
+        let me = self.directory.me();
+        let gone = self.directory.shared_of(me).filter(|shared| {
+            !shared.list.is_empty() && !attachments.contains(&(shared.vni, shared.plugin.clone()))
+        });
+        let gone: Vec<(Vni, Label)> = gone.map(|s| (s.vni, s.plugin.clone())).collect();
+        for (vni, plugin) in gone {
+            // An empty list breaks no bound.
+            let _ = self.share(vni, plugin, Vec::new(), now, out);
+        }
     }
 
     /// What to do, if this node is no member any more: said by the root, or by a member that it dialed.

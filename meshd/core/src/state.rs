@@ -8,7 +8,7 @@
 //! Owns the key space and the encoding (a version byte, then postcard), so that all machines persist the same way. Refuses
 //! nothing fatally: an entry that it cannot read is an error for the caller to report, and stays in the store untouched.
 
-use crate::ident::{NodeId, PortId, Vni, escape};
+use crate::ident::{Label, NodeId, PortId, Vni, escape};
 use crate::node::Output;
 use crate::outbox::Outbox;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 const VERSION: u8 = 1;
 
 /// The name under which something is kept. New variants go to the end: the number of a variant is part of the stored bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum StateKey {
     /// A number that only grows. Value: `u64`.
     Counter(Counter),
@@ -34,6 +34,8 @@ pub enum StateKey {
     Serial(RecordKind, Option<Vni>),
     /// Foreign VTEPs of a network. Value: [`Gateway`](crate::vteps::Gateway).
     Vteps(Vni),
+    /// What a node shares of a plugin on a network: a signed record of the directory, too.
+    Shared(NodeId, Vni, Label),
 }
 
 /// What is counted.
@@ -165,7 +167,10 @@ mod tests {
             )
                 .prop_map(|(k, n, v)| StateKey::Record(k, NodeId(n), v)),
             any::<[u8; 32]>().prop_map(StateKey::Invite),
-            (kind, proptest::option::of(vni)).prop_map(|(k, v)| StateKey::Serial(k, v)),
+            (kind, proptest::option::of(vni.clone())).prop_map(|(k, v)| StateKey::Serial(k, v)),
+            (any::<[u8; 32]>(), vni, "[a-z0-9]{1,63}").prop_map(|(n, v, plugin)| {
+                StateKey::Shared(NodeId(n), v, plugin.parse().unwrap())
+            }),
         ]
     }
 

@@ -11,6 +11,7 @@
 
 use core::fmt;
 use core::str::FromStr;
+use meshd_core::wire::record::SHARED_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -18,6 +19,10 @@ use std::collections::BTreeSet;
 const KV_BYTES: u32 = 1 << 20;
 /// The most that a manifest gets of these bytes.
 const KV_BYTES_MAX: u32 = 16 << 20;
+/// Bytes that one attachment may keep for all nodes, of those that this node wrote, where the manifest names none.
+const MESH_BYTES: u32 = 64 << 10;
+/// The most that a manifest gets of these bytes: what fits into a record.
+const MESH_BYTES_MAX: u32 = SHARED_BYTES_MAX as u32;
 /// Frames a second, where the manifest names none.
 const FRAMES: u32 = 100;
 /// The most that a manifest gets of frames a second.
@@ -31,7 +36,7 @@ const HOSTS_MAX: usize = 32;
 /// See [`HOSTS_MAX`].
 const HOST_MAX: usize = 253;
 
-/// One interface that a controller may import; `wit/host.wit`.
+/// One interface that a controller may import; `wit/host.wit`. Of `kv` the scope that reaches other nodes is granted by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Capability {
@@ -47,6 +52,8 @@ pub enum Capability {
     Timers,
     /// What it keeps.
     Kv,
+    /// What it keeps for all nodes of the network: the scope `mesh`.
+    KvMesh,
     /// Ports, peers, paths and stations of the network.
     Topology,
     /// Facts and rules.
@@ -59,13 +66,14 @@ pub enum Capability {
 
 impl Capability {
     /// All, as `wit/` has them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Log,
         Self::Metrics,
         Self::Clock,
         Self::Random,
         Self::Timers,
         Self::Kv,
+        Self::KvMesh,
         Self::Topology,
         Self::Flows,
         Self::PacketOut,
@@ -84,6 +92,7 @@ impl Capability {
             Self::Random => "random",
             Self::Timers => "timers",
             Self::Kv => "kv",
+            Self::KvMesh => "kv-mesh",
             Self::Topology => "topology",
             Self::Flows => "flows",
             Self::PacketOut => "packet-out",
@@ -101,7 +110,7 @@ impl fmt::Display for Capability {
 /// A word that is no capability.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{word}\" is no capability; there are log, metrics, clock, random, timers, kv, topology, flows, packet-out and http"
+    "\"{word}\" is no capability; there are log, metrics, clock, random, timers, kv, kv-mesh, topology, flows, packet-out and http"
 )]
 pub struct ParseCapabilityError {
     word: String,
@@ -123,6 +132,8 @@ impl FromStr for Capability {
 pub struct Amounts {
     /// Bytes of keys and values that are kept on this node.
     pub kv_bytes: u32,
+    /// Bytes of keys and values that this node shares with the others.
+    pub mesh_bytes: u32,
     /// Frames a second.
     pub frames_per_s: u32,
     /// Rules at once.
@@ -135,6 +146,7 @@ impl Default for Amounts {
     fn default() -> Self {
         Self {
             kv_bytes: KV_BYTES,
+            mesh_bytes: MESH_BYTES,
             frames_per_s: FRAMES,
             rules: RULES,
             hosts: Vec::new(),
@@ -174,9 +186,7 @@ struct Nothing {}
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 struct Kv {
     node_bytes: Option<u32>,
-    // Nothing is kept mesh-wide yet.
-    #[serde(rename = "mesh-bytes")]
-    _mesh_bytes: Option<u32>,
+    mesh_bytes: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -201,6 +211,7 @@ struct Http {
 impl Written {
     /// What it asks for, within the bounds.
     pub(crate) fn asks(self) -> Result<Asks, String> {
+        let mesh_bytes = self.kv.as_ref().and_then(|kv| kv.mesh_bytes);
         let named = [
             (Capability::Log, self.log.is_some()),
             (Capability::Metrics, self.metrics.is_some()),
@@ -208,6 +219,7 @@ impl Written {
             (Capability::Random, self.random.is_some()),
             (Capability::Timers, self.timers.is_some()),
             (Capability::Kv, self.kv.is_some()),
+            (Capability::KvMesh, mesh_bytes.is_some()),
             (Capability::Topology, self.topology.is_some()),
             (Capability::Flows, self.flows.is_some()),
             (Capability::PacketOut, self.packet_out.is_some()),
@@ -235,6 +247,7 @@ impl Written {
                 .collect(),
             amounts: Amounts {
                 kv_bytes: or(self.kv.and_then(|kv| kv.node_bytes), KV_BYTES, KV_BYTES_MAX),
+                mesh_bytes: or(mesh_bytes, MESH_BYTES, MESH_BYTES_MAX),
                 frames_per_s: or(self.packet_out.and_then(|out| out.pps), FRAMES, FRAMES_MAX),
                 rules: or(
                     self.flows.and_then(|flows| flows.max_rules),
@@ -320,8 +333,13 @@ mod tests {
 
     #[test]
     fn what_a_manifest_asks_for_is_bounded_and_words_that_are_none_are_refused() {
-        let much = asks(r#"{"kv":{"node-bytes":4000000000},"packet-out":{"pps":4000000000},"flows":{"max-rules":4000000000}}"#).unwrap();
+        let much = asks(r#"{"kv":{"node-bytes":4000000000,"mesh-bytes":4000000000},"packet-out":{"pps":4000000000},"flows":{"max-rules":4000000000}}"#).unwrap();
         assert_eq!(much.amounts.kv_bytes, KV_BYTES_MAX);
+        assert_eq!(much.amounts.mesh_bytes, MESH_BYTES_MAX);
+        assert!(much.capabilities.contains(&Capability::KvMesh));
+        let little = asks(r#"{"kv":{}}"#).unwrap();
+        assert!(!little.capabilities.contains(&Capability::KvMesh));
+        assert_eq!(little.amounts.mesh_bytes, MESH_BYTES);
         assert_eq!(much.amounts.frames_per_s, FRAMES_MAX);
         assert_eq!(much.amounts.rules, RULES_MAX);
         assert!(asks(r#"{"files":{}}"#).unwrap_err().contains("files"));

@@ -290,6 +290,8 @@ async fn change<B: Backend>(
             .command(Command::SteeringPlugin { vni, revision })
             .await?;
     }
+    let attachments = rulings.attachments();
+    backend.command(Command::ShareOnly { attachments }).await?;
     let networks = backend.networks().await?;
     Ok(Json(show(&info, &networks)))
 }

@@ -409,7 +409,7 @@ pub(super) enum PluginCommand {
         /// Stage of the chain, a later one than it was made for and not observe [default: as it was, or as its manifest says, or guard].
         #[arg(long, value_enum)]
         stage: Option<StageArg>,
-        /// What its controller may import, separated by commas: random, timers, kv, topology, flows, packet-out, http; log, metrics and clock it may in any case, and `none` is nothing more [default: as it was, or none].
+        /// What its controller may import, separated by commas: random, timers, kv, kv-mesh (values that reach the other nodes), topology, flows, packet-out, http; log, metrics and clock it may in any case, and `none` is nothing more [default: as it was, or none].
         #[arg(long, value_name = "LIST", value_parser = values::grant)]
         grant: Option<Grant>,
     },

@@ -522,6 +522,7 @@ fn controlled(controllers: &[(&PluginStats, &ControllerInfo)]) -> String {
             format!("{} ({} B)", its.facts.0, its.facts.1),
             its.rules.to_string(),
             format!("{} B", its.kept),
+            format!("{} B", its.shared),
             its.trouble.clone().unwrap_or_else(|| "works".to_owned()),
         ]
     });
@@ -535,6 +536,7 @@ fn controlled(controllers: &[(&PluginStats, &ControllerInfo)]) -> String {
         "FACTS",
         "RULES",
         "KEPT",
+        "SHARED",
         "STATE",
     ];
     let mut out = show::table(&head, rows, "");

@@ -3,6 +3,7 @@
 
 use super::Shared;
 use super::fetch::{Fetch, Slot};
+use super::shares::Mesh;
 use super::surroundings::Snapshot;
 use super::timers::Timers;
 use meshd_core::ident::{MacAddr, Moment, PortId};
@@ -99,20 +100,12 @@ impl Host {
     }
 }
 
-/// Only this node keeps anything.
-fn here(of: Scope) -> Result<(), KvError> {
-    match of {
-        Scope::Node => Ok(()),
-        Scope::Mesh => Err(KvError::Unavailable(
-            "this release keeps nothing mesh-wide; use the scope `node`".to_owned(),
-        )),
-    }
-}
-
 impl kv::Host for Host {
     fn get(&mut self, of: Scope, key: String) -> Result<Option<Entry>, KvError> {
-        here(of)?;
-        Ok(self.shared.kv().get(&key, crate::clock::wall().0))
+        match of {
+            Scope::Node => Ok(self.shared.kv().get(&key, crate::clock::wall().0)),
+            Scope::Mesh => Mesh::open(&self.shared)?.get(&key),
+        }
     }
 
     fn set(
@@ -123,7 +116,9 @@ impl kv::Host for Host {
         expect: Option<u64>,
         ttl_ms: u32,
     ) -> Result<u64, KvError> {
-        here(of)?;
+        if of == Scope::Mesh {
+            return Mesh::open(&self.shared)?.set(&key, value, expect, ttl_ms);
+        }
         let most = self.shared.grants().amounts.kv_bytes as usize;
         let wall = crate::clock::wall().0;
         self.shared
@@ -132,8 +127,10 @@ impl kv::Host for Host {
     }
 
     fn delete(&mut self, of: Scope, key: String) -> Result<(), KvError> {
-        here(of)?;
-        self.shared.kv().delete(&key);
+        match of {
+            Scope::Node => self.shared.kv().delete(&key),
+            Scope::Mesh => Mesh::open(&self.shared)?.delete(&key)?,
+        }
         Ok(())
     }
 
@@ -144,12 +141,14 @@ impl kv::Host for Host {
         after: Option<String>,
         limit: u32,
     ) -> Result<Vec<String>, KvError> {
-        here(of)?;
-        let wall = crate::clock::wall().0;
-        Ok(self
-            .shared
-            .kv()
-            .list(&prefix, after.as_deref(), limit, wall))
+        let after = after.as_deref();
+        match of {
+            Scope::Node => {
+                let wall = crate::clock::wall().0;
+                Ok(self.shared.kv().list(&prefix, after, limit, wall))
+            }
+            Scope::Mesh => Mesh::open(&self.shared)?.list(&prefix, after, limit),
+        }
     }
 }
 

@@ -5,16 +5,17 @@
 
 use super::fetch::Fetch;
 use super::surroundings::{
-    Done, SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings,
+    Done, Heard, SeenPath, SeenPeer, SeenPort, SeenStation, Snapshot, Surroundings,
 };
 use crate::driver::{DriverHandle, World};
 use meshd_core::command::Command;
 use meshd_core::fdb::Place;
-use meshd_core::ident::{AttachmentId, Now, Vni};
+use meshd_core::ident::{AttachmentId, Label, Now, Vni};
 use meshd_core::node::{Node, PacketOut, SendError};
 use meshd_core::path::PathState;
 use meshd_core::steering::{MAIN_COST, WayId, WayStats};
 use meshd_core::view::PortState;
+use meshd_core::wire::record::SharedValue;
 use tokio::runtime::Handle;
 
 /// See the module.
@@ -50,6 +51,30 @@ impl Surroundings for Live {
             tag,
         });
         let done = self.runtime.block_on(command);
+        done.map(drop).map_err(|refusal| refusal.message)
+    }
+
+    fn shared(&self, vni: Vni, plugin: &Label, since: Option<u64>) -> Option<Heard> {
+        let plugin = plugin.clone();
+        let heard = self.driver.view(move |node, _, now| {
+            let directory = node.directory();
+            let revision = directory.shared_revision();
+            (since != Some(revision)).then(|| Heard {
+                me: node.id(),
+                revision,
+                shares: directory
+                    .shared(vni, &plugin, now.wall)
+                    .map(|(node, list)| (node, list.to_vec()))
+                    .collect(),
+            })
+        });
+        self.runtime.block_on(heard).ok()?
+    }
+
+    fn share(&self, vni: Vni, plugin: &Label, list: Vec<SharedValue>) -> Result<(), String> {
+        let plugin = plugin.clone();
+        let done = self.driver.command(Command::Share { vni, plugin, list });
+        let done = self.runtime.block_on(done);
         done.map(drop).map_err(|refusal| refusal.message)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              events (1024, else lost)                      log, figures --> meshd plugin logs, stats
-//!   node ----> queue ----> thread: instance of the guest ---> kv --> store
+//!   node ----> queue ----> thread: instance of the guest ---> kv --> store, or the directory
 //!    ^                          |                        \--> timers, clock, chance, topology
 //!    |                          v
 //!    \---- chain moved ---- commit: facts, rules --> link of the paired policy
@@ -21,6 +21,7 @@ mod kv;
 mod live;
 mod queue;
 mod runner;
+mod shares;
 mod surroundings;
 mod timers;
 mod writer;
@@ -31,7 +32,7 @@ pub use journal::LogLine;
 pub(crate) use kv::forget;
 pub(crate) use live::Live;
 #[cfg(test)]
-pub(crate) use surroundings::{Done, Nowhere};
+pub(crate) use surroundings::{Done, Heard, Nowhere};
 pub(crate) use surroundings::{Snapshot, Surroundings};
 
 use crate::punts::{BUDGET_PPS, PuntReader};
@@ -49,6 +50,7 @@ use meshd_plugin_host::{ConfigureError, Facts, Grants, Plugin, StateError};
 use queue::Queue;
 use runner::{Cell, Ready};
 use serde::{Deserialize, Serialize};
+use shares::Shares;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -139,6 +141,7 @@ struct Shared {
     journal: Journal,
     figures: Mutex<Figures>,
     kv: Mutex<Kv>,
+    shares: Mutex<Shares>,
     writer: Mutex<Writer>,
     grants: Mutex<Grants>,
     /// Of frames of its own.
@@ -161,6 +164,10 @@ impl Shared {
 
     fn kv(&self) -> MutexGuard<'_, Kv> {
         self.kv.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
@@ -234,6 +241,8 @@ pub struct ControllerInfo {
     pub rules: u64,
     /// Bytes that it keeps.
     pub kept: u64,
+    /// Bytes that it keeps for all nodes of the network, of those that this node wrote.
+    pub shared: u64,
     /// Its own figures.
     pub figures: BTreeMap<String, i64>,
 }
@@ -317,6 +326,7 @@ impl Attached {
             journal: Journal::default(),
             figures: Mutex::default(),
             kv: Mutex::new(kv),
+            shares: Mutex::default(),
             writer: Mutex::default(),
             budget: Mutex::new(budget(grants)),
             grants: Mutex::new(grants.clone()),
@@ -451,6 +461,11 @@ impl Attached {
             facts,
             rules,
             kept: shared.kv().bytes() as u64,
+            // An exchange with the node is waited for by nobody who only looks.
+            shared: shared
+                .shares
+                .try_lock()
+                .map_or(0, |shares| shares.bytes() as u64),
             figures: shared.figures().all(),
         }
     }

@@ -50,6 +50,7 @@ fn size(event: &Event) -> usize {
     let more = match event {
         Event::Punted(punt) => punt.frame.len(),
         Event::HttpDone((_, Ok(response))) => response.body.len(),
+        Event::KvChanged(keys) => keys.iter().map(|key| key.len() + EACH / 4).sum(),
         Event::LinkMetrics(links) => links.len() * EACH,
         Event::PortAdded(port) | Event::PortChanged(port) => {
             let labels = port.labels.iter();

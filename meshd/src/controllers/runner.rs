@@ -11,6 +11,7 @@
 
 use super::host::Host;
 use super::queue::Woken;
+use super::shares;
 use super::surroundings::Snapshot;
 use super::timers::Timers;
 use super::{Attached, Shared};
@@ -204,6 +205,7 @@ pub(super) fn run(attached: &Attached) {
         }
     }
     flush(shared);
+    shares::flush(shared);
     attached.cell().ready = None;
 }
 
@@ -231,12 +233,16 @@ fn tend(cell: &mut Cell, shared: &Arc<Shared>) -> Option<Instant> {
     if shared.kv().due().is_some_and(|due| due <= now) {
         flush(shared);
     }
+    if cell.ready.is_some() {
+        shares::tend(shared, now);
+    }
     let ready = cell.ready.as_ref();
     let timer = ready.and_then(|ready| lock(&ready.timers).next());
     let look = ready.map(|ready| ready.looks_at).filter(|_| shared.sees());
     let start = cell.recovery.until.filter(|_| cell.ready.is_none());
     let kv = shared.kv().due();
-    [timer, look, start, kv].into_iter().flatten().min()
+    let mesh = shared.shares().due().filter(|_| cell.ready.is_some());
+    [timer, look, start, kv, mesh].into_iter().flatten().min()
 }
 
 /// Tells what is new on the network.

@@ -8,8 +8,9 @@
 //! controllers' own threads.
 
 use super::fetch::Fetch;
-use meshd_core::ident::{AttachmentId, MacAddr, NodeId, PortId, Vni};
+use meshd_core::ident::{AttachmentId, Label, MacAddr, NodeId, PortId, Vni};
 use meshd_core::node::{PacketOut, SendError};
+use meshd_core::wire::record::SharedValue;
 use meshd_plugin_host::contract::events::{Event, MacMove};
 use meshd_plugin_host::contract::http::{HttpError, Response};
 use meshd_plugin_host::contract::topology::{Endpoint, PeerInfo, PortInfo};
@@ -32,6 +33,16 @@ pub(crate) trait Surroundings: Send + Sync {
     /// In words why not.
     fn invalidate(&self, vni: Vni, of: AttachmentId, tag: Option<u32>) -> Result<(), String>;
 
+    /// What members of the network share of the plugin, this node among them; `None`: nothing has changed since that revision, or
+    /// not now.
+    fn shared(&self, vni: Vni, plugin: &Label, since: Option<u64>) -> Option<Heard>;
+
+    /// This node shares these, in the place of what it shared before; returns when they are on the disk.
+    ///
+    /// # Errors
+    /// In words why not.
+    fn share(&self, vni: Vni, plugin: &Label, list: Vec<SharedValue>) -> Result<(), String>;
+
     /// Sends a frame of a plugin's own.
     ///
     /// # Errors
@@ -40,6 +51,16 @@ pub(crate) trait Surroundings: Send + Sync {
 
     /// Asks a host, and hands the answer over when it comes. Does not wait for it.
     fn fetch(&self, fetch: Fetch, done: Done);
+}
+
+/// What members of a network share of one plugin.
+pub(crate) struct Heard {
+    /// This node.
+    pub(crate) me: NodeId,
+    /// Of all that is shared on this node.
+    pub(crate) revision: u64,
+    /// By member.
+    pub(crate) shares: Vec<(NodeId, Vec<SharedValue>)>,
 }
 
 /// Takes the answer to a request.
@@ -56,6 +77,14 @@ impl Surroundings for Nowhere {
     }
 
     fn invalidate(&self, _vni: Vni, _of: AttachmentId, _tag: Option<u32>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn shared(&self, _vni: Vni, _plugin: &Label, _since: Option<u64>) -> Option<Heard> {
+        None
+    }
+
+    fn share(&self, _vni: Vni, _plugin: &Label, _list: Vec<SharedValue>) -> Result<(), String> {
         Ok(())
     }
 

@@ -914,6 +914,15 @@ impl Registry {
         Ok(info)
     }
 
+    pub(super) fn attachments(&self) -> BTreeSet<(Vni, Label)> {
+        let all = self.installed.iter();
+        all.flat_map(|(name, installed)| {
+            let places = installed.record.attachments.keys();
+            places.map(move |vni| (*vni, name.clone()))
+        })
+        .collect()
+    }
+
     pub(super) fn list(&self) -> Vec<PluginInfo> {
         self.installed
             .iter()

@@ -11,11 +11,20 @@ use syn::{Error, ExprArray, ItemImpl, LitInt, LitStr, Result};
 
 /// Those without figures.
 const PLAIN: [&str; 6] = ["log", "metrics", "clock", "random", "timers", "topology"];
-/// Those with one: as it is written in Rust, as the manifest calls it, its figure in both.
-const COUNTED: [(&str, &str, &str, &str); 3] = [
-    ("kv", "kv", "bytes", "node-bytes"),
-    ("flows", "flows", "rules", "max-rules"),
-    ("packet_out", "packet-out", "pps", "pps"),
+/// Those with some: as it is written in Rust, as the manifest calls it, its figures in both.
+type Counted = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+const COUNTED: [Counted; 3] = [
+    (
+        "kv",
+        "kv",
+        &[("bytes", "node-bytes"), ("mesh_bytes", "mesh-bytes")],
+    ),
+    ("flows", "flows", &[("rules", "max-rules")]),
+    ("packet_out", "packet-out", &[("pps", "pps")]),
 ];
 
 pub(crate) fn expand(args: TokenStream, item: TokenStream) -> Result<TokenStream> {
@@ -68,19 +77,24 @@ fn capabilities(args: TokenStream) -> Result<String> {
             all.push(format!("\"{name}\":{{}}"));
             return Ok(());
         }
-        if let Some((_, name, figure, key)) = COUNTED.iter().find(|(rust, ..)| *rust == name) {
-            let mut json = String::new();
+        if let Some((_, name, figures)) = COUNTED.iter().find(|(rust, ..)| *rust == name) {
+            let mut json: Vec<String> = Vec::new();
             if meta.input.peek(syn::token::Paren) {
                 meta.parse_nested_meta(|inner| {
-                    if !inner.path.is_ident(figure) {
-                        return Err(inner.error(format!("`{figure} = …` is wanted here")));
-                    }
+                    let known = figures.iter().find(|(rust, _)| inner.path.is_ident(rust));
+                    let Some((_, key)) = known else {
+                        let all: Vec<String> = figures
+                            .iter()
+                            .map(|(rust, _)| format!("`{rust} = …`"))
+                            .collect();
+                        return Err(inner.error(format!("{} is wanted here", all.join(" or "))));
+                    };
                     let value: u32 = inner.value()?.parse::<LitInt>()?.base10_parse()?;
-                    json = format!("\"{key}\":{value}");
+                    json.push(format!("\"{key}\":{value}"));
                     Ok(())
                 })?;
             }
-            all.push(format!("\"{name}\":{{{json}}}"));
+            all.push(format!("\"{name}\":{{{}}}", json.join(",")));
             return Ok(());
         }
         if name == "http" {
@@ -127,14 +141,14 @@ mod tests {
         let all = quote!(
             log,
             timers,
-            kv(bytes = 65536),
+            kv(bytes = 65536, mesh_bytes = 4096),
             flows,
             packet_out(pps = 5),
             http(hosts = ["a.b", "10.0.0.1:80"])
         );
         assert_eq!(
             capabilities(all).unwrap(),
-            r#"{"log":{},"timers":{},"kv":{"node-bytes":65536},"flows":{},"packet-out":{"pps":5},"http":{"hosts":["a.b","10.0.0.1:80"]}}"#
+            r#"{"log":{},"timers":{},"kv":{"node-bytes":65536,"mesh-bytes":4096},"flows":{},"packet-out":{"pps":5},"http":{"hosts":["a.b","10.0.0.1:80"]}}"#
         );
         assert_eq!(capabilities(quote!()).unwrap(), "{}");
         for wrong in [

@@ -100,6 +100,8 @@ pub enum Event {
         /// Where it is.
         to: Option<u32>,
     },
+    /// Keys that other nodes wrote or deleted; see [`Host::mesh`](super::Host::mesh).
+    MeshChanged(Vec<String>),
     /// Every frame obeys that commit.
     Committed(u64),
     /// An answer to [`Host::fetch`](super::Host::fetch), or why there is none.
@@ -172,6 +174,7 @@ impl From<wire::Event> for Event {
                 from: moved.old_port,
                 to: moved.new_port,
             },
+            wire::Event::KvChanged(keys) => Self::MeshChanged(keys),
             wire::Event::Committed(generation) => Self::Committed(generation),
             wire::Event::HttpDone((call, answer)) => Self::Fetched(call, answer),
             wire::Event::Lost(n) => Self::Lost(n),

@@ -152,7 +152,7 @@ impl Host {
     /// # Errors
     /// Not now.
     pub fn get(&self, key: &str) -> Result<Option<Entry>, KvError> {
-        ask!(self, kv::get(Scope::Node, key))
+        Kv(self, Scope::Node).get(key)
     }
 
     /// Keeps a value on this node; gives its version.
@@ -160,7 +160,7 @@ impl Host {
     /// # Errors
     /// It is too large, or there is no room.
     pub fn set(&self, key: &str, value: &[u8]) -> Result<u64, KvError> {
-        ask!(self, kv::set(Scope::Node, key, value, None, 0))
+        Kv(self, Scope::Node).set(key, value)
     }
 
     /// Keeps a value on this node for so many ms (0: without end), if `expect` is the version there (0: there is none).
@@ -174,7 +174,7 @@ impl Host {
         expect: Option<u64>,
         ttl_ms: u32,
     ) -> Result<u64, KvError> {
-        ask!(self, kv::set(Scope::Node, key, value, expect, ttl_ms))
+        Kv(self, Scope::Node).set_if(key, value, expect, ttl_ms)
     }
 
     /// Forgets a key.
@@ -182,7 +182,7 @@ impl Host {
     /// # Errors
     /// Not now.
     pub fn delete(&self, key: &str) -> Result<(), KvError> {
-        ask!(self, kv::delete(Scope::Node, key))
+        Kv(self, Scope::Node).delete(key)
     }
 
     /// All keys that begin so, in order.
@@ -190,16 +190,46 @@ impl Host {
     /// # Errors
     /// Not now.
     pub fn keys(&self, prefix: &str) -> Result<Vec<String>, KvError> {
-        const AT_ONCE: u32 = 1024;
-        let mut all: Vec<String> = Vec::new();
-        loop {
-            let after = all.last().map(String::as_str);
-            let more = ask!(self, kv::list_keys(Scope::Node, prefix, after, AT_ONCE))?;
-            if more.is_empty() {
-                return Ok(all);
-            }
-            all.extend(more);
-        }
+        Kv(self, Scope::Node).keys(prefix)
+    }
+
+    /// What is kept for all nodes of the network, where that is granted (`kv(mesh_bytes = …)`, `--grant kv-mesh`). The last writer
+    /// holds; what others write is the event [`MeshChanged`](super::Event::MeshChanged).
+    ///
+    /// ```
+    /// use meshd_sdk::prelude::*;
+    /// use meshd_sdk::controller::{Event, Host};
+    ///
+    /// #[derive(Config)]
+    /// struct Nothing {}
+    ///
+    /// /// Says what was banned elsewhere, and bans who sends a frame here.
+    /// struct Bans;
+    ///
+    /// #[controller(kv(mesh_bytes = 4096))]
+    /// impl Controller for Bans {
+    ///     type Config = Nothing;
+    ///     fn new(_: Nothing, _: &Host) -> Result<Self, Vec<ConfigError>> { Ok(Self) }
+    ///     fn on_event(&mut self, event: Event, host: &Host) {
+    ///         match event {
+    ///             Event::PortAdded(port) => {
+    ///                 host.warn_if(host.mesh().set(&format!("ban/{}", port.mac), b""));
+    ///             }
+    ///             Event::MeshChanged(keys) => keys.iter().for_each(|key| host.info(key)),
+    ///             _ => {}
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let mut world = meshd_sdk::test::controlled::<Bans>("{}").unwrap();
+    /// world.mesh_set("ban/02:00:00:00:00:09", b"");
+    /// assert_eq!(world.lines(), ["ban/02:00:00:00:00:09"]);
+    /// world.port(3, "02:00:00:00:00:03", &[]).arrives();
+    /// assert_eq!(world.mesh_get("ban/02:00:00:00:00:03"), Some(Vec::new()));
+    /// ```
+    #[must_use]
+    pub fn mesh(&self) -> Kv<'_> {
+        Kv(self, Scope::Mesh)
     }
 
     /// The ports of this node on the network.
@@ -287,6 +317,71 @@ impl Host {
             timeout_ms: request.timeout_ms,
         };
         ask!(self, http::start(&request))
+    }
+}
+
+/// What a controller keeps, here or for all nodes of the network.
+#[derive(Clone, Copy)]
+pub struct Kv<'a>(&'a Host, Scope);
+
+impl Kv<'_> {
+    /// What is kept under a key.
+    ///
+    /// # Errors
+    /// Not now, or not granted.
+    pub fn get(self, key: &str) -> Result<Option<Entry>, KvError> {
+        let Self(host, of) = self;
+        ask!(host, kv::get(of, key))
+    }
+
+    /// Keeps a value; gives its version.
+    ///
+    /// # Errors
+    /// It is too large, there is no room, or it is not granted.
+    pub fn set(self, key: &str, value: &[u8]) -> Result<u64, KvError> {
+        self.set_if(key, value, None, 0)
+    }
+
+    /// Keeps a value for so many ms (0: without end), if `expect` is the version there (0: there is none), as this node sees it.
+    ///
+    /// # Errors
+    /// There is another version; or as [`Kv::set`].
+    pub fn set_if(
+        self,
+        key: &str,
+        value: &[u8],
+        expect: Option<u64>,
+        ttl_ms: u32,
+    ) -> Result<u64, KvError> {
+        let Self(host, of) = self;
+        ask!(host, kv::set(of, key, value, expect, ttl_ms))
+    }
+
+    /// Forgets a key.
+    ///
+    /// # Errors
+    /// Not now, or not granted.
+    pub fn delete(self, key: &str) -> Result<(), KvError> {
+        let Self(host, of) = self;
+        ask!(host, kv::delete(of, key))
+    }
+
+    /// All keys that begin so, in order.
+    ///
+    /// # Errors
+    /// Not now, or not granted.
+    pub fn keys(self, prefix: &str) -> Result<Vec<String>, KvError> {
+        const AT_ONCE: u32 = 1024;
+        let Self(host, of) = self;
+        let mut all: Vec<String> = Vec::new();
+        loop {
+            let after = all.last().map(String::as_str);
+            let more = ask!(host, kv::list_keys(of, prefix, after, AT_ONCE))?;
+            if more.is_empty() {
+                return Ok(all);
+            }
+            all.extend(more);
+        }
     }
 }
 

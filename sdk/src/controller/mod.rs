@@ -54,13 +54,13 @@ mod host;
 
 pub use crate::wit::flows::FlowError;
 pub use crate::wit::http::{HttpError, Response};
-pub use crate::wit::kv::KvError;
+pub use crate::wit::kv::{Entry, KvError};
 pub use crate::wit::packet_out::OutError;
 pub use crate::wit::types::{FlowKey, LinkStats, LogLevel};
 pub use commit::Commit;
 pub use event::{Endpoint, Event, Peer, Port, Punt, TimerId};
 pub use facts::{Fact, FactChange, FactMap};
-pub use host::{Host, OutTo, Request};
+pub use host::{Host, Kv, OutTo, Request};
 
 use crate::config::{Config, ConfigError};
 use crate::manifest::Controls;

@@ -33,6 +33,7 @@ pub struct Sim {
     timers: BTreeMap<(u64, u64), Option<u64>>,
     timer: u64,
     kv: BTreeMap<String, Entry>,
+    mesh: BTreeMap<String, Entry>,
     version: u64,
     ports: BTreeMap<u32, Port>,
     peers: BTreeMap<u64, PeerInfo>,
@@ -124,19 +125,26 @@ impl Sim {
         self.timers.retain(|(_, timer), _| *timer != id);
     }
 
-    pub(crate) fn get(&mut self, _of: Scope, key: &str) -> Result<Option<Entry>, KvError> {
-        Ok(self.kv.get(key).cloned())
+    fn kept(&mut self, of: Scope) -> &mut BTreeMap<String, Entry> {
+        match of {
+            Scope::Node => &mut self.kv,
+            Scope::Mesh => &mut self.mesh,
+        }
+    }
+
+    pub(crate) fn get(&mut self, of: Scope, key: &str) -> Result<Option<Entry>, KvError> {
+        Ok(self.kept(of).get(key).cloned())
     }
 
     pub(crate) fn set(
         &mut self,
-        _of: Scope,
+        of: Scope,
         key: &str,
         value: &[u8],
         expect: Option<u64>,
         _ttl_ms: u32,
     ) -> Result<u64, KvError> {
-        let there = self.kv.get(key).map_or(0, |entry| entry.version);
+        let there = self.kept(of).get(key).map_or(0, |entry| entry.version);
         if expect.is_some_and(|expect| expect != there) {
             return Err(KvError::Conflict(there));
         }
@@ -145,23 +153,23 @@ impl Sim {
             value: value.to_vec(),
             version: self.version,
         };
-        self.kv.insert(key.to_owned(), entry);
+        self.kept(of).insert(key.to_owned(), entry);
         Ok(self.version)
     }
 
-    pub(crate) fn delete(&mut self, _of: Scope, key: &str) -> Result<(), KvError> {
-        self.kv.remove(key);
+    pub(crate) fn delete(&mut self, of: Scope, key: &str) -> Result<(), KvError> {
+        self.kept(of).remove(key);
         Ok(())
     }
 
     pub(crate) fn list_keys(
         &mut self,
-        _of: Scope,
+        of: Scope,
         prefix: &str,
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<String>, KvError> {
-        let keys = self.kv.keys().filter(|key| key.starts_with(prefix));
+        let keys = self.kept(of).keys().filter(|key| key.starts_with(prefix));
         let keys = keys.filter(|key| after.is_none_or(|after| key.as_str() > after));
         Ok(keys.take(limit as usize).cloned().collect())
     }
@@ -353,6 +361,26 @@ impl<C: Controller> World<C> {
     #[track_caller]
     pub fn remove_station(&mut self, mac: &str) {
         self.sim.borrow_mut().stations.remove(&parse(mac));
+    }
+
+    /// Another node keeps a value for all nodes.
+    pub fn mesh_set(&mut self, key: &str, value: &[u8]) {
+        // Nothing is expected of what is there, so it cannot fail.
+        let _ = self.sim.borrow_mut().set(Scope::Mesh, key, value, None, 0);
+        self.event(Event::MeshChanged(vec![key.to_owned()]));
+    }
+
+    /// Another node deletes one.
+    pub fn mesh_delete(&mut self, key: &str) {
+        self.sim.borrow_mut().mesh.remove(key);
+        self.event(Event::MeshChanged(vec![key.to_owned()]));
+    }
+
+    /// What is kept for all nodes under a key.
+    #[must_use]
+    pub fn mesh_get(&self, key: &str) -> Option<Vec<u8>> {
+        let sim = self.sim.borrow();
+        sim.mesh.get(key).map(|entry| entry.value.clone())
     }
 
     /// A frame comes, and the policy punts it whole.

@@ -57,7 +57,7 @@ impl Directory {
                     serial: entry.record.serial(),
                     tag: entry.tag,
                 },
-                *key,
+                key.clone(),
             ))
         })
     }

@@ -7,6 +7,7 @@
 //!      NetworkDef   signed by an admin          a network: name, VNI, subnets, MTU
 //!      NodeAdvert   signed by the node          where it is reached, which networks it has
 //!      Endpoints    signed by the node          MACs, IPs, names, labels behind its ports, one record per network
+//!      SharedValues signed by the node          what its controllers wrote last, one record per network and plugin
 //! ```
 //!
 //! Owns the shapes, their bounds, what is signed and which key must have signed it. Whether that key's holder is a member
@@ -56,6 +57,14 @@ pub const SUBNETS_MAX: usize = 8;
 pub const TRUSTED_MAX: usize = 16;
 /// Most revoked keys in the list.
 pub const REVOKED_MAX: usize = 7000;
+/// Longest key of a shared value, in bytes.
+pub const KEY_MAX: usize = 256;
+/// Longest shared value, in bytes.
+pub const VALUE_MAX: usize = 64 << 10;
+/// All that one node shares of one plugin on one network, in bytes: [`SharedValue::cost`].
+pub const SHARED_BYTES_MAX: usize = 192 << 10;
+/// What a shared value takes beside its bytes, so that many empty ones are bounded too.
+const VALUE_EACH: usize = 64;
 /// Longest version text, in bytes.
 pub const VERSION_TEXT_MAX: usize = 64;
 
@@ -87,6 +96,8 @@ pub enum Record {
     Node(NodeAdvert),
     /// Signed by `node`.
     Endpoints(Endpoints),
+    /// Signed by `node`.
+    Shared(SharedValues),
 }
 
 /// That a key is a member, as which name, until when.
@@ -223,9 +234,59 @@ pub struct Endpoint {
     pub roams: bool,
 }
 
+/// What the controllers of one plugin, on one node, wrote last for all nodes of a network: see [`shared`](crate::shared).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedValues {
+    /// Who speaks.
+    pub node: NodeId,
+    /// The network.
+    pub vni: Vni,
+    /// As the plugin is installed there.
+    pub plugin: Label,
+    /// Grows; survives restarts.
+    pub serial: u64,
+    /// Sorted by key; all together at most [`SHARED_BYTES_MAX`].
+    pub list: Vec<SharedValue>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedValue {
+    /// At most 256 bytes.
+    pub key: String,
+    /// At most 64 KiB; `None`: it was deleted, or has run out.
+    pub value: Option<Vec<u8>>,
+    /// Hybrid clock of the write: of two writes of one key the higher counts.
+    pub stamp: u64,
+    /// Holds until then, 0: without end; of what was deleted: remembered until then.
+    pub until: WallTime,
+}
+
+impl SharedValues {
+    /// Bytes that they count as.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.list.iter().map(SharedValue::cost).sum()
+    }
+}
+
+impl SharedValue {
+    /// Bytes that it counts as.
+    #[must_use]
+    pub fn cost(&self) -> usize {
+        VALUE_EACH + self.key.len() + self.value.as_ref().map_or(0, Vec::len)
+    }
+
+    /// It has not run out.
+    #[must_use]
+    pub fn lives(&self, now: WallTime) -> bool {
+        self.until.0 == 0 || now < self.until
+    }
+}
+
 /// Which fact a record states: of two records with one key the higher serial counts. In the order in which a node that
 /// knows nothing must learn them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RecordKey {
     /// Membership of a node.
     Membership(NodeId),
@@ -237,6 +298,8 @@ pub enum RecordKey {
     Node(NodeId),
     /// Endpoints of a node on a network.
     Endpoints(NodeId, Vni),
+    /// What a node shares of a plugin on a network.
+    Shared(NodeId, Vni, Label),
 }
 
 impl RecordKey {
@@ -286,6 +349,7 @@ impl Record {
             Self::Network(n) => RecordKey::Network(n.author, n.vni),
             Self::Node(a) => RecordKey::Node(a.node),
             Self::Endpoints(e) => RecordKey::Endpoints(e.node, e.vni),
+            Self::Shared(s) => RecordKey::Shared(s.node, s.vni, s.plugin.clone()),
         }
     }
 
@@ -298,6 +362,7 @@ impl Record {
             Self::Network(n) => n.serial,
             Self::Node(a) => a.serial,
             Self::Endpoints(e) => e.serial,
+            Self::Shared(s) => s.serial,
         }
     }
 
@@ -308,6 +373,7 @@ impl Record {
             Self::Network(n) => n.serial = serial,
             Self::Node(a) => a.serial = serial,
             Self::Endpoints(e) => e.serial = serial,
+            Self::Shared(s) => s.serial = serial,
         }
     }
 
@@ -319,6 +385,7 @@ impl Record {
             Self::Network(n) => Some(n.author),
             Self::Node(a) => Some(a.node),
             Self::Endpoints(e) => Some(e.node),
+            Self::Shared(s) => Some(s.node),
         }
     }
 
@@ -372,6 +439,20 @@ impl Record {
                     Some("endpoint has more than 16 addresses")
                 } else {
                     check_labels(&endpoint.labels)
+                }
+            }),
+            Self::Shared(s) if !s.list.is_sorted_by(|a, b| a.key < b.key) => {
+                Some("shared values are not sorted by key")
+            }
+            Self::Shared(s) if s.bytes() > SHARED_BYTES_MAX => {
+                Some("shared values are more than 192 KiB")
+            }
+            Self::Shared(s) => s.list.iter().find_map(|value| {
+                let bytes = value.value.as_ref().map_or(0, Vec::len);
+                if value.key.len() > KEY_MAX {
+                    Some("shared value has a key above 256 bytes")
+                } else {
+                    (bytes > VALUE_MAX).then_some("shared value has more than 64 KiB")
                 }
             }),
         };

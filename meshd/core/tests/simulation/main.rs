@@ -7,4 +7,5 @@ mod kernel;
 mod link;
 mod links;
 mod scenarios;
+mod shared;
 mod world;

@@ -1,9 +1,10 @@
 //! Plugins with a controller, without a node around them.
 
 use super::*;
-use crate::controllers::{Nowhere, Surroundings};
+use crate::controllers::{Heard, Nowhere, Surroundings};
 use meshd_core::ident::AttachmentId;
 use meshd_core::node::{PacketOut, SendError};
+use meshd_core::wire::record::SharedValue;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -111,7 +112,7 @@ fn every_function_of_the_host_answers() {
         "random true",
         r#"kv true true Ok(["all/1"]) Ok(Some([120]))"#,
         "kv true Ok(false)",
-        "this release keeps nothing mesh-wide",
+        "the node does not answer: it starts or stops",
         "topology 0 0 0 0",
         "committed",
         "stats 1",
@@ -147,6 +148,14 @@ impl Surroundings for Published {
         assert_eq!(tag, None);
         self.0.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn shared(&self, vni: Vni, plugin: &Label, since: Option<u64>) -> Option<Heard> {
+        Nowhere.shared(vni, plugin, since)
+    }
+
+    fn share(&self, vni: Vni, plugin: &Label, list: Vec<SharedValue>) -> Result<(), String> {
+        Nowhere.share(vni, plugin, list)
     }
 
     fn send(&self, packet: PacketOut) -> Result<(), SendError> {
