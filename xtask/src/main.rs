@@ -3,6 +3,7 @@
 //! Owns what is run by people and by CI, in the same way. Refuses to know anything about meshd beyond its command line.
 
 mod bench;
+mod contract;
 mod demo;
 mod docs;
 mod gate;
@@ -25,6 +26,7 @@ cargo xtask TASK
   plugins           builds plugins/ as WASM components, prints the folder
   walls             checks that meshd-core touches no clock, socket, file or thread
   docs              checks that the links of the documentation lead somewhere
+  wit               writes docs/reference/wit.md anew
   lab [FILTER]      the tests on the real kernel alone (root)
   vm [--kernel cloud|generic|PACKAGE] [--suite DEBIAN] [--limit SECONDS] [--kvm] [--verbose] [TESTS [FILTER…]]…
                     the lab under a stock kernel in a throw-away guest: its own tests, or files of interop-tests/tests
@@ -73,6 +75,7 @@ fn task(words: &[String]) -> Result<()> {
         }
         "walls" => walls::walls().or_else(walls::explain),
         "docs" => docs::links(),
+        "wit" => contract::write(),
         "lab" => gate::lab(rest),
         "vm" => vm::vm(rest),
         "bench" => {

@@ -24,6 +24,7 @@ const GUESTS: &[(&str, &[&str])] = &[
             "guard",
             "isolation",
             "mirror",
+            "next",
             "qos",
             "stateful-firewall",
             "steer",
@@ -46,6 +47,7 @@ const SHARED: &[&str] = &[
     "sdk",
     "Cargo.toml",
     "meshd/plugin-kit/src",
+    "meshd/plugin-host/tests/next",
     "xtask/src/wasm.rs",
 ];
 

@@ -31,6 +31,7 @@ mod sections;
 mod signature;
 mod steering;
 mod tracked;
+mod version;
 mod words;
 
 pub use capability::{Amounts, Asks, Capability, Grants, ParseCapabilityError};
@@ -42,14 +43,14 @@ pub use facts::{FACTS_MAX, FactChange, Facts, FactsError};
 pub use fault::Fault;
 pub use instance::{ConfigProblem, ConfigureError, Instance, MAX_CONFIG};
 pub use load::{
-    Digest, LoadError, MAX_COMPONENT, Plugin, Shape, WIT, World, compatibility, precheck,
-    precompile,
+    Digest, LoadError, MAX_COMPONENT, Plugin, Shape, World, compatibility, precheck, precompile,
 };
 pub use manifest::{FailMode, MAX_MANIFEST, Manifest, ManifestError, SECTION, Stage};
 pub use rules::{Looked, Rule, RuleError, Rules};
 pub use schema::Schema;
 pub use sections::{CONTROLLER, section};
 pub use signature::{SIGNATURE, SignatureError, sign, signed_digest, signer_of, signers};
+pub use version::{Terms, WIT};
 pub use words::{Words, key_print};
 
 /// The words of the contract, as `wit/` has them: what a [`ControllerHost`] is asked, and what a [`Controller`] is told.

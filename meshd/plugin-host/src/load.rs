@@ -23,6 +23,7 @@ use crate::instance::Guest;
 use crate::instance::has_its_types;
 use crate::manifest::{Manifest, ManifestError};
 use crate::sections::{CONTROLLER, section};
+use crate::version::{self, Named, Terms, WIT};
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::str::FromStr;
@@ -211,6 +212,14 @@ pub enum LoadError {
         /// Which of the two is the older, and what to do.
         hint: &'static str,
     },
+    /// The contract in a version that this daemon can serve, and something of it that this daemon does not have.
+    #[error(
+        "the component needs {needs}, and this daemon speaks {WIT}, which has no such thing. Upgrade meshd, or build it without that"
+    )]
+    Newer {
+        /// The interface, with its version.
+        needs: String,
+    },
     /// The right names, other types.
     #[error(
         "the component's meshd:policy/{interface} differs from this daemon's: {reason}. Build it with the meshd-sdk of this release"
@@ -296,53 +305,6 @@ pub struct Shape {
     pub imports: Vec<String>,
     /// At least the contract's.
     pub exports: Vec<String>,
-}
-
-/// The version of `meshd:policy` that this host speaks.
-pub const WIT: &str = "meshd:policy@0.1.0";
-
-/// An interface of the contract, by a name that a component uses.
-struct Named<'a> {
-    interface: &'a str,
-    version: &'a str,
-}
-
-impl<'a> Named<'a> {
-    /// `None`: it is not of `meshd:policy`, or has no version.
-    fn read(name: &'a str) -> Option<Self> {
-        let (interface, version) = name.strip_prefix("meshd:policy/")?.split_once('@')?;
-        Some(Self { interface, version })
-    }
-
-    /// Below 1.0 a step of the minor number may break, one of the patch number only adds (`docs/plugins/contract.md`).
-    fn compatible(&self) -> bool {
-        let minor = |version: &str| {
-            let (minor, patch) = version.rsplit_once('.')?;
-            patch.parse::<u32>().ok().map(|_| minor.to_owned())
-        };
-        let ours = WIT.split_once('@').and_then(|(_, ours)| minor(ours));
-        ours.is_some() && ours == minor(self.version)
-    }
-
-    fn version_error(&self) -> LoadError {
-        let number = |version: &str| -> Vec<u32> {
-            version
-                .split('.')
-                .map_while(|part| part.parse().ok())
-                .collect()
-        };
-        let ours = WIT
-            .split_once('@')
-            .map_or(Vec::new(), |(_, ours)| number(ours));
-        LoadError::Version {
-            version: self.version.chars().take(40).collect(),
-            hint: if number(self.version) > ours {
-                "Upgrade meshd, or build it with an older meshd-sdk"
-            } else {
-                "Build it with the meshd-sdk of this release"
-            },
-        }
-    }
 }
 
 /// Is this of a size and kind that is worth a compiler?
@@ -611,6 +573,12 @@ impl Plugin {
         &self.signers
     }
 
+    /// What it needs of the contract, and how this host serves it.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms::of(&self.shape)
+    }
+
     /// What each of its instances may use up.
     #[must_use]
     pub fn limits(&self) -> crate::Limits {
@@ -686,17 +654,15 @@ fn check_controller(
         .exports(engine)
         .map(|(name, _)| name.to_owned())
         .collect();
-    let events = exports.iter().filter_map(|name| Named::read(name));
-    let events = events.into_iter().find(|name| name.interface == EVENTS);
-    match events {
-        None => return Err(LoadError::NoEvents),
-        Some(name) if !name.compatible() => return Err(name.version_error()),
-        Some(_) => {}
+    let imports = shape.imports(engine).map(|(name, _)| name);
+    version::check(exports.iter().map(String::as_str).chain(imports))?;
+    let mut events = exports.iter().filter_map(|name| Named::read(name));
+    if !events.any(|name| name.interface == EVENTS) {
+        return Err(LoadError::NoEvents);
     }
     let (mut imports, mut wants) = (Vec::new(), BTreeSet::new());
     for (name, item) in shape.imports(engine) {
-        let ours = Named::read(name).filter(Named::compatible);
-        let interface = ours.as_ref().map(|ours| ours.interface);
+        let interface = Named::read(name).map(|ours| ours.interface);
         if !is_types_only(&item.ty, engine) {
             let capability = interface.and_then(|interface| interface.parse().ok());
             wants.insert(capability.ok_or_else(|| LoadError::ControllerImport {
@@ -725,19 +691,18 @@ fn is_types_only(item: &ComponentItem, engine: &wasmtime::Engine) -> bool {
 fn check(engine: &Engine, component: &Component) -> Result<Shape, LoadError> {
     let shape = component.component_type();
     let exports: Vec<&str> = shape.exports(engine.wasm()).map(|(name, _)| name).collect();
+    let imports = shape.imports(engine.wasm()).map(|(name, _)| name);
+    version::check(exports.iter().copied().chain(imports))?;
     let mut world = None;
     for name in exports.iter().filter_map(|name| Named::read(name)) {
         let found = [World::Policy, World::PolicyTracked, World::Steering]
             .into_iter()
             .find(|world| world.export() == name.interface);
-        if found.is_some() && !name.compatible() {
-            return Err(name.version_error());
-        }
         world = world.or(found);
     }
     let mut imports = Vec::new();
     for (name, item) in shape.imports(engine.wasm()) {
-        let ours = Named::read(name).filter(Named::compatible);
+        let ours = Named::read(name);
         let is = |interface: &str| {
             ours.as_ref()
                 .is_some_and(|ours| ours.interface == interface)
@@ -787,36 +752,5 @@ fn short(text: &str) -> String {
     match text.char_indices().nth(400) {
         Some((at, _)) => format!("{}...", &text[..at]),
         None => text.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_patch_number_is_no_difference_and_another_minor_says_which_side_is_the_older() {
-        let named = |version| Named {
-            interface: DECIDE,
-            version,
-        };
-        for same in ["0.1.0", "0.1.7"] {
-            assert!(named(same).compatible(), "{same}");
-        }
-        for (other, upgrade) in [
-            ("0.2.0", true),
-            ("1.1.0", true),
-            ("0.0.9", false),
-            ("0.1", false),
-            ("x", false),
-        ] {
-            assert!(!named(other).compatible(), "{other}");
-            let words = named(other).version_error().to_string();
-            assert_eq!(words.contains("Upgrade meshd"), upgrade, "{words}");
-            assert!(words.contains(other) && words.contains(WIT), "{words}");
-        }
-        let read = Named::read("meshd:policy/decide-tracked@0.1.0").map(|n| n.interface.to_owned());
-        assert_eq!(read.as_deref(), Some(DECIDE_TRACKED));
-        assert!(Named::read("wasi:cli/run@0.2.0").is_none());
     }
 }

@@ -10,8 +10,8 @@
 //! component, for a fail mode that is misread could turn a refusal into a pass.
 
 use crate::capability::{self, Asks};
-use crate::load::WIT;
 use crate::schema::Schema;
+use crate::version::{WIT, remedy};
 use meshd_core::ident::escape;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -201,9 +201,14 @@ impl Manifest {
         let written: Written = serde_json::from_slice(json).map_err(unreadable)?;
         debug_assert_eq!(written.manifest, FORMAT);
         if !same_contract(&written.wit) {
+            let version = written
+                .wit
+                .split_once('@')
+                .map_or("", |(_, version)| version);
             return wrong(format!(
-                "it is made for {}, and this host speaks {WIT}",
-                text(&written.wit, TEXT_MAX)
+                "it is made for {}, and this host speaks {WIT}. {}",
+                text(&written.wit, TEXT_MAX),
+                remedy(version)
             ));
         }
         if !WORLDS.contains(&written.world.as_str()) {

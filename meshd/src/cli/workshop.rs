@@ -139,7 +139,7 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
         start(file, &plugin, config)?;
     }
     let digest = Digest::of(&wasm).to_string();
-    let shape = plugin.shape();
+    let (shape, terms) = (plugin.shape(), plugin.terms());
     let manifest = plugin.manifest();
     if common.json {
         return Printed::text(show::json(&json!({
@@ -158,6 +158,8 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
                 "config-schema": manifest.schema.as_ref().map(Schema::json),
             })),
             "wit": WIT,
+            "needs": terms.needs,
+            "adapters": terms.adapters,
             "world": shape.world.name(),
             "imports": shape.imports,
             "exports": shape.exports,
@@ -185,7 +187,15 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
     lines.extend([
         format!("  digest    {digest}"),
         format!("  size      {} bytes", wasm.len()),
-        format!("  contract  {WIT}, world {}", shape.world.name()),
+        format!("  needs     {}", terms.needs),
+        format!("  offers    {} (this release)", terms.offers),
+        format!(
+            "  adapters  {}",
+            match terms.adapters.is_empty() {
+                true => "none: both speak the same".to_owned(),
+                false => terms.adapters.join(", "),
+            }
+        ),
         format!("  imports   {}", names(&shape.imports)),
         format!("  exports   {}", names(&shape.exports)),
     ]);
