@@ -349,6 +349,12 @@ fn one_that_hangs_traps_eats_memory_or_floods_harms_nobody() {
         ] {
             control(lab.node(0), what)?;
             says(lab.node(0), sign)?;
+            if what == "trap" {
+                until("its trouble in the list", lab.node(0), || {
+                    let list = lab.node(0).ok(&["plugin", "ls"])?;
+                    Ok(list.contains("its controller failed"))
+                })?;
+            }
             let pings = ping(&here.netns, to, 10, 56)?;
             ensure!(pings.received == 10, "{what}: {pings:?}");
             ensure!(

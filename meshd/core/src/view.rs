@@ -718,7 +718,7 @@ pub struct PluginAttachment {
     pub fail: String,
     /// Its config, as given: JSON.
     pub config: String,
-    /// Why its fail mode answers at the moment, if so.
+    /// Why its fail mode answers at the moment, or its controller does nothing, if so.
     pub trouble: Option<String>,
     /// How it failed last.
     pub last_fault: Option<String>,

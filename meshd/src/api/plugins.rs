@@ -365,7 +365,10 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
                 }
                 .to_owned(),
                 config: at.config.clone(),
-                trouble: at.trouble.clone(),
+                trouble: at.trouble.clone().or_else(|| {
+                    let controller = at.controller.as_ref()?;
+                    controller.trouble.clone()
+                }),
                 last_fault: at.last_fault.clone(),
                 asked: at.asked,
                 dropped: at.dropped,

@@ -109,11 +109,11 @@ impl Writer {
         if changes.is_empty() {
             return Err(FlowError::Bad("there is no change in it".to_owned()));
         }
-        self.keep_pace();
         if shared.queue.is_stopped() {
             // Who detaches waits for the event under way: one commit after the other must not hold it up.
             return Err(FlowError::Unavailable("the attachment ends".to_owned()));
         }
+        self.keep_pace();
         let generation = shared.house.next_generation();
         let prepared = self.prepare(changes, &link, shared.vni, rules_max, generation)?;
         let Prepared {
