@@ -15,7 +15,7 @@ use crate::datapath::Datapath;
 use crate::dns::NamesHandle;
 use crate::events::Events;
 use crate::executor::Executor;
-use crate::kernel::{Kernel, Vtap};
+use crate::kernel::{Kernel, PortTap, Vtap};
 use crate::rulings::Rulings;
 use crate::store::{Change, Store};
 use crate::underlay::{Heard, Underlay};
@@ -31,7 +31,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio_tun::Tun;
 
 /// Inputs of this host that may wait for the node. Lanes drop upcalls beyond.
 pub(crate) const INPUTS_MAX: usize = 4096;
@@ -75,10 +74,8 @@ pub(crate) enum Carry {
         port: PortId,
         /// Its network.
         vni: Vni,
-        /// Of the network.
-        mtu: u16,
         /// The TAP.
-        tap: Tun,
+        tap: PortTap,
     },
     /// The port's TAP is about to go.
     Gone(PortId),
@@ -381,12 +378,7 @@ impl Driver {
             }
             Request::Carry(carry, done) => {
                 match carry {
-                    Carry::Port {
-                        port,
-                        vni,
-                        mtu,
-                        tap,
-                    } => self.parts.datapath.add_port(port, vni, mtu, tap),
+                    Carry::Port { port, vni, tap } => self.parts.datapath.add_port(port, vni, tap),
                     Carry::Gone(port) => self.parts.datapath.remove_port(port),
                     Carry::Vxlan { vni, mtu, tap } => {
                         self.parts.datapath.add_vxlan(vni, mtu, tap);

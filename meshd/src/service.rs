@@ -11,6 +11,7 @@
 #![allow(unsafe_code)] // unshare(2) of a thread that ends right after.
 
 use crate::dns::{Forwarder, NameService, NamesHandle};
+use crate::kernel::PortTap;
 use futures_util::TryStreamExt;
 use hickory_server::Server;
 use meshd_core::command::ServiceWiring;
@@ -72,7 +73,7 @@ impl Service {
         wiring: &ServiceWiring,
         names: NamesHandle,
         forward: Forwarder,
-    ) -> Result<(Self, Tun), ServiceError> {
+    ) -> Result<(Self, PortTap), ServiceError> {
         let (wiring, runtime) = (wiring.clone(), tokio::runtime::Handle::current());
         let vni = wiring.vni;
         let handler = NameService::new(vni, &wiring.domain, names, forward);
@@ -99,7 +100,7 @@ impl Service {
                 tokio::net::TcpListener::from_std(listener).map_err(step("register TCP 53"))?;
             server.register_listener(listener, Duration::from_secs(5), 16);
         }
-        Ok((Self { server }, inside.tap))
+        Ok((Self { server }, PortTap::Plain(inside.tap)))
     }
 }
 

@@ -91,7 +91,6 @@ async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
                         let carry = Carry::Port {
                             port: wiring.port,
                             vni: wiring.vni,
-                            mtu: wiring.mtu,
                             tap,
                         };
                         tools.driver.carry(carry).await;
@@ -117,7 +116,6 @@ async fn wire(tools: &Tools, wiring: &PortWiring) -> KernelEvent {
             let carry = Carry::Port {
                 port,
                 vni: wiring.port.vni,
-                mtu: wiring.mtu,
                 tap: wired.tap,
             };
             tools.driver.carry(carry).await;

@@ -44,6 +44,7 @@ use crate::ident::{Epoch, Moment, UpcallId, Vni};
 use crate::offload::Obstacle;
 use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Ruling};
 use crate::steering::Route;
+use crate::superframe::Unit;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use std::sync::Arc;
@@ -231,23 +232,39 @@ impl Lane {
     }
 
     /// A frame arrived on network `vni`, which is not tracked; `epoch` is the current one.
-    pub fn frame(&mut self, vni: Vni, frame: Bytes, epoch: Epoch, now: Moment) -> Step {
-        self.frame_in(Zones::NONE, vni, frame, epoch, now)
+    pub fn frame(&mut self, vni: Vni, frame: impl AsRef<[u8]>, epoch: Epoch, now: Moment) -> Step {
+        let unit = Unit::frame(frame.as_ref());
+        self.frame_in(Zones::NONE, vni, &unit, epoch, now)
     }
 
-    /// A frame arrived on network `vni`; `epoch` is the current one, and was read before `zones`.
+    /// A frame or a superframe arrived on network `vni`; `epoch` is the current one, and was read before `zones`.
     pub fn frame_in(
         &mut self,
         zones: &Zones,
         vni: Vni,
-        frame: Bytes,
+        unit: &Unit<'_>,
         epoch: Epoch,
         now: Moment,
     ) -> Step {
-        self.counters.frames += 1;
-        self.counters.bytes += frame.len() as u64;
-        let Ok(parsed) = Frame::parse(&frame) else {
-            return self.drop_frame(DropReason::Malformed, None, now);
+        let step = self.decide(zones, vni, unit, epoch, now);
+        if step != Step::Cut {
+            self.counters.frames += unit.frames();
+            self.counters.bytes += unit.bytes().len() as u64;
+        }
+        step
+    }
+
+    fn decide(
+        &mut self,
+        zones: &Zones,
+        vni: Vni,
+        unit: &Unit<'_>,
+        epoch: Epoch,
+        now: Moment,
+    ) -> Step {
+        let frame = unit.bytes();
+        let Ok(parsed) = Frame::parse(frame) else {
+            return self.drop_unit(DropReason::Malformed, unit, None, now);
         };
         let mut key = parsed.flow_key(vni);
         let zone = zones.get(vni).map(Arc::as_ref);
@@ -258,22 +275,25 @@ impl Lane {
         }
         // A wider ruling may have come first: what waits of this flow still goes before this frame.
         if self.parking.has(&key) {
-            return self.park(key, &frame, now);
+            return self.park(key, unit, now);
         }
         let (offers, per_s) = (&mut self.offers, self.limits.offers_per_s);
         let found = self
             .cache
             .find(&key, epoch, now, || offers.spend(per_s, now));
         let Some(found) = found else {
-            return self.park(key, &frame, now);
+            return self.park(key, unit, now);
         };
         let Some(flow) = self.cache.slot(found.slot) else {
-            return self.park(key, &frame, now);
+            return self.park(key, unit, now);
         };
-        self.counters.hits += 1;
-        flow.count(frame.len(), now);
-        if frame.len() > flow.longest as usize {
-            return self.drop_frame(DropReason::TooLong, Some(key), now);
+        if unit.segment() != 0 && flow.looks_at_each(&key) {
+            return Step::Cut;
+        }
+        self.counters.hits += unit.frames();
+        flow.count(unit, now);
+        if unit.longest() > flow.longest as usize {
+            return self.drop_unit(DropReason::TooLong, unit, Some(key), now);
         }
         if found.offer {
             self.offered = found.spot;
@@ -281,10 +301,9 @@ impl Lane {
         let offer = found.offer;
         if let Some(to) = flow.plain {
             if let Err(reason) = self.pass(zone, &subject, &key, None, 1, now) {
-                return self.drop_frame(reason, Some(key), now);
+                return self.drop_unit(reason, unit, Some(key), now);
             }
             return Step::Forward {
-                frame,
                 to: Receivers::One(to),
                 edits: None,
                 route: Route::Any,
@@ -293,11 +312,11 @@ impl Lane {
             };
         }
         let Some(rest) = flow.rest() else {
-            return self.park(key, &frame, now);
+            return self.park(key, unit, now);
         };
         let ruling = rest.ruling.choose(&key);
         if let Some(to) = ruling.punts.clone() {
-            let frame = frame.clone();
+            let frame = Bytes::copy_from_slice(frame);
             self.punted.push(Punted { key, frame, to });
         }
         if let Some(dues) = ruling.dues.clone()
@@ -308,7 +327,7 @@ impl Lane {
         }
         let Action::Forward(to) = &ruling.action else {
             return match ruling.action {
-                Action::Drop(reason) => self.drop_frame(reason, Some(key), now),
+                Action::Drop(reason) => self.drop_unit(reason, unit, Some(key), now),
                 _ => Step::Consumed,
             };
         };
@@ -319,13 +338,12 @@ impl Lane {
             Some(ways) => ways.route(key.flow_hash(&self.hasher), now),
         };
         let Some(route) = route else {
-            return self.drop_frame(DropReason::PathLost, Some(key), now);
+            return self.drop_unit(DropReason::PathLost, unit, Some(key), now);
         };
         if let Err(reason) = self.pass(zone, &subject, &key, track.as_deref(), to.len(), now) {
-            return self.drop_frame(reason, Some(key), now);
+            return self.drop_unit(reason, unit, Some(key), now);
         }
         Step::Forward {
-            frame,
             to: Receivers::Many(to),
             edits,
             route,
@@ -534,8 +552,14 @@ impl Lane {
         due.into_iter().flatten().min()
     }
 
-    fn drop_frame(&mut self, reason: DropReason, key: Option<FlowKey>, now: Moment) -> Step {
-        self.count_drop(reason, 1, key, now);
+    fn drop_unit(
+        &mut self,
+        reason: DropReason,
+        unit: &Unit<'_>,
+        key: Option<FlowKey>,
+        now: Moment,
+    ) -> Step {
+        self.count_drop(reason, unit.frames(), key, now);
         Step::Dropped(reason)
     }
 
@@ -556,9 +580,13 @@ impl Lane {
         self.floods.spend(self.limits.floods_per_s, now)
     }
 
-    fn park(&mut self, key: FlowKey, frame: &[u8], now: Moment) -> Step {
-        match self.parking.park(key, frame, now) {
-            Parked::Full => self.drop_frame(DropReason::ParkingFull, Some(key), now),
+    /// A superframe waits as what it stands for: the switch sees frames.
+    fn park(&mut self, key: FlowKey, unit: &Unit<'_>, now: Moment) -> Step {
+        if unit.segment() != 0 {
+            return Step::Cut;
+        }
+        match self.parking.park(key, unit.bytes(), now) {
+            Parked::Full => self.drop_unit(DropReason::ParkingFull, unit, Some(key), now),
             Parked::Behind => Step::Parked,
             Parked::First(upcall, frame) => {
                 self.counters.upcalls += 1;

@@ -46,6 +46,7 @@ pub mod shared;
 pub mod signer;
 pub mod state;
 pub mod steering;
+pub mod superframe;
 mod swim;
 pub mod switch;
 #[cfg(any(test, feature = "testing"))]

@@ -12,6 +12,7 @@ use meshd_core::lane::{Lane, LaneFlow, Step};
 use meshd_core::node::Input;
 use meshd_core::ruling::{Copied, DropReason, Output, Ruling};
 use meshd_core::steering::Route;
+use meshd_core::superframe::{self, Unit};
 use meshd_core::wire::datagram;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,6 +62,8 @@ pub(super) struct LaneTask {
     report: Arc<Mutex<LaneReport>>,
     /// When to show what was counted; `None`: nothing new.
     show_at: Option<Moment>,
+    /// Where superframes are cut into frames.
+    room: Vec<u8>,
 }
 
 /// How old a report may be, in ms.
@@ -75,6 +78,7 @@ impl LaneTask {
             shared: start.shared,
             report: start.report,
             show_at: None,
+            room: Vec::new(),
         };
         (this, start.from_driver)
     }
@@ -85,12 +89,12 @@ impl LaneTask {
         let epoch = Epoch(self.shared.epoch.load(Ordering::Acquire));
         // After the epoch: a chain that is new in that epoch is also new to the connections.
         let zones = self.shared.zones.load();
-        let frame = framed.slice(datagram::WHOLE_LEN..);
-        let step = self.lane.frame_in(&zones, vni, frame, epoch, now);
+        let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
+        let unit = Unit::frame(frame);
+        let step = self.lane.frame_in(&zones, vni, &unit, epoch, now);
         self.punt(now);
         match step {
             Step::Forward {
-                frame,
                 to,
                 edits,
                 route,
@@ -101,19 +105,12 @@ impl LaneTask {
                 match edits {
                     None => self.forward(vni, framed, &to, route, copies),
                     Some(edits) => {
-                        self.forward(vni, &edited(vni, &frame, &edits), &to, route, copies);
+                        self.forward(vni, &edited(vni, frame, &edits), &to, route, copies);
                     }
                 }
                 if offer {
-                    let input = Input::Offer {
-                        origin: self.lane.origin(),
-                        vni,
-                        // The buffer that it was read into is larger.
-                        frame: Bytes::copy_from_slice(&frame),
-                    };
-                    if self.shared.inputs.try_send(input).is_err() {
-                        self.lane.offer_refused();
-                    }
+                    // The buffer that it was read into is larger.
+                    self.offer(vni, Bytes::copy_from_slice(frame));
                 }
             }
             Step::Upcall { upcall, frame, ct } => {
@@ -128,7 +125,89 @@ impl LaneTask {
                     self.lane.upcall_refused(upcall, now);
                 }
             }
-            Step::Parked | Step::Dropped(_) | Step::Consumed => {}
+            // A frame is not cut.
+            Step::Cut | Step::Parked | Step::Dropped(_) | Step::Consumed => {}
+        }
+    }
+
+    /// One superframe. It goes as it is where that can be, and else as the frames that it stands for.
+    pub(super) fn superframe(&mut self, vni: Vni, unit: &Unit<'_>) {
+        let now = self.shared.clock.moment();
+        let epoch = Epoch(self.shared.epoch.load(Ordering::Acquire));
+        let zones = self.shared.zones.load();
+        let step = self.lane.frame_in(&zones, vni, unit, epoch, now);
+        drop(zones);
+        match step {
+            Step::Forward {
+                to,
+                edits,
+                route,
+                offer,
+                ..
+            } => {
+                match edits {
+                    None => self.forward_superframe(vni, unit, &to, route),
+                    Some(edits) => {
+                        let framed = edited(vni, unit.bytes(), &edits);
+                        let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
+                        match Unit::of(frame, unit.segment()) {
+                            Some(unit) => self.forward_superframe(vni, &unit, &to, route),
+                            None => self.drop(DropReason::Malformed, unit.frames()),
+                        }
+                    }
+                }
+                if offer {
+                    let mut first = None;
+                    self.each_frame(unit, |_, frame| {
+                        first.get_or_insert_with(|| Bytes::copy_from_slice(frame));
+                    });
+                    self.offer(vni, first.unwrap_or_default());
+                }
+            }
+            Step::Cut => self.each_frame(unit, |task, frame| {
+                task.frame(vni, &edited(vni, frame, &[]));
+            }),
+            Step::Upcall { .. } | Step::Parked | Step::Dropped(_) | Step::Consumed => {}
+        }
+    }
+
+    fn each_frame(&mut self, unit: &Unit<'_>, mut each: impl FnMut(&mut Self, &[u8])) {
+        let mut room = std::mem::take(&mut self.room);
+        superframe::segments(unit.bytes(), unit.segment(), &mut room, |frame| {
+            each(self, frame);
+        });
+        self.room = room;
+    }
+
+    /// Tells the node of a flow that the kernel could hold.
+    fn offer(&mut self, vni: Vni, frame: Bytes) {
+        let input = Input::Offer {
+            origin: self.lane.origin(),
+            vni,
+            frame,
+        };
+        if self.shared.inputs.try_send(input).is_err() {
+            self.lane.offer_refused();
+        }
+    }
+
+    fn forward_superframe(&mut self, vni: Vni, unit: &Unit<'_>, to: &[Output], route: Route) {
+        let outlets = self.shared.outlets.load();
+        for output in to {
+            let lost = match output {
+                Output::Port(port) => match outlets.ports.get(port) {
+                    Some(outlet) => outlet.send_superframe(unit, &mut self.room),
+                    None => Err((DropReason::PortQueueFull, unit.frames())),
+                },
+                Output::Peer(node) => match outlets.peers.get(node) {
+                    Some(outlet) => outlet.send_superframe(vni, unit, route, &mut self.room),
+                    None => Err((DropReason::NoSession, unit.frames())),
+                },
+            };
+            if let Err((reason, frames)) = lost {
+                let now = self.shared.clock.moment();
+                self.lane.count_drop(reason, frames, None, now);
+            }
         }
     }
 

@@ -22,7 +22,7 @@ mod vxlan;
 pub(crate) use lane_task::LaneFlows;
 pub(crate) use outlet::{Outlets, PeerOutlet, PortOutlet};
 
-use crate::kernel::Vtap;
+use crate::kernel::{PortTap, Vtap};
 use lane_task::ToLane;
 
 use crate::clock::Clock;
@@ -44,7 +44,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio_tun::Tun;
 
 /// Rulings that may wait for a lane; it has at most as many upcalls open.
 const RULINGS_MAX: usize = 1024;
@@ -162,16 +161,14 @@ impl Datapath {
     }
 
     /// A port is there: its frames are read, and it can be sent to.
-    pub(crate) fn add_port(&mut self, port: PortId, vni: Vni, mtu: u16, tap: Tun) {
+    pub(crate) fn add_port(&mut self, port: PortId, vni: Vni, tap: PortTap) {
         let tap = Arc::new(tap);
         let outlet = PortOutlet::new(Arc::clone(&tap));
         self.change_outlets(|outlets| {
             outlets.ports.insert(port, outlet.clone());
         });
         let lane = (Origin::Port(port), None);
-        self.start(lane, None, |start| {
-            tokio::spawn(port::run(start, vni, mtu, tap))
-        });
+        self.start(lane, None, |start| tokio::spawn(port::run(start, vni, tap)));
     }
 
     /// A port is gone.

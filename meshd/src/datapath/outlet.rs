@@ -3,18 +3,18 @@
 //! Owns the way out and its limits: a TAP that is full, or a session whose datagram buffer is, takes no more, and the lane
 //! counts the drop. Nothing waits here.
 
-use crate::kernel::{VnetHeader, Vtap};
+use crate::kernel::{PortTap, Vtap};
 use crate::underlay::{QUEUE_BYTES, acknowledged};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
 use meshd_core::node::Monitor;
 use meshd_core::ruling::DropReason;
 use meshd_core::steering::{Live, Route, WAYS_END, WayId, WaySample};
+use meshd_core::superframe::{self, Shape, Unit, VnetHeader};
 use meshd_core::wire::datagram;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use tokio_tun::Tun;
 
 /// Frames shorter than this do not keep their share of a read buffer when they wait behind many others.
 const SHARE_MIN: usize = 4096;
@@ -36,8 +36,8 @@ struct Sent {
 }
 
 impl Sent {
-    fn count(&self, bytes: usize) {
-        self.frames.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, frames: u64, bytes: usize) {
+        self.frames.fetch_add(frames, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
@@ -59,13 +59,13 @@ pub(crate) struct PortOutlet {
 #[derive(Clone)]
 enum Way {
     /// The port's TAP.
-    Tap(Arc<Tun>),
+    Tap(Arc<PortTap>),
     /// The TAP of the network's VXLAN device: the port stands for foreign VTEPs.
     Vxlan(Arc<Vtap>),
 }
 
 impl PortOutlet {
-    pub(crate) fn new(tap: Arc<Tun>) -> Self {
+    pub(crate) fn new(tap: Arc<PortTap>) -> Self {
         Self {
             way: Way::Tap(tap),
             sent: Arc::default(),
@@ -82,23 +82,62 @@ impl PortOutlet {
 
     /// Hands a frame to the kernel.
     pub(crate) fn send(&self, frame: &[u8]) -> Result<(), DropReason> {
-        let taken = match &self.way {
-            Way::Tap(tap) => tap.try_send(frame).is_ok(),
-            Way::Vxlan(tap) => tap.try_write(&VnetHeader::default(), frame).is_ok(),
-        };
-        match taken {
-            true => {
-                self.sent.count(frame.len());
-                Ok(())
-            }
-            false => Err(DropReason::PortQueueFull),
+        if self.write(&VnetHeader::default(), frame) {
+            self.sent.count(1, frame.len());
+            Ok(())
+        } else {
+            Err(DropReason::PortQueueFull)
         }
+    }
+
+    fn write(&self, header: &VnetHeader, frame: &[u8]) -> bool {
+        let written = match &self.way {
+            Way::Tap(tap) => tap.try_write(header, frame),
+            Way::Vxlan(tap) => tap.try_write(header, frame),
+        };
+        written.is_ok()
+    }
+
+    /// Hands a superframe to the kernel, or the frames of it, for which `room` is used. How many were lost, and why.
+    pub(crate) fn send_superframe(&self, unit: &Unit<'_>, room: &mut Vec<u8>) -> Result<(), Lost> {
+        let takes = match &self.way {
+            Way::Tap(tap) => tap.takes_superframes(),
+            Way::Vxlan(_) => true,
+        };
+        let shape = Shape::of(unit.bytes()).filter(|_| takes);
+        if let Some(shape) = shape {
+            if self.write(&shape.vnet(unit.segment()), unit.bytes()) {
+                self.sent.count(unit.frames(), unit.bytes().len());
+                return Ok(());
+            }
+            return Err((DropReason::PortQueueFull, unit.frames()));
+        }
+        each_frame(unit, room, |frame| self.send(frame))
     }
 
     /// Frames and bytes so far.
     pub(crate) fn sent(&self) -> (u64, u64) {
         self.sent.read()
     }
+}
+
+/// Why frames were lost, and how many.
+pub(crate) type Lost = (DropReason, u64);
+
+/// Sends the frames of a superframe one by one.
+fn each_frame(
+    unit: &Unit<'_>,
+    room: &mut Vec<u8>,
+    mut send: impl FnMut(&[u8]) -> Result<(), DropReason>,
+) -> Result<(), Lost> {
+    let (mut lost, mut why) = (0, None);
+    superframe::segments(unit.bytes(), unit.segment(), room, |frame| {
+        if let Err(reason) = send(frame) {
+            lost += 1;
+            why = Some(reason);
+        }
+    });
+    why.map_or(Ok(()), |reason| Err((reason, lost)))
 }
 
 /// The ways to a peer: its session, and its links.
@@ -191,15 +230,46 @@ impl PeerOutlet {
     /// Sends a frame: `framed` is the overlay header of a whole frame, and the frame right behind it. What is longer than
     /// a datagram goes in pieces, all or none.
     pub(crate) fn send(&self, vni: Vni, framed: &Bytes, route: Route) -> Result<(), DropReason> {
-        let line = match route {
+        let line = self.by(route).ok_or(DropReason::NoSession)?;
+        line.offer(vni, framed, false)?;
+        self.sent.count(1, framed.len() - datagram::WHOLE_LEN);
+        Ok(())
+    }
+
+    fn by(&self, route: Route) -> Option<&Line> {
+        match route {
             Route::Any => self.any(),
             Route::Prefer(way) => self.line(way).or_else(|| self.any()),
             Route::Only(way) => self.line(way),
-        };
-        line.ok_or(DropReason::NoSession)?
-            .offer(vni, framed, false)?;
-        self.sent.count(framed.len() - datagram::WHOLE_LEN);
-        Ok(())
+        }
+    }
+
+    /// Sends a superframe in slices, or the frames of it where no slice takes a segment; `room` is for these. How many were lost,
+    /// and why.
+    pub(crate) fn send_superframe(
+        &self,
+        vni: Vni,
+        unit: &Unit<'_>,
+        route: Route,
+        room: &mut Vec<u8>,
+    ) -> Result<(), Lost> {
+        let line = self.by(route);
+        let line = line.ok_or((DropReason::NoSession, unit.frames()))?;
+        match line.offer_superframe(vni, unit) {
+            Some(Ok(())) => {
+                self.sent.count(unit.frames(), unit.bytes().len());
+                Ok(())
+            }
+            Some(Err(reason)) => Err((reason, unit.frames())),
+            None => each_frame(unit, room, |frame| {
+                let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
+                datagram::Header::Whole { vni }.encode_into(&mut framed);
+                framed.put_slice(frame);
+                line.offer(vni, &framed.freeze(), false)?;
+                self.sent.count(1, frame.len());
+                Ok(())
+            }),
+        }
     }
 
     /// Sends a mirror's copy, if the traffic leaves more than half of the queue free.
@@ -212,7 +282,7 @@ impl PeerOutlet {
         datagram::Header::Copy { vni }.encode_into(&mut framed);
         framed.put_slice(frame);
         line.offer(vni, &framed.freeze(), true)?;
-        self.sent.count(frame.len());
+        self.sent.count(1, frame.len());
         Ok(())
     }
 }
@@ -253,6 +323,20 @@ impl Line {
             self.transmit(piece.freeze())?;
         }
         Ok(())
+    }
+
+    /// `None`: it cannot be cut into slices.
+    fn offer_superframe(&self, vni: Vni, unit: &Unit<'_>) -> Option<Result<(), DropReason>> {
+        let Some(max) = self.connection.max_datagram_size() else {
+            return Some(Err(DropReason::NoSession));
+        };
+        // All or nothing: what is half sent is sent again.
+        if self.connection.datagram_send_buffer_space() < 2 * unit.bytes().len() {
+            return Some(Err(DropReason::SessionQueueFull));
+        }
+        let id = self.next_frame.fetch_add(1, Ordering::Relaxed);
+        let mut slices = superframe::slices(vni, id, unit.bytes(), unit.segment(), max)?;
+        Some(slices.try_for_each(|slice| self.transmit(slice)))
     }
 
     fn transmit(&self, datagram: Bytes) -> Result<(), DropReason> {

@@ -1,16 +1,23 @@
-//! The lane of a peer: reads the datagrams of its session, and puts pieces together.
+//! The lane of a peer: reads the datagrams of its session, and puts pieces and slices together.
 
 use super::lane_task::{LaneTask, Start};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::Moment;
 use meshd_core::ruling::DropReason;
+use meshd_core::superframe::{Joined, Run, Slice, Unit};
 use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+/// Datagrams in a row before rulings, timers and other tasks have their turn.
+const BATCH_MAX: usize = 128;
 
 /// Reads until the session is over; the driver hears of that by itself.
 pub(super) async fn run(start: Start, connection: quinn::Connection) {
     let clock = start.shared.clock;
     let (mut task, mut from_driver) = LaneTask::new(start);
-    let mut reassembly = Reassembly::new();
+    let mut parts = Parts::default();
     loop {
         tokio::select! {
             biased;
@@ -19,15 +26,23 @@ pub(super) async fn run(start: Start, connection: quinn::Connection) {
                 None => return,
             },
             datagram = connection.read_datagram() => match datagram {
-                Ok(datagram) => take(&mut task, &mut reassembly, &datagram, clock.moment()),
+                Ok(datagram) => parts.take(&mut task, &datagram, clock.moment()),
                 Err(_) => return,
             },
-            () = task.timer(reassembly.poll_timeout()) => {
+            () = task.timer(parts.reassembly.poll_timeout()) => {
                 task.timeout();
-                reassembly.handle_timeout(clock.moment());
+                parts.reassembly.handle_timeout(clock.moment());
             }
         }
-        let (full, expired) = reassembly.take_lost();
+        for _ in 1..BATCH_MAX {
+            let Some(datagram) = at_hand(&connection).await else {
+                break;
+            };
+            parts.take(&mut task, &datagram, clock.moment());
+        }
+        // Nothing more is at hand, and what is missing may be lost.
+        parts.end(&mut task);
+        let (full, expired) = parts.reassembly.take_lost();
         task.drop(DropReason::ReassemblyFull, full);
         task.drop(DropReason::PieceMissing, expired);
         task.catch_up(&mut from_driver);
@@ -35,23 +50,75 @@ pub(super) async fn run(start: Start, connection: quinn::Connection) {
     }
 }
 
-fn take(task: &mut LaneTask, reassembly: &mut Reassembly, datagram: &Bytes, now: Moment) {
-    if datagram::is_padding(datagram) {
-        return;
-    }
-    match datagram::decode(datagram) {
-        Ok((Header::Whole { vni }, _)) => task.frame(vni, datagram),
-        Ok((header, payload)) => match reassembly.push(&header, &payload, now) {
-            Pushed::Frame(vni, frame) => {
-                let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
-                Header::Whole { vni }.encode_into(&mut framed);
-                framed.put_slice(&frame);
-                task.frame(vni, &framed.freeze());
+/// The next datagram, if it is here; an error is left for who waits.
+async fn at_hand(connection: &quinn::Connection) -> Option<Bytes> {
+    let mut read = pin!(connection.read_datagram());
+    poll_fn(|context| {
+        Poll::Ready(match read.as_mut().poll(context) {
+            Poll::Ready(Ok(datagram)) => Some(datagram),
+            Poll::Ready(Err(_)) | Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// What is not whole yet.
+#[derive(Default)]
+struct Parts {
+    reassembly: Reassembly,
+    run: Run,
+}
+
+impl Parts {
+    fn take(&mut self, task: &mut LaneTask, datagram: &Bytes, now: Moment) {
+        if datagram::is_padding(datagram) {
+            return;
+        }
+        if datagram::is_slice(datagram) {
+            let Ok(slice) = Slice::decode(datagram) else {
+                return task.drop(DropReason::BadDatagram, 1);
+            };
+            if let Some(before) = self.run.push(&slice) {
+                hand_over(task, &before);
             }
-            Pushed::Copy(vni, frame) => task.copied(vni, &frame),
-            Pushed::Wanting => {}
-            Pushed::Rejected => task.drop(DropReason::BadDatagram, 1),
-        },
-        Err(_) => task.drop(DropReason::BadDatagram, 1),
+            if self.run.is_complete() {
+                self.end(task);
+            }
+            return;
+        }
+        // What comes behind a superframe does not overtake it.
+        self.end(task);
+        match datagram::decode(datagram) {
+            Ok((Header::Whole { vni }, _)) => task.frame(vni, datagram),
+            Ok((header, payload)) => match self.reassembly.push(&header, &payload, now) {
+                Pushed::Frame(vni, frame) => {
+                    let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
+                    Header::Whole { vni }.encode_into(&mut framed);
+                    framed.put_slice(&frame);
+                    task.frame(vni, &framed.freeze());
+                }
+                Pushed::Copy(vni, frame) => task.copied(vni, &frame),
+                Pushed::Wanting => {}
+                Pushed::Rejected => task.drop(DropReason::BadDatagram, 1),
+            },
+            Err(_) => task.drop(DropReason::BadDatagram, 1),
+        }
+    }
+
+    fn end(&mut self, task: &mut LaneTask) {
+        if let Some(joined) = self.run.end() {
+            hand_over(task, &joined);
+        }
+    }
+}
+
+fn hand_over(task: &mut LaneTask, (vni, framed, segment): &Joined) {
+    if *segment == 0 {
+        return task.frame(*vni, framed);
+    }
+    let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
+    match Unit::of(frame, *segment) {
+        Some(unit) => task.superframe(*vni, &unit),
+        None => task.drop(DropReason::BadDatagram, 1),
     }
 }

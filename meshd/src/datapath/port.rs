@@ -1,24 +1,25 @@
 //! The lane of a port: reads its TAP in batches.
 
 use super::lane_task::{LaneTask, Start};
+use crate::kernel::PortTap;
 use bytes::BytesMut;
 use meshd_core::ident::Vni;
+use meshd_core::ruling::DropReason;
+use meshd_core::superframe::{self, Gso, SUPERFRAME_MAX, Unit, VnetHeader};
 use meshd_core::wire::datagram;
 use std::sync::Arc;
-use tokio_tun::Tun;
 
-/// Frames read in a row before rulings, timers and other tasks have their turn.
+/// Frames and superframes read in a row before rulings, timers and other tasks have their turn.
 const BATCH_MAX: usize = 64;
-/// Ethernet header and two VLAN tags, beside the MTU.
-const L2_MAX: usize = 14 + 8;
+/// Room for what is read: a superframe, however long the MTU. A frame that is longer than that is seen to be longer, and dropped
+/// by the switch under its name.
+const ROOM: usize = datagram::WHOLE_LEN + SUPERFRAME_MAX;
 /// Read ahead of what frames need, so that memory is asked for once in many frames.
 const CHUNK: usize = 256 * 1024;
 
 /// Reads until the TAP is gone.
-pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Tun>) {
+pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
     let (mut task, mut from_driver) = LaneTask::new(start);
-    // One byte more than allowed: a longer frame is seen to be longer, and dropped by the switch under its name.
-    let room = datagram::WHOLE_LEN + usize::from(mtu) + L2_MAX + 1;
     let mut buffer = BytesMut::zeroed(CHUNK);
     loop {
         tokio::select! {
@@ -27,18 +28,18 @@ pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Tun>) {
                 Some(told) => task.told(told),
                 None => return,
             },
-            read = tap.recv(space(&mut buffer, room)) => match read {
-                Ok(length) => take(&mut task, vni, &mut buffer, length),
+            read = tap.read(space(&mut buffer)) => match read {
+                Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
                 Err(error) => {
-                    tracing::debug!(tap = tap.name(), %error, "the TAP of a port cannot be read any more");
+                    tracing::debug!(%vni, %error, "the TAP of a port cannot be read any more");
                     return;
                 }
             },
             () = task.timer(None) => task.timeout(),
         }
         for _ in 1..BATCH_MAX {
-            match tap.try_recv(space(&mut buffer, room)) {
-                Ok(length) => take(&mut task, vni, &mut buffer, length),
+            match tap.try_read(space(&mut buffer)) {
+                Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
                 Err(_) => break,
             }
         }
@@ -50,19 +51,31 @@ pub(super) async fn run(start: Start, vni: Vni, mtu: u16, tap: Arc<Tun>) {
 }
 
 /// Where the next frame is read to, behind the room for the overlay header.
-fn space(buffer: &mut BytesMut, room: usize) -> &mut [u8] {
-    if buffer.len() < room {
+fn space(buffer: &mut BytesMut) -> &mut [u8] {
+    if buffer.len() < ROOM {
         *buffer = BytesMut::zeroed(CHUNK);
     }
     buffer
-        .get_mut(datagram::WHOLE_LEN..room)
+        .get_mut(datagram::WHOLE_LEN..ROOM)
         .unwrap_or_default()
 }
 
-fn take(task: &mut LaneTask, vni: Vni, buffer: &mut BytesMut, length: usize) {
-    let mut framed = buffer.split_to((datagram::WHOLE_LEN + length).min(buffer.len()));
-    if let Some(mut header) = framed.get_mut(..datagram::WHOLE_LEN) {
-        datagram::Header::Whole { vni }.encode_into(&mut header);
+fn take(task: &mut LaneTask, vni: Vni, buffer: &mut BytesMut, header: &VnetHeader, length: usize) {
+    let end = (datagram::WHOLE_LEN + length).min(buffer.len());
+    if header.gso != Gso::None {
+        // Its place is used again: what becomes of it are copies.
+        let frame = buffer.get(datagram::WHOLE_LEN..end).unwrap_or_default();
+        match Unit::of(frame, header.gso_size) {
+            Some(unit) if header.gso != Gso::Ufo => task.superframe(vni, &unit),
+            _ => task.drop(DropReason::Malformed, 1),
+        }
+        return;
     }
+    let mut framed = buffer.split_to(end);
+    let (mut head, frame) = framed.split_at_mut(datagram::WHOLE_LEN.min(end));
+    if header.needs_checksum {
+        superframe::complete(frame, header.csum_start, header.csum_offset);
+    }
+    datagram::Header::Whole { vni }.encode_into(&mut head);
     task.frame(vni, &framed.freeze());
 }

@@ -4,10 +4,11 @@
 //! that only members send. Probes are the node's.
 
 use super::lane_task::{LaneTask, Start};
-use crate::kernel::{Gso, VnetHeader, Vtap};
+use crate::kernel::Vtap;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::Vni;
 use meshd_core::node::Input;
+use meshd_core::superframe::{Gso, VnetHeader};
 use meshd_core::wire::datagram;
 use meshd_core::wire::probe::{self, ProbeFrame};
 use std::sync::Arc;

@@ -96,6 +96,13 @@ async fn try_here() -> io::Result<Vec<Feature>> {
         false,
         vtap.map_err(|(step, error)| format!("{step}: {}", error.desc())),
     );
+    let superframes = vtap::open("trial6").and_then(|file| vtap::offload(&file));
+    say(
+        "tap with superframes (TUNSETOFFLOAD)",
+        "CONFIG_TUN",
+        false,
+        superframes.map_err(|(step, error)| format!("{step}: {}", error.desc())),
+    );
     say(
         "macvlan",
         "CONFIG_MACVLAN",

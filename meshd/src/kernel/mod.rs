@@ -52,7 +52,8 @@ pub use fence::{Fence, FenceError, FenceReading, FenceState, FenceWatch};
 pub use ledger::Ledger;
 pub use marks::NetworkRole;
 pub use network::{NetworkDevice, NetworkError, Observed};
-pub use vtap::{Gso, VnetHeader, Vtap};
+pub use tap::PortTap;
+pub use vtap::Vtap;
 pub use vxlan::VxlanSpec;
 
 use batch::Batch;
@@ -91,8 +92,8 @@ pub struct Wired {
     pub ifname: IfName,
     /// The far end's, as the kernel has it.
     pub mac: MacAddr,
-    /// The port's frames, from the destination MAC on, without packet information.
-    pub tap: tokio_tun::Tun,
+    /// The port's frames, from the destination MAC on.
+    pub tap: PortTap,
 }
 
 /// A port that was looked through.

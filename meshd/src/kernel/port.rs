@@ -15,6 +15,7 @@ use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
+use super::tap::PortTap;
 use super::{Mended, QUEUE_LEN, WireError, Wired, gate, hint, nameless, tap};
 use meshd_core::command::{NetnsRef, PortRecord, PortWiring};
 use meshd_core::ident::{IfName, PortId, escape};
@@ -29,7 +30,6 @@ use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio_tun::Tun;
 
 /// Names tried for a device before giving up: more daemons than this do not share one namespace.
 const NAMES_MAX: u32 = 16;
@@ -373,7 +373,7 @@ impl Workbench<'_> {
         )))
     }
 
-    async fn open_tap(&self, wiring: &PortWiring) -> Result<(Tun, u32), Failure> {
+    async fn open_tap(&self, wiring: &PortWiring) -> Result<(PortTap, u32), Failure> {
         let id = wiring.port.id;
         let alias = self.marks.of(id);
         if let Some(link) = self.find(id, Role::Tap).await? {

@@ -11,7 +11,6 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tokio_tun::Tun;
 
 /// Runs a test on a thread in a new network namespace, which stands for a host.
 pub(in crate::kernel) fn on_a_host<T: Send + 'static>(
@@ -164,13 +163,16 @@ async fn next_event(
 }
 
 /// A switch of two ports.
-fn switch(one: Tun, other: Tun) {
+fn switch(one: PortTap, other: PortTap) {
     let (one, other) = (Arc::new(one), Arc::new(other));
     for (from, to) in [(Arc::clone(&one), Arc::clone(&other)), (other, one)] {
         tokio::spawn(async move {
             let mut frame = vec![0; 65536];
-            while let Ok(len) = from.recv(&mut frame).await {
-                let _ = to.send(frame.get(..len).unwrap_or_default()).await;
+            while let Ok((header, len)) = from.read(&mut frame).await {
+                let frame = frame.get(..len).unwrap_or_default();
+                while to.try_write(&header, frame).is_err() {
+                    tokio::task::yield_now().await;
+                }
             }
         });
     }
@@ -294,8 +296,8 @@ fn the_host_ends_of_a_port_say_nothing_of_their_own() {
         let wired = kernel.wire(&wiring).await.unwrap();
         let mut frame = [0; 2048];
         let until = tokio::time::Instant::now() + Duration::from_secs(2);
-        while let Ok(read) = tokio::time::timeout_at(until, wired.tap.recv(&mut frame)).await {
-            let len = read.unwrap();
+        while let Ok(read) = tokio::time::timeout_at(until, wired.tap.read(&mut frame)).await {
+            let (_, len) = read.unwrap();
             assert_eq!(
                 frame.get(6..12).unwrap(),
                 wiring.port.mac.0,

@@ -114,7 +114,7 @@ fn a_superframe_leaves_by_vxlan_in_segments_with_right_checksums_and_a_frame_com
         let payload: Vec<u8> = (0..20_000).map(|at| (at % 251) as u8).collect();
         let header = VnetHeader {
             needs_checksum: true,
-            gso: Gso::Tcp4,
+            gso: meshd_core::superframe::Gso::Tcp4,
             header_len: 54,
             gso_size: 1410,
             csum_start: 34,
@@ -126,7 +126,7 @@ fn a_superframe_leaves_by_vxlan_in_segments_with_right_checksums_and_a_frame_com
         while came.len() < payload.len() {
             let (header, outer) = read(&underlay, is_vxlan).await;
             segments += 1;
-            assert_eq!(header.gso, Gso::None);
+            assert_eq!(header.gso, meshd_core::superframe::Gso::None);
             assert!(!header.needs_checksum && outer.len() <= 1514);
             let (ip, udp) = outer[14..].split_at(20);
             assert_eq!(sum(&[ip]), 0xffff, "the outer IP header");
@@ -163,7 +163,10 @@ fn a_superframe_leaves_by_vxlan_in_segments_with_right_checksums_and_a_frame_com
         let plain = VnetHeader::default();
         underlay.write(&plain, &ethernet(to, &outer)).await.unwrap();
         let (header, frame) = read(&vtap, |frame| frame[12..14] == [8, 0]).await;
-        assert_eq!((header.gso, frame), (Gso::None, inner));
+        assert_eq!(
+            (header.gso, frame),
+            (meshd_core::superframe::Gso::None, inner)
+        );
     });
 }
 

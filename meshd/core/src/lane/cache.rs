@@ -14,6 +14,7 @@ use super::front::{Front, Hint, Spot};
 use crate::flow::{FlowKey, FlowMask, KeyWords};
 use crate::ident::{Epoch, Moment};
 use crate::ruling::{Megaflow, Output, Ruling};
+use crate::superframe::Unit;
 use core::hash::BuildHasher;
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -100,12 +101,21 @@ impl Slot {
         self.used
     }
 
-    /// One more frame.
-    pub(super) fn count(&mut self, bytes: usize, now: Moment) {
+    /// Does its ruling do something to each frame, or for each, that cannot be done to a superframe?
+    pub(super) fn looks_at_each(&self, key: &FlowKey) -> bool {
+        let ruling = self.rest().map(|rest| rest.ruling.choose(key));
+        self.plain.is_none()
+            && ruling.is_some_and(|ruling| {
+                ruling.dues.is_some() || ruling.punts.is_some() || ruling.copies.is_some()
+            })
+    }
+
+    /// More frames.
+    pub(super) fn count(&mut self, unit: &Unit<'_>, now: Moment) {
         self.used = now;
         self.recent = true;
-        self.frames += 1;
-        self.bytes += bytes as u64;
+        self.frames += unit.frames();
+        self.bytes += unit.bytes().len() as u64;
     }
 }
 

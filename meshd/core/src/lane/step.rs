@@ -43,10 +43,8 @@ impl Eq for Receivers {}
 /// What to do with a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Send a copy to each.
+    /// Send it to each, as it came.
     Forward {
-        /// As it came.
-        frame: Bytes,
         /// Never empty.
         to: Receivers,
         /// To be done to the frame first.
@@ -59,6 +57,8 @@ pub enum Step {
         /// fails, call [`Lane::offer_refused`].
         offer: bool,
     },
+    /// It is a superframe, and something is to be done to each of its frames: cut it, and come with each. Nothing was counted.
+    Cut,
     /// It waits for a ruling that is on its way.
     Parked,
     /// It waits; send this upcall to the node. If that fails, call [`Lane::upcall_refused`].

@@ -10,7 +10,7 @@ use crate::frame::tests::{arp, udp};
 use crate::ident::{AttachmentId, MacAddr, NodeId, PortId};
 use crate::node::{Direction, DstClass, Question};
 use crate::policy::Punt;
-use crate::ruling::{Output, PuntOrder};
+use crate::ruling::{Copied, Output, PuntOrder};
 use proptest::prelude::*;
 
 const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
@@ -495,7 +495,7 @@ fn a_ruling_for_new_frames_enters_their_connections_and_the_answer_is_another_fl
         Step::Upcall { upcall, ct, .. } => (upcall, ct.state),
         other => panic!("{other:?}"),
     };
-    let (id, state) = ct(a.frame_in(&zones, vni(), there.clone(), EPOCH, at(0)));
+    let (id, state) = ct(a.frame_in(&zones, vni(), &Unit::frame(&there), EPOCH, at(0)));
     assert_eq!(state, CtState::NEW);
     let mask = FlowMask {
         fields: Fields::CT,
@@ -512,25 +512,25 @@ fn a_ruling_for_new_frames_enters_their_connections_and_the_answer_is_another_fl
     a.ruling_in(&zones, id, rule, at(0));
     let zone = zones.get(vni()).unwrap();
     assert_eq!(zone.len(), 1, "by the frame that waited");
-    let step = a.frame_in(&zones, vni(), frame(81, 1), EPOCH, at(1));
+    let step = a.frame_in(&zones, vni(), &Unit::frame(&frame(81, 1)), EPOCH, at(1));
     assert!(matches!(step, Step::Forward { .. }), "{step:?}");
     assert_eq!(zone.len(), 2, "by one that the cached ruling forwards");
-    let (id, state) = ct(b.frame_in(&zones, vni(), answer.clone(), EPOCH, at(2)));
+    let (id, state) = ct(b.frame_in(&zones, vni(), &Unit::frame(&answer), EPOCH, at(2)));
     assert_eq!(state, CtState::ESTABLISHED.with(CtState::REPLY));
     let refused = Ruling {
         cache: None,
         ..ruling(Action::Drop(DropReason::SpoofedSource), &answer, mask)
     };
     b.ruling_in(&zones, id, refused, at(2));
-    let step = a.frame_in(&zones, vni(), there.clone(), EPOCH, at(2));
+    let step = a.frame_in(&zones, vni(), &Unit::frame(&there), EPOCH, at(2));
     assert!(
         matches!(step, Step::Forward { .. }),
         "a refused answer is none: {step:?}"
     );
-    let (id, _) = ct(b.frame_in(&zones, vni(), answer.clone(), EPOCH, at(2)));
+    let (id, _) = ct(b.frame_in(&zones, vni(), &Unit::frame(&answer), EPOCH, at(2)));
     b.ruling_in(&zones, id, ruling(to_b(), &answer, mask), at(2));
     // Both ends were heard: the ruling for new frames does not speak of this one.
-    let (_, state) = ct(a.frame_in(&zones, vni(), there, EPOCH, at(3)));
+    let (_, state) = ct(a.frame_in(&zones, vni(), &Unit::frame(&there), EPOCH, at(3)));
     assert_eq!(state, CtState::ESTABLISHED);
     assert_eq!(
         zone.rows(9, at(3)).iter().map(|row| row.mark).max(),
@@ -617,6 +617,72 @@ fn what_is_punted_is_each_frame_as_it_came_once_cached_or_parked_forwarded_or_dr
         lane.frame(vni(), frame(80, 0), EPOCH, at(0));
         assert_eq!(lane.punted().count(), 0, "another flow");
     }
+}
+
+/// A superframe of UDP to `port`: `frames` datagrams of 100 bytes of payload.
+fn superframe(port: u16, frames: usize) -> Bytes {
+    frame(port, 100 * frames)
+}
+
+#[test]
+fn a_superframe_goes_as_one_where_it_can_and_is_counted_as_the_frames_that_it_stands_for() {
+    let mut lane = lane(LaneLimits::default());
+    let bytes = superframe(80, 5);
+    let unit = Unit::of(&bytes, 100).unwrap();
+    assert_eq!((unit.frames(), unit.longest()), (5, 142));
+    let go =
+        |lane: &mut Lane, unit: &Unit<'_>| lane.frame_in(Zones::NONE, vni(), unit, EPOCH, at(1));
+    assert_eq!(go(&mut lane, &unit), Step::Cut, "the switch sees frames");
+    assert_eq!(lane.counters(), &LaneCounters::default());
+    teach(&mut lane, &frame(80, 0), to_b(), to_port(), at(0));
+    assert!(matches!(go(&mut lane, &unit), Step::Forward { .. }));
+    assert_eq!((lane.counters().frames, lane.counters().hits), (6, 5));
+    let Some(flow) = lane.flows(EPOCH, at(1)).next() else {
+        panic!("nothing is cached");
+    };
+    assert_eq!(flow.frames, 6);
+    // The MTU is of each frame.
+    let bytes = frame(80, 6000);
+    let long = Unit::of(&bytes, 1500).unwrap();
+    assert_eq!(go(&mut lane, &long), Step::Dropped(DropReason::TooLong));
+    assert_eq!(lane.counters().drops.get(DropReason::TooLong), 4);
+}
+
+#[test]
+fn a_superframe_is_cut_where_each_frame_pays_is_copied_or_punted() {
+    let bytes = superframe(80, 5);
+    let unit = Unit::of(&bytes, 100).unwrap();
+    let copies = Copied {
+        to: Output::Port(PortId(9)),
+        bytes: 0,
+    };
+    for ruling in [
+        Ruling {
+            dues: Some(Arc::new(Dues::default())),
+            ..ruling(to_b(), &frame(80, 0), to_port())
+        },
+        Ruling {
+            copies: Some([copies].into()),
+            ..ruling(to_b(), &frame(80, 0), to_port())
+        },
+    ] {
+        let mut lane = lane(LaneLimits::default());
+        let id = upcall(lane.frame(vni(), frame(80, 0), EPOCH, at(0)));
+        lane.ruling(id, ruling, at(0));
+        let step = lane.frame_in(Zones::NONE, vni(), &unit, EPOCH, at(1));
+        assert_eq!(step, Step::Cut);
+    }
+    let mut lane = lane(LaneLimits::default());
+    teach(
+        &mut lane,
+        &frame(80, 0),
+        Action::Drop(DropReason::Policy),
+        to_port(),
+        at(0),
+    );
+    let step = lane.frame_in(Zones::NONE, vni(), &unit, EPOCH, at(1));
+    assert_eq!(step, Step::Dropped(DropReason::Policy));
+    assert_eq!(lane.counters().drops.get(DropReason::Policy), 6);
 }
 
 #[test]

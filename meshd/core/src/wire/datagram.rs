@@ -4,6 +4,7 @@
 //!   whole   | 0x01 | VNI 3 | frame ...                                     4 bytes
 //!   piece   | 0x02 | VNI 3 | frame id 4 | offset 2 | total 2 | bytes ...  12 bytes     all big-endian
 //!   copy    | 0x03, and 0x04 in pieces: as 0x01 and 0x02, for a mirror's copy of a frame
+//!   slice   | 0x05 | VNI 3 | …      a part of a superframe, with headers of its own: see `superframe/run.rs`
 //!   padding | 0x00 | anything                                              for the path's sake; nobody reads it
 //! ```
 //!
@@ -37,6 +38,8 @@ const WHOLE: u8 = 1;
 const PIECE: u8 = 2;
 const COPY: u8 = 3;
 const COPY_PIECE: u8 = 4;
+/// A part of a superframe.
+pub(crate) const SLICE: u8 = 5;
 const PADDING: u8 = 0;
 
 /// What a datagram carries.
@@ -187,6 +190,12 @@ pub fn decode(datagram: &Bytes) -> Result<(Header, Bytes), DatagramError> {
 #[must_use]
 pub fn padding(len: usize) -> Bytes {
     Bytes::from(vec![PADDING; len.max(1)])
+}
+
+/// True if a datagram carries a part of a superframe: for [`Slice::decode`](crate::superframe::Slice::decode), not for [`decode`].
+#[must_use]
+pub fn is_slice(datagram: &Bytes) -> bool {
+    datagram.first() == Some(&SLICE)
 }
 
 /// True if a datagram carries nothing.

@@ -29,6 +29,7 @@ use meshd_core::planes::PlanesConfig;
 use meshd_core::policy::{Answer, Verdict};
 use meshd_core::ruling;
 use meshd_core::steering::{Live, Route, SAMPLE_MS, WayId, WaySample};
+use meshd_core::superframe::Unit;
 use meshd_core::testing::FakeKeyring;
 use meshd_core::wire::control::{JoinRequest, Message, VERSION};
 use meshd_core::wire::record::{Keyring, Membership, Record, Role, Signed};
@@ -1015,13 +1016,9 @@ impl World {
         let Some(lane) = self.hosts[at].lanes.get_mut(&origin) else {
             return;
         };
-        match lane.frame_in(&zones, vni, frame, epoch, now.moment) {
+        match lane.frame_in(&zones, vni, &Unit::frame(&frame), epoch, now.moment) {
             Step::Forward {
-                frame,
-                to,
-                route,
-                offer,
-                ..
+                to, route, offer, ..
             } => {
                 self.forward(at, vni, &frame, &to, route);
                 if offer {
@@ -1047,7 +1044,7 @@ impl World {
                     ),
                 );
             }
-            Step::Parked | Step::Dropped(_) | Step::Consumed => {}
+            Step::Cut | Step::Parked | Step::Dropped(_) | Step::Consumed => {}
         }
         self.schedule_wake(at);
     }

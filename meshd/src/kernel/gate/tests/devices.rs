@@ -2,8 +2,10 @@
 
 use super::super::*;
 use super::{frames, pair};
+use crate::kernel::PortTap;
 use crate::kernel::tests::{Container, kernel, on_a_host, transfer, wiring};
 use meshd_core::ident::MacAddr;
+use meshd_core::superframe::Unit;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -28,22 +30,26 @@ struct Seen {
 }
 
 /// A switch of two ports, which counts.
-fn switch(one: tokio_tun::Tun, other: tokio_tun::Tun) -> Arc<Seen> {
+fn switch(one: PortTap, other: PortTap) -> Arc<Seen> {
     let seen = Arc::new(Seen::default());
     let (one, other) = (Arc::new(one), Arc::new(other));
     for (from, to) in [(Arc::clone(&one), Arc::clone(&other)), (other, one)] {
         let seen = Arc::clone(&seen);
         tokio::spawn(async move {
             let mut frame = vec![0; 65536];
-            while let Ok(len) = from.recv(&mut frame).await {
+            while let Ok((header, len)) = from.read(&mut frame).await {
+                let frame = &frame[..len];
+                let unit = Unit::of(frame, header.gso_size).unwrap();
                 let counter = match frame[12..14] {
                     [8, 0] => &seen.ipv4,
                     [8, 6] => &seen.arp,
                     _ => continue,
                 };
-                counter.fetch_add(1, Ordering::SeqCst);
-                seen.longest.fetch_max(len, Ordering::SeqCst);
-                let _ = to.send(&frame[..len]).await;
+                counter.fetch_add(unit.frames() as usize, Ordering::SeqCst);
+                seen.longest.fetch_max(unit.longest(), Ordering::SeqCst);
+                while to.try_write(&header, frame).is_err() {
+                    tokio::task::yield_now().await;
+                }
             }
         });
     }
