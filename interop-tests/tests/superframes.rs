@@ -72,6 +72,19 @@ fn tcp_is_whole_while_the_wire_loses_datagrams_and_no_superframe_is_lost_for_one
     });
 }
 
+#[test]
+fn a_node_without_superframes_and_one_with_them_understand_each_other() {
+    scene(LabSpec::hosts(2), |lab| {
+        std::fs::write(&lab.node(1).config, "[kernel]\nsuperframes = false\n")?;
+        lab.mesh()?;
+        let stations = lab.segment("lan", &["--subnet", "10.10.0.0/24"])?;
+        let (here, far) = (&stations[0], &stations[1]);
+        let to = far.port.v4()?;
+        ping_until(&here.netns, to, Duration::from_secs(5))?;
+        transfer(&here.netns, &far.netns, to, 7000, 20_000_000).map(drop)
+    });
+}
+
 /// Sends `bytes` as one burst of datagrams of `size` bytes (UDP_SEGMENT of udp(7)).
 fn burst(socket: &UdpSocket, size: u16, bytes: &[u8]) -> Result<()> {
     let size = libc::c_int::from(size);

@@ -125,6 +125,7 @@ async fn serve(
             mesh: identity.mesh(),
             node: identity.node_id(),
             underlay: SocketAddr::new(config.underlay.listen.ip(), underlay.local_port()),
+            superframes: config.kernel.superframes,
         },
         clock.moment(),
         inputs.clone(),
@@ -297,6 +298,11 @@ async fn planes(config: &Config, kernel: &Kernel) -> PlanesConfig {
     let bridge = lacks(&["bridge"]);
     if let Some(what) = &bridge {
         tracing::warn!("no fast path on this host: the kernel lacks {what}");
+    }
+    if let Some(what) = lacks(&["tap with superframes"]).filter(|_| config.kernel.superframes) {
+        tracing::warn!(
+            "over QUIC frames travel one by one, which is slow: the kernel lacks {what}"
+        );
     }
     let vxlan = lacks(&["vxlan", "tap with virtio-net header", "nftables"]);
     if let Some(what) = vxlan

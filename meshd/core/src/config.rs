@@ -222,6 +222,9 @@ pub struct KernelSettings {
     pub fast_path: bool,
     /// What to do where the host's own firewall filters bridged frames.
     pub bridge_filter: BridgeFilter,
+    /// Let ports hand over superframes of TCP and UDP, where the kernel can: over QUIC they cost a fraction of what their frames
+    /// would.
+    pub superframes: bool,
 }
 
 impl Default for KernelSettings {
@@ -229,6 +232,7 @@ impl Default for KernelSettings {
         Self {
             fast_path: true,
             bridge_filter: BridgeFilter::Avoid,
+            superframes: true,
         }
     }
 }
@@ -729,6 +733,11 @@ impl ConfigDiff {
             running.kernel.bridge_filter != new.kernel.bridge_filter,
             true,
             "kernel.bridge_filter",
+        );
+        note(
+            running.kernel.superframes != new.kernel.superframes,
+            false,
+            "kernel.superframes",
         );
         note(running.dns.enabled != new.dns.enabled, false, "dns.enabled");
         note(running.dns.domain != new.dns.domain, false, "dns.domain");

@@ -84,6 +84,8 @@ pub struct KernelConfig {
     pub node: NodeId,
     /// Where the underlay's endpoint is bound, with its real port: an unspecified address offers all of this host's.
     pub underlay: SocketAddr,
+    /// Have ports hand over superframes, where the kernel can.
+    pub superframes: bool,
 }
 
 /// A port that is as it should be.
@@ -177,6 +179,7 @@ struct Inner {
     own_netns: Netns,
     marks: Marks,
     inventory: Arc<Inventory>,
+    superframes: bool,
     lanes: [Mutex<()>; LANES],
     network_lanes: [Mutex<()>; LANES],
     batch: Batch,
@@ -215,6 +218,7 @@ impl Kernel {
             "open the network namespace of this process (is /proc mounted?)",
         ))?;
         let marks = Marks::new(config.mesh, config.node);
+        let superframes = config.superframes;
         // Subscribed before the reading, so that nothing falls between.
         let inventory = Arc::new(Inventory::default());
         let monitor = Monitor::open(own.clone(), Arc::clone(&inventory), config.underlay, events)
@@ -245,6 +249,7 @@ impl Kernel {
             own_netns,
             marks,
             inventory,
+            superframes,
             lanes: Default::default(),
             network_lanes: Default::default(),
             batch,
@@ -261,6 +266,7 @@ impl Kernel {
             own_netns,
             marks,
             inventory,
+            superframes,
             batch,
             ledger,
             ..
@@ -270,6 +276,7 @@ impl Kernel {
             own_netns,
             marks,
             inventory,
+            superframes: *superframes,
             batch,
             gate: ledger.gate(),
         }

@@ -45,6 +45,7 @@ pub(super) struct Workbench<'a> {
     pub(super) own_netns: &'a Netns,
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
+    pub(super) superframes: bool,
     pub(super) batch: &'a Batch,
     pub(super) gate: &'a gate::Gate,
 }
@@ -380,14 +381,14 @@ impl Workbench<'_> {
             let name = String::from_utf8(link.name).map_err(|_| {
                 failure("its TAP was renamed by somebody else to what is no UTF-8: rename it back")
             })?;
-            let mut opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
+            let mut opened = tap::open(self.own, &name, &alias, wiring.mtu, self.superframes).await;
             // A lane of ours that has just ended closes its descriptor when its task is next looked at.
             for _ in 0..TAP_TRIES {
                 if !matches!(opened, Err((_, Errno::EBUSY))) {
                     break;
                 }
                 tokio::time::sleep(TAP_WAIT).await;
-                opened = tap::open(self.own, &name, &alias, wiring.mtu).await;
+                opened = tap::open(self.own, &name, &alias, wiring.mtu, self.superframes).await;
             }
             let opened = opened.map_err(|(step, error)| Failure {
                 keep: error == Errno::EBUSY,
@@ -409,7 +410,7 @@ impl Workbench<'_> {
             {
                 continue;
             }
-            match tap::open(self.own, &name, &alias, wiring.mtu).await {
+            match tap::open(self.own, &name, &alias, wiring.mtu, self.superframes).await {
                 Ok((tun, index)) => {
                     self.inventory.add(id, Role::Tap, index);
                     return Ok((tun, index));

@@ -89,8 +89,11 @@ enum Opened {
 }
 
 impl Opened {
-    /// With superframes, if the kernel has them.
-    fn new(name: &str) -> Result<Self, StepError> {
+    /// With superframes, if they are wanted and the kernel has them.
+    fn new(name: &str, superframes: bool) -> Result<Self, StepError> {
+        if !superframes {
+            return Self::plain(name);
+        }
         let file = match vtap::open(name) {
             // It knows no virtio-net headers.
             Err((_, Errno::EINVAL)) => return Self::plain(name),
@@ -133,8 +136,9 @@ pub(super) async fn open(
     name: &str,
     alias: &str,
     mtu: u16,
+    superframes: bool,
 ) -> Result<(PortTap, u32), StepError> {
-    let opened = Opened::new(name)?;
+    let opened = Opened::new(name, superframes)?;
     let link = netlink
         .link_by_name(name.as_bytes())
         .await
