@@ -43,7 +43,7 @@ fn udp(answer: bool, src_port: u16) -> Bytes {
 fn lane(vni: Vni, zones: &Zones, frame: &Bytes, ruled: (Action, bool)) -> Option<Lane> {
     let mut lane = Lane::new(Origin::Port(PortId(1)), LaneLimits::default(), 5);
     let Step::Upcall { upcall, ct, .. } =
-        lane.frame_in(zones, vni, &Unit::frame(&frame), EPOCH, Moment(0))
+        lane.frame_in(zones, vni, &Unit::frame(frame), EPOCH, Moment(0))
     else {
         return None;
     };
@@ -80,7 +80,7 @@ fn lane(vni: Vni, zones: &Zones, frame: &Bytes, ruled: (Action, bool)) -> Option
 fn measure(what: &str, vni: Vni, zones: &Zones, lane: &mut Lane, frames: &[Bytes]) {
     let start = Instant::now();
     for frame in frames.iter().cycle().take(FRAMES as usize) {
-        let step = lane.frame_in(zones, vni, &Unit::frame(&frame), EPOCH, Moment(1));
+        let step = lane.frame_in(zones, vni, &Unit::frame(frame), EPOCH, Moment(1));
         black_box(step);
     }
     let each = start.elapsed().as_secs_f64() * 1e9 / f64::from(FRAMES);

@@ -212,8 +212,8 @@ impl Shape {
         // An IP packet has no more than 65,535 bytes.
         let fits = part.total + self.payload - self.l3 <= usize::from(u16::MAX);
         let whole = self.is_stream()
-            || (part.offset % segment.max(1) == 0
-                && (end == part.total || part.len % segment.max(1) == 0));
+            || (part.offset.is_multiple_of(segment.max(1))
+                && (end == part.total || part.len.is_multiple_of(segment.max(1))));
         within && fits && whole
     }
 }
