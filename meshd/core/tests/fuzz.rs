@@ -6,6 +6,7 @@ use bytes::Bytes;
 use meshd_core::flow::FlowMask;
 use meshd_core::frame::Frame;
 use meshd_core::ident::{Label, MacAddr, Moment, NodeId, Vni};
+use meshd_core::superframe::{self, Joined, Run, SUPERFRAME_MAX, Slice};
 use meshd_core::wire::control::{JoinRequest, Message, PoolGrant, PoolRequest};
 use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
 use meshd_core::wire::probe::{self, Fault, Heard, Plain, Probe};
@@ -115,6 +116,35 @@ fn reassembly_stays_within_its_bounds(input: &[u8]) {
     }
 }
 
+/// Reads the input as datagrams behind 2-byte lengths.
+fn slices_become_frames_that_are_well_formed(input: &[u8]) {
+    let (mut run, mut rest) = (Run::default(), input);
+    let whole = |(_, framed, segment): Joined| {
+        let unit = &framed[datagram::WHOLE_LEN..];
+        assert!(unit.len() <= SUPERFRAME_MAX);
+        if segment == 0 {
+            assert!(!Frame::parse(unit).unwrap().is_malformed());
+        } else {
+            let cut = superframe::segments(unit, segment, &mut Vec::new(), |frame| {
+                assert!(!Frame::parse(frame).unwrap().is_malformed());
+            });
+            assert!(cut);
+        }
+    };
+    while let Some((len, behind)) = rest.split_first_chunk::<2>() {
+        let len = usize::from(u16::from_be_bytes(*len)).min(behind.len());
+        let (one, others) = behind.split_at(len);
+        rest = others;
+        if let Ok(slice) = Slice::decode(&Bytes::copy_from_slice(one)) {
+            run.push(&slice).into_iter().for_each(whole);
+            if run.is_complete() {
+                run.end().into_iter().for_each(whole);
+            }
+        }
+    }
+    run.end().into_iter().for_each(whole);
+}
+
 macro_rules! target {
     ($name:ident, $corpus:literal, $check:path) => {
         #[test]
@@ -140,6 +170,7 @@ target!(
 );
 target!(probes, "probe", a_probe_that_counts_is_as_it_was_sent);
 target!(pieces, "reassembly", reassembly_stays_within_its_bounds);
+target!(slices, "slice", slices_become_frames_that_are_well_formed);
 
 #[test]
 #[ignore = "writes the well-formed part of the corpus"]
@@ -206,6 +237,20 @@ fn write_the_corpus() {
     put("frame", "nd-behind-options", &behind);
 
     let vni = Vni::new(7).unwrap();
+    for (name, tcp) in [("tcp4", true), ("udp6", false)] {
+        let mut unit = Vec::new();
+        let built = match tcp {
+            true => v4().tcp(4000, 80, 1, 1000).write(&mut unit, &[7; 150]),
+            false => v6().udp(4000, 53).write(&mut unit, &[7; 150]),
+        };
+        built.unwrap();
+        let mut stream = Vec::new();
+        for one in superframe::slices(vni, 3, &unit, 50, 140).unwrap() {
+            stream.extend_from_slice(&(one.len() as u16).to_be_bytes());
+            stream.extend_from_slice(&one);
+        }
+        put("slice", name, &stream);
+    }
     let frame = vec![9; 700];
     let mut stream = Vec::new();
     for (i, max) in [800, 400, 300].into_iter().enumerate() {

@@ -497,12 +497,18 @@ impl Plugin {
         };
         let controller = match controller {
             Some(component) => {
-                let (its, wants) = check_controller(engine, &component)?;
+                let (its, mut wants) = check_controller(engine, &component)?;
                 let its_manifest = match section(wasm, CONTROLLER) {
                     Some(inner) => Manifest::of(inner)?.map(Arc::new),
                     None => manifest.clone(),
                 };
                 shape.get_or_insert(its);
+                // The same interface as `kv`, so that its imports do not tell; its manifest does.
+                let mesh = Capability::KvMesh;
+                let asks = |manifest: &Arc<Manifest>| manifest.asks.capabilities.contains(&mesh);
+                if wants.contains(&Capability::Kv) && its_manifest.as_ref().is_some_and(asks) {
+                    wants.insert(mesh);
+                }
                 Some(Arc::new(ControllerCode {
                     pre: controller::link(engine, &component)?,
                     wants,
@@ -537,7 +543,8 @@ impl Plugin {
         self.controller.is_some()
     }
 
-    /// The interfaces that its controller imports functions of; each has to be granted.
+    /// The interfaces that its controller imports functions of, and values of all nodes if its manifest asks for those; each has to
+    /// be granted.
     pub fn wants(&self) -> impl Iterator<Item = &Capability> {
         self.controller.iter().flat_map(|code| &code.wants)
     }

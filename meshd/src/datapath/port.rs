@@ -7,6 +7,7 @@ use meshd_core::ident::Vni;
 use meshd_core::ruling::DropReason;
 use meshd_core::superframe::{self, Gso, SUPERFRAME_MAX, Unit, VnetHeader};
 use meshd_core::wire::datagram;
+use std::io;
 use std::sync::Arc;
 
 /// Frames and superframes read in a row before rulings, timers and other tasks have their turn.
@@ -30,6 +31,10 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
             },
             read = tap.read(space(&mut buffer)) => match read {
                 Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
+                // A kind of superframe that this release has not asked for.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    task.drop(DropReason::Malformed, 1);
+                }
                 Err(error) => {
                     tracing::debug!(%vni, %error, "the TAP of a port cannot be read any more");
                     return;
