@@ -90,7 +90,7 @@ impl Session {
         (self.way == Way::Both || self.way == way)
             && (self.ports.is_empty() || self.ports.contains(&key.in_port()))
             && (self.only.is_empty() || self.only.iter().any(|filter| filter.fits(key)))
-            && (self.one_in == 1 || flow_hash(key) % self.one_in == 0)
+            && (self.one_in == 1 || flow_hash(key).is_multiple_of(self.one_in))
     }
 }
 
