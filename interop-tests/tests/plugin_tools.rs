@@ -26,6 +26,15 @@ fn tool(target: &Path, words: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Where cargo's results for guests are.
+fn guests() -> Result<PathBuf> {
+    let daemon = meshd_binary()?;
+    let target = daemon.ancestors().nth(2);
+    Ok(target
+        .context("the daemon is not in a target folder")?
+        .join("guests"))
+}
+
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
@@ -36,11 +45,7 @@ fn a_signed_plugin_drops_real_traffic_and_one_that_nobody_trusted_signed_is_refu
     scene(LabSpec::hosts(2), |lab| {
         let node = lab.node(0);
         let room = node.config.parent().context("a node without a folder")?;
-        let target = meshd_binary()?
-            .ancestors()
-            .nth(2)
-            .context("the daemon is not in a target folder")?
-            .join("guests");
+        let target = guests()?;
         let path = |name: &str| room.join(name).to_string_lossy().into_owned();
         let (one, two) = (path("one.wasm"), path("two.wasm"));
         for copy in [&one, &two] {
@@ -116,11 +121,7 @@ fn a_new_project_is_built_tested_replayed_signed_installed_and_drops_real_traffi
     scene(LabSpec::hosts(2), |lab| {
         let node = lab.node(0);
         let room = node.config.parent().context("a node without a folder")?;
-        let target = meshd_binary()?
-            .ancestors()
-            .nth(2)
-            .context("the daemon is not in a target folder")?
-            .join("guests");
+        let target = guests()?;
         let path = |name: &str| room.join(name).to_string_lossy().into_owned();
         let (project, wasm, key) = (path("no-telnet"), path("no-telnet.wasm"), path("key"));
         let sdk = root().to_string_lossy().into_owned();
@@ -215,11 +216,7 @@ fn a_plugin_in_c_says_and_reads_what_the_one_in_rust_does() -> Result<()> {
 fn a_new_project_with_a_controller_becomes_one_file_with_what_it_wants_in_it() -> Result<()> {
     let room = std::env::temp_dir().join(format!("meshd-controllers-{}", std::process::id()));
     fs::create_dir_all(&room)?;
-    let target = meshd_binary()?
-        .ancestors()
-        .nth(2)
-        .context("the daemon is not in a target folder")?
-        .join("guests");
+    let target = guests()?;
     let sdk = root().to_string_lossy().into_owned();
     for (name, kind, wants, world) in [
         ("speakers", "both", vec!["log", "flows"], "policy"),
