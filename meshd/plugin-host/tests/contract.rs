@@ -27,7 +27,7 @@ fn fault(what: &str) -> Fault {
     let started = Instant::now();
     let fault = guest.decide(&tcp_to(666)).unwrap_err();
     assert!(
-        started.elapsed() < Duration::from_millis(500),
+        started.elapsed() < Duration::from_secs(5),
         "{what} took {:?}",
         started.elapsed()
     );
@@ -96,8 +96,9 @@ fn where_fuel_does_not_end_a_loop_the_clock_does() {
         })
         .collect();
     spent.sort();
-    // The fastest: what a machine with other work adds is not the guest's time.
-    assert!(spent[0] < Duration::from_millis(2), "{spent:?}");
+    // The rule about processor time ended it (1.5 ms), not the one about wall time behind it (100 ms). How near it comes to
+    // its 1.5 ms is in ADR 11 and no matter of a test: on a machine with other work the watch itself wakes late.
+    assert!(spent[0] < Duration::from_millis(50), "{spent:?}");
 }
 
 #[test]
