@@ -12,6 +12,7 @@
 use crate::identity::{
     Identity, IdentityError, Keys, check_membership, node_key, refuse_second_mesh, wall_now,
 };
+use crate::quic::Connection;
 use crate::store::{Store, StoreError};
 use crate::token::Token;
 use crate::underlay::{DialError, Endpoint, RaceError, UnderlayError, race};
@@ -21,7 +22,7 @@ use meshd_core::wire::control::{
     Goodbye, JoinRefusal, JoinRequest, MESSAGE_MAX, Message, VERSION, Welcome,
 };
 use meshd_core::wire::record::{Keyring, Record, RecordError, Signed};
-use quinn::{Connection, VarInt};
+use quinn::VarInt;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

@@ -20,6 +20,7 @@ pub mod join;
 pub mod kernel;
 mod logging;
 pub mod punts;
+mod quic;
 pub mod rulings;
 mod service;
 pub mod store;

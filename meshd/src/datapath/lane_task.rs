@@ -2,6 +2,7 @@
 //!
 //! Owns the lane. Per frame it takes no lock and allocates nothing; per batch it publishes what was counted.
 
+use super::outlet::Unsent;
 use super::{LaneReport, Shared};
 use bytes::{Bytes, BytesMut};
 use meshd_core::edit::{self, Edit};
@@ -64,6 +65,7 @@ pub(super) struct LaneTask {
     show_at: Option<Moment>,
     /// Where superframes are cut into frames.
     room: Vec<u8>,
+    unsent: Unsent,
 }
 
 /// How old a report may be, in ms.
@@ -79,6 +81,7 @@ impl LaneTask {
             report: start.report,
             show_at: None,
             room: Vec::new(),
+            unsent: Unsent::default(),
         };
         (this, start.from_driver)
     }
@@ -200,7 +203,9 @@ impl LaneTask {
                     None => Err((DropReason::PortQueueFull, unit.frames())),
                 },
                 Output::Peer(node) => match outlets.peers.get(node) {
-                    Some(outlet) => outlet.send_superframe(vni, unit, route, &mut self.room),
+                    Some(outlet) => {
+                        outlet.send_superframe(vni, unit, route, &mut self.room, &mut self.unsent)
+                    }
                     None => Err((DropReason::NoSession, unit.frames())),
                 },
             };
@@ -315,7 +320,7 @@ impl LaneTask {
                     None => Err(DropReason::PortQueueFull),
                 },
                 Output::Peer(node) => match outlets.peers.get(node) {
-                    Some(outlet) => outlet.send(vni, framed, route),
+                    Some(outlet) => outlet.send(vni, framed, route, &mut self.unsent),
                     None => Err(DropReason::NoSession),
                 },
             };
@@ -335,7 +340,7 @@ impl LaneTask {
                 Output::Peer(node) => outlets
                     .peers
                     .get(&node)
-                    .map(|outlet| outlet.send_copy(vni, frame)),
+                    .map(|outlet| outlet.send_copy(vni, frame, &mut self.unsent)),
             };
             if sent != Some(Ok(())) {
                 self.lane.count_drop(DropReason::MirrorLimit, 1, None, now);
@@ -363,8 +368,9 @@ impl LaneTask {
         self.lane.handle_timeout(self.shared.clock.moment());
     }
 
-    /// At the end of a batch: shows what was counted, if that is due.
+    /// At the end of a batch: sends what waited for it, and shows what was counted, if that is due.
     pub(super) fn batch_done(&mut self) {
+        self.unsent.flush();
         let now = self.shared.clock.moment();
         match self.show_at {
             None => self.show_at = Some(now.plus_ms(REPORT_MS)),

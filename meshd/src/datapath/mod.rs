@@ -27,6 +27,7 @@ use lane_task::ToLane;
 
 use crate::clock::Clock;
 use crate::punts::Punts;
+use crate::quic::Connection;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use meshd_core::conntrack::Zones;
@@ -258,7 +259,7 @@ impl Datapath {
         node: NodeId,
         way: WayId,
         session: SessionId,
-        connection: quinn::Connection,
+        connection: Connection,
     ) {
         self.change_outlets(|outlets| {
             let outlet = outlets.peers.entry(node).or_default();
@@ -345,7 +346,9 @@ impl Datapath {
                     let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
                     datagram::Header::Whole { vni }.encode_into(&mut framed);
                     framed.extend_from_slice(frame);
-                    let _ = outlet.send(vni, &framed.freeze(), Route::Any);
+                    let mut unsent = outlet::Unsent::default();
+                    let _ = outlet.send(vni, &framed.freeze(), Route::Any, &mut unsent);
+                    unsent.flush();
                 }
             }
         }

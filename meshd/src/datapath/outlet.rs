@@ -4,6 +4,7 @@
 //! counts the drop. Nothing waits here.
 
 use crate::kernel::{PortTap, Vtap};
+use crate::quic::{Connection, Outgoing, SendError};
 use crate::underlay::{QUEUE_BYTES, acknowledged};
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::{NodeId, PortId, Vni};
@@ -154,14 +155,14 @@ pub(crate) struct PeerOutlet {
 /// One connection to a peer.
 #[derive(Clone)]
 struct Line {
-    connection: quinn::Connection,
+    connection: Connection,
     /// Numbers the frames that are cut into pieces. The far end puts those of each connection together by itself.
     next_frame: Arc<AtomicU32>,
 }
 
 impl PeerOutlet {
     /// A way has this connection now; `None`: it has none any more.
-    pub(crate) fn set_way(&mut self, way: WayId, connection: Option<quinn::Connection>) {
+    pub(crate) fn set_way(&mut self, way: WayId, connection: Option<Connection>) {
         let mut ways = (*self.ways).clone();
         if let Some(place) = ways.get_mut(way.number() as usize) {
             *place = connection.map(|connection| Line {
@@ -231,9 +232,15 @@ impl PeerOutlet {
 
     /// Sends a frame: `framed` is the overlay header of a whole frame, and the frame right behind it. What is longer than
     /// a datagram goes in pieces, all or none.
-    pub(crate) fn send(&self, vni: Vni, framed: &Bytes, route: Route) -> Result<(), DropReason> {
+    pub(crate) fn send(
+        &self,
+        vni: Vni,
+        framed: &Bytes,
+        route: Route,
+        unsent: &mut Unsent,
+    ) -> Result<(), DropReason> {
         let line = self.by(route).ok_or(DropReason::NoSession)?;
-        line.offer(vni, framed, false)?;
+        line.offer(vni, framed, false, unsent)?;
         self.sent.count(1, framed.len() - datagram::WHOLE_LEN);
         Ok(())
     }
@@ -254,6 +261,7 @@ impl PeerOutlet {
         unit: &Unit<'_>,
         route: Route,
         room: &mut Vec<u8>,
+        unsent: &mut Unsent,
     ) -> Result<(), Lost> {
         let line = self.by(route);
         let line = line.ok_or((DropReason::NoSession, unit.frames()))?;
@@ -267,7 +275,7 @@ impl PeerOutlet {
                 let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
                 datagram::Header::Whole { vni }.encode_into(&mut framed);
                 framed.put_slice(frame);
-                line.offer(vni, &framed.freeze(), false)?;
+                line.offer(vni, &framed.freeze(), false, unsent)?;
                 self.sent.count(1, frame.len());
                 Ok(())
             }),
@@ -275,80 +283,118 @@ impl PeerOutlet {
     }
 
     /// Sends a mirror's copy, if the traffic leaves more than half of the queue free.
-    pub(crate) fn send_copy(&self, vni: Vni, frame: &[u8]) -> Result<(), DropReason> {
+    pub(crate) fn send_copy(
+        &self,
+        vni: Vni,
+        frame: &[u8],
+        unsent: &mut Unsent,
+    ) -> Result<(), DropReason> {
         let line = self.any().ok_or(DropReason::NoSession)?;
-        if line.connection.datagram_send_buffer_space() < QUEUE_BYTES / 2 {
+        if line.connection.outgoing().space() < QUEUE_BYTES / 2 {
             return Err(DropReason::MirrorLimit);
         }
         let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
         datagram::Header::Copy { vni }.encode_into(&mut framed);
         framed.put_slice(frame);
-        line.offer(vni, &framed.freeze(), true)?;
+        line.offer(vni, &framed.freeze(), true, unsent)?;
         self.sent.count(1, frame.len());
         Ok(())
     }
 }
 
 impl Line {
-    fn offer(&self, vni: Vni, framed: &Bytes, copy: bool) -> Result<(), DropReason> {
-        let Some(max) = self.connection.max_datagram_size() else {
-            return Err(DropReason::NoSession);
-        };
-        // `send_datagram` would throw out the oldest; we rather refuse the newest, which costs no order.
-        let space = self.connection.datagram_send_buffer_space();
+    fn offer(
+        &self,
+        vni: Vni,
+        framed: &Bytes,
+        copy: bool,
+        unsent: &mut Unsent,
+    ) -> Result<(), DropReason> {
+        let mut outgoing = self.connection.outgoing();
+        let max = outgoing.max_size().ok_or(DropReason::NoSession)?;
         if framed.len() <= max {
-            return if space < framed.len() {
-                Err(DropReason::SessionQueueFull)
-            } else if space < QUEUE_BYTES - QUEUE_BYTES / 8 && framed.len() < SHARE_MIN {
+            let waiting = QUEUE_BYTES.saturating_sub(outgoing.space());
+            let datagram = if waiting > QUEUE_BYTES / 8 && framed.len() < SHARE_MIN {
                 // It may wait for long, and would hold the large buffer that it was read into.
-                self.transmit(Bytes::copy_from_slice(framed))
+                Bytes::copy_from_slice(framed)
             } else {
-                self.transmit(framed.clone())
+                framed.clone()
             };
+            push(&mut outgoing, datagram)?;
+        } else {
+            let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
+            let id = self.next_frame.fetch_add(1, Ordering::Relaxed);
+            let count = frame
+                .len()
+                .div_ceil(max.saturating_sub(datagram::PIECE_LEN).max(1));
+            if outgoing.space() < frame.len() + count * datagram::PIECE_LEN {
+                return Err(DropReason::SessionQueueFull);
+            }
+            let mut pieces = datagram::split(vni, id, frame.len(), max, copy).peekable();
+            if pieces.peek().is_none() {
+                return Err(DropReason::TooLong);
+            }
+            for (header, range) in pieces {
+                let mut piece = BytesMut::with_capacity(datagram::PIECE_LEN + range.len());
+                header.encode_into(&mut piece);
+                piece.put_slice(frame.get(range).unwrap_or_default());
+                push(&mut outgoing, piece.freeze())?;
+            }
         }
-        let frame = framed.slice(datagram::WHOLE_LEN..);
-        let id = self.next_frame.fetch_add(1, Ordering::Relaxed);
-        let count = frame
-            .len()
-            .div_ceil(max.saturating_sub(datagram::PIECE_LEN).max(1));
-        if space < frame.len() + count * datagram::PIECE_LEN {
-            return Err(DropReason::SessionQueueFull);
-        }
-        let mut pieces = datagram::split(vni, id, frame.len(), max, copy).peekable();
-        if pieces.peek().is_none() {
-            return Err(DropReason::TooLong);
-        }
-        for (header, range) in pieces {
-            let mut piece = BytesMut::with_capacity(datagram::PIECE_LEN + range.len());
-            header.encode_into(&mut piece);
-            piece.put_slice(frame.get(range).unwrap_or_default());
-            self.transmit(piece.freeze())?;
-        }
+        drop(outgoing);
+        unsent.add(&self.connection);
         Ok(())
     }
 
-    /// `None`: it cannot be cut into slices.
+    /// Sends it at once: it fills packets by itself. `None`: it cannot be cut into slices.
     fn offer_superframe(&self, vni: Vni, unit: &Unit<'_>) -> Option<Result<(), DropReason>> {
-        let Some(max) = self.connection.max_datagram_size() else {
+        let mut outgoing = self.connection.outgoing();
+        let Some(max) = outgoing.max_size() else {
             return Some(Err(DropReason::NoSession));
         };
         // All or nothing: what is half sent is sent again.
-        if self.connection.datagram_send_buffer_space() < 2 * unit.bytes().len() {
+        if outgoing.space() < 2 * unit.bytes().len() {
             return Some(Err(DropReason::SessionQueueFull));
         }
         let id = self.next_frame.fetch_add(1, Ordering::Relaxed);
         let mut slices = superframe::slices(vni, id, unit.bytes(), unit.segment(), max)?;
-        Some(slices.try_for_each(|slice| self.transmit(slice)))
+        let pushed = slices.try_for_each(|slice| push(&mut outgoing, slice));
+        outgoing.flush();
+        Some(pushed)
+    }
+}
+
+fn push(outgoing: &mut Outgoing<'_>, datagram: Bytes) -> Result<(), DropReason> {
+    outgoing.push(datagram).map_err(|error| match error {
+        // The path's MTU shrank between the question and now.
+        SendError::TooLarge | SendError::Full => DropReason::SessionQueueFull,
+        SendError::Unsupported => DropReason::NoSession,
+    })
+}
+
+/// Connections with datagrams that have not left yet. Short frames go in packets together, and packets in calls together, so they
+/// wait for the end of the batch that they came in.
+#[derive(Default)]
+pub(crate) struct Unsent(Vec<Connection>);
+
+/// Connections that are remembered. With more of them a batch has few frames for each.
+const UNSENT_MAX: usize = 16;
+
+impl Unsent {
+    fn add(&mut self, connection: &Connection) {
+        if self.0.iter().any(|known| known.is(connection)) {
+            return;
+        }
+        if self.0.len() >= UNSENT_MAX {
+            self.flush();
+        }
+        self.0.push(connection.clone());
     }
 
-    fn transmit(&self, datagram: Bytes) -> Result<(), DropReason> {
-        use quinn::SendDatagramError as E;
-        self.connection
-            .send_datagram(datagram)
-            .map_err(|error| match error {
-                // The path's MTU shrank between the question and now.
-                E::TooLarge => DropReason::SessionQueueFull,
-                E::UnsupportedByPeer | E::Disabled | E::ConnectionLost(_) => DropReason::NoSession,
-            })
+    /// The batch is over.
+    pub(crate) fn flush(&mut self) {
+        for connection in self.0.drain(..) {
+            connection.flush();
+        }
     }
 }

@@ -1,23 +1,23 @@
 //! The lane of a peer: reads the datagrams of its session, and puts pieces and slices together.
 
 use super::lane_task::{LaneTask, Start};
+use crate::quic::Connection;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::Moment;
 use meshd_core::ruling::DropReason;
 use meshd_core::superframe::{Joined, Run, Slice, Unit};
 use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
+use std::collections::VecDeque;
 
 /// Datagrams in a row before rulings, timers and other tasks have their turn.
-const BATCH_MAX: usize = 128;
+const BATCH_MAX: usize = 256;
 
 /// Reads until the session is over; the driver hears of that by itself.
-pub(super) async fn run(start: Start, connection: quinn::Connection) {
+pub(super) async fn run(start: Start, connection: Connection) {
     let clock = start.shared.clock;
     let (mut task, mut from_driver) = LaneTask::new(start);
     let mut parts = Parts::default();
+    let mut datagrams = VecDeque::new();
     loop {
         tokio::select! {
             biased;
@@ -25,19 +25,15 @@ pub(super) async fn run(start: Start, connection: quinn::Connection) {
                 Some(told) => task.told(told),
                 None => return,
             },
-            datagram = connection.read_datagram() => match datagram {
-                Ok(datagram) => parts.take(&mut task, &datagram, clock.moment()),
-                Err(_) => return,
+            arrived = connection.datagrams(&mut datagrams, BATCH_MAX) => if arrived.is_err() {
+                return;
             },
             () = task.timer(parts.reassembly.poll_timeout()) => {
                 task.timeout();
                 parts.reassembly.handle_timeout(clock.moment());
             }
         }
-        for _ in 1..BATCH_MAX {
-            let Some(datagram) = at_hand(&connection).await else {
-                break;
-            };
+        for datagram in datagrams.drain(..) {
             parts.take(&mut task, &datagram, clock.moment());
         }
         // Nothing more is at hand, and what is missing may be lost.
@@ -48,18 +44,6 @@ pub(super) async fn run(start: Start, connection: quinn::Connection) {
         task.catch_up(&mut from_driver);
         task.batch_done();
     }
-}
-
-/// The next datagram, if it is here; an error is left for who waits.
-async fn at_hand(connection: &quinn::Connection) -> Option<Bytes> {
-    let mut read = pin!(connection.read_datagram());
-    poll_fn(|context| {
-        Poll::Ready(match read.as_mut().poll(context) {
-            Poll::Ready(Ok(datagram)) => Some(datagram),
-            Poll::Ready(Err(_)) | Poll::Pending => None,
-        })
-    })
-    .await
 }
 
 /// What is not whole yet.

@@ -8,7 +8,7 @@
 //! flow's latency. The floor, because the frames inside have congestion control of their own: a tunnel that shrinks to two
 //! packets on a path with random loss would stop them where they would go on slowly.
 
-use quinn::Connection;
+use crate::quic::Connection;
 use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
 use std::any::Any;
@@ -46,7 +46,7 @@ struct Bounded {
 /// Bytes of a connection that its far end has acknowledged. The count of acknowledgements in its statistics grows with each that is said
 /// again, too.
 pub(crate) fn acknowledged(connection: &Connection) -> u64 {
-    let controller = connection.congestion_state().into_any();
+    let controller = connection.congestion().into_any();
     let bounded = controller.downcast::<Bounded>();
     bounded.map_or(0, |bounded| bounded.acknowledged)
 }

@@ -7,10 +7,10 @@
 //! ```
 
 use super::endpoint::{DialError, Endpoint};
+use crate::quic::Connection;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use meshd_core::ident::NodeId;
-use quinn::Connection;
 use std::net::SocketAddr;
 use std::time::Duration;
 

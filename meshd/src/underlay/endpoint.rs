@@ -7,11 +7,12 @@ use super::congestion::BoundedCubic;
 use super::tls::{Pin, Tls, peer_key};
 use super::{UnderlayError, socket};
 use crate::identity::NodeKey;
+use crate::quic::{self, Connection};
 use meshd_core::ident::NodeId;
 use meshd_core::wire::control::MESSAGE_MAX;
 use quinn::{
-    ClientConfig, ConnectError, Connecting, Connection, ConnectionError, EndpointConfig,
-    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, ConnectError, ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    ServerConfig, TransportConfig, VarInt,
 };
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -99,7 +100,7 @@ pub enum DialError {
 /// One UDP socket and a key. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
-    pub(super) quinn: quinn::Endpoint,
+    pub(super) quic: quic::Endpoint,
     tls: Arc<Tls>,
     server: Option<ServerConfig>,
     /// Loopback addresses are dialed only from a socket on one: in an advert they would mean another host's loopback.
@@ -158,10 +159,10 @@ impl Endpoint {
         } else {
             None
         };
-        let quinn = quinn::Endpoint::new(config, server.clone(), udp, Arc::new(TokioRuntime))
+        let quic = quic::Endpoint::new(config, server.clone(), udp)
             .map_err(|source| UnderlayError::Bind { listen, source })?;
         Ok(Self {
-            quinn,
+            quic,
             tls: Arc::new(tls),
             server,
             loopback: listen.ip().is_loopback(),
@@ -171,8 +172,8 @@ impl Endpoint {
 
     /// Ends all connections; returns once the far ends have been told, or after a short while.
     pub(crate) async fn close(&self) {
-        self.quinn.close(VarInt::from_u32(0), b"done");
-        let _ = tokio::time::timeout(CLOSE_WITHIN, self.quinn.wait_idle()).await;
+        self.quic.close(VarInt::from_u32(0), b"done");
+        let _ = tokio::time::timeout(CLOSE_WITHIN, self.quic.wait_idle()).await;
     }
 
     /// For one accepted connection.
@@ -198,19 +199,19 @@ impl Endpoint {
         let mut config = ClientConfig::new(Arc::new(crypto));
         config.transport_config(transport(Side::Dialer, address, self.keep_alive));
         // The name is not sent; rustls wants one.
-        let connecting: Connecting =
-            self.quinn
-                .connect_with(config, address, "meshd")
-                .map_err(|e| match e {
-                    ConnectError::InvalidRemoteAddress(_) => {
-                        DialError::Address("this host has no IPv6")
-                    }
-                    other => DialError::Local(other.to_string()),
-                })?;
+        let connection = self
+            .quic
+            .connect(config, address, "meshd")
+            .map_err(|e| match e {
+                ConnectError::InvalidRemoteAddress(_) => {
+                    DialError::Address("this host has no IPv6")
+                }
+                other => DialError::Local(other.to_string()),
+            })?;
         let silence = DialError::Silence {
             ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         };
-        let connection = match tokio::time::timeout(patience, connecting).await {
+        match tokio::time::timeout(patience, connection.established()).await {
             Err(_) | Ok(Err(ConnectionError::TimedOut)) => return Err(silence),
             Ok(Err(error)) => {
                 return Err(match pin.other() {
@@ -221,8 +222,8 @@ impl Endpoint {
                     None => DialError::Refused(show_close(&error)),
                 });
             }
-            Ok(Ok(connection)) => connection,
-        };
+            Ok(Ok(())) => {}
+        }
         // The verifier has seen to it; a mistake there must not pass unseen.
         match peer_key(&connection) {
             Some(found) if found == node => Ok(connection),

@@ -31,6 +31,7 @@ pub(crate) use endpoint::{Endpoint, QUEUE_BYTES, show_close};
 pub use session::Heard;
 
 use crate::identity::Identity;
+use crate::quic::Connection;
 use gate::{Entry, Gate, Place};
 use meshd_core::ident::{NodeId, SessionId};
 use meshd_core::node::SessionEvent;
@@ -130,7 +131,7 @@ pub struct SessionStats {
 
 /// What came of a dial.
 enum Dialed {
-    To(quinn::Connection),
+    To(Connection),
     Nowhere(SessionEvent),
 }
 
@@ -175,7 +176,7 @@ impl Underlay {
         let links = links.map(|address| Endpoint::bind_link(*address, identity.node_key()));
         let links = links.collect::<Result<Vec<_>, _>>()?;
         let port = endpoint
-            .quinn
+            .quic
             .local_addr()
             .map_err(|source| UnderlayError::Bind {
                 listen: config.listen,
@@ -207,7 +208,7 @@ impl Underlay {
     #[must_use]
     pub fn link_port(&self, way: WayId) -> Option<u16> {
         let endpoint = self.0.links.get(way.nth_link()?)?;
-        endpoint.quinn.local_addr().ok().map(|at| at.port())
+        endpoint.quic.local_addr().ok().map(|at| at.port())
     }
 
     fn endpoint(&self, way: WayId) -> Option<&Endpoint> {
@@ -305,7 +306,7 @@ impl Underlay {
     /// The far end is a member: lifts the limits of a stranger, and gives out the connection, for frames. `None` if the
     /// session is over.
     #[must_use]
-    pub fn prove(&self, session: SessionId) -> Option<quinn::Connection> {
+    pub(crate) fn prove(&self, session: SessionId) -> Option<Connection> {
         let session = self.session(session)?;
         session.prove();
         Some(session.connection.clone())
@@ -373,7 +374,7 @@ impl Underlay {
     /// Makes a session of a connection, in a task of its own.
     fn adopt(
         &self,
-        connection: quinn::Connection,
+        connection: Connection,
         (key, way): (NodeId, WayId),
         dialed: bool,
         place: Option<Place>,
@@ -400,30 +401,26 @@ impl Underlay {
         let Some(endpoint) = self.endpoint(way) else {
             return;
         };
-        while let Some(incoming) = endpoint.quinn.accept().await {
-            let remote = incoming.remote_address();
-            match self
-                .0
-                .gate
-                .enter(remote.ip(), incoming.remote_address_validated())
-            {
-                Entry::Retry if incoming.may_retry() => drop(incoming.retry()),
-                Entry::Retry | Entry::Refuse => incoming.refuse(),
+        while let Some(incoming) = endpoint.quic.accept().await {
+            let remote = incoming.remote();
+            match self.0.gate.enter(remote.ip(), incoming.is_validated()) {
+                Entry::Retry => incoming.retry(),
+                Entry::Refuse => drop(incoming),
                 Entry::Place(place) => {
                     let Some(config) = endpoint.server_config(remote) else {
                         continue;
                     };
                     // Fails on packets that are no handshake; nobody is there to be told.
-                    if let Ok(connecting) = incoming.accept_with(config) {
-                        tokio::spawn(self.clone().shake_hands(connecting, way, place));
+                    if let Ok(connection) = incoming.accept(config) {
+                        tokio::spawn(self.clone().shake_hands(connection, way, place));
                     }
                 }
             }
         }
     }
 
-    async fn shake_hands(self, connecting: quinn::Connecting, way: WayId, mut place: Place) {
-        let Ok(Ok(connection)) = timeout(PROVE_WITHIN, connecting).await else {
+    async fn shake_hands(self, connection: Connection, way: WayId, mut place: Place) {
+        let Ok(Ok(())) = timeout(PROVE_WITHIN, connection.established()).await else {
             return;
         };
         place.shook_hands();

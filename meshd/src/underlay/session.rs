@@ -16,12 +16,13 @@ use super::gate::Place;
 use super::pace::{self, Pace};
 use super::queue::Queue;
 use super::shrink;
-use bytes::Bytes;
+use crate::quic::{Connection, ReadError, RecvStream, SendStream, WriteError};
 use meshd_core::ident::{NodeId, SessionId};
 use meshd_core::node::{Input, SessionEvent};
 use meshd_core::steering::WayId;
 use meshd_core::wire::control::{MESSAGE_MAX, Message, UNPROVEN_MESSAGE_MAX};
-use quinn::{Connection, ReadError, ReadExactError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::VarInt;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,8 @@ const REASON_WITHIN: Duration = Duration::from_secs(1);
 const REASON_MAX: usize = 300;
 /// Bytes of messages that the node may have before it has handled them: one of the longest, or many short ones.
 const AHEAD_BYTES: usize = MESSAGE_MAX;
+/// Datagrams of a stranger that are dropped at a time.
+const DROP_MAX: usize = 64;
 /// What a message costs of that at least.
 const AHEAD_BYTES_MIN: usize = 1024;
 /// Messages of a far end that has not proven to be a member: who it is or what it wants, and why it goes.
@@ -239,7 +242,7 @@ impl Session {
             match stream.write_all(&message).await {
                 Ok(()) => {}
                 // The reader tells the reason, once it has read all that came before.
-                Err(WriteError::ConnectionLost(_)) => std::future::pending().await,
+                Err(WriteError::Over(_)) => std::future::pending().await,
                 Err(error) => return format!("the far end stopped the control stream: {error}"),
             }
         }
@@ -329,8 +332,9 @@ impl Session {
     async fn drop_frames(&self) -> std::convert::Infallible {
         if !self.dialed {
             let drops = async {
-                while let Ok(frame) = self.connection.read_datagram().await {
-                    drop::<Bytes>(frame)
+                let mut frames = VecDeque::new();
+                while let Ok(()) = self.connection.datagrams(&mut frames, DROP_MAX).await {
+                    frames.clear();
                 }
             };
             tokio::select! {
@@ -361,13 +365,10 @@ async fn read_exact(stream: &mut RecvStream, buffer: &mut [u8]) -> Result<(), En
         .read_exact(buffer)
         .await
         .map_err(|error| match error {
-            ReadExactError::FinishedEarly(0)
-            | ReadExactError::ReadError(ReadError::ConnectionLost(_)) => End::Stream,
-            ReadExactError::FinishedEarly(_) => {
+            ReadError::Ended(0) | ReadError::Over(_) => End::Stream,
+            ReadError::Ended(_) => {
                 End::Wrong("the control stream ends within a message".to_owned())
             }
-            ReadExactError::ReadError(error) => {
-                End::Wrong(format!("the control stream cannot be read: {error}"))
-            }
+            error => End::Wrong(format!("the control stream cannot be read: {error}")),
         })
 }

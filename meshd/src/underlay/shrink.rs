@@ -10,8 +10,8 @@
 //! leaves in one call with something large goes down with it, so that the burst does not look like it. Owns that evidence and
 //! the word about what came of it. Decides nothing: the search is QUIC's.
 
+use crate::quic::Connection;
 use meshd_core::wire::datagram;
-use quinn::Connection;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -81,11 +81,15 @@ async fn round(connection: &Connection) {
     for _ in 0..LARGE {
         let large = connection.max_datagram_size().unwrap_or(0);
         for bytes in [large, 1] {
-            // Never in the place of a frame: a full buffer would drop its oldest for it.
-            if connection.datagram_send_buffer_space() > bytes {
-                let _ = connection.send_datagram(datagram::padding(bytes));
-            }
+            pad(connection, bytes);
             sleep(APART).await;
         }
     }
+}
+
+fn pad(connection: &Connection, bytes: usize) {
+    let mut outgoing = connection.outgoing();
+    // Where frames wait, they are evidence enough.
+    let _ = outgoing.push(datagram::padding(bytes));
+    outgoing.flush();
 }

@@ -7,8 +7,10 @@ use crate::store::Store;
 use bytes::Bytes;
 use meshd_core::node::Input;
 use meshd_core::wire::control::MESSAGE_MAX;
+use std::collections::VecDeque;
 use std::net::UdpSocket;
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// A node of a test, with what its underlay told.
 struct Party {
@@ -147,14 +149,15 @@ async fn messages_go_both_ways_and_frames_once_both_are_proven() {
     );
     // The drop of frames stops at the reader's next turn.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    to_b.send_datagram(Bytes::from_static(b"frame")).unwrap();
-    assert_eq!(
-        timeout(Duration::from_secs(5), from_a.read_datagram())
-            .await
-            .unwrap()
-            .unwrap(),
-        "frame"
-    );
+    let mut outgoing = to_b.outgoing();
+    outgoing.push(Bytes::from_static(b"frame")).unwrap();
+    outgoing.flush();
+    let mut heard = VecDeque::new();
+    timeout(Duration::from_secs(5), from_a.datagrams(&mut heard, 8))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(heard, ["frame"]);
     // As large as messages get.
     let large = Message::Swim(vec![7; MESSAGE_MAX - 64]);
     a.underlay.send(at_a, large.clone());
@@ -297,7 +300,7 @@ async fn strangers_take_a_bounded_number_of_places_and_not_for_long() {
     assert!(node.underlay.0.gate.taken().0 <= gate::PLACES);
     assert!(node.sessions() <= gate::PLACES);
     assert!(
-        node.underlay.0.endpoint.quinn.open_connections() <= gate::PLACES,
+        node.underlay.0.endpoint.quic.open_connections() <= gate::PLACES,
         "no more is kept below either"
     );
     tokio::time::sleep(PROVE_WITHIN + Duration::from_secs(1)).await;
@@ -391,17 +394,16 @@ async fn frames_of_a_stranger_are_dropped_and_cost_no_memory() {
         .unwrap();
     let (session, _) = node.connected().await;
     for _ in 0..200 {
-        connection
-            .send_datagram_wait(Bytes::from(vec![0; 1000]))
-            .await
-            .unwrap();
+        let mut outgoing = connection.outgoing();
+        outgoing.push(Bytes::from(vec![0; 1000])).unwrap();
+        outgoing.flush();
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     let frames = node.underlay.prove(session).unwrap();
+    let mut heard = VecDeque::new();
+    let wait = frames.datagrams(&mut heard, 8);
     assert!(
-        timeout(Duration::from_millis(300), frames.read_datagram())
-            .await
-            .is_err(),
+        timeout(Duration::from_millis(300), wait).await.is_err(),
         "nothing waits"
     );
 }
@@ -514,18 +516,57 @@ async fn a_far_end_that_falls_silent_is_gone_after_four_seconds() {
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
+/// Passes packets between whoever writes first and `to`; those to it leave from the socket that is in place at the time.
+struct Nat {
+    address: SocketAddr,
+    moved: watch::Sender<Arc<tokio::net::UdpSocket>>,
+}
+
+async fn outside() -> Arc<tokio::net::UdpSocket> {
+    Arc::new(tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap())
+}
+
+async fn nat(to: SocketAddr) -> Nat {
+    let inside = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = inside.local_addr().unwrap();
+    let (moved, mut place) = watch::channel(outside().await);
+    tokio::spawn(async move {
+        let (mut from, mut there, mut back) = (None, vec![0; 65536], vec![0; 65536]);
+        loop {
+            let socket = Arc::clone(&place.borrow_and_update());
+            tokio::select! {
+                heard = inside.recv_from(&mut there) => {
+                    let (length, who) = heard.unwrap();
+                    from = Some(who);
+                    socket.send_to(&there[..length], to).await.unwrap();
+                }
+                heard = socket.recv(&mut back) => {
+                    inside.send_to(&back[..heard.unwrap()], from.unwrap()).await.unwrap();
+                }
+                _ = place.changed() => {}
+            }
+        }
+    });
+    Nat { address, moved }
+}
+
 #[tokio::test]
 async fn a_session_survives_a_change_of_the_dialers_address() {
-    let (a, mut b, at_a, at_b) = pair().await;
+    let (mut a, mut b) = (party().await, party().await);
+    let nat = nat(b.address).await;
+    a.underlay.dial(b.id, vec![nat.address]);
+    let ((at_a, _), (at_b, _)) = (a.connected().await, b.connected().await);
     let _ = (
         a.underlay.prove(at_a).unwrap(),
         b.underlay.prove(at_b).unwrap(),
     );
-    let moved = socket::bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let moved = outside().await;
     let address = moved.local_addr().unwrap();
-    a.underlay.0.endpoint.quinn.rebind(moved).unwrap();
+    nat.moved.send_replace(moved);
     a.underlay.send(at_a, text("still here"));
     assert_eq!(b.message().await, text("still here"));
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(b.underlay.stats(at_b).unwrap().remote, address);
+    b.underlay.send(at_b, text("you too"));
+    assert_eq!(a.message().await, text("you too"));
 }

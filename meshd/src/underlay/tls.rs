@@ -5,6 +5,7 @@
 //! 0-RTT: each session proves its keys anew.
 
 use crate::identity::NodeKey;
+use crate::quic::Connection;
 use meshd_core::ident::NodeId;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
@@ -34,7 +35,7 @@ fn parse_spki(spki: &[u8]) -> Option<NodeId> {
 }
 
 /// The key whose private half the far end of a connection has shown to hold.
-pub(super) fn peer_key(connection: &quinn::Connection) -> Option<NodeId> {
+pub(super) fn peer_key(connection: &Connection) -> Option<NodeId> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()

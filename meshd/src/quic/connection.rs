@@ -1,0 +1,472 @@
+//! A connection: its machine behind one lock, driven by whoever has something for it.
+//!
+//! Owns the lock, the deadline's task and the wakers. Its memory is the machine's: what is to be sent is put together in room that
+//! each thread has once.
+
+use super::endpoint::Inner;
+use super::socket::Socket;
+use super::stream::{RecvStream, SendStream};
+use bytes::Bytes;
+use quinn::congestion::Controller;
+use quinn::{ConnectionError, ConnectionStats, Dir, Transmit, VarInt};
+use quinn_proto::{ConnectionEvent, ConnectionHandle, Event, SendDatagramError};
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::sync::Notify;
+
+thread_local! {
+    /// Where packets are put together. No more than one connection at a time sends in a thread.
+    static PACKETS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A connection. Clones share it; it is closed when the last one is dropped.
+#[derive(Clone)]
+pub(crate) struct Connection(Arc<Owner>);
+
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.close(VarInt::from_u32(0), Bytes::new());
+    }
+}
+
+/// What the endpoint, the timer task and all clones hold.
+pub(super) struct Shared {
+    endpoint: Arc<Inner>,
+    handle: ConnectionHandle,
+    state: Mutex<State>,
+    /// Something has changed that is no datagram.
+    changed: Notify,
+    arrived: Notify,
+    /// The deadline is an earlier one.
+    earlier: Notify,
+}
+
+pub(super) struct State {
+    pub(super) machine: quinn_proto::Connection,
+    /// What the kernel did not take.
+    blocked: Option<(Transmit, Vec<u8>)>,
+    /// The endpoint knows of it.
+    listed: bool,
+    /// When the timer task wakes by itself.
+    armed: Option<Instant>,
+    connected: bool,
+    over: Option<ConnectionError>,
+    drained: bool,
+}
+
+impl State {
+    /// A packet, or a word of the endpoint.
+    pub(super) fn handle(&mut self, event: ConnectionEvent) {
+        // The endpoint has forgotten it, and would take no answer.
+        if !self.drained {
+            self.machine.handle_event(event);
+        }
+    }
+
+    /// Why the connection is over, if it is.
+    pub(super) fn over(&self) -> Option<ConnectionError> {
+        self.over.clone()
+    }
+
+    /// Sends all that may be sent and that the kernel takes.
+    fn transmit(&mut self, socket: &Socket, now: Instant) {
+        if let Some((transmit, packets)) = self.blocked.take()
+            && !socket.try_send(&transmit, &packets)
+        {
+            self.blocked = Some((transmit, packets));
+            return;
+        }
+        PACKETS.with_borrow_mut(|packets| {
+            loop {
+                packets.clear();
+                let batch = socket.batch(self.machine.current_mtu().into());
+                let Some(transmit) = self.machine.poll_transmit(now, batch, packets) else {
+                    return;
+                };
+                packets.truncate(transmit.size);
+                if !socket.try_send(&transmit, packets) {
+                    self.blocked = Some((transmit, packets.clone()));
+                    return;
+                }
+            }
+        })
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        endpoint: Arc<Inner>,
+        handle: ConnectionHandle,
+        machine: quinn_proto::Connection,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            handle,
+            state: Mutex::new(State {
+                machine,
+                blocked: None,
+                listed: false,
+                armed: None,
+                connected: false,
+                over: None,
+                drained: false,
+            }),
+            changed: Notify::new(),
+            arrived: Notify::new(),
+            earlier: Notify::new(),
+        })
+    }
+
+    /// Sends its first packets, and watches its clock from then on.
+    pub(super) fn begin(shared: Arc<Self>) -> Connection {
+        shared.drive(Instant::now());
+        tokio::spawn(keep_time(Arc::clone(&shared)));
+        Connection(Arc::new(Owner(shared)))
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The kernel takes packets again.
+    pub(super) fn unblock(self: &Arc<Self>) {
+        let mut state = self.state();
+        state.listed = false;
+        self.drive_locked(state, Instant::now());
+    }
+
+    /// To be called after whatever was done to the machine.
+    pub(super) fn drive(self: &Arc<Self>, now: Instant) {
+        self.drive_locked(self.state(), now);
+    }
+
+    pub(super) fn drive_locked(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
+        // What the endpoint answers may have to be sent, too.
+        loop {
+            state.transmit(&self.endpoint.socket, now);
+            let mut answered = false;
+            while let Some(event) = state.machine.poll_endpoint_events() {
+                state.drained |= event.is_drained();
+                if let Some(answer) = self.endpoint.handle(self.handle, event) {
+                    state.handle(answer);
+                    answered = true;
+                }
+            }
+            if !answered {
+                break;
+            }
+        }
+        if state.blocked.is_some() && !state.listed {
+            state.listed = true;
+            self.endpoint.block(Arc::clone(self));
+        }
+        let mut changed = false;
+        while let Some(event) = state.machine.poll() {
+            match event {
+                Event::DatagramReceived => self.arrived.notify_waiters(),
+                Event::ConnectionLost { reason } => {
+                    state.over.get_or_insert(reason);
+                    changed = true;
+                }
+                Event::Connected => {
+                    state.connected = true;
+                    changed = true;
+                }
+                Event::Stream(_) => changed = true,
+                Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
+            }
+        }
+        if changed {
+            self.changed.notify_waiters();
+            if state.over.is_some() {
+                self.arrived.notify_waiters();
+            }
+        }
+        let due = state.machine.poll_timeout();
+        let earlier = due.is_some_and(|due| state.armed.is_none_or(|armed| due < armed));
+        if earlier || state.drained {
+            state.armed = due;
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Ends it, unless it is over.
+    pub(super) fn close(self: &Arc<Self>, code: VarInt, reason: Bytes) {
+        let mut state = self.state();
+        if state.over.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        state.machine.close(now, code, reason);
+        state.over = Some(ConnectionError::LocallyClosed);
+        self.drive_locked(state, now);
+        self.changed.notify_waiters();
+        self.arrived.notify_waiters();
+    }
+}
+
+/// Tells a connection the time when it wants to know, until it has drained.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let due = {
+            let mut state = shared.state();
+            if state.drained {
+                return;
+            }
+            state.armed = state.machine.poll_timeout();
+            state.armed
+        };
+        let sleep = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = sleep => {}
+            () = shared.earlier.notified() => {}
+        }
+        let now = Instant::now();
+        let mut state = shared.state();
+        if state.machine.poll_timeout().is_some_and(|due| due <= now) {
+            state.machine.handle_timeout(now);
+            shared.drive_locked(state, now);
+        }
+    }
+}
+
+/// Why a datagram was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SendError {
+    /// It is longer than [`Outgoing::max_size`].
+    TooLarge,
+    /// As much as may wait is waiting.
+    Full,
+    /// The far end takes none.
+    Unsupported,
+}
+
+/// The datagrams of a connection that wait to leave. What was pushed leaves at [`Connection::flush`], or when something else makes
+/// the connection send.
+pub(crate) struct Outgoing<'a> {
+    shared: &'a Arc<Shared>,
+    state: MutexGuard<'a, State>,
+}
+
+impl Outgoing<'_> {
+    /// Bytes of the longest datagram that the path takes; `None`: the far end takes none.
+    pub(crate) fn max_size(&mut self) -> Option<usize> {
+        self.state.machine.datagrams().max_size()
+    }
+
+    /// Bytes that may be pushed.
+    pub(crate) fn space(&mut self) -> usize {
+        self.state.machine.datagrams().send_buffer_space()
+    }
+
+    /// One more.
+    ///
+    /// # Errors
+    /// It is not taken, and nothing that waits has gone for it.
+    pub(crate) fn push(&mut self, datagram: Bytes) -> Result<(), SendError> {
+        let pushed = self.state.machine.datagrams().send(datagram, false);
+        pushed.map_err(|error| match error {
+            SendDatagramError::TooLarge => SendError::TooLarge,
+            SendDatagramError::Blocked(_) => SendError::Full,
+            SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled => {
+                SendError::Unsupported
+            }
+        })
+    }
+
+    /// Sends what waits, as far as it may leave.
+    pub(crate) fn flush(self) {
+        self.shared.drive_locked(self.state, Instant::now());
+    }
+}
+
+impl Connection {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.0.0
+    }
+
+    /// Are both the same connection?
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// What `look` finds, as soon as it finds something.
+    pub(super) async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
+        let shared = self.shared();
+        loop {
+            let mut changed = std::pin::pin!(shared.changed.notified());
+            changed.as_mut().enable();
+            let found = look(&mut shared.state());
+            if let Some(found) = found {
+                return found;
+            }
+            changed.await;
+        }
+    }
+
+    /// Does something to the machine, and what follows from it.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.shared().state();
+        let done = act(&mut state);
+        self.shared().drive_locked(state, Instant::now());
+        done
+    }
+
+    /// Returns once the far end has shown its key.
+    ///
+    /// # Errors
+    /// If it comes to nothing.
+    pub(crate) async fn established(&self) -> Result<(), ConnectionError> {
+        self.until(|state| match state.over() {
+            Some(over) => Some(Err(over)),
+            None => state.connected.then_some(Ok(())),
+        })
+        .await
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// If the connection is over.
+    pub(crate) async fn open_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.stream(|state| state.machine.streams().open(Dir::Bi))
+            .await
+    }
+
+    /// Takes a stream that the far end has opened.
+    ///
+    /// # Errors
+    /// If the connection is over.
+    pub(crate) async fn accept_bi(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+        self.stream(|state| state.machine.streams().accept(Dir::Bi))
+            .await
+    }
+
+    async fn stream(
+        &self,
+        take: impl Fn(&mut State) -> Option<quinn::StreamId>,
+    ) -> Result<(SendStream, RecvStream), ConnectionError> {
+        let id = self
+            .until(|state| match (take(state), state.over()) {
+                (Some(id), _) => Some(Ok(id)),
+                (None, Some(over)) => Some(Err(over)),
+                (None, None) => None,
+            })
+            .await?;
+        Ok((
+            SendStream::new(self.clone(), id),
+            RecvStream::new(self.clone(), id),
+        ))
+    }
+
+    /// The datagrams that wait to leave; nothing else of the connection moves while this is held.
+    pub(crate) fn outgoing(&self) -> Outgoing<'_> {
+        let shared = self.shared();
+        Outgoing {
+            shared,
+            state: shared.state(),
+        }
+    }
+
+    /// Sends what waits, as far as it may leave.
+    pub(crate) fn flush(&self) {
+        self.shared().drive(Instant::now());
+    }
+
+    /// Takes up to `max` datagrams that have come, at least one. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// If the connection is over, and none is left.
+    pub(crate) async fn datagrams(
+        &self,
+        into: &mut VecDeque<Bytes>,
+        max: usize,
+    ) -> Result<(), ConnectionError> {
+        let shared = self.shared();
+        loop {
+            let mut arrived = std::pin::pin!(shared.arrived.notified());
+            arrived.as_mut().enable();
+            if self.take_datagrams(into, max)? {
+                return Ok(());
+            }
+            arrived.await;
+        }
+    }
+
+    /// The same of what is there now; false: nothing is.
+    pub(crate) fn take_datagrams(
+        &self,
+        into: &mut VecDeque<Bytes>,
+        max: usize,
+    ) -> Result<bool, ConnectionError> {
+        let mut state = self.shared().state();
+        let before = into.len();
+        let taken = std::iter::from_fn(|| state.machine.datagrams().recv());
+        into.extend(taken.take(max));
+        match state.over() {
+            Some(over) if into.len() == before => Err(over),
+            _ => Ok(into.len() > before),
+        }
+    }
+
+    /// Returns once the connection is over.
+    pub(crate) async fn closed(&self) -> ConnectionError {
+        self.until(|state| state.over()).await
+    }
+
+    /// Why it is over, if it is.
+    pub(crate) fn close_reason(&self) -> Option<ConnectionError> {
+        self.shared().state().over()
+    }
+
+    /// Ends it at once, with a word for the far end.
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        self.shared().close(code, Bytes::copy_from_slice(reason));
+    }
+
+    /// Where the far end is now.
+    pub(crate) fn remote_address(&self) -> SocketAddr {
+        self.shared().state().machine.remote_address()
+    }
+
+    /// In numbers, at this instant.
+    pub(crate) fn stats(&self) -> ConnectionStats {
+        self.shared().state().machine.stats()
+    }
+
+    /// Bytes of the longest datagram that the path takes; `None`: the far end takes none.
+    pub(crate) fn max_datagram_size(&self) -> Option<usize> {
+        self.outgoing().max_size()
+    }
+
+    /// The congestion controller as it is now.
+    pub(crate) fn congestion(&self) -> Box<dyn Controller> {
+        self.shared().state().machine.congestion_state().clone_box()
+    }
+
+    /// What the far end has shown to be, by its TLS.
+    pub(crate) fn peer_identity(&self) -> Option<Box<dyn Any>> {
+        self.shared()
+            .state()
+            .machine
+            .crypto_session()
+            .peer_identity()
+    }
+
+    /// Bytes of streams that the far end may have under way.
+    pub(crate) fn set_receive_window(&self, bytes: VarInt) {
+        self.with(|state| state.machine.set_receive_window(bytes));
+    }
+}

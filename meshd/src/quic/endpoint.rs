@@ -1,0 +1,423 @@
+//! An endpoint: who hears a packet, and who may connect.
+//!
+//! Owns the reader task and the table of connections. The reader ends when nobody holds the endpoint and its last connection has
+//! drained, and the socket goes with it.
+
+use super::connection::{Connection, Shared};
+use super::socket::{Inbox, Socket};
+use bytes::Bytes;
+use quinn::{ClientConfig, ConnectError, ConnectionError, EndpointConfig, ServerConfig, VarInt};
+use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointEvent};
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// Pause of the reader after an error of the socket that is none of QUIC's, as when an uplink is gone.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// One UDP socket and the connections over it. Clones share it; after the last one open connections go on to their end.
+#[derive(Clone)]
+pub(crate) struct Endpoint(Arc<Owner>);
+
+/// What all clones of an endpoint share, and no connection.
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.abandoned.store(true, Ordering::Release);
+        self.0.changed.notify_waiters();
+        self.0.reader.notify_one();
+    }
+}
+
+pub(super) struct Inner {
+    pub(super) socket: Socket,
+    table: Mutex<Table>,
+    /// A stranger waits, a connection has drained, or the endpoint is closing.
+    changed: Notify,
+    /// For the reader: look whether you are still needed.
+    reader: Notify,
+    abandoned: AtomicBool,
+    /// Connections whose packets the kernel did not take.
+    blocked: Mutex<Vec<Arc<Shared>>>,
+    unblock: Notify,
+}
+
+struct Table {
+    machine: quinn_proto::Endpoint,
+    connections: BTreeMap<usize, Arc<Shared>>,
+    incoming: VecDeque<quinn_proto::Incoming>,
+    /// Why nobody is taken any more.
+    closed: Option<(VarInt, Bytes)>,
+    /// Answers to strangers are written here.
+    answer: Vec<u8>,
+}
+
+impl Endpoint {
+    /// Reads `socket` from now on; `server`: strangers may connect.
+    ///
+    /// # Errors
+    /// If the socket cannot be used, or there is no runtime.
+    pub(crate) fn new(
+        config: EndpointConfig,
+        server: Option<ServerConfig>,
+        socket: UdpSocket,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(socket)?;
+        let learns = !socket.may_fragment();
+        let machine =
+            quinn_proto::Endpoint::new(Arc::new(config), server.map(Arc::new), learns, None);
+        let inner = Arc::new(Inner {
+            socket,
+            table: Mutex::new(Table {
+                machine,
+                connections: BTreeMap::new(),
+                incoming: VecDeque::new(),
+                closed: None,
+                answer: Vec::new(),
+            }),
+            changed: Notify::new(),
+            reader: Notify::new(),
+            abandoned: AtomicBool::new(false),
+            blocked: Mutex::default(),
+            unblock: Notify::new(),
+        });
+        tokio::spawn(read(Arc::clone(&inner)));
+        Ok(Self(Arc::new(Owner(inner))))
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.0.0
+    }
+
+    /// Where the socket is bound.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner().socket.local_addr()
+    }
+
+    /// Begins a connection; see [`Connection::established`].
+    ///
+    /// # Errors
+    /// If the address or the configuration is none to connect with.
+    pub(crate) fn connect(
+        &self,
+        config: ClientConfig,
+        remote: SocketAddr,
+        name: &str,
+    ) -> Result<Connection, ConnectError> {
+        let inner = self.inner();
+        let local = inner.socket.local_addr();
+        let remote = match (remote, local) {
+            (SocketAddr::V4(v4), Ok(SocketAddr::V6(_))) => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+            }
+            (SocketAddr::V6(_), Ok(SocketAddr::V4(_))) => {
+                return Err(ConnectError::InvalidRemoteAddress(remote));
+            }
+            _ => remote,
+        };
+        let mut table = inner.table();
+        if table.closed.is_some() {
+            return Err(ConnectError::EndpointStopping);
+        }
+        let (handle, machine) = table
+            .machine
+            .connect(Instant::now(), config, remote, name)?;
+        Ok(inner.adopt(table, handle, machine))
+    }
+
+    /// The next stranger; `None` once the endpoint is closed.
+    pub(crate) async fn accept(&self) -> Option<Incoming> {
+        let inner = self.inner();
+        loop {
+            let mut changed = std::pin::pin!(inner.changed.notified());
+            changed.as_mut().enable();
+            {
+                let mut table = inner.table();
+                if table.closed.is_some() {
+                    return None;
+                }
+                if let Some(machine) = table.incoming.pop_front() {
+                    return Some(Incoming {
+                        machine: Some(machine),
+                        inner: Arc::clone(inner),
+                    });
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends all connections, and takes no more.
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        let inner = self.inner();
+        let reason = Bytes::copy_from_slice(reason);
+        let mut table = inner.table();
+        let connections: Vec<_> = table.connections.values().cloned().collect();
+        table.closed = Some((code, reason.clone()));
+        table.refuse_all(&inner.socket);
+        drop(table);
+        inner.changed.notify_waiters();
+        for connection in connections {
+            connection.close(code, reason.clone());
+        }
+    }
+
+    /// Returns when no connection is left.
+    pub(crate) async fn wait_idle(&self) {
+        let inner = self.inner();
+        loop {
+            let mut changed = std::pin::pin!(inner.changed.notified());
+            changed.as_mut().enable();
+            if inner.table().connections.is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Connections that are not drained, of all kinds.
+    #[cfg(test)]
+    pub(crate) fn open_connections(&self) -> usize {
+        self.inner().table().machine.open_connections()
+    }
+}
+
+impl Table {
+    fn refuse_all(&mut self, socket: &Socket) {
+        while let Some(incoming) = self.incoming.pop_front() {
+            self.refuse(socket, incoming);
+        }
+    }
+
+    fn refuse(&mut self, socket: &Socket, incoming: quinn_proto::Incoming) {
+        self.answer.clear();
+        let transmit = self.machine.refuse(incoming, &mut self.answer);
+        self.respond(socket, &transmit);
+    }
+
+    /// Lost if the kernel does not take it at once: a stranger asks again.
+    fn respond(&self, socket: &Socket, transmit: &quinn::Transmit) {
+        if let Some(packet) = self.answer.get(..transmit.size) {
+            socket.try_send(transmit, packet);
+        }
+    }
+}
+
+impl Inner {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // No code panics while it holds the lock.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adopt(
+        self: &Arc<Self>,
+        mut table: MutexGuard<'_, Table>,
+        handle: ConnectionHandle,
+        machine: quinn_proto::Connection,
+    ) -> Connection {
+        let shared = Shared::new(Arc::clone(self), handle, machine);
+        table.connections.insert(handle.0, Arc::clone(&shared));
+        drop(table);
+        Shared::begin(shared)
+    }
+
+    /// What a connection has for its endpoint; the answer is for the connection.
+    pub(super) fn handle(
+        &self,
+        handle: ConnectionHandle,
+        event: EndpointEvent,
+    ) -> Option<ConnectionEvent> {
+        let mut table = self.table();
+        let drained = event.is_drained();
+        let answer = table.machine.handle_event(handle, event);
+        if drained {
+            table.connections.remove(&handle.0);
+            drop(table);
+            self.changed.notify_waiters();
+            self.reader.notify_one();
+        }
+        answer
+    }
+
+    /// The kernel did not take a connection's packets: it is driven again once the kernel takes some.
+    pub(super) fn block(&self, connection: Arc<Shared>) {
+        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+        blocked.push(connection);
+        self.unblock.notify_one();
+    }
+
+    async fn unblock(&self) {
+        loop {
+            self.unblock.notified().await;
+            self.socket.writable().await;
+            let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
+            let connections = std::mem::take(&mut *blocked);
+            drop(blocked);
+            for connection in connections {
+                connection.unblock();
+            }
+        }
+    }
+
+    fn is_needed(&self) -> bool {
+        !self.abandoned.load(Ordering::Acquire) || !self.table().connections.is_empty()
+    }
+}
+
+/// Gives each connection its packets, until the endpoint is not needed any more.
+async fn read(inner: Arc<Inner>) {
+    let mut inbox = Inbox::new();
+    let mut events: VecDeque<(Arc<Shared>, ConnectionEvent)> = VecDeque::new();
+    let mut unblock = std::pin::pin!(inner.unblock());
+    while inner.is_needed() {
+        tokio::select! {
+            read = inner.socket.receive(&mut inbox) => if let Err(error) = read {
+                tracing::warn!(%error, "the underlay's socket cannot be read; it is tried again");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            },
+            () = inner.reader.notified() => continue,
+            () = &mut unblock => continue,
+        }
+        let now = Instant::now();
+        inner.sort(&mut inbox, now, &mut events);
+        while let Some((connection, event)) = events.pop_front() {
+            let mut state = connection.state();
+            state.handle(event);
+            while let Some((_, event)) =
+                events.pop_front_if(|(other, _)| Arc::ptr_eq(other, &connection))
+            {
+                state.handle(event);
+            }
+            connection.drive_locked(state, now);
+        }
+        // Those that have been woken come first.
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Inner {
+    /// Finds out whose packets these are.
+    fn sort(
+        &self,
+        inbox: &mut Inbox,
+        now: Instant,
+        events: &mut VecDeque<(Arc<Shared>, ConnectionEvent)>,
+    ) {
+        let mut guard = self.table();
+        let table = &mut *guard;
+        let mut strangers = false;
+        inbox.packets(|meta, packet| {
+            table.answer.clear();
+            let ecn = meta
+                .ecn
+                .and_then(|ecn| quinn::EcnCodepoint::from_bits(ecn as u8));
+            let event =
+                table
+                    .machine
+                    .handle(now, meta.addr, meta.dst_ip, ecn, packet, &mut table.answer);
+            match event {
+                Some(DatagramEvent::ConnectionEvent(handle, event)) => {
+                    if let Some(connection) = table.connections.get(&handle.0) {
+                        events.push_back((Arc::clone(connection), event));
+                    }
+                }
+                Some(DatagramEvent::NewConnection(incoming)) if table.closed.is_some() => {
+                    table.refuse(&self.socket, incoming);
+                }
+                Some(DatagramEvent::NewConnection(incoming)) => {
+                    table.incoming.push_back(incoming);
+                    strangers = true;
+                }
+                Some(DatagramEvent::Response(transmit)) => table.respond(&self.socket, &transmit),
+                None => {}
+            }
+        });
+        drop(guard);
+        if strangers {
+            self.changed.notify_waiters();
+        }
+    }
+}
+
+/// Somebody who wants to connect. Refused when it is dropped.
+pub(crate) struct Incoming {
+    machine: Option<quinn_proto::Incoming>,
+    inner: Arc<Inner>,
+}
+
+impl Incoming {
+    /// Who says so; see [`Self::is_validated`].
+    pub(crate) fn remote(&self) -> SocketAddr {
+        let unknown = SocketAddr::new(IpAddr::from([0; 4]), 0);
+        self.machine
+            .as_ref()
+            .map_or(unknown, |incoming| incoming.remote_address())
+    }
+
+    /// Has the far end shown that it hears what is sent there?
+    pub(crate) fn is_validated(&self) -> bool {
+        self.machine
+            .as_ref()
+            .is_some_and(|incoming| incoming.remote_address_validated())
+    }
+
+    /// Asks the far end to show that it hears what is sent there, or refuses it if it has been asked.
+    pub(crate) fn retry(mut self) {
+        let mut table = self.inner.table();
+        let table = &mut *table;
+        let Some(incoming) = self.machine.take() else {
+            return;
+        };
+        table.answer.clear();
+        match table.machine.retry(incoming, &mut table.answer) {
+            Ok(transmit) => table.respond(&self.inner.socket, &transmit),
+            Err(error) => table.refuse(&self.inner.socket, error.into_incoming()),
+        }
+    }
+
+    /// Begins the connection; see [`Connection::established`].
+    ///
+    /// # Errors
+    /// If the packets are no handshake.
+    pub(crate) fn accept(
+        mut self,
+        config: Arc<ServerConfig>,
+    ) -> Result<Connection, ConnectionError> {
+        let mut guard = self.inner.table();
+        let table = &mut *guard;
+        let Some(incoming) = self.machine.take() else {
+            return Err(ConnectionError::LocallyClosed);
+        };
+        table.answer.clear();
+        let accepted =
+            table
+                .machine
+                .accept(incoming, Instant::now(), &mut table.answer, Some(config));
+        match accepted {
+            Ok((handle, machine)) => Ok(self.inner.adopt(guard, handle, machine)),
+            Err(error) => {
+                if let Some(transmit) = error.response {
+                    table.respond(&self.inner.socket, &transmit);
+                }
+                Err(error.cause)
+            }
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(incoming) = self.machine.take() {
+            self.inner.table().refuse(&self.inner.socket, incoming);
+        }
+    }
+}

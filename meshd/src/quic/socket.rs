@@ -1,0 +1,158 @@
+//! The UDP socket: batches in, batches out.
+//!
+//! Owns the rooms that packets are read into. A large batch is handed on where it lies, and its room is used again once nobody
+//! holds a packet of it; a small one is copied, so that one short datagram never keeps 64 KiB.
+#![allow(unsafe_code)] // A room that is used again is not written with zeros again.
+
+use bytes::BytesMut;
+use quinn::Transmit;
+use quinn::udp::{self, RecvMeta, UdpSocketState};
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use tokio::io::Interest;
+
+/// Batches of one call: what some milliseconds at 10 Gbit/s bring.
+const ROOMS: usize = 8;
+/// The kernel joins no more than this into one batch (UDP_GRO), and a UDP payload is no longer.
+const ROOM: usize = 64 << 10;
+/// Batches from here on are handed on where they lie: at most four times what is held is kept.
+const LARGE: usize = ROOM / 4;
+/// Payload of one call at most: an IPv4 packet is 65535 bytes with its headers.
+const CALL_MAX: usize = 65_507;
+
+/// The socket of an endpoint.
+pub(super) struct Socket {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Socket {
+    /// # Errors
+    /// The kernel's, or that there is no runtime to wait with.
+    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
+        Ok(Self {
+            state: UdpSocketState::new((&socket).into())?,
+            io: tokio::net::UdpSocket::from_std(socket)?,
+        })
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// May packets be cut in pieces on their way? Then nothing can be learned of the path's MTU.
+    pub(super) fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
+    /// Packets of `size` bytes that leave in one call: one, where the kernel or the device cannot cut (UDP_SEGMENT).
+    pub(super) fn batch(&self, size: usize) -> usize {
+        let fit = CALL_MAX / size.max(1);
+        self.state.max_gso_segments().min(fit).max(1)
+    }
+
+    /// Hands packets to the kernel; false: it takes none now. What it refuses for another reason is as good as lost on the way.
+    pub(super) fn try_send(&self, transmit: &Transmit, packets: &[u8]) -> bool {
+        let transmit = udp::Transmit {
+            destination: transmit.destination,
+            ecn: transmit
+                .ecn
+                .and_then(|ecn| udp::EcnCodepoint::from_bits(ecn as u8)),
+            contents: packets,
+            segment_size: transmit.segment_size,
+            src_ip: transmit.src_ip,
+        };
+        let sent = self.io.try_io(Interest::WRITABLE, || {
+            self.state.send((&self.io).into(), &transmit)
+        });
+        !matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Returns when [`Self::try_send`] may be tried again.
+    pub(super) async fn writable(&self) {
+        // An error shows at the next call.
+        let _ = self.io.writable().await;
+    }
+
+    /// Reads what is there, at least one batch. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) async fn receive(&self, inbox: &mut Inbox) -> io::Result<()> {
+        inbox.refill();
+        loop {
+            self.io.readable().await?;
+            let read = self.io.try_io(Interest::READABLE, || {
+                let mut rooms = inbox.rooms.iter_mut();
+                let mut slices: [IoSliceMut<'_>; ROOMS] = std::array::from_fn(|_| {
+                    IoSliceMut::new(rooms.next().map_or(&mut [][..], |room| &mut room[..]))
+                });
+                self.state
+                    .recv((&self.io).into(), &mut slices, &mut inbox.metas)
+            });
+            match read {
+                Ok(batches) => {
+                    inbox.batches = batches;
+                    return Ok(());
+                }
+                // `ConnectionReset`: somebody's ICMP error. It means nothing in QUIC, and anybody could send one.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset
+                    ) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// What was read at one call.
+pub(super) struct Inbox {
+    rooms: [BytesMut; ROOMS],
+    metas: [RecvMeta; ROOMS],
+    batches: usize,
+}
+
+impl Inbox {
+    pub(super) fn new() -> Self {
+        Self {
+            rooms: std::array::from_fn(|_| BytesMut::new()),
+            metas: [RecvMeta::default(); ROOMS],
+            batches: 0,
+        }
+    }
+
+    /// Makes all rooms whole again.
+    fn refill(&mut self) {
+        for room in &mut self.rooms {
+            if room.len() == ROOM {
+                continue;
+            }
+            if room.try_reclaim(ROOM - room.len()) && room.capacity() >= ROOM {
+                // SAFETY: the room was made of `ROOM` bytes of zeros, `try_reclaim` gives that memory back and never other
+                // memory, and all that happened since was that some of it was written to: each byte is initialized.
+                unsafe { room.set_len(ROOM) };
+            } else {
+                *room = BytesMut::zeroed(ROOM);
+            }
+        }
+    }
+
+    /// Each packet that was read, in order, with what the kernel says of it.
+    pub(super) fn packets(&mut self, mut each: impl FnMut(&RecvMeta, BytesMut)) {
+        let batches = self.rooms.iter_mut().zip(&self.metas).take(self.batches);
+        for (room, meta) in batches {
+            let length = meta.len.min(room.len());
+            let mut batch = match length {
+                0..LARGE => BytesMut::from(room.get(..length).unwrap_or_default()),
+                _ => room.split_to(length),
+            };
+            while !batch.is_empty() {
+                let length = meta.stride.clamp(1, batch.len());
+                each(meta, batch.split_to(length));
+            }
+        }
+        self.batches = 0;
+    }
+}
