@@ -170,6 +170,7 @@ impl FlowKey {
     }
 
     /// The key of `frame` on network `vni`.
+    #[inline]
     #[must_use]
     pub fn of(vni: Vni, frame: &Frame<'_>) -> Self {
         frame.flow_key(vni)

@@ -112,10 +112,12 @@ pub struct Nd<'a> {
     options: &'a [u8],
 }
 
+#[inline]
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
+#[inline]
 fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_be_bytes)
 }
@@ -153,10 +155,12 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// If `bytes` are fewer than 14. Whatever else is wrong shows in the key.
+    #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FrameError> {
         Self::read(bytes).ok_or(FrameError { len: bytes.len() })
     }
 
+    #[inline]
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let dst = MacAddr(array(bytes, 0)?);
         let src = MacAddr(array(bytes, 6)?);
@@ -208,24 +212,26 @@ impl<'a> Frame<'a> {
     }
 
     /// The key of this frame on network `vni`.
+    #[inline(always)]
     #[must_use]
     pub fn flow_key(&self, vni: Vni) -> FlowKey {
-        let [outer, inner] = self.tags;
         let mut key = FlowKey::blank(vni);
         key.src_mac = self.src;
         key.dst_mac = self.dst;
         key.ether_type = self.ether_type;
-        key.vlan = vlan(outer);
-        key.pcp = outer.map_or(0, |tci| (tci >> 13) as u8);
-        key.inner_vlan = vlan(inner);
-        if let Some(arp) = self.arp() {
+        if let [Some(outer), inner] = self.tags {
+            key.vlan = vlan(Some(outer));
+            key.pcp = (outer >> 13) as u8;
+            key.inner_vlan = vlan(inner);
+        }
+        if let Some(packet) = self.packet() {
+            packet.fill(&mut key);
+        } else if let Some(arp) = self.arp() {
             key.ip_kind = IpKind::ArpV4;
             key.src_ip = mapped(arp.sender_ip);
             key.dst_ip = mapped(arp.target_ip);
             // Operations beyond 255 are not in use; they read as 255.
             key.ip_proto = u8::try_from(arp.operation).unwrap_or(u8::MAX);
-        } else if let Some(packet) = self.packet() {
-            packet.fill(&mut key);
         }
         key
     }
@@ -281,6 +287,7 @@ impl<'a> Frame<'a> {
         })
     }
 
+    #[inline]
     fn packet(&self) -> Option<Packet<'a>> {
         match self.ether_type {
             ETHER_IPV4 => Packet::v4(self.l3),
@@ -329,6 +336,7 @@ fn upper(next: u8, mut rest: &[u8]) -> Option<(u8, Frag, &[u8])> {
 
 impl<'a> Packet<'a> {
     /// RFC 791 §3.1.
+    #[inline]
     fn v4(bytes: &'a [u8]) -> Option<Self> {
         let header: [u8; 20] = array(bytes, 0)?;
         let [
@@ -407,6 +415,7 @@ impl<'a> Packet<'a> {
         }
     }
 
+    #[inline]
     fn fill(&self, key: &mut FlowKey) {
         key.ip_kind = self.kind;
         key.src_ip = self.src;
@@ -428,6 +437,7 @@ impl<'a> Packet<'a> {
     }
 
     /// Sets all of a header's fields, or none.
+    #[inline]
     fn fill_l4(&self, key: &mut FlowKey) -> Option<()> {
         let ports = |least| {
             self.l4.get(..least)?;

@@ -29,16 +29,18 @@
 mod allowance;
 mod cache;
 mod front;
+mod numbers;
 mod parking;
 mod step;
 
 use self::allowance::Allowance;
 use self::cache::{Cache, Entry};
 use self::front::Spot;
+use self::numbers::Number;
 use self::parking::{Parked, Parking, Waiting};
 pub use self::step::{Punted, Receivers, Released, Step};
 use crate::conntrack::{Opener, Order, Seen, Subject, Zone, Zones};
-use crate::flow::{FlowKey, Origin};
+use crate::flow::{FlowKey, KeyWords, Origin};
 use crate::frame::Frame;
 use crate::ident::{Epoch, Moment, UpcallId, Vni};
 use crate::offload::Obstacle;
@@ -212,17 +214,15 @@ impl Lane {
 
     /// Rulings that are obeyed in `epoch`, as they lie in the cache.
     pub fn flows(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = LaneFlow> + '_ {
-        self.cache.live(epoch, now).filter_map(|slot| {
-            let rest = slot.rest()?;
-            Some(LaneFlow {
-                flow: rest.flow.clone(),
-                action: rest.ruling.action.clone(),
-                obstacle: rest.ruling.obstacle,
-                since: rest.since,
-                used: slot.used(),
-                frames: slot.frames,
-                bytes: slot.bytes,
-            })
+        let live = self.cache.live(epoch, now);
+        live.map(|(slot, rest)| LaneFlow {
+            flow: rest.flow.clone(),
+            action: rest.ruling.action.clone(),
+            obstacle: rest.ruling.obstacle,
+            since: rest.since,
+            used: slot.used(),
+            frames: slot.frames,
+            bytes: slot.bytes,
         })
     }
 
@@ -246,22 +246,8 @@ impl Lane {
         epoch: Epoch,
         now: Moment,
     ) -> Step {
-        let step = self.decide(zones, vni, unit, epoch, now);
-        if step != Step::Cut {
-            self.counters.frames += unit.frames();
-            self.counters.bytes += unit.bytes().len() as u64;
-        }
-        step
-    }
-
-    fn decide(
-        &mut self,
-        zones: &Zones,
-        vni: Vni,
-        unit: &Unit<'_>,
-        epoch: Epoch,
-        now: Moment,
-    ) -> Step {
+        self.counters.frames += unit.frames();
+        self.counters.bytes += unit.bytes().len() as u64;
         let frame = unit.bytes();
         let Ok(parsed) = Frame::parse(frame) else {
             return self.drop_unit(DropReason::Malformed, unit, None, now);
@@ -271,47 +257,57 @@ impl Lane {
         let mut subject = Subject::None;
         if let Some(zone) = zone {
             subject = parsed.subject(&key);
-            key = key.with_ct(zone.look(&mut self.seen, &subject, now));
+            let tracked = zone.look(&mut self.seen, &subject, now);
+            (key.ct, key.ct_mark) = (tracked.state, tracked.mark);
         }
         // A wider ruling may have come first: what waits of this flow still goes before this frame.
         if self.parking.has(&key) {
             return self.park(key, unit, now);
         }
-        let (offers, per_s) = (&mut self.offers, self.limits.offers_per_s);
-        let found = self
-            .cache
-            .find(&key, epoch, now, || offers.spend(per_s, now));
-        let Some(found) = found else {
-            return self.park(key, unit, now);
+        let words = KeyWords::of(&key);
+        let spot = self.cache.spot(&words);
+        let (slot, offer) = match self.cache.known(&words, spot, epoch, now) {
+            Some(slot) => (slot, false),
+            None => {
+                let (offers, per_s) = (&mut self.offers, self.limits.offers_per_s);
+                let may_offer = || offers.spend(per_s, now);
+                match self.cache.find(&words, spot, epoch, now, may_offer) {
+                    Some(found) => found,
+                    None => return self.park(key, unit, now),
+                }
+            }
         };
-        let Some(flow) = self.cache.slot(found.slot) else {
-            return self.park(key, unit, now);
-        };
-        if unit.segment() != 0 && flow.looks_at_each(&key) {
-            return Step::Cut;
+        if unit.segment() != 0 && self.cache.looks_at_each(slot, &key) {
+            return self.cut(unit);
         }
+        let Some(flow) = self.cache.slot(slot) else {
+            return self.park(key, unit, now);
+        };
         self.counters.hits += unit.frames();
         flow.count(unit, now);
         if unit.longest() > flow.longest as usize {
             return self.drop_unit(DropReason::TooLong, unit, Some(key), now);
         }
-        if found.offer {
-            self.offered = found.spot;
+        if offer {
+            self.offered = spot;
         }
-        let offer = found.offer;
-        if let Some(to) = flow.plain {
+        let plain = flow.plain;
+        if plain != Number::NONE {
             if let Err(reason) = self.pass(zone, &subject, &key, None, 1, now) {
                 return self.drop_unit(reason, unit, Some(key), now);
             }
-            return Step::Forward {
-                to: Receivers::One(to),
-                edits: None,
-                route: Route::Any,
-                copies: None,
-                offer,
-            };
+            // Looked up here and not before, so that it is copied once: it is longer than a register.
+            if let Some(&to) = self.cache.receiver(plain) {
+                return Step::Forward {
+                    to: Receivers::One(to),
+                    edits: None,
+                    route: Route::Any,
+                    copies: None,
+                    offer,
+                };
+            }
         }
-        let Some(rest) = flow.rest() else {
+        let Some(rest) = self.cache.rest(slot) else {
             return self.park(key, unit, now);
         };
         let ruling = rest.ruling.choose(&key);
@@ -552,6 +548,14 @@ impl Lane {
         due.into_iter().flatten().min()
     }
 
+    /// Its frames come one by one, and are counted then.
+    fn cut(&mut self, unit: &Unit<'_>) -> Step {
+        self.counters.frames -= unit.frames();
+        self.counters.bytes -= unit.bytes().len() as u64;
+        Step::Cut
+    }
+
+    #[cold]
     fn drop_unit(
         &mut self,
         reason: DropReason,
@@ -583,7 +587,7 @@ impl Lane {
     /// A superframe waits as what it stands for: the switch sees frames.
     fn park(&mut self, key: FlowKey, unit: &Unit<'_>, now: Moment) -> Step {
         if unit.segment() != 0 {
-            return Step::Cut;
+            return self.cut(unit);
         }
         match self.parking.park(key, unit.bytes(), now) {
             Parked::Full => self.drop_unit(DropReason::ParkingFull, unit, Some(key), now),

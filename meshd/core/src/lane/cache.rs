@@ -6,11 +6,12 @@
 //!      `-> tuple, tuple, … (key & mask) ---'
 //! ```
 //!
-//! Owns what is kept, under which mask, and what gives way. A slot has what a frame needs in three cache lines, and the rest
-//! elsewhere. Every table has a bound, named in [`LaneLimits`](super::LaneLimits).
+//! Owns what is kept, under which mask, and what gives way. A slot has what each frame needs, in two cache lines, and nothing
+//! else; the rest lies elsewhere. Every table has a bound, named in [`LaneLimits`](super::LaneLimits).
 
 use super::LaneLimits;
 use super::front::{Front, Hint, Spot};
+use super::numbers::{Number, Numbers};
 use crate::flow::{FlowKey, FlowMask, KeyWords};
 use crate::ident::{Epoch, Moment};
 use crate::ruling::{Megaflow, Output, Ruling};
@@ -31,69 +32,71 @@ pub(super) struct Rest {
     pub(super) since: Moment,
 }
 
-/// A place for a flow. What each frame asks for stands in it, in three cache lines.
+impl Rest {
+    /// True while its time lasts, and its time without frames, of which the last came at `used`.
+    fn is_fresh(&self, used: Moment, now: Moment) -> bool {
+        let Megaflow { until, idle_ms, .. } = self.flow;
+        until.is_none_or(|until| now < until)
+            && idle_ms.is_none_or(|idle| now.ms_since(used) < u64::from(idle))
+    }
+}
+
+/// How long a slot's flow is obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Term {
+    /// There is none.
+    Free,
+    /// While its epoch lasts.
+    Epoch,
+    /// No longer than its [`Rest`] says, either.
+    Timed,
+}
+
+/// A place for a flow: what each frame asks for, in two cache lines.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Slot {
     /// Bits outside the mask are zero.
     key: KeyWords,
+    used: Moment,
+    pub(super) frames: u64,
+    pub(super) bytes: u64,
+    epoch: Epoch,
     /// Which tuple has the mask.
     tuple: u32,
+    /// Bytes of the longest frame that it speaks of.
+    pub(super) longest: u32,
     /// Grows each time the place is given away, so that the front notices.
     turn: u16,
+    /// Whose number, if the ruling is to forward to one receiver, and nothing else.
+    pub(super) plain: Number,
+    term: Term,
     /// A frame came since the hand last came by.
     recent: bool,
     /// The kernel is to be offered each flow under it.
     each_flow: bool,
-    epoch: Epoch,
-    /// Obeyed before this.
-    until: Moment,
-    /// And while frames are no further apart; 0: however far.
-    idle_ms: u32,
-    /// Bytes of the longest frame that it speaks of.
-    pub(super) longest: u32,
-    used: Moment,
-    pub(super) frames: u64,
-    pub(super) bytes: u64,
-    /// Set if the ruling is to forward to one receiver, and nothing else.
-    pub(super) plain: Option<Output>,
-    /// `None`: the place is free.
-    rest: Option<Box<Rest>>,
 }
+
+/// A third line would cost a frame as much as its hash does.
+const _: () = assert!(size_of::<Slot>() == 128);
 
 impl Slot {
     fn new() -> Self {
         Self {
             key: KeyWords::default(),
-            tuple: u32::MAX,
-            turn: 0,
-            recent: false,
-            each_flow: false,
-            epoch: Epoch(0),
-            // So a free place has no frame that obeys it.
-            until: Moment(0),
-            idle_ms: 0,
-            longest: 0,
             used: Moment(0),
             frames: 0,
             bytes: 0,
-            plain: None,
-            rest: None,
+            epoch: Epoch(0),
+            tuple: u32::MAX,
+            longest: 0,
+            turn: 0,
+            plain: Number::NONE,
+            term: Term::Free,
+            recent: false,
+            each_flow: false,
         }
-    }
-
-    /// True while its time and its time without frames last.
-    fn is_fresh(&self, now: Moment) -> bool {
-        now < self.until && (self.idle_ms == 0 || now.ms_since(self.used) < u64::from(self.idle_ms))
-    }
-
-    fn holds(&self, epoch: Epoch, now: Moment) -> bool {
-        self.epoch == epoch && self.is_fresh(now)
-    }
-
-    /// The rest of what is known of it.
-    pub(super) fn rest(&self) -> Option<&Rest> {
-        self.rest.as_deref()
     }
 
     /// When the last frame came.
@@ -101,16 +104,8 @@ impl Slot {
         self.used
     }
 
-    /// Does its ruling do something to each frame, or for each, that cannot be done to a superframe?
-    pub(super) fn looks_at_each(&self, key: &FlowKey) -> bool {
-        let ruling = self.rest().map(|rest| rest.ruling.choose(key));
-        self.plain.is_none()
-            && ruling.is_some_and(|ruling| {
-                ruling.dues.is_some() || ruling.punts.is_some() || ruling.copies.is_some()
-            })
-    }
-
     /// More frames.
+    #[inline]
     pub(super) fn count(&mut self, unit: &Unit<'_>, now: Moment) {
         self.used = now;
         self.recent = true;
@@ -129,16 +124,6 @@ struct Tuple {
     flows: HashTable<u32>,
 }
 
-/// What is found for a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) slot: u32,
-    /// The kernel could hold this key, and has not been offered it.
-    pub(super) offer: bool,
-    /// Where the front has, or would have, the key.
-    pub(super) spot: Spot,
-}
-
 /// A ruling to be kept.
 #[derive(Debug)]
 pub(super) struct Entry {
@@ -155,6 +140,9 @@ pub(super) struct Cache {
     hasher: FixedState,
     front: Front,
     slots: Vec<Slot>,
+    /// Of each slot; `None`: it is free.
+    rests: Vec<Option<Box<Rest>>>,
+    numbers: Numbers,
     free: Vec<u32>,
     tuples: Vec<Tuple>,
     /// In which order the tuples are asked.
@@ -170,9 +158,11 @@ impl Cache {
     pub(super) fn new(limits: LaneLimits, hasher: FixedState) -> Self {
         Self {
             limits,
-            hasher,
             front: Front::default(),
             slots: Vec::new(),
+            rests: Vec::new(),
+            numbers: Numbers::new(hasher.clone()),
+            hasher,
             free: Vec::new(),
             tuples: Vec::new(),
             order: Vec::new(),
@@ -204,43 +194,94 @@ impl Cache {
     }
 
     /// What is obeyed in `epoch`.
-    pub(super) fn live(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().filter(move |slot| slot.holds(epoch, now))
+    pub(super) fn live(&self, epoch: Epoch, now: Moment) -> impl Iterator<Item = (&Slot, &Rest)> {
+        let slots = (0..).zip(&self.slots);
+        slots.filter_map(move |(at, slot)| {
+            let rest = self.rest(at)?;
+            self.holds(at, slot, epoch, now).then_some((slot, rest))
+        })
     }
 
     /// The flow in a slot.
+    #[inline]
     pub(super) fn slot(&mut self, slot: u32) -> Option<&mut Slot> {
         self.slots.get_mut(slot as usize)
     }
 
+    /// Who has a number.
+    #[inline(always)]
+    pub(super) fn receiver(&self, number: Number) -> Option<&Output> {
+        self.numbers.get(number)
+    }
+
+    /// The rest of what is known of a slot's flow.
+    pub(super) fn rest(&self, slot: u32) -> Option<&Rest> {
+        self.rests.get(slot as usize)?.as_deref()
+    }
+
+    /// Does a slot's ruling do something to each frame, or for each, that cannot be done to a superframe?
+    pub(super) fn looks_at_each(&self, slot: u32, key: &FlowKey) -> bool {
+        let ruling = self.rest(slot).map(|rest| rest.ruling.choose(key));
+        ruling.is_some_and(|ruling| {
+            ruling.dues.is_some() || ruling.punts.is_some() || ruling.copies.is_some()
+        })
+    }
+
+    /// Is the flow in this slot, which is `at`, obeyed?
+    #[inline]
+    fn holds(&self, at: u32, slot: &Slot, epoch: Epoch, now: Moment) -> bool {
+        slot.epoch == epoch
+            && match slot.term {
+                Term::Free => false,
+                Term::Epoch => true,
+                Term::Timed => self
+                    .rest(at)
+                    .is_some_and(|rest| rest.is_fresh(slot.used, now)),
+            }
+    }
+
+    #[inline]
     fn hash(&self, key: &KeyWords) -> u64 {
         self.hasher.hash_one(key)
     }
 
-    /// The flow that a key is under. A key whose flows the kernel may hold one by one is offered while `may_offer`.
+    /// Where the front has, or would have, a key.
+    #[inline(always)]
+    pub(super) fn spot(&self, key: &KeyWords) -> Spot {
+        Front::spot(self.hash(key))
+    }
+
+    /// The slot of the flow that a key is under, if the front knows it.
+    #[inline(always)]
+    pub(super) fn known(
+        &self,
+        key: &KeyWords,
+        spot: Spot,
+        epoch: Epoch,
+        now: Moment,
+    ) -> Option<u32> {
+        self.front.find(spot, |hint| {
+            let slot = self.slots.get(hint.slot as usize);
+            slot.is_some_and(|slot| {
+                let tuple = self.tuples.get(slot.tuple as usize);
+                slot.turn == hint.turn
+                    && self.holds(hint.slot, slot, epoch, now)
+                    && tuple.is_some_and(|tuple| key.is_under(&tuple.words, &slot.key))
+            })
+        })
+    }
+
+    /// The slot of the flow that a key is under, asked of each mask; and whether the kernel could hold this key, and has not
+    /// been offered it. One whose flows the kernel may hold one by one is offered while `may_offer`.
+    #[inline(never)]
     pub(super) fn find(
         &mut self,
-        key: &FlowKey,
+        key: &KeyWords,
+        spot: Spot,
         epoch: Epoch,
         now: Moment,
         may_offer: impl FnOnce() -> bool,
-    ) -> Option<Found> {
-        let key = KeyWords::of(key);
-        let spot = Front::spot(self.hash(&key));
-        for hint in self.front.hints(spot) {
-            if let Some(slot) = self.slots.get(hint.slot as usize)
-                && slot.turn == hint.turn
-                && slot.holds(epoch, now)
-                && let Some(tuple) = self.tuples.get(slot.tuple as usize)
-                && key.is_under(&tuple.words, &slot.key)
-            {
-                return Some(Found {
-                    slot: hint.slot,
-                    offer: false,
-                    spot,
-                });
-            }
-        }
+    ) -> Option<(u32, bool)> {
         let (at, found) = self.order.iter().find_map(|&at| {
             let tuple = self.tuples.get(at as usize)?;
             let masked = key.and(&tuple.words);
@@ -250,7 +291,7 @@ impl Cache {
                     .is_some_and(|s| s.key == masked)
             };
             let slot = *tuple.flows.find(self.hash(&masked), of)?;
-            let live = self.slots.get(slot as usize)?.holds(epoch, now);
+            let live = self.holds(slot, self.slots.get(slot as usize)?, epoch, now);
             live.then_some((at, slot))
         })?;
         if let Some(tuple) = self.tuples.get_mut(at as usize) {
@@ -262,11 +303,7 @@ impl Cache {
         if offer || !each_flow {
             self.remember(spot, found);
         }
-        Some(Found {
-            slot: found,
-            offer,
-            spot,
-        })
+        Some((found, offer))
     }
 
     /// The key was found there.
@@ -302,10 +339,14 @@ impl Cache {
         entry.flow.key = mask.apply(&entry.flow.key);
         let words = KeyWords::of(&entry.flow.key);
         let slot = self.place(&words, &mask, now);
-        let Some(place) = self.slots.get_mut(slot as usize) else {
+        let plain = self.numbers.take(entry.ruling.plain());
+        let (Some(place), Some(rest)) = (
+            self.slots.get_mut(slot as usize),
+            self.rests.get_mut(slot as usize),
+        ) else {
             return;
         };
-        let before = place.rest.as_ref().map(|rest| rest.since);
+        let before = rest.as_ref().map(|rest| rest.since);
         if before.is_none() {
             (place.frames, place.bytes) = (0, 0);
         }
@@ -314,24 +355,23 @@ impl Cache {
         place.recent = false;
         place.each_flow = entry.ruling.each_flow;
         place.epoch = entry.flow.epoch;
-        place.until = entry.flow.until.unwrap_or(Moment(u64::MAX));
-        // An idle time of nothing is over at once, and 0 says that there is none.
-        if entry.flow.idle_ms == Some(0) {
-            place.until = Moment(0);
-        }
-        place.idle_ms = entry.flow.idle_ms.unwrap_or(0);
+        place.term = match (entry.flow.until, entry.flow.idle_ms) {
+            (None, None) => Term::Epoch,
+            _ => Term::Timed,
+        };
         place.longest = entry.ruling.longest;
         place.used = now;
         place.frames += entry.frames;
         place.bytes += entry.bytes;
-        place.plain = entry.ruling.plain();
-        place.rest = Some(Box::new(Rest {
+        let freed = core::mem::replace(&mut place.plain, plain);
+        *rest = Some(Box::new(Rest {
             flow: entry.flow,
             ruling: entry.ruling,
             since: before.unwrap_or(now),
         }));
+        self.numbers.give_back(freed);
         if let Some(key) = key {
-            let spot = Front::spot(self.hash(&KeyWords::of(key)));
+            let spot = self.spot(&KeyWords::of(key));
             self.remember(spot, slot);
         }
     }
@@ -364,7 +404,7 @@ impl Cache {
 
     fn sweep_stale(&mut self, epoch: Epoch) {
         for slot in 0..self.slots.len() {
-            let stale = |s: &Slot| s.rest.is_some() && s.epoch != epoch;
+            let stale = |s: &Slot| s.term != Term::Free && s.epoch != epoch;
             if self.slots.get(slot).is_some_and(stale) {
                 self.evict(slot);
             }
@@ -422,6 +462,7 @@ impl Cache {
     fn free_slot(&mut self, now: Moment) -> u32 {
         if self.free.is_empty() && self.slots.len() < self.limits.flows {
             self.slots.push(Slot::new());
+            self.rests.push(None);
             return (self.slots.len() - 1) as u32;
         }
         if self.free.is_empty() {
@@ -439,23 +480,32 @@ impl Cache {
 
     /// True if the slot's flow is out of time or idle.
     fn is_over(&self, slot: usize, now: Moment) -> bool {
-        let slot = self.slots.get(slot).filter(|slot| slot.rest.is_some());
-        slot.is_some_and(|s| now.ms_since(s.used) >= self.limits.idle_ms || !s.is_fresh(now))
+        let (Some(slot), Some(Some(rest))) = (self.slots.get(slot), self.rests.get(slot)) else {
+            return false;
+        };
+        now.ms_since(slot.used) >= self.limits.idle_ms || !rest.is_fresh(slot.used, now)
     }
 
     /// True, once, if a frame came since it was asked last.
     fn spare(&mut self, slot: usize) -> bool {
-        let slot = self.slots.get_mut(slot).filter(|slot| slot.rest.is_some());
+        let slot = self.slots.get_mut(slot);
+        let slot = slot.filter(|slot| slot.term != Term::Free);
         slot.is_some_and(|slot| core::mem::take(&mut slot.recent))
     }
 
     fn evict(&mut self, slot: usize) {
         let hasher = &self.hasher;
-        let Some(place) = self.slots.get_mut(slot).filter(|slot| slot.rest.is_some()) else {
+        let place = self.slots.get_mut(slot);
+        let Some(place) = place.filter(|place| place.term != Term::Free) else {
             return;
         };
         let hash = hasher.hash_one(place.key);
-        (place.rest, place.plain, place.until) = (None, None, Moment(0));
+        place.term = Term::Free;
+        if let Some(rest) = self.rests.get_mut(slot) {
+            *rest = None;
+        }
+        self.numbers
+            .give_back(core::mem::replace(&mut place.plain, Number::NONE));
         place.turn = place.turn.wrapping_add(1);
         let at = core::mem::replace(&mut place.tuple, u32::MAX);
         if let Some(tuple) = self.tuples.get_mut(at as usize) {

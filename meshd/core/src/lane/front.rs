@@ -58,14 +58,20 @@ impl Front {
         }
     }
 
-    /// Where to look, the latest first.
-    pub(super) fn hints(&self, spot: Spot) -> impl Iterator<Item = Hint> + '_ {
-        let set = self.0.get(spot.set).into_iter().flat_map(|set| &set.0);
-        set.filter(move |place| place.tag == spot.tag && place.slot != EMPTY.slot)
-            .map(|place| Hint {
-                slot: place.slot,
-                turn: place.turn,
-            })
+    /// The slot of the first hint that is true, the latest first.
+    #[inline(always)]
+    pub(super) fn find(&self, spot: Spot, is_true: impl Fn(Hint) -> bool) -> Option<u32> {
+        let Set(places) = self.0.get(spot.set)?;
+        for place in places {
+            // Most places are told apart by their tag alone. The slot of an empty one is none, so no hint is true of it.
+            if place.tag == spot.tag {
+                let (slot, turn) = (place.slot, place.turn);
+                if is_true(Hint { slot, turn }) {
+                    return Some(slot);
+                }
+            }
+        }
+        None
     }
 
     /// The key was found there. The oldest of three others gives way.
