@@ -245,7 +245,8 @@ fn write_the_corpus() {
         };
         built.unwrap();
         let mut stream = Vec::new();
-        for one in superframe::slices(vni, 3, &unit, 50, 140).unwrap() {
+        for one in superframe::slices(vni, 3, &unit, 50, 140, &mut bytes::BytesMut::new()).unwrap()
+        {
             stream.extend_from_slice(&(one.len() as u16).to_be_bytes());
             stream.extend_from_slice(&one);
         }

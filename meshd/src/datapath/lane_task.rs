@@ -2,7 +2,7 @@
 //!
 //! Owns the lane. Per frame it takes no lock and allocates nothing; per batch it publishes what was counted.
 
-use super::outlet::Unsent;
+use super::outlet::Outbox;
 use super::{LaneReport, Shared};
 use bytes::{Bytes, BytesMut};
 use meshd_core::edit::{self, Edit};
@@ -63,9 +63,7 @@ pub(super) struct LaneTask {
     report: Arc<Mutex<LaneReport>>,
     /// When to show what was counted; `None`: nothing new.
     show_at: Option<Moment>,
-    /// Where superframes are cut into frames.
-    room: Vec<u8>,
-    unsent: Unsent,
+    outbox: Outbox,
 }
 
 /// How old a report may be, in ms.
@@ -80,8 +78,7 @@ impl LaneTask {
             shared: start.shared,
             report: start.report,
             show_at: None,
-            room: Vec::new(),
-            unsent: Unsent::default(),
+            outbox: Outbox::default(),
         };
         (this, start.from_driver)
     }
@@ -175,11 +172,11 @@ impl LaneTask {
     }
 
     fn each_frame(&mut self, unit: &Unit<'_>, mut each: impl FnMut(&mut Self, &[u8])) {
-        let mut room = std::mem::take(&mut self.room);
+        let mut room = std::mem::take(&mut self.outbox.frames);
         superframe::segments(unit.bytes(), unit.segment(), &mut room, |frame| {
             each(self, frame);
         });
-        self.room = room;
+        self.outbox.frames = room;
     }
 
     /// Tells the node of a flow that the kernel could hold.
@@ -199,13 +196,11 @@ impl LaneTask {
         for output in to {
             let lost = match output {
                 Output::Port(port) => match outlets.ports.get(port) {
-                    Some(outlet) => outlet.send_superframe(unit, &mut self.room),
+                    Some(outlet) => outlet.send_superframe(unit, &mut self.outbox),
                     None => Err((DropReason::PortQueueFull, unit.frames())),
                 },
                 Output::Peer(node) => match outlets.peers.get(node) {
-                    Some(outlet) => {
-                        outlet.send_superframe(vni, unit, route, &mut self.room, &mut self.unsent)
-                    }
+                    Some(outlet) => outlet.send_superframe(vni, unit, route, &mut self.outbox),
                     None => Err((DropReason::NoSession, unit.frames())),
                 },
             };
@@ -320,7 +315,7 @@ impl LaneTask {
                     None => Err(DropReason::PortQueueFull),
                 },
                 Output::Peer(node) => match outlets.peers.get(node) {
-                    Some(outlet) => outlet.send(vni, framed, route, &mut self.unsent),
+                    Some(outlet) => outlet.send(vni, framed, route, &mut self.outbox),
                     None => Err(DropReason::NoSession),
                 },
             };
@@ -340,7 +335,7 @@ impl LaneTask {
                 Output::Peer(node) => outlets
                     .peers
                     .get(&node)
-                    .map(|outlet| outlet.send_copy(vni, frame, &mut self.unsent)),
+                    .map(|outlet| outlet.send_copy(vni, frame, &mut self.outbox)),
             };
             if sent != Some(Ok(())) {
                 self.lane.count_drop(DropReason::MirrorLimit, 1, None, now);
@@ -370,7 +365,7 @@ impl LaneTask {
 
     /// At the end of a batch: sends what waited for it, and shows what was counted, if that is due.
     pub(super) fn batch_done(&mut self) {
-        self.unsent.flush();
+        self.outbox.flush();
         let now = self.shared.clock.moment();
         match self.show_at {
             None => self.show_at = Some(now.plus_ms(REPORT_MS)),

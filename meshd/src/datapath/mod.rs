@@ -346,9 +346,9 @@ impl Datapath {
                     let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
                     datagram::Header::Whole { vni }.encode_into(&mut framed);
                     framed.extend_from_slice(frame);
-                    let mut unsent = outlet::Unsent::default();
-                    let _ = outlet.send(vni, &framed.freeze(), Route::Any, &mut unsent);
-                    unsent.flush();
+                    let mut outbox = outlet::Outbox::default();
+                    let _ = outlet.send(vni, &framed.freeze(), Route::Any, &mut outbox);
+                    outbox.flush();
                 }
             }
         }

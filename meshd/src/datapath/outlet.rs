@@ -97,8 +97,8 @@ impl PortOutlet {
         }
     }
 
-    /// Hands a superframe to the kernel, or the frames of it, for which `room` is used. How many were lost, and why.
-    pub(crate) fn send_superframe(&self, unit: &Unit<'_>, room: &mut Vec<u8>) -> Result<(), Lost> {
+    /// Hands a superframe to the kernel, or the frames of it. How many were lost, and why.
+    pub(crate) fn send_superframe(&self, unit: &Unit<'_>, outbox: &mut Outbox) -> Result<(), Lost> {
         let takes = match &self.way {
             Way::Tap(tap) => tap.takes_superframes(),
             Way::Vxlan(_) => true,
@@ -115,7 +115,7 @@ impl PortOutlet {
                 Err(_) => return Err((DropReason::PortQueueFull, unit.frames())),
             }
         }
-        each_frame(unit, room, |frame| self.send(frame))
+        each_frame(unit, outbox, |_, frame| self.send(frame))
     }
 
     /// Frames and bytes so far.
@@ -130,16 +130,18 @@ pub(crate) type Lost = (DropReason, u64);
 /// Sends the frames of a superframe one by one.
 fn each_frame(
     unit: &Unit<'_>,
-    room: &mut Vec<u8>,
-    mut send: impl FnMut(&[u8]) -> Result<(), DropReason>,
+    outbox: &mut Outbox,
+    mut send: impl FnMut(&mut Outbox, &[u8]) -> Result<(), DropReason>,
 ) -> Result<(), Lost> {
     let (mut lost, mut why) = (0, None);
-    superframe::segments(unit.bytes(), unit.segment(), room, |frame| {
-        if let Err(reason) = send(frame) {
+    let mut room = std::mem::take(&mut outbox.frames);
+    superframe::segments(unit.bytes(), unit.segment(), &mut room, |frame| {
+        if let Err(reason) = send(outbox, frame) {
             lost += 1;
             why = Some(reason);
         }
     });
+    outbox.frames = room;
     why.map_or(Ok(()), |reason| Err((reason, lost)))
 }
 
@@ -237,10 +239,10 @@ impl PeerOutlet {
         vni: Vni,
         framed: &Bytes,
         route: Route,
-        unsent: &mut Unsent,
+        outbox: &mut Outbox,
     ) -> Result<(), DropReason> {
         let line = self.by(route).ok_or(DropReason::NoSession)?;
-        line.offer(vni, framed, false, unsent)?;
+        line.offer(vni, framed, false, outbox)?;
         self.sent.count(1, framed.len() - datagram::WHOLE_LEN);
         Ok(())
     }
@@ -253,29 +255,27 @@ impl PeerOutlet {
         }
     }
 
-    /// Sends a superframe in slices, or the frames of it where no slice takes a segment; `room` is for these. How many were lost,
-    /// and why.
+    /// Sends a superframe in slices, or the frames of it where no slice takes a segment. How many were lost, and why.
     pub(crate) fn send_superframe(
         &self,
         vni: Vni,
         unit: &Unit<'_>,
         route: Route,
-        room: &mut Vec<u8>,
-        unsent: &mut Unsent,
+        outbox: &mut Outbox,
     ) -> Result<(), Lost> {
         let line = self.by(route);
         let line = line.ok_or((DropReason::NoSession, unit.frames()))?;
-        match line.offer_superframe(vni, unit) {
+        match line.offer_superframe(vni, unit, outbox) {
             Some(Ok(())) => {
                 self.sent.count(unit.frames(), unit.bytes().len());
                 Ok(())
             }
             Some(Err(reason)) => Err((reason, unit.frames())),
-            None => each_frame(unit, room, |frame| {
+            None => each_frame(unit, outbox, |outbox, frame| {
                 let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
                 datagram::Header::Whole { vni }.encode_into(&mut framed);
                 framed.put_slice(frame);
-                line.offer(vni, &framed.freeze(), false, unsent)?;
+                line.offer(vni, &framed.freeze(), false, outbox)?;
                 self.sent.count(1, frame.len());
                 Ok(())
             }),
@@ -287,7 +287,7 @@ impl PeerOutlet {
         &self,
         vni: Vni,
         frame: &[u8],
-        unsent: &mut Unsent,
+        outbox: &mut Outbox,
     ) -> Result<(), DropReason> {
         let line = self.any().ok_or(DropReason::NoSession)?;
         if line.connection.outgoing().space() < QUEUE_BYTES / 2 {
@@ -296,7 +296,7 @@ impl PeerOutlet {
         let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
         datagram::Header::Copy { vni }.encode_into(&mut framed);
         framed.put_slice(frame);
-        line.offer(vni, &framed.freeze(), true, unsent)?;
+        line.offer(vni, &framed.freeze(), true, outbox)?;
         self.sent.count(1, frame.len());
         Ok(())
     }
@@ -308,7 +308,7 @@ impl Line {
         vni: Vni,
         framed: &Bytes,
         copy: bool,
-        unsent: &mut Unsent,
+        outbox: &mut Outbox,
     ) -> Result<(), DropReason> {
         let mut outgoing = self.connection.outgoing();
         let max = outgoing.max_size().ok_or(DropReason::NoSession)?;
@@ -342,12 +342,17 @@ impl Line {
             }
         }
         drop(outgoing);
-        unsent.add(&self.connection);
+        outbox.add(&self.connection);
         Ok(())
     }
 
     /// Sends it at once: it fills packets by itself. `None`: it cannot be cut into slices.
-    fn offer_superframe(&self, vni: Vni, unit: &Unit<'_>) -> Option<Result<(), DropReason>> {
+    fn offer_superframe(
+        &self,
+        vni: Vni,
+        unit: &Unit<'_>,
+        outbox: &mut Outbox,
+    ) -> Option<Result<(), DropReason>> {
         let mut outgoing = self.connection.outgoing();
         let Some(max) = outgoing.max_size() else {
             return Some(Err(DropReason::NoSession));
@@ -357,8 +362,10 @@ impl Line {
             return Some(Err(DropReason::SessionQueueFull));
         }
         let id = self.next_frame.fetch_add(1, Ordering::Relaxed);
-        let mut slices = superframe::slices(vni, id, unit.bytes(), unit.segment(), max)?;
+        let room = &mut outbox.slices;
+        let mut slices = superframe::slices(vni, id, unit.bytes(), unit.segment(), max, room)?;
         let pushed = slices.try_for_each(|slice| push(&mut outgoing, slice));
+        drop(slices);
         outgoing.flush();
         Some(pushed)
     }
@@ -372,28 +379,35 @@ fn push(outgoing: &mut Outgoing<'_>, datagram: Bytes) -> Result<(), DropReason> 
     })
 }
 
-/// Connections with datagrams that have not left yet. Short frames go in packets together, and packets in calls together, so they
-/// wait for the end of the batch that they came in.
+/// What a lane sends with. Short frames go in packets together, and packets in calls together, so they wait for the end of the
+/// batch that they came in.
 #[derive(Default)]
-pub(crate) struct Unsent(Vec<Connection>);
+pub(crate) struct Outbox {
+    /// Connections with datagrams that have not left yet.
+    unsent: Vec<Connection>,
+    /// Where superframes are cut into slices.
+    slices: BytesMut,
+    /// Where they are cut into frames.
+    pub(crate) frames: Vec<u8>,
+}
 
 /// Connections that are remembered. With more of them a batch has few frames for each.
 const UNSENT_MAX: usize = 16;
 
-impl Unsent {
+impl Outbox {
     fn add(&mut self, connection: &Connection) {
-        if self.0.iter().any(|known| known.is(connection)) {
+        if self.unsent.iter().any(|known| known.is(connection)) {
             return;
         }
-        if self.0.len() >= UNSENT_MAX {
+        if self.unsent.len() >= UNSENT_MAX {
             self.flush();
         }
-        self.0.push(connection.clone());
+        self.unsent.push(connection.clone());
     }
 
     /// The batch is over.
     pub(crate) fn flush(&mut self) {
-        for connection in self.0.drain(..) {
+        for connection in self.unsent.drain(..) {
             connection.flush();
         }
     }

@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::Notify;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     endpoint: Arc<Inner>,
     handle: ConnectionHandle,
     state: Mutex<State>,
+    /// What came while somebody else held the state: who holds it handles that, too, before he goes.
+    mail: Mutex<VecDeque<ConnectionEvent>>,
     /// Something has changed that is no datagram.
     changed: Notify,
     arrived: Notify,
@@ -58,6 +61,8 @@ pub(super) struct State {
     connected: bool,
     over: Option<ConnectionError>,
     drained: bool,
+    /// Room for mail.
+    mail: VecDeque<ConnectionEvent>,
 }
 
 impl State {
@@ -116,7 +121,9 @@ impl Shared {
                 connected: false,
                 over: None,
                 drained: false,
+                mail: VecDeque::new(),
             }),
+            mail: Mutex::default(),
             changed: Notify::new(),
             arrived: Notify::new(),
             earlier: Notify::new(),
@@ -130,24 +137,55 @@ impl Shared {
         Connection(Arc::new(Owner(shared)))
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(self: &Arc<Self>) -> Held<'_> {
         // No code panics while it holds the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Held {
+            state,
+            _after: Settle(self),
+        }
+    }
+
+    fn mail(&self) -> MutexGuard<'_, VecDeque<ConnectionEvent>> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packets have come. Waits for nobody.
+    pub(super) fn deliver(self: &Arc<Self>, events: impl Iterator<Item = ConnectionEvent>) {
+        self.mail().extend(events);
+        self.settle();
+    }
+
+    /// Handles what has come, unless somebody holds the state, who then will.
+    fn settle(self: &Arc<Self>) {
+        while !self.mail().is_empty() {
+            let Ok(mut state) = self.state.try_lock() else {
+                // It is seen: the mail was put there before this look at the lock, and is looked at after its release.
+                return;
+            };
+            let mut mail = std::mem::take(&mut state.mail);
+            std::mem::swap(&mut mail, &mut *self.mail());
+            mail.drain(..).for_each(|event| state.handle(event));
+            state.mail = mail;
+            self.act(&mut state, Instant::now());
+        }
     }
 
     /// The kernel takes packets again.
     pub(super) fn unblock(self: &Arc<Self>) {
         let mut state = self.state();
         state.listed = false;
-        self.drive_locked(state, Instant::now());
+        self.act(&mut state, Instant::now());
     }
 
     /// To be called after whatever was done to the machine.
     pub(super) fn drive(self: &Arc<Self>, now: Instant) {
-        self.drive_locked(self.state(), now);
+        self.act(&mut self.state(), now);
     }
 
-    pub(super) fn drive_locked(self: &Arc<Self>, mut state: MutexGuard<'_, State>, now: Instant) {
+    /// Sends, tells and arms what is due.
+
+    fn act(self: &Arc<Self>, state: &mut State, now: Instant) {
         // What the endpoint answers may have to be sent, too.
         loop {
             state.transmit(&self.endpoint.socket, now);
@@ -206,9 +244,38 @@ impl Shared {
         let now = Instant::now();
         state.machine.close(now, code, reason);
         state.over = Some(ConnectionError::LocallyClosed);
-        self.drive_locked(state, now);
+        self.act(&mut state, now);
+        drop(state);
         self.changed.notify_waiters();
         self.arrived.notify_waiters();
+    }
+}
+
+/// The state of a connection, held. Dropped in this order.
+pub(super) struct Held<'a> {
+    state: MutexGuard<'a, State>,
+    _after: Settle<'a>,
+}
+
+struct Settle<'a>(&'a Arc<Shared>);
+
+impl Drop for Settle<'_> {
+    fn drop(&mut self) {
+        self.0.settle();
+    }
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 }
 
@@ -237,7 +304,7 @@ async fn keep_time(shared: Arc<Shared>) {
         let mut state = shared.state();
         if state.machine.poll_timeout().is_some_and(|due| due <= now) {
             state.machine.handle_timeout(now);
-            shared.drive_locked(state, now);
+            shared.act(&mut state, now);
         }
     }
 }
@@ -257,7 +324,7 @@ pub(crate) enum SendError {
 /// the connection send.
 pub(crate) struct Outgoing<'a> {
     shared: &'a Arc<Shared>,
-    state: MutexGuard<'a, State>,
+    state: Held<'a>,
 }
 
 impl Outgoing<'_> {
@@ -287,8 +354,9 @@ impl Outgoing<'_> {
     }
 
     /// Sends what waits, as far as it may leave.
-    pub(crate) fn flush(self) {
-        self.shared.drive_locked(self.state, Instant::now());
+    pub(crate) fn flush(mut self) {
+        let (shared, state) = (self.shared, &mut *self.state);
+        shared.act(state, Instant::now());
     }
 }
 
@@ -320,7 +388,7 @@ impl Connection {
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.shared().state();
         let done = act(&mut state);
-        self.shared().drive_locked(state, Instant::now());
+        self.shared().act(&mut state, Instant::now());
         done
     }
 

@@ -290,14 +290,12 @@ async fn read(inner: Arc<Inner>) {
         let now = Instant::now();
         inner.sort(&mut inbox, now, &mut events);
         while let Some((connection, event)) = events.pop_front() {
-            let mut state = connection.state();
-            state.handle(event);
-            while let Some((_, event)) =
-                events.pop_front_if(|(other, _)| Arc::ptr_eq(other, &connection))
-            {
-                state.handle(event);
-            }
-            connection.drive_locked(state, now);
+            let more = std::iter::from_fn(|| {
+                let (_, event) =
+                    events.pop_front_if(|(other, _)| Arc::ptr_eq(other, &connection))?;
+                Some(event)
+            });
+            connection.deliver(std::iter::once(event).chain(more));
         }
         // Those that have been woken come first.
         tokio::task::yield_now().await;

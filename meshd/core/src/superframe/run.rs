@@ -88,40 +88,41 @@ impl Slice {
     }
 }
 
-/// Cuts a superframe into datagrams of at most `datagram_max` bytes, and gives `each` of them; the buffers are parts of one.
-/// `None`, and nothing is given: it has no [`Shape`], or a datagram takes no segment of it.
-pub fn slices(
+/// Cuts a superframe into datagrams of at most `datagram_max` bytes; all are parts of `room`, whose memory is used again once none
+/// of an earlier superframe is left. `None`: it has no [`Shape`], or a datagram takes no segment of it.
+pub fn slices<'a>(
     vni: Vni,
     id: u32,
-    frame: &[u8],
+    frame: &'a [u8],
     segment: u16,
     datagram_max: usize,
-) -> Option<impl Iterator<Item = Bytes>> {
+    room: &'a mut BytesMut,
+) -> Option<impl Iterator<Item = Bytes> + use<'a>> {
     let shape = Shape::of(frame).filter(|_| segment >= SEGMENT_MIN)?;
     let headers = frame.get(..shape.headers())?;
     let payload = frame.get(shape.headers()..)?;
-    let room = datagram_max.checked_sub(SLICE_LEN + headers.len())?;
+    let most = datagram_max.checked_sub(SLICE_LEN + headers.len())?;
     let step = match shape.is_stream() {
-        true => room,
-        false => room - room % usize::from(segment),
+        true => most,
+        false => most - most % usize::from(segment),
     };
     let total = u16::try_from(payload.len()).ok()?;
     (step > 0 && total > 0).then_some(())?;
     let count = payload.len().div_ceil(step);
-    let mut buffer = BytesMut::with_capacity(payload.len() + count * (SLICE_LEN + headers.len()));
+    room.reserve(payload.len() + count * (SLICE_LEN + headers.len()));
     // The length of headers is at most HEADERS_MAX.
     let headers_len = headers.len() as u8;
     Some(ranges(payload.len(), step).map(move |range| {
-        buffer.put_u32(u32::from(datagram::SLICE) << 24 | vni.get());
-        buffer.put_u32(id);
-        buffer.put_u16(range.start as u16);
-        buffer.put_u16(total);
-        buffer.put_u16(segment);
-        buffer.put_u8(headers_len);
-        buffer.put_u8(0);
-        buffer.put_slice(headers);
-        buffer.put_slice(payload.get(range).unwrap_or_default());
-        buffer.split().freeze()
+        room.put_u32(u32::from(datagram::SLICE) << 24 | vni.get());
+        room.put_u32(id);
+        room.put_u16(range.start as u16);
+        room.put_u16(total);
+        room.put_u16(segment);
+        room.put_u8(headers_len);
+        room.put_u8(0);
+        room.put_slice(headers);
+        room.put_slice(payload.get(range).unwrap_or_default());
+        room.split().freeze()
     }))
 }
 
@@ -135,15 +136,18 @@ struct Open {
     begin: u16,
     next: usize,
     total: u16,
-    /// Room for the overlay header of a whole frame, headers, payload.
-    framed: BytesMut,
 }
 
 /// What a session's slices become: a slice is joined to the one before if it goes on where that ended.
 ///
 /// At most one superframe is open. Whoever reads ends it when nothing more is at hand, so nothing waits for what may be lost.
 #[derive(Debug, Default)]
-pub struct Run(Option<Open>);
+pub struct Run {
+    open: Option<Open>,
+    /// The overlay header of a whole frame, headers and payload of the open one. Its memory is used again once nobody has an
+    /// earlier one.
+    framed: BytesMut,
+}
 
 /// A superframe, or a frame, that was joined: the overlay header of a whole frame and the frame, and the bytes of a segment if it
 /// is to be cut; 0: it is one frame.
@@ -152,7 +156,7 @@ pub type Joined = (Vni, Bytes, u16);
 impl Run {
     /// Adds a slice. What it does not go on with is returned.
     pub fn push(&mut self, slice: &Slice) -> Option<Joined> {
-        let goes_on = self.0.as_ref().is_some_and(|open| {
+        let goes_on = self.open.as_ref().is_some_and(|open| {
             (open.vni, open.id, open.segment, open.total)
                 == (slice.vni, slice.id, slice.segment, slice.total)
                 && open.next == usize::from(slice.offset)
@@ -160,10 +164,11 @@ impl Run {
         });
         let before = if goes_on { None } else { self.end() };
         let headers = slice.shape.headers();
-        let open = self.0.get_or_insert_with(|| {
+        let framed = &mut self.framed;
+        let open = self.open.get_or_insert_with(|| {
             let left = usize::from(slice.total) - usize::from(slice.offset);
-            let mut framed = BytesMut::with_capacity(WHOLE_LEN + headers + left);
-            datagram::Header::Whole { vni: slice.vni }.encode_into(&mut framed);
+            framed.reserve(WHOLE_LEN + headers + left);
+            datagram::Header::Whole { vni: slice.vni }.encode_into(framed);
             framed.put_slice(slice.bytes.get(..headers).unwrap_or_default());
             Open {
                 vni: slice.vni,
@@ -173,11 +178,10 @@ impl Run {
                 begin: slice.offset,
                 next: usize::from(slice.offset),
                 total: slice.total,
-                framed,
             }
         });
         let payload = slice.bytes.get(headers..).unwrap_or_default();
-        open.framed.put_slice(payload);
+        framed.put_slice(payload);
         open.next += payload.len();
         before
     }
@@ -185,20 +189,21 @@ impl Run {
     /// Is the open one complete? Then it need not wait for the next.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let open = self.0.as_ref();
+        let open = self.open.as_ref();
         open.is_some_and(|open| open.next == usize::from(open.total))
     }
 
     /// Ends the open one.
     pub fn end(&mut self) -> Option<Joined> {
-        let mut open = self.0.take()?;
+        let open = self.open.take()?;
+        let mut framed = self.framed.split();
         let part = Part {
             offset: usize::from(open.begin),
             len: open.next - usize::from(open.begin),
             total: usize::from(open.total),
             segment: open.segment,
         };
-        let frame = open.framed.get_mut(WHOLE_LEN..)?;
+        let frame = framed.get_mut(WHOLE_LEN..)?;
         open.shape.write(frame, &part);
         let segment = if part.len > usize::from(open.segment) {
             open.segment
@@ -206,6 +211,6 @@ impl Run {
             open.shape.complete(frame);
             0
         };
-        Some((open.vni, open.framed.freeze(), segment))
+        Some((open.vni, framed.freeze(), segment))
     }
 }
