@@ -35,6 +35,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::{Builder, Handle};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -66,14 +67,28 @@ pub(crate) fn run(options: &RunOptions) -> anyhow::Result<()> {
     let config_path = config_path(options);
     let config = read_config(config_path.as_deref())?;
     crate::logging::start(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let control = Builder::new_multi_thread()
+        .thread_name("meshd-control")
         .enable_all()
         .build()
-        .context("start the runtime")?;
-    let ended = runtime.block_on(serve(options, config, config_path));
+        .context("start the threads for control")?;
+    let data = Builder::new_multi_thread()
+        .thread_name("meshd-data")
+        .worker_threads(data_threads())
+        .enable_all()
+        .build()
+        .context("start the threads for frames")?;
+    let ended = control.block_on(serve(options, config, config_path, data.handle()));
     // What still runs has nothing to lose: the driver has ended, or there is none.
-    runtime.shutdown_background();
+    control.shutdown_background();
+    data.shutdown_background();
     ended
+}
+
+/// Threads that carry frames and nothing else: half of the cores. The other half is for those whose frames they are, and for
+/// the kernel's share of the work; a thread more than that is woken by the others more often than it helps them.
+fn data_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
 }
 
 fn config_path(options: &RunOptions) -> Option<PathBuf> {
@@ -98,6 +113,7 @@ async fn serve(
     options: &RunOptions,
     config: Config,
     config_path: Option<PathBuf>,
+    data: &Handle,
 ) -> anyhow::Result<()> {
     crate::identity::refuse_core_dumps();
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
@@ -118,7 +134,7 @@ async fn serve(
     let (inputs, from_all) = mpsc::channel(INPUTS_MAX);
     let (heard, from_sessions) = mpsc::channel(HEARD_MAX);
     let (handle, mailbox) = driver::channel();
-    let underlay = start_underlay(&config.underlay, &identity, &heard).await?;
+    let underlay = start_underlay(&config.underlay, &identity, &heard, data).await?;
     drop(heard);
     let kernel = Kernel::start(
         KernelConfig {
@@ -126,6 +142,7 @@ async fn serve(
             node: identity.node_id(),
             underlay: SocketAddr::new(config.underlay.listen.ip(), underlay.local_port()),
             superframes: config.kernel.superframes,
+            data: data.clone(),
         },
         clock.moment(),
         inputs.clone(),
@@ -202,7 +219,14 @@ async fn serve(
         floods_per_s: config.limits.bum_per_second,
         ..LaneLimits::default()
     };
-    let datapath = Datapath::new(inputs.clone(), clock, lane_limits, seed, rulings.punts());
+    let datapath = Datapath::new(
+        inputs.clone(),
+        clock,
+        lane_limits,
+        seed,
+        rulings.punts(),
+        data.clone(),
+    );
     let ways_gauge = tokio::spawn(datapath.gauge());
     let executor = Executor::start(executor::Tools {
         kernel: kernel.clone(),
@@ -361,6 +385,7 @@ async fn start_underlay(
     config: &meshd_core::config::UnderlayConfig,
     identity: &Identity,
     heard: &mpsc::Sender<Heard>,
+    data: &Handle,
 ) -> Result<Underlay, UnderlayError> {
     let end = tokio::time::Instant::now() + PREDECESSOR;
     loop {
@@ -372,7 +397,7 @@ async fn start_underlay(
                 .map(|link| link.address)
                 .collect(),
         };
-        let started = Underlay::start(sockets, identity.clone(), heard.clone()).await;
+        let started = Underlay::start(sockets, identity.clone(), heard.clone(), data);
         match started {
             Err(UnderlayError::Bind { source, .. } | UnderlayError::Link { source, .. })
                 if source.kind() == std::io::ErrorKind::AddrInUse

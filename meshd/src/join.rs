@@ -356,8 +356,8 @@ mod tests {
             },
             identity.clone(),
             inputs,
+            &tokio::runtime::Handle::current(),
         )
-        .await
         .unwrap();
         let token = Token {
             mesh: identity.mesh(),

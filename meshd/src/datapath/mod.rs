@@ -43,6 +43,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -97,6 +98,8 @@ type LaneId = (Origin, Option<WayId>);
 /// All lanes of the node. Used by the driver alone.
 pub(crate) struct Datapath {
     shared: Arc<Shared>,
+    /// Where lanes run.
+    data: Handle,
     lanes: BTreeMap<LaneId, LaneHandle>,
     /// What lanes that ended had dropped.
     ended: DropCounts,
@@ -107,13 +110,14 @@ pub(crate) struct Datapath {
 }
 
 impl Datapath {
-    /// No lanes yet. Upcalls go to `inputs`; what does not fit there is dropped and counted.
+    /// No lanes yet; they will run in `data`. Upcalls go to `inputs`; what does not fit there is dropped and counted.
     pub(crate) fn new(
         inputs: mpsc::Sender<Input>,
         clock: Clock,
         limits: LaneLimits,
         seed: u64,
         punts: Punts,
+        data: Handle,
     ) -> Self {
         let shared = Shared {
             epoch: AtomicU64::new(0),
@@ -126,6 +130,7 @@ impl Datapath {
         };
         Self {
             shared: Arc::new(shared),
+            data,
             lanes: BTreeMap::new(),
             ended: DropCounts::default(),
             seed,
@@ -169,7 +174,8 @@ impl Datapath {
             outlets.ports.insert(port, outlet.clone());
         });
         let lane = (Origin::Port(port), None);
-        self.start(lane, None, |start| tokio::spawn(port::run(start, vni, tap)));
+        let data = self.data.clone();
+        self.start(lane, None, |start| data.spawn(port::run(start, vni, tap)));
     }
 
     /// A port is gone.
@@ -185,8 +191,9 @@ impl Datapath {
         let tap = Arc::new(tap);
         self.vtaps.insert(vni, Arc::clone(&tap));
         self.open_gateway(vni);
+        let data = self.data.clone();
         self.start((Origin::Vxlan(vni), None), None, |start| {
-            tokio::spawn(vxlan::run(start, vni, mtu, tap))
+            data.spawn(vxlan::run(start, vni, mtu, tap))
         });
     }
 
@@ -265,8 +272,9 @@ impl Datapath {
             let outlet = outlets.peers.entry(node).or_default();
             outlet.set_way(way, Some(connection.clone()));
         });
+        let data = self.data.clone();
         self.start((Origin::Peer(node), Some(way)), Some(session), |start| {
-            tokio::spawn(peer::run(start, connection))
+            data.spawn(peer::run(start, connection))
         });
     }
 

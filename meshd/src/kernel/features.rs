@@ -66,7 +66,8 @@ async fn try_here() -> io::Result<Vec<Feature>> {
     // veth needs a pair of names, which the kernel makes up.
     let veth = make(&netlink, "trial0", InfoKind::Veth).await;
     say("veth", "CONFIG_VETH", true, veth.clone());
-    let tun = tap::open(&netlink, "trial1", "trial", 1500, false)
+    let data = tokio::runtime::Handle::current();
+    let tun = tap::open(&netlink, &data, "trial1", "trial", 1500, false)
         .await
         .map_err(|(step, error)| format!("{step}: {}", error.desc()));
     say(

@@ -72,6 +72,7 @@ use monitor::Monitor;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
 use tokio::task::AbortHandle;
 
@@ -86,6 +87,8 @@ pub struct KernelConfig {
     pub underlay: SocketAddr,
     /// Have ports hand over superframes, where the kernel can.
     pub superframes: bool,
+    /// Where TAPs are waited for.
+    pub data: Handle,
 }
 
 /// A port that is as it should be.
@@ -180,6 +183,7 @@ struct Inner {
     marks: Marks,
     inventory: Arc<Inventory>,
     superframes: bool,
+    data: Handle,
     lanes: [Mutex<()>; LANES],
     network_lanes: [Mutex<()>; LANES],
     batch: Batch,
@@ -218,7 +222,7 @@ impl Kernel {
             "open the network namespace of this process (is /proc mounted?)",
         ))?;
         let marks = Marks::new(config.mesh, config.node);
-        let superframes = config.superframes;
+        let (superframes, data) = (config.superframes, config.data);
         // Subscribed before the reading, so that nothing falls between.
         let inventory = Arc::new(Inventory::default());
         let monitor = Monitor::open(own.clone(), Arc::clone(&inventory), config.underlay, events)
@@ -250,6 +254,7 @@ impl Kernel {
             marks,
             inventory,
             superframes,
+            data,
             lanes: Default::default(),
             network_lanes: Default::default(),
             batch,
@@ -267,6 +272,7 @@ impl Kernel {
             marks,
             inventory,
             superframes,
+            data,
             batch,
             ledger,
             ..
@@ -277,6 +283,7 @@ impl Kernel {
             marks,
             inventory,
             superframes: *superframes,
+            data,
             batch,
             gate: ledger.gate(),
         }

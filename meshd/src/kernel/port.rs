@@ -15,7 +15,7 @@ use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
-use super::tap::PortTap;
+use super::tap::{PortTap, StepError};
 use super::{Mended, QUEUE_LEN, WireError, Wired, gate, hint, nameless, tap};
 use meshd_core::command::{NetnsRef, PortRecord, PortWiring};
 use meshd_core::ident::{IfName, PortId, escape};
@@ -30,6 +30,7 @@ use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 use std::net::IpAddr;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// Names tried for a device before giving up: more daemons than this do not share one namespace.
 const NAMES_MAX: u32 = 16;
@@ -46,6 +47,8 @@ pub(super) struct Workbench<'a> {
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
     pub(super) superframes: bool,
+    /// Where TAPs are waited for.
+    pub(super) data: &'a Handle,
     pub(super) batch: &'a Batch,
     pub(super) gate: &'a gate::Gate,
 }
@@ -374,6 +377,10 @@ impl Workbench<'_> {
         )))
     }
 
+    async fn tap(&self, name: &str, alias: &str, mtu: u16) -> Result<(PortTap, u32), StepError> {
+        tap::open(self.own, self.data, name, alias, mtu, self.superframes).await
+    }
+
     async fn open_tap(&self, wiring: &PortWiring) -> Result<(PortTap, u32), Failure> {
         let id = wiring.port.id;
         let alias = self.marks.of(id);
@@ -381,14 +388,14 @@ impl Workbench<'_> {
             let name = String::from_utf8(link.name).map_err(|_| {
                 failure("its TAP was renamed by somebody else to what is no UTF-8: rename it back")
             })?;
-            let mut opened = tap::open(self.own, &name, &alias, wiring.mtu, self.superframes).await;
+            let mut opened = self.tap(&name, &alias, wiring.mtu).await;
             // A lane of ours that has just ended closes its descriptor when its task is next looked at.
             for _ in 0..TAP_TRIES {
                 if !matches!(opened, Err((_, Errno::EBUSY))) {
                     break;
                 }
                 tokio::time::sleep(TAP_WAIT).await;
-                opened = tap::open(self.own, &name, &alias, wiring.mtu, self.superframes).await;
+                opened = self.tap(&name, &alias, wiring.mtu).await;
             }
             let opened = opened.map_err(|(step, error)| Failure {
                 keep: error == Errno::EBUSY,
@@ -410,7 +417,7 @@ impl Workbench<'_> {
             {
                 continue;
             }
-            match tap::open(self.own, &name, &alias, wiring.mtu, self.superframes).await {
+            match self.tap(&name, &alias, wiring.mtu).await {
                 Ok((tun, index)) => {
                     self.inventory.add(id, Role::Tap, index);
                     return Ok((tun, index));

@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use tokio::runtime::Handle;
 use tokio_tun::Tun;
 
 nix::ioctl_write_int!(
@@ -127,18 +128,23 @@ impl Opened {
     }
 }
 
-/// Opens the TAP `name`, making it if there is none, and gives it the alias. The caller has checked whose it is.
+/// Opens the TAP `name`, making it if there is none, and gives it the alias; it will be waited for in `data`. The caller has
+/// checked whose it is.
 ///
 /// # Errors
 /// EBUSY: another descriptor is open on it.
 pub(super) async fn open(
     netlink: &Netlink,
+    data: &Handle,
     name: &str,
     alias: &str,
     mtu: u16,
     superframes: bool,
 ) -> Result<(PortTap, u32), StepError> {
-    let opened = Opened::new(name, superframes)?;
+    let opened = {
+        let _on = data.enter();
+        Opened::new(name, superframes)?
+    };
     let link = netlink
         .link_by_name(name.as_bytes())
         .await
@@ -162,6 +168,7 @@ pub(super) async fn open(
     let tap = match opened {
         Opened::Plain(tun) => PortTap::Plain(tun),
         Opened::Super(file) => {
+            let _on = data.enter();
             let tap = Vtap::new(file, link.index);
             PortTap::Super(tap.map_err(|_| ("wait for", Errno::EIO))?)
         }

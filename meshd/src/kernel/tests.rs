@@ -105,6 +105,7 @@ pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input
         underlay: UNDERLAY.parse().unwrap(),
         // Nodes with an odd number: both kinds of TAPs are tried.
         superframes: node % 2 == 1,
+        data: tokio::runtime::Handle::current(),
     };
     (
         Kernel::start(config, Moment(0), events).await.unwrap(),

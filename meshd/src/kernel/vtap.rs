@@ -254,6 +254,7 @@ impl Workbench<'_> {
         self.mark_device(&link, vni, role, mtu).await?;
         keep(&file).map_err(|(step, error)| refused(step)(error))?;
         self.set_device_up(vni, role, true).await?;
+        let _on = self.data.enter();
         Vtap::new(file, link.index)
             .map_err(|error| failure(format!("wait for {}: {error}", escape(name.as_bytes()))))
     }

@@ -133,7 +133,8 @@ impl Shared {
     /// Sends its first packets, and watches its clock from then on.
     pub(super) fn begin(shared: Arc<Self>) -> Connection {
         shared.drive(Instant::now());
-        tokio::spawn(keep_time(Arc::clone(&shared)));
+        let runtime = &shared.endpoint.runtime;
+        runtime.spawn(keep_time(Arc::clone(&shared)));
         Connection(Arc::new(Owner(shared)))
     }
 

@@ -14,6 +14,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 /// Pause of the reader after an error of the socket that is none of QUIC's, as when an uplink is gone.
@@ -45,6 +46,8 @@ pub(super) struct Inner {
     /// Connections whose packets the kernel did not take.
     blocked: Mutex<Vec<Arc<Shared>>>,
     unblock: Notify,
+    /// Where packets are handled.
+    pub(super) runtime: Handle,
 }
 
 struct Table {
@@ -58,7 +61,7 @@ struct Table {
 }
 
 impl Endpoint {
-    /// Reads `socket` from now on; `server`: strangers may connect.
+    /// Reads `socket` from now on, in the runtime that this is called in; `server`: strangers may connect.
     ///
     /// # Errors
     /// If the socket cannot be used, or there is no runtime.
@@ -85,6 +88,7 @@ impl Endpoint {
             abandoned: AtomicBool::new(false),
             blocked: Mutex::default(),
             unblock: Notify::new(),
+            runtime: Handle::current(),
         });
         tokio::spawn(read(Arc::clone(&inner)));
         Ok(Self(Arc::new(Owner(inner))))

@@ -43,6 +43,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -159,15 +160,17 @@ pub struct Underlay(Arc<Inner>);
 
 impl Underlay {
     /// Listens, and takes connections from then on. What happens goes to `heard`; while that is full, sessions read no
-    /// further.
+    /// further. Packets are handled in `data`, sessions in the caller's runtime.
     ///
     /// # Errors
     /// If the socket cannot be had.
-    pub async fn start(
+    pub fn start(
         config: UnderlayConfig,
         identity: Identity,
         heard: mpsc::Sender<Heard>,
+        data: &Handle,
     ) -> Result<Self, UnderlayError> {
+        let on = data.enter();
         let mut endpoint = Endpoint::bind(config.listen, identity.node_key(), true)?;
         if !config.links.is_empty() {
             endpoint = endpoint.watchful();
@@ -175,6 +178,7 @@ impl Underlay {
         let links = config.links.iter();
         let links = links.map(|address| Endpoint::bind_link(*address, identity.node_key()));
         let links = links.collect::<Result<Vec<_>, _>>()?;
+        drop(on);
         let port = endpoint
             .quic
             .local_addr()

@@ -33,8 +33,8 @@ async fn party_with(inputs_max: usize, listen: &str) -> Party {
         },
         identity,
         inputs,
+        &Handle::current(),
     )
-    .await
     .unwrap();
     let address = SocketAddr::new(listen.ip(), underlay.local_port());
     Party {
