@@ -10,7 +10,7 @@
 
 #![allow(dead_code, reason = "each program plays some of them")]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use meshd_core::conntrack::Zones;
 use meshd_core::edit::{self, Edit};
 use meshd_core::flow::{FlowKey, FlowMask, Origin};
@@ -248,16 +248,16 @@ fn superframe_segments() -> Option<Act> {
     }))
 }
 
-fn cut(vni: Vni, frame: &[u8]) -> impl Iterator<Item = Bytes> {
-    superframe::slices(vni, 1, frame, SEGMENT, DATAGRAM)
+fn cut<'a>(vni: Vni, frame: &'a [u8], room: &'a mut BytesMut) -> impl Iterator<Item = Bytes> {
+    superframe::slices(vni, 1, frame, SEGMENT, DATAGRAM, room)
         .into_iter()
         .flatten()
 }
 
 fn superframe_slices() -> Option<Act> {
-    let (vni, frame) = (vni()?, superframe(SEGMENTS));
+    let (vni, frame, mut room) = (vni()?, superframe(SEGMENTS), BytesMut::new());
     Some(Box::new(move || {
-        for slice in cut(vni, black_box(&frame)) {
+        for slice in cut(vni, black_box(&frame), &mut room) {
             black_box(slice);
         }
     }))
@@ -265,7 +265,7 @@ fn superframe_slices() -> Option<Act> {
 
 fn superframe_join() -> Option<Act> {
     let vni = vni()?;
-    let datagrams: Vec<Bytes> = cut(vni, &superframe(SEGMENTS)).collect();
+    let datagrams: Vec<Bytes> = cut(vni, &superframe(SEGMENTS), &mut BytesMut::new()).collect();
     let mut run = Run::default();
     Some(Box::new(move || {
         for datagram in &datagrams {
