@@ -5,7 +5,7 @@ use super::*;
 use crate::frame::Frame;
 use crate::ident::Vni;
 use crate::wire::datagram::WHOLE_LEN;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 fn vni() -> Vni {
@@ -176,7 +176,8 @@ proptest! {
     #[test]
     fn slices_that_come_in_order_become_what_was_cut(made in made(), max in 400usize..9000) {
         let frame = made.frame();
-        let Some(all) = slices(vni(), 5, &frame, made.segment, max, &mut BytesMut::new()) else {
+        let mut room = BytesMut::new();
+        let Some(all) = slices(vni(), 5, &frame, made.segment, max, &mut room) else {
             // Only a datagram of UDP has to fit whole.
             prop_assert!(made.udp && usize::from(made.segment) + 16 + 120 > max);
             return Ok(());
@@ -197,7 +198,8 @@ proptest! {
         made in made(), max in 400usize..1500, fate in proptest::collection::vec(0..4u8, 64),
     ) {
         let frame = made.frame();
-        let Some(all) = slices(vni(), 5, &frame, made.segment, max, &mut BytesMut::new()) else { return Ok(()) };
+        let mut room = BytesMut::new();
+        let Some(all) = slices(vni(), 5, &frame, made.segment, max, &mut room) else { return Ok(()) };
         let mut all: Vec<Bytes> = all.zip(fate.iter().cycle()).filter(|(_, fate)| **fate > 0).map(|(d, _)| d).collect();
         for (at, fate) in fate.iter().enumerate() {
             if *fate == 1 && at + 1 < all.len() {
@@ -236,7 +238,8 @@ proptest! {
         made in made(), changes in proptest::collection::vec((0usize..200, any::<u8>()), 0..6), cut_at in 0usize..3000,
     ) {
         let frame = made.frame();
-        let all = slices(vni(), 5, &frame, made.segment, 1400, &mut BytesMut::new());
+        let mut room = BytesMut::new();
+        let all = slices(vni(), 5, &frame, made.segment, 1400, &mut room);
         let mut run = Run::default();
         for datagram in all.into_iter().flatten() {
             let mut bytes = datagram.to_vec();
