@@ -87,6 +87,8 @@ pub struct KernelConfig {
     pub underlay: SocketAddr,
     /// Have ports hand over superframes, where the kernel can.
     pub superframes: bool,
+    /// Bytes of the largest superframe that a port's far end is to send; `None`: as the kernel has it.
+    pub gso_max: Option<u32>,
     /// Where TAPs are waited for.
     pub data: Handle,
 }
@@ -183,6 +185,7 @@ struct Inner {
     marks: Marks,
     inventory: Arc<Inventory>,
     superframes: bool,
+    gso_max: Option<u32>,
     data: Handle,
     lanes: [Mutex<()>; LANES],
     network_lanes: [Mutex<()>; LANES],
@@ -222,7 +225,7 @@ impl Kernel {
             "open the network namespace of this process (is /proc mounted?)",
         ))?;
         let marks = Marks::new(config.mesh, config.node);
-        let (superframes, data) = (config.superframes, config.data);
+        let (superframes, gso_max, data) = (config.superframes, config.gso_max, config.data);
         // Subscribed before the reading, so that nothing falls between.
         let inventory = Arc::new(Inventory::default());
         let monitor = Monitor::open(own.clone(), Arc::clone(&inventory), config.underlay, events)
@@ -254,6 +257,7 @@ impl Kernel {
             marks,
             inventory,
             superframes,
+            gso_max,
             data,
             lanes: Default::default(),
             network_lanes: Default::default(),
@@ -272,6 +276,7 @@ impl Kernel {
             marks,
             inventory,
             superframes,
+            gso_max,
             data,
             batch,
             ledger,
@@ -283,6 +288,7 @@ impl Kernel {
             marks,
             inventory,
             superframes: *superframes,
+            gso_max: *gso_max,
             data,
             batch,
             gate: ledger.gate(),

@@ -145,6 +145,8 @@ pub(super) struct Link {
     pub(super) kind: Vec<u8>,
     pub(super) mac: Option<MacAddr>,
     pub(super) mtu: u32,
+    /// Bytes of the largest superframe that is sent by it; 0: the kernel does not say.
+    pub(super) gso_max: u32,
     /// Index of the lower device; of a veth: of its far end, in the far end's namespace.
     pub(super) peer: Option<u32>,
     /// The namespace that `peer` is in, as this namespace numbers it; `None`: this one.
@@ -172,6 +174,7 @@ impl Link {
                 libc::IFLA_IFALIAS => link.alias = text(value),
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(MacAddr),
                 libc::IFLA_MTU => link.mtu = word(value)?,
+                libc::IFLA_GSO_MAX_SIZE => link.gso_max = word(value).unwrap_or(0),
                 libc::IFLA_LINK => link.peer = word(value),
                 libc::IFLA_LINK_NETNSID => link.peer_netns = word(value).map(u32::cast_signed),
                 libc::IFLA_MASTER => link.master = word(value).filter(|index| *index != 0),

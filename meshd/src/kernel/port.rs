@@ -47,6 +47,7 @@ pub(super) struct Workbench<'a> {
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
     pub(super) superframes: bool,
+    pub(super) gso_max: Option<u32>,
     /// Where TAPs are waited for.
     pub(super) data: &'a Handle,
     pub(super) batch: &'a Batch,
@@ -506,13 +507,16 @@ impl Workbench<'_> {
         if link.mtu != u32::from(wiring.mtu) {
             attributes.push(LinkAttribute::Mtu(u32::from(wiring.mtu)));
         }
+        if let Some(max) = self.gso_max.filter(|max| *max != link.gso_max) {
+            attributes.push(LinkAttribute::GsoMaxSize(max));
+        }
         if !attributes.is_empty() {
             far.rt
                 .link()
                 .set(change(index, attributes))
                 .execute()
                 .await
-                .map_err(refused("set MAC and MTU of"))?;
+                .map_err(refused("set MAC, MTU and the largest superframe of"))?;
         }
         if !link.is_up() {
             self.raise_with_link_local(index, wiring, far)

@@ -95,6 +95,8 @@ async fn inside<T: Send + 'static>(
     Netns::open(netns).unwrap().inside(job).await.unwrap()
 }
 
+/// Of the ports of nodes with an odd number.
+const GSO_MAX: u32 = 50_000;
 const UNDERLAY: &str = "[::]:7650";
 
 pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input>) {
@@ -105,6 +107,7 @@ pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input
         underlay: UNDERLAY.parse().unwrap(),
         // Nodes with an odd number: both kinds of TAPs are tried.
         superframes: node % 2 == 1,
+        gso_max: (node % 2 == 1).then_some(GSO_MAX),
         data: tokio::runtime::Handle::current(),
     };
     (
@@ -381,6 +384,17 @@ fn a_restarted_daemon_adopts_its_ports_and_repairs_what_differs() {
             65_535,
             "what is too long gets to the switch"
         );
+        other
+            .run(|| {
+                let mut ip = Command::new("ip");
+                let shown = ip.args(["-d", "link", "show", "eth0"]).output().unwrap();
+                let shown = String::from_utf8(shown.stdout).unwrap();
+                assert!(
+                    shown.contains(&format!("gso_max_size {GSO_MAX} ")),
+                    "{shown}"
+                );
+            })
+            .await;
         switch(a.tap, b.tap);
         transfer(&one, &other, "10.7.0.3".parse().unwrap(), 1 << 20).await;
         assert_eq!(

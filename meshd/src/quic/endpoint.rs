@@ -276,10 +276,37 @@ impl Inner {
     }
 }
 
+/// What was read at one call, by connection.
+#[derive(Default)]
+struct Sorted {
+    /// Whose the next events are, and how many of them.
+    runs: Vec<(Arc<Shared>, usize)>,
+    events: VecDeque<ConnectionEvent>,
+}
+
+impl Sorted {
+    fn add(
+        &mut self,
+        connections: &BTreeMap<usize, Arc<Shared>>,
+        handle: ConnectionHandle,
+        event: ConnectionEvent,
+    ) {
+        match self.runs.last_mut() {
+            Some((connection, count)) if connection.handle() == handle => *count += 1,
+            _ => match connections.get(&handle.0) {
+                Some(connection) => self.runs.push((Arc::clone(connection), 1)),
+                // It has drained.
+                None => return,
+            },
+        }
+        self.events.push_back(event);
+    }
+}
+
 /// Gives each connection its packets, until the endpoint is not needed any more.
 async fn read(inner: Arc<Inner>) {
     let mut inbox = Inbox::new();
-    let mut events: VecDeque<(Arc<Shared>, ConnectionEvent)> = VecDeque::new();
+    let mut sorted = Sorted::default();
     let mut unblock = std::pin::pin!(inner.unblock());
     while inner.is_needed() {
         tokio::select! {
@@ -291,15 +318,9 @@ async fn read(inner: Arc<Inner>) {
             () = inner.reader.notified() => continue,
             () = &mut unblock => continue,
         }
-        let now = Instant::now();
-        inner.sort(&mut inbox, now, &mut events);
-        while let Some((connection, event)) = events.pop_front() {
-            let more = std::iter::from_fn(|| {
-                let (_, event) =
-                    events.pop_front_if(|(other, _)| Arc::ptr_eq(other, &connection))?;
-                Some(event)
-            });
-            connection.deliver(std::iter::once(event).chain(more));
+        inner.sort(&mut inbox, &mut sorted);
+        for (connection, count) in sorted.runs.drain(..) {
+            connection.deliver(sorted.events.drain(..count));
         }
         // Those that have been woken come first.
         tokio::task::yield_now().await;
@@ -308,12 +329,8 @@ async fn read(inner: Arc<Inner>) {
 
 impl Inner {
     /// Finds out whose packets these are.
-    fn sort(
-        &self,
-        inbox: &mut Inbox,
-        now: Instant,
-        events: &mut VecDeque<(Arc<Shared>, ConnectionEvent)>,
-    ) {
+    fn sort(&self, inbox: &mut Inbox, sorted: &mut Sorted) {
+        let now = Instant::now();
         let mut guard = self.table();
         let table = &mut *guard;
         let mut strangers = false;
@@ -328,9 +345,7 @@ impl Inner {
                     .handle(now, meta.addr, meta.dst_ip, ecn, packet, &mut table.answer);
             match event {
                 Some(DatagramEvent::ConnectionEvent(handle, event)) => {
-                    if let Some(connection) = table.connections.get(&handle.0) {
-                        events.push_back((Arc::clone(connection), event));
-                    }
+                    sorted.add(&table.connections, handle, event);
                 }
                 Some(DatagramEvent::NewConnection(incoming)) if table.closed.is_some() => {
                     table.refuse(&self.socket, incoming);

@@ -13,6 +13,8 @@
 mod congestion;
 mod dial;
 mod endpoint;
+#[cfg(test)]
+mod frame_tests;
 mod gate;
 mod pace;
 mod queue;

@@ -13,11 +13,11 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 /// A node of a test, with what its underlay told.
-struct Party {
-    underlay: Underlay,
+pub(super) struct Party {
+    pub(super) underlay: Underlay,
     happened: mpsc::Receiver<Heard>,
     id: NodeId,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     _state: (tempfile::TempDir, Store),
 }
 
@@ -80,7 +80,7 @@ impl Party {
         }
     }
 
-    async fn closed(&mut self) -> String {
+    pub(super) async fn closed(&mut self) -> String {
         loop {
             match self.next().await {
                 Input::Session(SessionEvent::Closed { reason, .. }) => return reason,
@@ -103,7 +103,7 @@ impl Party {
 }
 
 /// Two nodes with one session, and its number at each.
-async fn pair() -> (Party, Party, SessionId, SessionId) {
+pub(super) async fn pair() -> (Party, Party, SessionId, SessionId) {
     let (mut a, mut b) = (party().await, party().await);
     a.underlay.dial(b.id, vec![b.address]);
     let (at_a, key_of_b) = a.connected().await;

@@ -1,0 +1,124 @@
+//! Frames over a session, as lanes send and read them.
+#![allow(clippy::unwrap_used)]
+
+use super::tests::{Party, pair};
+use super::*;
+use crate::quic::SendError;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::UdpSocket;
+use std::time::Instant;
+
+async fn proven() -> (Party, Party, [SessionId; 2], [Connection; 2]) {
+    let (a, b, at_a, at_b) = pair().await;
+    let connections = [
+        a.underlay.prove(at_a).unwrap(),
+        b.underlay.prove(at_b).unwrap(),
+    ];
+    // The drop of frames stops at the reader's next turn.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    (a, b, [at_a, at_b], connections)
+}
+
+/// The next `count` datagrams.
+async fn read(connection: &Connection, count: usize) -> VecDeque<Bytes> {
+    let mut heard = VecDeque::new();
+    let all = async {
+        while heard.len() < count {
+            let rest = count - heard.len();
+            connection.datagrams(&mut heard, rest).await.unwrap();
+        }
+    };
+    let _ = timeout(Duration::from_secs(5), all).await;
+    heard
+}
+
+fn numbered(number: usize, length: usize) -> Bytes {
+    let mut datagram = vec![0; length];
+    datagram[..8].copy_from_slice(&number.to_be_bytes());
+    datagram.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_arrives_in_order_and_what_does_not_fit_is_said() {
+    let (_a, _b, _, [from, to]) = proven().await;
+    let mut taken = 0;
+    {
+        let mut outgoing = from.outgoing();
+        let most = outgoing.max_size().unwrap();
+        let long = Bytes::from(vec![0; most + 1]);
+        assert_eq!(outgoing.push(long), Err(SendError::TooLarge));
+        let full = loop {
+            match outgoing.push(numbered(taken, 1000)) {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, SendError::Full);
+        assert!(taken > 500 && outgoing.space() < 2000, "{taken}");
+        outgoing.flush();
+    }
+    let heard = read(&to, taken).await;
+    // A machine with other work may overflow the far end's socket.
+    assert!(heard.len() > taken / 2, "{} of {taken}", heard.len());
+    let numbers: Vec<u64> = heard
+        .iter()
+        .map(|datagram| u64::from_be_bytes(datagram[..8].try_into().unwrap()))
+        .collect();
+    assert!(numbers.is_sorted_by(|before, after| before < after));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_while_somebody_sends_is_heard_when_he_is_done() {
+    let (_a, _b, _, [from, to]) = proven().await;
+    let held = to.outgoing();
+    for number in 0..20 {
+        let mut outgoing = from.outgoing();
+        outgoing.push(numbered(number, 100)).unwrap();
+        outgoing.flush();
+    }
+    // The reader must not wait for us, or it would hear nobody else.
+    std::thread::sleep(Duration::from_millis(200));
+    drop(held);
+    let mut heard = VecDeque::new();
+    while to.take_datagrams(&mut heard, 64).unwrap() {}
+    assert_eq!(heard.len(), 20, "without waiting for anything");
+}
+
+#[tokio::test]
+async fn a_short_datagram_does_not_keep_what_it_was_read_into() {
+    let (_a, _b, _, [from, to]) = proven().await;
+    let mut kept = Vec::new();
+    let before = resident();
+    for number in 0..2000 {
+        let mut outgoing = from.outgoing();
+        outgoing.push(numbered(number, 8)).unwrap();
+        outgoing.flush();
+        kept.extend(read(&to, 1).await);
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(kept.len() > 1000);
+    assert!(grown < 32 << 20, "{grown} bytes for {}", kept.len());
+}
+
+/// Memory of this process, in bytes.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = pages.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[tokio::test]
+async fn an_endpoint_that_nobody_has_gives_its_socket_back() {
+    let (a, mut b, _, connections) = proven().await;
+    let address = a.address;
+    drop(connections);
+    a.underlay.close().await;
+    drop(a);
+    b.closed().await;
+    let began = Instant::now();
+    while let Err(error) = UdpSocket::bind(address) {
+        assert!(began.elapsed() < Duration::from_secs(10), "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
