@@ -309,21 +309,26 @@ async fn read(inner: Arc<Inner>) {
     let mut sorted = Sorted::default();
     let mut unblock = std::pin::pin!(inner.unblock());
     while inner.is_needed() {
-        tokio::select! {
-            read = inner.socket.receive(&mut inbox) => if let Err(error) = read {
-                tracing::warn!(%error, "the underlay's socket cannot be read; it is tried again");
-                tokio::time::sleep(PAUSE).await;
-                continue;
+        let all = tokio::select! {
+            read = inner.socket.receive(&mut inbox) => match read {
+                Ok(all) => all,
+                Err(error) => {
+                    tracing::warn!(%error, "the underlay's socket cannot be read; it is tried again");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             },
             () = inner.reader.notified() => continue,
             () = &mut unblock => continue,
-        }
+        };
         inner.sort(&mut inbox, &mut sorted);
         for (connection, count) in sorted.runs.drain(..) {
             connection.deliver(sorted.events.drain(..count));
         }
-        // Those that have been woken come first.
-        tokio::task::yield_now().await;
+        if !all {
+            // Those that have been woken come first.
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -74,11 +74,11 @@ impl Socket {
         let _ = self.io.writable().await;
     }
 
-    /// Reads what is there, at least one batch. Cancelling loses nothing.
+    /// Reads what is there, at least one batch; false: there may be more. Cancelling loses nothing.
     ///
     /// # Errors
     /// The kernel's.
-    pub(super) async fn receive(&self, inbox: &mut Inbox) -> io::Result<()> {
+    pub(super) async fn receive(&self, inbox: &mut Inbox) -> io::Result<bool> {
         inbox.refill();
         loop {
             self.io.readable().await?;
@@ -93,7 +93,14 @@ impl Socket {
             match read {
                 Ok(batches) => {
                     inbox.batches = batches;
-                    return Ok(());
+                    let all = batches < ROOMS;
+                    if all {
+                        // The kernel has just found no more: to wait for what comes needs no call that says so again.
+                        let _ = self.io.try_io(Interest::READABLE, || {
+                            Err::<(), _>(io::ErrorKind::WouldBlock.into())
+                        });
+                    }
+                    return Ok(all);
                 }
                 // `ConnectionReset`: somebody's ICMP error. It means nothing in QUIC, and anybody could send one.
                 Err(error)
