@@ -195,7 +195,6 @@ impl Shared {
     }
 
     /// Sends, tells and arms what is due.
-
     fn act(self: &Arc<Self>, state: &mut State, now: Instant) {
         // What the endpoint answers may have to be sent, too.
         loop {
