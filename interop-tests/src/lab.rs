@@ -5,16 +5,15 @@
 //! way to end a lab that leaves debris, except [`Lab::keep`].
 #![allow(unsafe_code)]
 
+use crate::guardian::{GUARDIAN, Guardian, bury_the_dead};
 use crate::netns::{self, ip};
 use crate::node::Node;
 use anyhow::{Context, Result, bail, ensure};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Condvar, Mutex, Once, OnceLock, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// What to build.
@@ -32,6 +31,10 @@ pub struct LabSpec {
     pub mtu: u32,
     /// Every node trusts the wire, so that frames may travel in kernel VXLAN.
     pub trusted: bool,
+    /// Hosts two and two, joined by one veth pair each, without a bridge in between.
+    pub cabled: bool,
+    /// The wire takes packets of its MTU only, and no superframes: hosts segment in software, as before a card that cannot.
+    pub packets_only: bool,
 }
 
 /// What the config files of a trusted lab say; `fast_path` as TOML.
@@ -52,6 +55,8 @@ impl LabSpec {
             v6: true,
             mtu: 1500,
             trusted: false,
+            cabled: false,
+            packets_only: false,
         }
     }
 
@@ -66,6 +71,15 @@ impl LabSpec {
     pub fn trusted(self) -> Self {
         Self {
             trusted: true,
+            ..self
+        }
+    }
+
+    /// Hosts 0 and 1, 2 and 3 and so on, each two on a wire of their own.
+    #[must_use]
+    pub fn cabled(self) -> Self {
+        Self {
+            cabled: true,
             ..self
         }
     }
@@ -163,12 +177,12 @@ impl Lab {
     }
 
     fn build(&mut self) -> Result<()> {
-        let wire = self.wire.clone();
+        let (wire, mtu) = (self.wire.clone(), self.spec.mtu);
         add_netns(&wire)?;
         ip(&format!(
             "-n {wire} link add br0 type bridge mcast_snooping 0"
         ))?;
-        ip(&format!("-n {wire} link set br0 mtu {} up", self.spec.mtu))?;
+        ip(&format!("-n {wire} link set br0 mtu {mtu} up"))?;
         for index in 0..self.spec.hosts {
             let letter = char::from(b'a' + index);
             let netns = format!("{}{letter}", self.prefix);
@@ -183,22 +197,49 @@ impl Lab {
                 v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)),
             };
             add_netns(&host.netns)?;
-            let (ns, mtu) = (&host.netns, self.spec.mtu);
-            ip(&format!(
-                "-n {ns} link add und0 mtu {mtu} type veth peer name {letter} mtu {mtu} netns {wire}"
-            ))?;
-            ip(&format!("-n {wire} link set dev {letter} master br0 up"))?;
-            ip(&format!("-n {ns} link set und0 up"))?;
-            if self.spec.v4 {
-                ip(&format!("-n {ns} addr add {}/24 dev und0", host.v4))?;
-            }
-            if self.spec.v6 {
-                ip(&format!("-n {ns} addr add {}/64 dev und0 nodad", host.v6))?;
+            let ns = &host.netns;
+            match self.hosts.last() {
+                Some(before) if self.spec.cabled && index % 2 == 1 => {
+                    ip(&format!(
+                        "-n {ns} link add und0 mtu {mtu} type veth peer name und0 mtu {mtu} netns {}",
+                        before.netns
+                    ))?;
+                    self.start_wire(before)?;
+                    self.start_wire(&host)?;
+                }
+                _ if self.spec.cabled => {}
+                _ => {
+                    ip(&format!(
+                        "-n {ns} link add und0 mtu {mtu} type veth peer name {letter} mtu {mtu} netns {wire}"
+                    ))?;
+                    ip(&format!("-n {wire} link set dev {letter} master br0 up"))?;
+                    self.start_wire(&host)?;
+                }
             }
             for container in &host.containers {
                 add_netns(container)?;
             }
             self.hosts.push(host);
+        }
+        Ok(())
+    }
+
+    /// Brings up a host's end of the wire.
+    fn start_wire(&self, host: &Host) -> Result<()> {
+        let ns = &host.netns;
+        if self.spec.packets_only {
+            // The receiver may still join what arrives, as a card's driver does.
+            let words = "-K und0 tso off gso off gro on tx-udp-segmentation off tx-udp_tnl-segmentation off \
+                         tx-udp_tnl-csum-segmentation off";
+            let words: Vec<&str> = words.split_whitespace().collect();
+            netns::run(ns, "ethtool", &words)?;
+        }
+        ip(&format!("-n {ns} link set und0 up"))?;
+        if self.spec.v4 {
+            ip(&format!("-n {ns} addr add {}/24 dev und0", host.v4))?;
+        }
+        if self.spec.v6 {
+            ip(&format!("-n {ns} addr add {}/64 dev und0 nodad", host.v6))?;
         }
         Ok(())
     }
@@ -421,142 +462,6 @@ fn add_netns(name: &str) -> Result<()> {
     ip(&format!("netns add {name}"))?;
     ip(&format!("-n {name} link set lo up"))?;
     Ok(())
-}
-
-/// Removes labs whose process is gone, should both it and its guardian have been killed.
-fn bury_the_dead() {
-    let Ok(list) = std::fs::read_dir("/run/netns") else {
-        return;
-    };
-    let mut dead: Vec<String> = Vec::new();
-    for name in list
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-    {
-        let digits: String = name
-            .strip_prefix("ml")
-            .unwrap_or_default()
-            .chars()
-            .take_while(char::is_ascii_digit)
-            .collect();
-        let kept = std::env::temp_dir()
-            .join(format!("ml{digits}"))
-            .join("down.sh")
-            .exists();
-        if !digits.is_empty()
-            && !kept
-            && !Path::new("/proc").join(&digits).exists()
-            && !dead.contains(&digits)
-        {
-            dead.push(digits);
-        }
-    }
-    for pid in dead {
-        let prefix = format!("ml{pid}");
-        let dir = std::env::temp_dir().join(&prefix);
-        let _ = Command::new("sh")
-            .args(["-c", GUARDIAN, "guardian", &prefix])
-            .arg(dir)
-            .stdin(Stdio::null())
-            .status();
-    }
-}
-
-/// Ends everything whose name starts with `$1` and a letter, then removes folder `$2`. Nothing else is touched: the
-/// processes are those inside the namespaces, the namespaces are those of one process id.
-const GUARDIAN: &str = r#"
-names() { for f in /run/netns/"$1"[a-z]*; do [ -e "$f" ] && echo "${f##*/}"; done; }
-for n in $(names "$1"); do for p in $(ip netns pids "$n" 2>/dev/null); do kill -9 "$p" 2>/dev/null; done; done
-for n in $(names "$1"); do ip netns del "$n" 2>/dev/null; rm -rf "/etc/netns/$n"; done
-rm -rf "$2"
-"#;
-
-struct Guardian {
-    child: Child,
-}
-
-static GUARD: Mutex<Option<Guardian>> = Mutex::new(None);
-
-impl Guardian {
-    /// Starts the guardian in a session of its own, where Ctrl-C does not reach it.
-    fn begin(prefix: &str, dir: &Path) -> Result<()> {
-        watch_signals();
-        let script =
-            format!("trap '' INT TERM HUP; read word; [ \"$word\" = keep ] && exit; {GUARDIAN}");
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", &script, "guardian", prefix])
-            .arg(dir)
-            .stdin(Stdio::piped())
-            .process_group(0);
-        let child = command.spawn().context("start the lab's guardian")?;
-        *GUARD.lock().unwrap_or_else(PoisonError::into_inner) = Some(Self { child });
-        Ok(())
-    }
-
-    fn take() -> Option<Self> {
-        GUARD.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    /// Lets the guardian do its work, and waits for it.
-    fn finish() {
-        if let Some(mut guardian) = Self::take() {
-            drop(guardian.child.stdin.take());
-            let _ = guardian.child.wait();
-        }
-    }
-
-    /// Sends the guardian home.
-    fn dismiss() {
-        if let Some(mut guardian) = Self::take() {
-            if let Some(mut pipe) = guardian.child.stdin.take() {
-                let _ = pipe.write_all(b"keep\n");
-            }
-            let _ = guardian.child.wait();
-        }
-    }
-}
-
-static SIGNAL_PIPE: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
-
-extern "C" fn on_signal(signal: libc::c_int) {
-    let byte = u8::try_from(signal).unwrap_or(0);
-    // SAFETY: write is async-signal-safe; the descriptor stays open for the life of the process.
-    unsafe {
-        libc::write(
-            SIGNAL_PIPE.load(std::sync::atomic::Ordering::Relaxed),
-            (&raw const byte).cast(),
-            1,
-        );
-    }
-}
-
-/// On Ctrl-C and SIGTERM: remove the lab, then exit as a shell would say it.
-fn watch_signals() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let mut ends = [0; 2];
-        // SAFETY: `ends` has room for two descriptors.
-        if unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) } != 0 {
-            return;
-        }
-        SIGNAL_PIPE.store(ends[1], std::sync::atomic::Ordering::Relaxed);
-        let reader = ends[0];
-        std::thread::spawn(move || {
-            let mut byte = 0u8;
-            // SAFETY: one byte into a live variable.
-            if unsafe { libc::read(reader, (&raw mut byte).cast(), 1) } == 1 {
-                Guardian::finish();
-                std::process::exit(128 + i32::from(byte));
-            }
-        });
-        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-            // SAFETY: the handler only calls write.
-            unsafe {
-                libc::signal(signal, on_signal as *const () as libc::sighandler_t);
-            }
-        }
-    });
 }
 
 /// One lab at a time: two cores carry one set of daemons honestly, not two.

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::lab::{Host, meshd_binary};
-use crate::netns;
+use crate::{netns, process};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::ffi::OsStr;
@@ -545,24 +545,7 @@ impl Node {
     /// # Errors
     /// If it does not run.
     pub fn cpu_seconds(&self) -> Result<f64> {
-        let pid = self.pid().context("the daemon does not run")?;
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read stat")?;
-        let fields: Vec<_> = stat
-            .rsplit(')')
-            .next()
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        let ticks: f64 = fields
-            .iter()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<f64>().ok())
-            .sum();
-        // SAFETY: sysconf has no preconditions.
-        let hertz = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
-        #[allow(clippy::cast_precision_loss)]
-        Ok(ticks / hertz as f64)
+        process::cpu_seconds(self.pid().context("the daemon does not run")?)
     }
 
     /// Resident memory of the daemon, MiB.
@@ -570,18 +553,7 @@ impl Node {
     /// # Errors
     /// If it does not run.
     pub fn rss_mib(&self) -> Result<f64> {
-        let pid = self.pid().context("the daemon does not run")?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("read status")?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .context("no VmRSS")?;
-        let kib: f64 = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|number| number.parse().ok())
-            .context("VmRSS is no number")?;
-        Ok(kib / 1024.0)
+        process::rss_mib(self.pid().context("the daemon does not run")?)
     }
 
     /// Status, peers and the end of the log, for a person who looks for a cause.

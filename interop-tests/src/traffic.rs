@@ -1,4 +1,4 @@
-//! What containers do with a network: ping, move bytes that are checked, probe at a steady rate, measure latency.
+//! What containers do with a network: ping, move bytes that are checked, probe at a steady rate.
 //!
 //! Every socket is made inside the container's namespace by a thread of its own, so that no helper program is needed.
 
@@ -441,78 +441,13 @@ impl Seen {
     }
 }
 
-fn any(like: IpAddr) -> SocketAddr {
+/// Any address of the same family.
+pub(crate) fn any(like: IpAddr) -> SocketAddr {
     if like.is_ipv4() {
         (Ipv4Addr::UNSPECIFIED, 0).into()
     } else {
         (Ipv6Addr::UNSPECIFIED, 0).into()
     }
-}
-
-/// Round trips of a 64-byte UDP datagram, microseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Latency {
-    /// Half were faster.
-    pub p50_us: f64,
-    /// One in a hundred was slower.
-    pub p99_us: f64,
-}
-
-/// Ping-pong of one 64-byte datagram for `time`.
-///
-/// # Errors
-/// If no answer comes at all.
-pub fn latency(
-    client: &str,
-    server: &str,
-    to: IpAddr,
-    port: u16,
-    time: Duration,
-) -> Result<Latency> {
-    let echo = within(server, || UdpSocket::bind((to, port)).context("bind"))?;
-    echo.set_read_timeout(Some(Duration::from_millis(200)))?;
-    let socket = within(client, || UdpSocket::bind(any(to)).context("bind"))?;
-    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
-    socket.connect((to, port))?;
-    let stop = AtomicBool::new(false);
-    let mut times = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut buffer = [0; 128];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((len, from)) = echo.recv_from(&mut buffer) {
-                    let _ = echo.send_to(&buffer[..len], from);
-                }
-            }
-        });
-        let (mut times, mut buffer, start) = (Vec::new(), [0; 128], Instant::now());
-        for number in 0u64.. {
-            if start.elapsed() > time {
-                break;
-            }
-            let mut packet = [0; 64];
-            packet[..8].copy_from_slice(&number.to_be_bytes());
-            let sent = Instant::now();
-            if socket.send(&packet).is_err() {
-                continue;
-            }
-            // An answer to an older packet, which was given up, does not count.
-            while let Ok(len) = socket.recv(&mut buffer) {
-                if buffer[..len].get(..8) == Some(&number.to_be_bytes()[..]) {
-                    times.push(sent.elapsed().as_secs_f64() * 1e6);
-                    break;
-                }
-            }
-        }
-        stop.store(true, Ordering::Relaxed);
-        times
-    });
-    ensure!(!times.is_empty(), "no answer from {to}");
-    times.sort_by(f64::total_cmp);
-    let at = |share: usize| times[(times.len() * share / 100).min(times.len() - 1)];
-    Ok(Latency {
-        p50_us: at(50),
-        p99_us: at(99),
-    })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use interop_tests::lab::{LabSpec, scene};
-use interop_tests::traffic::{Probe, latency, ping, ping_until, transfer};
+use interop_tests::latency::PingPong;
+use interop_tests::traffic::{Probe, ping, ping_until, transfer};
 use std::path::Path;
 use std::time::Duration;
 
@@ -23,14 +24,9 @@ fn the_wire_carries_ipv4_and_ipv6_and_bytes_arrive_as_sent() {
         let moved = transfer(&a.netns, &b.netns, b.v4.into(), 5000, 20 << 20)?;
         ensure!(moved.crc_up != moved.crc_down);
         ensure!(
-            latency(
-                &a.netns,
-                &b.netns,
-                b.v6.into(),
-                5001,
-                Duration::from_millis(200)
-            )?
-            .p50_us
+            PingPong::lasting(Duration::from_millis(200))
+                .run(&a.netns, &b.netns, b.v6.into(), 5001)?
+                .p50_us
                 > 1.0
         );
         Ok(())
@@ -111,18 +107,4 @@ fn a_process_that_is_killed_leaves_nothing_either() -> Result<()> {
         Ok(!name.exists())
     })?;
     Ok(())
-}
-
-#[test]
-fn the_yardsticks_of_the_benchmark_carry_traffic() {
-    scene(LabSpec::hosts(2).containers(2), |lab| {
-        let way = interop_tests::bench::kernel_vxlan(lab)?;
-        if interop_tests::lab::find("iperf3").is_some() {
-            let told = interop_tests::bench::iperf(&way, 5201, 1, &[])?;
-            ensure!(told.gbps > 0.01 && told.bytes > 0.0, "{told:?}");
-            let told = interop_tests::bench::iperf(&way, 5202, 1, &["-u", "-l", "64", "-b", "0"])?;
-            ensure!(told.pps > 100.0, "{told:?}");
-        }
-        Ok(())
-    });
 }

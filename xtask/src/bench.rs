@@ -1,37 +1,41 @@
-//! `cargo xtask bench`: figures of the two-host lab, beside a plain veth and kernel VXLAN in the same run; of
-//! the gate alone; of policy; and of a large network.
+//! `cargo xtask bench`: figures of meshd beside other overlays; of policy, of the gate alone, and of a large network.
+
+mod args;
+mod chart;
+mod flame;
+mod overlays;
+mod page;
 
 use crate::setup;
 use crate::shell::{cargo, run, target};
 use crate::wasm;
 use anyhow::{Result, ensure};
+use args::{Args, What};
 use interop_tests::lab::{Lab, LabSpec, is_root, use_binary};
 
-/// Measures and prints a Markdown table. `quick`: one round of one second, to see that it works.
-pub(crate) fn bench(quick: bool) -> Result<()> {
-    ensure!(is_root(), "the lab needs root");
-    setup::setup()?;
+/// Reads the words after `bench` and measures.
+pub(crate) fn bench(words: &[String]) -> Result<()> {
+    let Some(args) = Args::read(words)? else {
+        return Ok(());
+    };
+    match args.what {
+        None => overlays::bench(&args.overlays),
+        Some(What::Gate { quick }) => gate(quick),
+        Some(What::Policy { quick }) => policy(quick),
+        Some(What::Churn { quick }) => churn(quick),
+        Some(What::Scale) => scale(),
+    }
+}
+
+/// The daemon as it is released, for all labs of this process.
+fn release() -> Result<()> {
     run(&mut cargo("build --release -p meshd"))?;
     use_binary(target()?.join("release/meshd"));
-    let acl = wasm::plugins()?.join("acl.wasm");
-    let lab = Lab::start(interop_tests::bench::spec())?;
-    let (rounds, seconds) = if quick { (1, 1) } else { (9, 2) };
-    let result = interop_tests::bench::run(&lab, &acl, rounds, seconds, |line| println!("{line}"));
-    if result.is_err() {
-        lab.post_mortem();
-    }
-    let [figures, ratios] = result?;
-    println!(
-        "\nmedians of {rounds} rounds of {seconds} s; {}\n\n{}\nmedians of the ratios of neighbours\n\n{}",
-        machine("all hosts, all daemons and the load"),
-        figures.markdown(),
-        ratios.markdown()
-    );
     Ok(())
 }
 
 /// Measures what a gate costs by nftables and by tc-bpf, and how fast it changes.
-pub(crate) fn gate(quick: bool) -> Result<()> {
+fn gate(quick: bool) -> Result<()> {
     use interop_tests::bench::gate::{cost, rate};
     ensure!(is_root(), "the lab needs root");
     setup::setup()?;
@@ -51,7 +55,7 @@ pub(crate) fn gate(quick: bool) -> Result<()> {
 }
 
 /// Measures what policy costs: a decision, a look into the cache, and the throughput under a chain of five.
-pub(crate) fn policy(quick: bool) -> Result<()> {
+fn policy(quick: bool) -> Result<()> {
     ensure!(is_root(), "the lab needs root");
     setup::setup()?;
     let plugins = wasm::plugins()?;
@@ -59,8 +63,7 @@ pub(crate) fn policy(quick: bool) -> Result<()> {
     run(&mut cargo(
         "run --release -p meshd-plugin-host --example latency",
     ))?;
-    run(&mut cargo("build --release -p meshd"))?;
-    use_binary(target()?.join("release/meshd"));
+    release()?;
     let lab = Lab::start(interop_tests::bench::policy::spec())?;
     let (rounds, seconds) = if quick { (1, 1) } else { (9, 2) };
     let say = |line: &str| println!("{line}");
@@ -77,12 +80,11 @@ pub(crate) fn policy(quick: bool) -> Result<()> {
 }
 
 /// Measures what policy costs where nothing is cached: new flows, a change of the chain, a plugin that hangs.
-pub(crate) fn churn(quick: bool) -> Result<()> {
+fn churn(quick: bool) -> Result<()> {
     ensure!(is_root(), "the lab needs root");
     setup::setup()?;
     let plugins = wasm::plugins()?;
-    run(&mut cargo("build --release -p meshd"))?;
-    use_binary(target()?.join("release/meshd"));
+    release()?;
     let lab = Lab::start(interop_tests::bench::churn::spec())?;
     let (rounds, seconds) = if quick { (1, 1) } else { (9, 3) };
     let say = |line: &str| println!("{line}");
@@ -101,7 +103,7 @@ pub(crate) fn churn(quick: bool) -> Result<()> {
 }
 
 /// What a network of 10,000 endpoints costs a node in time and memory.
-pub(crate) fn scale() -> Result<()> {
+fn scale() -> Result<()> {
     run(&mut cargo("run --release -p meshd-core --example scale"))
 }
 

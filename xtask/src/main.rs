@@ -13,7 +13,7 @@ mod vm;
 mod walls;
 mod wasm;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use std::process::ExitCode;
 
 const HELP: &str = "\
@@ -30,11 +30,8 @@ cargo xtask TASK
   lab [FILTER]      the tests on the real kernel alone (root)
   vm [--kernel cloud|generic|PACKAGE] [--suite DEBIAN] [--limit SECONDS] [--kvm] [--verbose] [TESTS [FILTER…]]…
                     the lab under a stock kernel in a throw-away guest: its own tests, or files of interop-tests/tests
-  bench [--quick]   figures of the two-host lab beside veth and kernel VXLAN (root)
-  bench gate [--quick]  what a gate costs, by nftables and by tc-bpf (root)
-  bench policy [--quick]  what a decision, a cached ruling and a chain of five plugins cost (root)
-  bench churn [--quick]  what new flows, a change of policy under 100,000 flows and a hanging plugin cost (root)
-  bench scale       what a network of 500 peers and 10,000 endpoints costs a node
+  bench [OPTIONS]   figures of meshd beside other overlays (root); cargo xtask bench --help
+  bench gate|policy|churn|scale   what a gate, a chain of plugins, new flows and a network of 10,000 endpoints cost
   fmt               formats every workspace of the repository
 ";
 
@@ -78,22 +75,7 @@ fn task(words: &[String]) -> Result<()> {
         "wit" => contract::write(),
         "lab" => gate::lab(rest),
         "vm" => vm::vm(rest),
-        "bench" => {
-            let (what, rest) = match rest {
-                [what, rest @ ..] if !what.starts_with('-') => (what.as_str(), rest),
-                rest => ("", rest),
-            };
-            let quick = rest == ["--quick"];
-            ensure!(quick || rest.is_empty(), "bench takes --quick\n\n{HELP}");
-            match what {
-                "" => bench::bench(quick),
-                "gate" => bench::gate(quick),
-                "policy" => bench::policy(quick),
-                "churn" => bench::churn(quick),
-                "scale" => bench::scale(),
-                other => bail!("no benchmark {other:?}\n\n{HELP}"),
-            }
-        }
+        "bench" => bench::bench(rest),
         "fmt" => gate::fmt(),
         other => bail!("no task {other:?}\n\n{HELP}"),
     }

@@ -21,6 +21,9 @@ const TEST_TOOLS: [(&str, &str); 3] = [
     ("ovs-vswitchd", "openvswitch-switch"),
 ];
 
+/// What the comparison of overlays needs beside.
+const BENCH_TOOLS: [(&str, &str); 1] = [("ethtool", "ethtool")];
+
 /// What the VM is made with; the rest of its programs are those of the lab.
 const VM_TOOLS: [(&str, &str); 5] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
@@ -40,6 +43,11 @@ pub(crate) fn for_tests() -> Result<()> {
     // Who is not root runs no lab.
     let lab: &[_] = if is_root() { &TEST_TOOLS } else { &[] };
     install(&[&TOOLS, lab].concat())
+}
+
+/// The same, for the comparison of overlays.
+pub(crate) fn for_bench() -> Result<()> {
+    install(&[&TOOLS[..], &BENCH_TOOLS].concat())
 }
 
 /// The same, for the VM, which needs no root.

@@ -10,9 +10,10 @@
 use super::median;
 use crate::flows::{Flows, Heard, Load};
 use crate::lab::{Lab, LabSpec};
+use crate::latency::{Latency, PingPong};
 use crate::node::{Attached, Node};
 use crate::report::Table;
-use crate::traffic::{self, latency, ping_until};
+use crate::traffic::ping_until;
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -239,17 +240,17 @@ fn hang(
     let beside = Ends::new(lab, "beside", (0, 4), (1, 4))?;
     let time = Duration::from_secs(seconds.into());
     let to = beside.server.1.v4()?;
-    let mut turns: Vec<[traffic::Latency; 2]> = Vec::new();
+    let mut turns: Vec<[Latency; 2]> = Vec::new();
     for round in 1..=rounds {
         // The same load, of ports at which the plugin answers and then of that at which it does not.
-        let measure = |first_port: u16, port: u16| -> Result<traffic::Latency> {
+        let measure = |first_port: u16, port: u16| -> Result<Latency> {
             let flows = ends.load(Load {
                 flows: 317,
                 rate: Some(1000),
                 first_port,
                 one_port_each: false,
             })?;
-            let seen = latency(&beside.client.0, &beside.server.0, to, port, time)?;
+            let seen = PingPong::lasting(time).run(&beside.client.0, &beside.server.0, to, port)?;
             flows.finish()?;
             Ok(seen)
         };
@@ -267,7 +268,7 @@ fn hang(
             .contains("failed"),
         "the plugin did not hang"
     );
-    let of = |of: fn(&[traffic::Latency; 2]) -> f64| median(turns.iter().map(of).collect());
+    let of = |of: fn(&[Latency; 2]) -> f64| median(turns.iter().map(of).collect());
     let mut table = Table::new(&[
         "another network, beside a plugin",
         "that answers: p50, us",

@@ -7,11 +7,13 @@
 //!
 //! All traffic that is measured is open, so what differs is the price of the look-up. A gate that lets nothing through would
 //! measure nothing. Before each gate the same is measured without one, and the ratio of the two is what counts.
-#![allow(unsafe_code)] // The affinity of a thread has no safe wrapper without a dependency.
 
-use super::{Way, iperf, median};
+use super::load::{Iperf, Traffic, Way};
+use super::median;
 use crate::lab::Lab;
+use crate::latency::PingPong;
 use crate::netns::{self, ip};
+use crate::process::stay_on_core;
 use crate::report::Table;
 use crate::traffic;
 use anyhow::{Context, Result, ensure};
@@ -222,7 +224,6 @@ fn wire(lab: &Lab) -> Result<Way> {
     }
     let to: IpAddr = ENDS[1].2.parse()?;
     let way = Way {
-        name: "bridge",
         client: lab.container(0, 0).into(),
         server: lab.container(0, 1).into(),
         to,
@@ -238,11 +239,16 @@ type Figures = [f64; 3];
 /// four times as long as on one. What others take of the core in that time does not count, but for round trips.
 fn measure(way: &Way, seconds: u32) -> Result<Figures> {
     let on_one_core = || {
-        stay_on_one_core()?;
-        let tcp = iperf(way, *SERVERS.start(), seconds, &["-P", "1"])?;
+        stay_on_core(0)?;
+        let tcp = Iperf {
+            traffic: Traffic::STREAM,
+            seconds,
+            port: *SERVERS.start(),
+        }
+        .run(way)?;
         let echo_port = *SERVERS.end();
         let time = Duration::from_secs(seconds.into());
-        let trip = traffic::latency(&way.client, &way.server, way.to, echo_port, time)?;
+        let trip = PingPong::lasting(time).run(&way.client, &way.server, way.to, echo_port)?;
         Ok([
             tcp.gbps / (tcp.cpu_percent / 100.0),
             1e6 / send(way, echo_port)?,
@@ -255,22 +261,6 @@ fn measure(way: &Way, seconds: u32) -> Result<Figures> {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
-}
-
-/// This thread, and all that it starts.
-fn stay_on_one_core() -> Result<()> {
-    // SAFETY: a set of zeros is an empty one, and the kernel reads as much of it as it is long.
-    let done = unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(0, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    ensure!(
-        done == 0,
-        "sched_setaffinity: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
 }
 
 /// What each gate costs. `program` is the example `gate` of package meshd; `say` is told what is going on.

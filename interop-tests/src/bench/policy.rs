@@ -8,7 +8,9 @@
 //! Once between hosts that trust the wire (what passes is in the kernel) and once between hosts that do not (it is in the
 //! daemons' caches). Each pair of runs is one without and one with, in turns; medians of the ratios of neighbours count.
 
-use super::{iperf, median, way};
+use super::load::{Iperf, Traffic, Way};
+use super::median;
+use super::system::attach_both;
 use crate::lab::{Lab, LabSpec};
 use crate::node::Node;
 use crate::report::Table;
@@ -72,9 +74,9 @@ pub fn run(
     ]);
     let mut port = 5200;
     for (name, here, there, trusted) in [("kernel path", 0, 1, true), ("QUIC path", 2, 3, false)] {
-        let ways = [
-            way(lab, "without", "open", (here, there), 0)?,
-            way(lab, "with five", "ruled", (here, there), 1)?,
+        let ways: [(&str, Way); 2] = [
+            ("without", attach_both(lab, "open", (here, there), 0)?),
+            ("with five", attach_both(lab, "ruled", (here, there), 1)?),
         ];
         if trusted {
             for (node, far) in [(0, "b"), (1, "a")] {
@@ -89,10 +91,17 @@ pub fn run(
             let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
             for at in order {
                 port += 1;
-                turn[at] = iperf(&ways[at], port, seconds, &["-P", "1"])?.gbps;
-                let (round, way, gbps) = (round + 1, ways[at].name, turn[at]);
+                let (chain, way) = &ways[at];
+                turn[at] = Iperf {
+                    traffic: Traffic::STREAM,
+                    seconds,
+                    port,
+                }
+                .run(way)?
+                .gbps;
+                let (round, gbps) = (round + 1, turn[at]);
                 say(&format!(
-                    "round {round}: {name:<12} {way:<10} {gbps:8.2} Gbit/s"
+                    "round {round}: {name:<12} {chain:<10} {gbps:8.2} Gbit/s"
                 ));
             }
             turns.push(turn);
