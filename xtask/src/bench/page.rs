@@ -77,16 +77,20 @@ pub(super) fn tables(figures: &Figures) -> String {
 
 fn conditions(figures: &Figures) -> String {
     let mut text = format!(
-        "Medians of {} rounds of {} s. In brackets: by {} right before or after, medians of ratios.",
-        figures.rounds,
+        "{} of {} s. In brackets: by {} right before or after, medians of ratios.",
+        match figures.rounds {
+            1 => "One round".into(),
+            rounds => format!("Medians of {rounds} rounds"),
+        },
         figures.seconds,
         title(figures, &figures.yardstick)
     );
-    if let Some(spread) = figures.spread(Measure::Tcp1) {
+    if let Some((least, most)) = figures.weather(Measure::Tcp1) {
         let _ = write!(
             text,
-            " Half of its own runs with one stream are within {:.0} % of their median.",
-            100.0 * spread
+            " Its own runs with one stream lay between {} and {}.",
+            Measure::Tcp1.number(least),
+            Measure::Tcp1.show(most)
         );
     }
     let (all, disturbed) = figures.disturbed();
@@ -241,9 +245,10 @@ pub(super) fn with_tables(page: &str, all: &[Figures]) -> Result<String> {
     Ok(format!("{before}{begin}{text}\n{end}{after}"))
 }
 
-/// Every value.
+/// Every value, one a line.
 pub(super) fn json(all: &[Figures]) -> Result<String> {
-    Ok(serde_json::to_string_pretty(all)? + "\n")
+    let text = serde_json::to_string(all)?;
+    Ok(text.replace("{\"", "\n{\"") + "\n")
 }
 
 fn capital(text: &impl Display) -> String {

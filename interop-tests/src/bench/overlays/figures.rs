@@ -5,7 +5,7 @@ use crate::bench::median;
 use crate::bench::setting::Setting;
 use crate::bench::system::About;
 use crate::process::cores;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::fs;
 
 /// Of one setting.
@@ -44,13 +44,35 @@ pub struct Sample {
     /// In which round; 0 for what is read off once.
     pub round: usize,
     /// In the measure's unit.
+    #[serde(serialize_with = "short")]
     pub value: f64,
     /// What the yardstick had right before or after.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "short_or_none",
+        default
+    )]
     pub beside: Option<f64>,
     /// Share of the machine that others had right before.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[serde(
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "short_or_none",
+        default
+    )]
     pub others: Option<f64>,
+}
+
+/// Four digits that count: no measurement here is worth more.
+fn short<S: Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+    let text = format!("{value:.3e}");
+    to.serialize_f64(text.parse().unwrap_or(*value))
+}
+
+fn short_or_none<S: Serializer>(value: &Option<f64>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => short(value, to),
+        None => to.serialize_none(),
+    }
 }
 
 impl Sample {
@@ -146,19 +168,18 @@ impl Figures {
         self.systems.iter().find(|system| system.about.id == id)
     }
 
-    /// How far the yardstick's own runs of a measure lie apart: half of them are within this share of the median, above or
-    /// below. Ratios that differ by less say nothing.
+    /// The least and the most that the yardstick had in its own runs: the weather of this machine.
     #[must_use]
-    pub fn spread(&self, measure: Measure) -> Option<f64> {
+    pub fn weather(&self, measure: Measure) -> Option<(f64, f64)> {
         let yardstick = self.system(&self.yardstick)?;
-        let middle = yardstick.median(measure)?;
-        let off = yardstick
-            .values(measure)
-            .map(|sample| (sample.value / middle - 1.0).abs());
-        Some(median(off.collect()))
+        let values = yardstick.values(measure).map(|sample| sample.value);
+        values.fold(None, |range, value| match range {
+            None => Some((value, value)),
+            Some((least, most)) => Some((value.min(least), value.max(most))),
+        })
     }
 
-    /// Runs in all, and those before which others had more than a tenth of the machine.
+    /// Values in all, and those before which others had more than a tenth of the machine.
     #[must_use]
     pub fn disturbed(&self) -> (usize, usize) {
         let samples = self.systems.iter().flat_map(|system| &system.samples);
@@ -201,6 +222,18 @@ mod tests {
         assert_eq!(ours.ratio(Measure::Tcp1), Some(1.0));
         assert_eq!(ours.median(Measure::Tcp1), Some(2.0));
         assert_eq!(ours.median(Measure::Cpu), None);
+    }
+
+    #[test]
+    fn values_are_kept_with_four_digits() {
+        let sample = Sample {
+            beside: Some(0.123_456),
+            ..Sample::once(Measure::Cpu, 12_345.678)
+        };
+        let text = serde_json::to_string(&sample).unwrap();
+        assert!(text.contains("12350") && text.contains("0.1235"), "{text}");
+        let again: Sample = serde_json::from_str(&text).unwrap();
+        assert_eq!((again.value, again.others), (12_350.0, None));
     }
 
     #[test]
