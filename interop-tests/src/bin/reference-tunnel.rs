@@ -345,3 +345,67 @@ fn open_socket(own: SocketAddrV4, peer: SocketAddrV4) -> Result<UdpSocket> {
     }
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cipher(address: &str) -> Cipher {
+        Cipher::new(address.parse().unwrap()).unwrap()
+    }
+
+    fn bytes(open: &Open) -> Vec<u8> {
+        let parts = open.parts.iter();
+        // SAFETY: the parts are in buffers of the test that still live.
+        let bytes = parts
+            .map(|part| unsafe { std::slice::from_raw_parts(part.iov_base.cast(), part.iov_len) });
+        bytes.collect::<Vec<&[u8]>>().concat()
+    }
+
+    #[test]
+    fn a_piece_is_opened_by_the_other_side_alone_and_only_as_it_was_sealed() {
+        let (one, other) = (cipher("192.0.2.1:1"), cipher("192.0.2.2:1"));
+        let mut slot = [5; HEAD + 3 + TAG];
+        let place = head(9, 0, 1);
+        one.seal(&mut slot, place).unwrap();
+        assert!(other.open(&mut slot.clone()).is_none(), "of another sender");
+        let mut changed = slot;
+        changed[5] ^= 1;
+        assert!(one.open(&mut changed).is_none(), "of another place");
+        assert!(one.open(&mut slot[..7]).is_none(), "too short");
+        let (told, piece) = one.open(&mut slot).unwrap();
+        assert_eq!((told, &*piece), (place, &[5; 3][..]));
+    }
+
+    #[test]
+    fn a_frame_is_whole_across_calls_and_ends_with_the_first_piece_that_is_missing() {
+        let mut open = Open {
+            kept: Vec::with_capacity(16),
+            ..Open::default()
+        };
+        let mut buffer = *b"abcd";
+        assert!(!open.take(head(1, 0, 2), &mut buffer[..2]));
+        open.keep();
+        buffer = *b"zzef";
+        assert!(open.take(head(1, 1, 2), &mut buffer[2..]));
+        assert_eq!(bytes(&open), b"abef");
+        open.clear();
+        assert!(!open.take(head(2, 0, 3), &mut buffer[..1]));
+        assert!(!open.take(head(2, 2, 3), &mut buffer[..1]), "one is lost");
+        assert!(!open.take(head(2, 1, 3), &mut buffer[..1]), "too late");
+        assert!(open.take(head(3, 0, 1), &mut buffer[..1]));
+    }
+
+    #[test]
+    fn more_than_any_frame_is_not_kept() {
+        let mut open = Open {
+            kept: Vec::with_capacity(3),
+            ..Open::default()
+        };
+        let mut buffer = *b"abcd";
+        open.take(head(1, 0, 2), &mut buffer);
+        open.keep();
+        assert!(!open.take(head(1, 1, 2), &mut buffer));
+        assert!(open.parts.is_empty());
+    }
+}
