@@ -16,11 +16,31 @@ impl Lab {
     /// # Errors
     /// If nft refuses.
     pub fn lose(&self, percent: u32) -> Result<()> {
+        self.lose_per_mille(10 * percent)
+    }
+
+    /// The same, of a thousand packets.
+    ///
+    /// # Errors
+    /// If nft refuses.
+    pub fn lose_per_mille(&self, share: u32) -> Result<()> {
         for host in &self.hosts {
             nft(
                 &host.netns,
-                &format!("numgen random mod 100 < {percent} counter drop"),
+                &format!("numgen random mod 1000 < {share} counter drop"),
             )?;
+        }
+        Ok(())
+    }
+
+    /// Packets that arrive on the wire are joined by the receiver's driver, or each is handled alone.
+    ///
+    /// # Errors
+    /// If ethtool refuses.
+    pub fn join_on_arrival(&self, on: bool) -> Result<()> {
+        let words = ["-K", "und0", "gro", if on { "on" } else { "off" }];
+        for host in &self.hosts {
+            netns::run(&host.netns, "ethtool", &words)?;
         }
         Ok(())
     }

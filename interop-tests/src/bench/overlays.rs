@@ -14,7 +14,7 @@ mod schedule;
 
 use super::load::{Iperf, Traffic, idle_latency, loaded_latency};
 use super::meter::{CallCounter, Meter, no_call_counter, others_share, sample};
-use super::setting::Setting;
+use super::setting::{Setting, Underlay};
 use super::system::{ENTRIES, Entry, Programs, Site, System};
 use crate::lab::Lab;
 use crate::process::{peak_rss_mib, rss_mib};
@@ -173,6 +173,15 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
+    fn makes_sense(&self, load: Load, system: &System) -> bool {
+        match load {
+            Load::Calls => !system.pids.is_empty() && no_call_counter().is_none(),
+            // A lost superframe is not a lost packet.
+            Load::Loss(_) => self.plan.setting.underlay == Underlay::Wire,
+            _ => true,
+        }
+    }
+
     /// Two systems, or one, with the yardstick beside them.
     fn turn(
         &mut self,
@@ -184,7 +193,7 @@ impl<'a> Comparison<'a> {
         let mut told: Vec<(usize, f64, Told)> = Vec::new();
         for &index in turn {
             let system = &self.systems[index];
-            if load == Load::Calls && (system.pids.is_empty() || no_call_counter().is_some()) {
+            if !self.makes_sense(load, system) {
                 continue;
             }
             let others = others_share()?;
@@ -284,6 +293,14 @@ impl<'a> Comparison<'a> {
                 let arrived = iperf(Traffic::STREAM).run(&system.way);
                 let calls = counter.finish()?;
                 Ok(vec![(Measure::Calls, calls / 1e3 / gib(arrived?.bytes)?)])
+            }
+            Load::Loss(share) => {
+                self.lab.join_on_arrival(false)?;
+                self.lab.lose_per_mille(share)?;
+                let arrived = iperf(Traffic::STREAM).run(&system.way);
+                self.lab.heal()?;
+                self.lab.join_on_arrival(true)?;
+                Ok(vec![(Measure::under_loss(share), arrived?.gbps)])
             }
         }
     }

@@ -14,13 +14,16 @@ const MARKS: [&str; 2] = [
     "<!-- end of figures -->\n",
 ];
 
-const CARRIES: [Measure; 6] = [
+const CARRIES: [Measure; 9] = [
     Measure::Tcp1,
     Measure::Tcp4,
     Measure::Tcp1Back,
     Measure::Tcp4Back,
     Measure::Udp64,
     Measure::Udp1400,
+    Measure::Loss0,
+    Measure::Loss1,
+    Measure::Loss10,
 ];
 
 const COSTS: [Measure; 9] = [

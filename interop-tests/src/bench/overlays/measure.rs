@@ -32,6 +32,12 @@ pub enum Measure {
     CpuDaemons,
     /// 1000 system calls of both daemons by GiB that arrived, with one TCP stream.
     Calls,
+    /// TCP, one stream, every packet received by itself, Gbit/s: what the next two are to be seen by.
+    Loss0,
+    /// The same where one packet of a thousand is lost on the wire.
+    Loss1,
+    /// The same where ten of a thousand are.
+    Loss10,
     /// Resident memory of the larger daemon before it has carried anything, MiB.
     RssIdle,
     /// The most it ever was, in the end.
@@ -58,15 +64,21 @@ pub enum Load {
     Beside,
     /// One TCP stream while system calls are counted, which costs a little itself.
     Calls,
+    /// One TCP stream while so many packets of a thousand are lost, and every packet is received by itself: what the
+    /// receiver's driver has joined would be lost together.
+    Loss(u32),
 }
 
 impl Measure {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Tcp1,
         Self::Tcp4,
         Self::Tcp1Back,
         Self::Tcp4Back,
+        Self::Loss0,
+        Self::Loss1,
+        Self::Loss10,
         Self::Udp64,
         Self::Udp1400,
         Self::RttP50,
@@ -97,6 +109,9 @@ impl Measure {
             Self::Cpu => "cpu",
             Self::CpuDaemons => "cpu-daemons",
             Self::Calls => "calls",
+            Self::Loss0 => "loss0",
+            Self::Loss1 => "loss1",
+            Self::Loss10 => "loss10",
             Self::RssIdle => "rss-idle",
             Self::RssPeak => "rss-peak",
         }
@@ -119,6 +134,9 @@ impl Measure {
             Self::Cpu => "CPU, machine",
             Self::CpuDaemons => "CPU, daemons",
             Self::Calls => "system calls",
+            Self::Loss0 => "1 stream, no GRO",
+            Self::Loss1 => "at 0.1 % loss",
+            Self::Loss10 => "at 1 % loss",
             Self::RssIdle => "RSS idle",
             Self::RssPeak => "RSS peak",
         }
@@ -128,7 +146,8 @@ impl Measure {
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
-            Self::Tcp1 | Self::Tcp4 | Self::Tcp1Back | Self::Tcp4Back | Self::Udp1400 => "Gbit/s",
+            Self::Tcp1 | Self::Tcp4 | Self::Tcp1Back | Self::Tcp4Back => "Gbit/s",
+            Self::Loss0 | Self::Loss1 | Self::Loss10 | Self::Udp1400 => "Gbit/s",
             Self::Udp64 => "kpps",
             Self::RttP50 | Self::RttP99 | Self::LoadedP50 | Self::LoadedP99 => "µs",
             Self::Cpu | Self::CpuDaemons => "s/GiB",
@@ -163,6 +182,14 @@ impl Measure {
         }
     }
 
+    pub(super) fn under_loss(share: u32) -> Self {
+        match share {
+            0 => Self::Loss0,
+            1 => Self::Loss1,
+            _ => Self::Loss10,
+        }
+    }
+
     /// What has to be sent for it; nothing for what is read off.
     fn load(self) -> Option<Load> {
         let tcp = |streams, back| Some(Load::Tcp { streams, back });
@@ -176,6 +203,9 @@ impl Measure {
             Self::RttP50 | Self::RttP99 => Some(Load::Idle),
             Self::LoadedP50 | Self::LoadedP99 => Some(Load::Beside),
             Self::Calls => Some(Load::Calls),
+            Self::Loss0 => Some(Load::Loss(0)),
+            Self::Loss1 => Some(Load::Loss(1)),
+            Self::Loss10 => Some(Load::Loss(10)),
             Self::RssIdle | Self::RssPeak => None,
         }
     }
@@ -205,6 +235,7 @@ impl Load {
             Self::Idle => "round trip".into(),
             Self::Beside => "round trip, loaded".into(),
             Self::Calls => "system calls".into(),
+            Self::Loss(share) => format!("TCP, loss: {share}/1000"),
         }
     }
 }
@@ -222,7 +253,7 @@ mod tests {
             Measure::CpuDaemons,
         ]);
         assert_eq!(loads.len(), 1);
-        assert_eq!(Load::of(&Measure::ALL).len(), 9);
+        assert_eq!(Load::of(&Measure::ALL).len(), 12);
     }
 
     #[test]
