@@ -60,11 +60,16 @@ pub fn entry(id: &str) -> Option<&'static Entry> {
 /// left out.
 pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Figures> {
     let lab = Lab::start(plan.setting.lab(PAIRS))?;
-    let result = put_up(plan, &lab, &mut say).and_then(|systems| {
-        let mut comparison = Comparison::new(plan, &lab, systems)?;
-        comparison.idle_memory()?;
+    let mut failures = Vec::new();
+    let mut tell = |failure: String| {
+        say(&failure);
+        failures.push(failure);
+    };
+    let result = put_up(plan, &lab, &mut tell).and_then(|systems| {
+        let mut comparison = Comparison::new(plan, &lab, systems, failures)?;
+        comparison.memory(Measure::RssIdle, rss_mib);
         comparison.rounds(&mut say)?;
-        comparison.peak_memory()?;
+        comparison.memory(Measure::RssPeak, peak_rss_mib);
         comparison.profiles(&mut say)?;
         Ok(comparison.finish())
     });
@@ -74,7 +79,7 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Figures> {
     result
 }
 
-fn put_up(plan: &Plan, lab: &Lab, say: &mut impl FnMut(&str)) -> Result<Vec<System>> {
+fn put_up(plan: &Plan, lab: &Lab, failed: &mut impl FnMut(String)) -> Result<Vec<System>> {
     let mut systems = Vec::new();
     for entry in &plan.systems {
         let number = ENTRIES.iter().position(|other| other.id == entry.id);
@@ -83,17 +88,13 @@ fn put_up(plan: &Plan, lab: &Lab, say: &mut impl FnMut(&str)) -> Result<Vec<Syst
             setting: plan.setting,
             entry,
             number: u8::try_from(number.unwrap_or_default())?,
-            first: match entry.id {
-                "meshd-quic" => 2,
-                "meshd-kernel" => 4,
-                _ => 0,
-            },
+            first: 2 * entry.pair,
             programs: &plan.programs,
         };
         match entry.up(&site) {
             Ok(system) => systems.push(system),
             Err(error) if entry.is_foreign() => {
-                say(&format!("{} does not come up: {error:#}", entry.title));
+                failed(format!("{} does not come up: {error:#}", entry.title));
             }
             Err(error) => return Err(error.context(entry.title)),
         }
@@ -116,7 +117,12 @@ struct Comparison<'a> {
 type Told = Vec<(Measure, f64)>;
 
 impl<'a> Comparison<'a> {
-    fn new(plan: &'a Plan, lab: &'a Lab, systems: Vec<System>) -> Result<Self> {
+    fn new(
+        plan: &'a Plan,
+        lab: &'a Lab,
+        systems: Vec<System>,
+        failures: Vec<String>,
+    ) -> Result<Self> {
         let yardstick = systems
             .iter()
             .position(|system| system.about.id == plan.yardstick);
@@ -126,39 +132,31 @@ impl<'a> Comparison<'a> {
             yardstick: yardstick.context("the yardstick is not among the systems")?,
             samples: vec![Vec::new(); systems.len()],
             systems,
-            failures: Vec::new(),
+            failures,
             port: 5200,
         })
     }
 
-    fn wants(&self, measure: Measure) -> bool {
-        self.plan.measures.contains(&measure)
-    }
-
     /// Both daemons' memory, the larger one, by one way of asking.
-    fn memory(&mut self, measure: Measure, ask: fn(u32) -> Result<f64>) -> Result<()> {
-        if !self.wants(measure) {
-            return Ok(());
+    fn memory(&mut self, measure: Measure, ask: fn(u32) -> Result<f64>) {
+        if !self.plan.measures.contains(&measure) {
+            return;
         }
         for (system, samples) in self.systems.iter().zip(&mut self.samples) {
-            let sizes: Vec<f64> = system
-                .pids
-                .iter()
-                .map(|pid| ask(*pid))
-                .collect::<Result<_>>()?;
-            if let Some(value) = sizes.into_iter().reduce(f64::max) {
-                samples.push(Sample::once(measure, value));
+            let sizes = system.pids.iter().map(|pid| ask(*pid));
+            match sizes.collect::<Result<Vec<f64>>>() {
+                Ok(sizes) => samples.extend(
+                    sizes
+                        .into_iter()
+                        .reduce(f64::max)
+                        .map(|size| Sample::once(measure, size)),
+                ),
+                Err(error) => {
+                    let line = format!("{}: {error:#}", system.about.title);
+                    self.failures.push(line);
+                }
             }
         }
-        Ok(())
-    }
-
-    fn idle_memory(&mut self) -> Result<()> {
-        self.memory(Measure::RssIdle, rss_mib)
-    }
-
-    fn peak_memory(&mut self) -> Result<()> {
-        self.memory(Measure::RssPeak, peak_rss_mib)
     }
 
     fn rounds(&mut self, say: &mut impl FnMut(&str)) -> Result<()> {

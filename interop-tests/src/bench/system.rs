@@ -65,6 +65,8 @@ pub struct Entry {
     pub layer: u8,
     /// How it encrypts; empty if it does not.
     pub cipher: &'static str,
+    /// Which two of the lab's hosts it is on: 0 for the first two, and so on.
+    pub pair: usize,
     /// The foreign program that it needs.
     pub program: Option<Program>,
     up: fn(&Site<'_>) -> Result<System>,

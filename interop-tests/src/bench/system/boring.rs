@@ -14,6 +14,7 @@ pub(super) const WIREGUARD_GO: Entry = Entry {
     title: "wireguard-go",
     layer: 3,
     cipher: "ChaCha20-Poly1305",
+    pair: 0,
     program: Some(Program {
         name: "wireguard-go",
         version: "--version",
@@ -28,6 +29,7 @@ pub(super) const BORINGTUN: Entry = Entry {
     title: "boringtun",
     layer: 3,
     cipher: "ChaCha20-Poly1305",
+    pair: 0,
     program: Some(Program {
         name: "boringtun-cli",
         version: "--version",

@@ -11,6 +11,7 @@ pub(super) const VETH: Entry = Entry {
     title: "veth, no overlay",
     layer: 2,
     cipher: "",
+    pair: 0,
     program: None,
     up: veth,
 };
@@ -21,6 +22,7 @@ pub(super) const VXLAN: Entry = Entry {
     title: "kernel VXLAN",
     layer: 2,
     cipher: "",
+    pair: 0,
     program: None,
     up: vxlan,
 };

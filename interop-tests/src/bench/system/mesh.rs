@@ -14,6 +14,7 @@ pub(super) const QUIC: Entry = Entry {
     title: "meshd (QUIC)",
     layer: 2,
     cipher: "AES-128-GCM",
+    pair: 1,
     program: None,
     up: quic,
 };
@@ -24,6 +25,7 @@ pub(super) const KERNEL: Entry = Entry {
     title: "meshd (kernel path)",
     layer: 2,
     cipher: "",
+    pair: 2,
     program: None,
     up: kernel,
 };

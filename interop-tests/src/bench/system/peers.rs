@@ -11,6 +11,7 @@ pub(super) const VPNCLOUD: Entry = Entry {
     title: "vpncloud",
     layer: 2,
     cipher: "AES-128-GCM",
+    pair: 0,
     program: Some(Program {
         name: "vpncloud",
         version: "--version",
@@ -25,6 +26,7 @@ pub(super) const FASTD: Entry = Entry {
     title: "fastd",
     layer: 2,
     cipher: "AES-128-CTR, UMAC",
+    pair: 0,
     program: Some(Program {
         name: "fastd",
         version: "--version",

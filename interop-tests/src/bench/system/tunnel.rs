@@ -10,6 +10,7 @@ pub(super) const REFERENCE: Entry = Entry {
     title: "reference tunnel",
     layer: 2,
     cipher: "AES-128-GCM",
+    pair: 0,
     program: Some(Program {
         name: "reference-tunnel",
         version: "",
