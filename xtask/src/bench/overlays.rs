@@ -25,21 +25,27 @@ pub(super) fn bench(args: &Overlays) -> Result<()> {
         return Ok(());
     }
     let all = match &args.from {
-        Some(file) => read(file)?,
+        Some(file) => {
+            let all = read(file)?;
+            all.iter().try_for_each(|figures| tell(args, figures))?;
+            all
+        }
         None => all_settings(args, &programs)?,
     };
-    println!();
-    for figures in &all {
-        println!("{}", page::tables(figures));
-    }
     if let Some(file) = &args.json {
         write(file, &page::json(&all)?)?;
     }
     if let Some(file) = &args.svg {
         write(file, &chart::svg(&all)?)?;
     }
+    Ok(())
+}
+
+/// Shows what one setting gave, and keeps it if that is wanted: what comes later may fail.
+fn tell(args: &Overlays, figures: &Figures) -> Result<()> {
+    println!("\n{}", page::tables(figures));
     if args.write {
-        keep(all)?;
+        keep(figures)?;
     }
     Ok(())
 }
@@ -74,6 +80,7 @@ fn all_settings(args: &Overlays, programs: &Programs) -> Result<Vec<Figures>> {
                 flame::graph(folder, &system.about, &plan.setting)?;
             }
         }
+        tell(args, &figures)?;
         all.push(figures);
     }
     Ok(all)
@@ -100,7 +107,7 @@ fn list(programs: &Programs) {
 }
 
 /// Into docs: what was measured now takes the place of what was there of the same setting.
-fn keep(new: Vec<Figures>) -> Result<()> {
+fn keep(new: &Figures) -> Result<()> {
     let docs = root().join("docs");
     let json = docs.join("performance.json");
     let mut all = if json.exists() {
@@ -108,8 +115,8 @@ fn keep(new: Vec<Figures>) -> Result<()> {
     } else {
         Vec::new()
     };
-    all.retain(|old| new.iter().all(|new| new.setting != old.setting));
-    all.extend(new);
+    all.retain(|old| old.setting != new.setting);
+    all.push(new.clone());
     all.sort_by_key(|figures| figures.setting);
     write(&json, &page::json(&all)?)?;
     write(&docs.join("performance.svg"), &chart::svg(&all)?)?;
