@@ -67,17 +67,22 @@ fn boringtun(site: &Site<'_>) -> Result<System> {
 fn up(site: &Site<'_>, program: &str, words: &[&str]) -> Result<System> {
     let mut daemons = Vec::new();
     for side in [0, 1] {
-        daemons.push(site.daemon(side, program, |command| {
+        let daemon = site.daemon(side, program, |command| {
             command.args(words).arg(site.device(side));
-        })?);
+        })?;
+        daemons.push(daemon.leaving(socket(site, side)));
         configure(site, side).with_context(|| format!("set up {program}"))?;
     }
     // IPv4 and UDP 28, WireGuard's header and tag 32: `wg-quick` says 80, for IPv6.
     site.done_with(daemons, site.setting.mtu - 60)
 }
 
+fn socket(site: &Site<'_>, side: usize) -> String {
+    format!("/var/run/wireguard/{}.sock", site.device(side))
+}
+
 fn configure(site: &Site<'_>, side: usize) -> Result<()> {
-    let path = format!("/var/run/wireguard/{}.sock", site.device(side));
+    let path = socket(site, side);
     let mut socket = None;
     crate::wait("its socket", Duration::from_secs(5), || {
         socket = UnixStream::connect(&path).ok();

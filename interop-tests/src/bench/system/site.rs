@@ -44,16 +44,27 @@ pub struct Site<'a> {
 pub(super) struct Daemon {
     child: Child,
     log: PathBuf,
+    /// A file outside of the lab's folder that it would leave behind.
+    leaves: Option<PathBuf>,
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(file) = &self.leaves {
+            let _ = fs::remove_file(file);
+        }
     }
 }
 
 impl Daemon {
+    /// Removes this file when the daemon ends.
+    pub(super) fn leaving(mut self, file: impl Into<PathBuf>) -> Self {
+        self.leaves = Some(file.into());
+        self
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -121,7 +132,11 @@ impl Site<'_> {
             .stderr(out)
             .spawn()
             .with_context(|| format!("start {program}"))?;
-        Ok(Daemon { child, log })
+        Ok(Daemon {
+            child,
+            log,
+            leaves: None,
+        })
     }
 
     /// Waits for the tunnel's device on both hosts.
