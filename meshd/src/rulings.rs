@@ -261,7 +261,7 @@ impl Rulings {
             let _ = self.0.inputs.try_send(Input::Answer {
                 query,
                 epoch,
-                answer,
+                answer: answer.into(),
             });
         }
     }
@@ -488,7 +488,7 @@ fn work(queue: &Receiver<Ask>, chains: &ArcSwap<Chains>, answers: &mpsc::Sender<
             .blocking_send(Input::Answer {
                 query,
                 epoch,
-                answer,
+                answer: answer.into(),
             })
             .is_err()
         {

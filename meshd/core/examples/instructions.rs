@@ -10,7 +10,9 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
-    let all = scenes::FRAMES.iter().chain(&scenes::SUPERFRAMES);
+    let [frames, upcalls, superframes] =
+        [&scenes::FRAMES[..], &scenes::UPCALLS, &scenes::SUPERFRAMES];
+    let all = [frames, upcalls, superframes].into_iter().flatten();
     let Some(name) = words.next() else {
         all.for_each(|(name, _)| println!("{name}"));
         return ExitCode::SUCCESS;

@@ -260,11 +260,11 @@ impl Lane {
             let tracked = zone.look(&mut self.seen, &subject, now);
             (key.ct, key.ct_mark) = (tracked.state, tracked.mark);
         }
+        let words = KeyWords::of(&key);
         // A wider ruling may have come first: what waits of this flow still goes before this frame.
-        if self.parking.has(&key) {
+        if self.parking.has(&words) {
             return self.park(key, unit, now);
         }
-        let words = KeyWords::of(&key);
         let spot = self.cache.spot(&words);
         let (slot, offer) = match self.cache.known(&words, spot, epoch, now) {
             Some(slot) => (slot, false),
@@ -382,18 +382,15 @@ impl Lane {
         &mut self,
         zones: &Zones,
         upcall: UpcallId,
-        ruling: Ruling,
+        mut ruling: Ruling,
         now: Moment,
     ) -> Option<Released> {
         let waited = self.parking.take(upcall);
-        if let Some(flow) = ruling.cache.clone() {
+        if let Some(flow) = ruling.cache.take() {
             let frames = waited.as_ref().map_or(&[][..], |w| &w.frames);
             let entry = Entry {
                 flow,
-                ruling: Ruling {
-                    cache: None,
-                    ..ruling.clone()
-                },
+                ruling: ruling.clone(),
                 frames: frames.len() as u64,
                 bytes: frames.iter().map(|frame| frame.len() as u64).sum(),
             };
@@ -402,9 +399,11 @@ impl Lane {
         }
         let Waiting {
             key, mut frames, ..
-        } = waited?;
+        } = *waited?;
         let longest = ruling.longest as usize;
-        let ruling = ruling.choose(&key).clone();
+        if ruling.select.is_some() {
+            ruling = ruling.choose(&key).clone();
+        }
         let before = frames.len();
         frames.retain(|frame| frame.len() <= longest);
         self.count_drop(
@@ -485,7 +484,8 @@ impl Lane {
 
     /// The shell could not hand the upcall over: the frames behind it are dropped.
     pub fn upcall_refused(&mut self, upcall: UpcallId, now: Moment) {
-        if let Some(Waiting { key, frames, .. }) = self.parking.take(upcall) {
+        if let Some(waiting) = self.parking.take(upcall) {
+            let Waiting { key, frames, .. } = *waiting;
             self.count_drop(
                 DropReason::UpcallQueueFull,
                 frames.len() as u64,
@@ -534,7 +534,8 @@ impl Lane {
 
     /// Gives up upcalls that took too long, and megaflows without frames.
     pub fn handle_timeout(&mut self, now: Moment) {
-        while let Some(Waiting { key, frames, .. }) = self.parking.take_overdue(now) {
+        while let Some(waiting) = self.parking.take_overdue(now) {
+            let Waiting { key, frames, .. } = *waiting;
             let frames = frames.len() as u64;
             self.count_drop(DropReason::UpcallTimeout, frames, Some(key), now);
         }

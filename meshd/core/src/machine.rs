@@ -185,6 +185,10 @@ impl Node {
     /// Something happened.
     pub fn handle(&mut self, input: Input, now: Now) {
         let out = &mut self.out;
+        let of_frames = matches!(
+            input,
+            Input::Upcall { .. } | Input::Offer { .. } | Input::Answer { .. }
+        );
         match input {
             Input::Upcall {
                 origin,
@@ -218,6 +222,10 @@ impl Node {
             Input::Probe { vni, frame } => self.planes.probe(vni, &frame, now.moment),
             Input::Kernel(event) => self.kernel(event, now),
             Input::Command { id, command } => self.command(id, command, now),
+        }
+        // These come by the hundred thousand and reach nobody but the switch.
+        if of_frames && self.switch.is_settled() {
+            return self.switch.ask_steering(now.moment, &mut self.out);
         }
         self.settle(now);
     }

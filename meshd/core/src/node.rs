@@ -79,7 +79,7 @@ pub enum Input {
         /// The epoch of the question.
         epoch: Epoch,
         /// The chain's answer, or that it failed.
-        answer: Answer,
+        answer: Arc<Answer>,
     },
     /// A steering plugin answered.
     Steered {

@@ -15,17 +15,17 @@
 
 use crate::announce::Announcements;
 use crate::complaint::{self, Complaint, Speaker};
-use crate::conntrack::{Order, Tracked};
+use crate::conntrack::Order;
 use crate::dues::Dues;
 use crate::edit::Edit;
 use crate::fdb::{AGE_MS, Fdb, How, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
-use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, Vni};
+use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId};
 use crate::neighbor::{Advice, Neighbors, claimed, is_neighborly};
 use crate::node::{Direction, DstClass, Question};
 use crate::policy::{
-    Answer, FloodSet, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict,
+    Answer, FloodSet, Known, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict,
 };
 use crate::ruling::{Action, Arm, Copied, DropReason, Output, PuntOrder};
 use crate::switch::PortFace;
@@ -94,7 +94,7 @@ pub(crate) fn sender(network: Option<&Network>, origin: Origin, src: MacAddr) ->
 }
 
 /// Who answers questions: `None` if the answer is not there yet.
-pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&Question) -> Option<Answer>;
+pub(crate) type Oracle<'a> = &'a mut dyn FnMut(&Question) -> Option<Known>;
 
 /// What is to happen to a frame, and for which others the same holds.
 #[derive(Debug)]
@@ -211,16 +211,15 @@ pub(crate) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
+    /// Of a frame with this key.
     pub(crate) fn new(
         network: Option<&'a Network>,
         chain: bool,
         origin: Origin,
-        vni: Vni,
-        (frame, ct): (Frame<'a>, Tracked),
+        (frame, key): (Frame<'a>, FlowKey),
         now: Moment,
         oracle: Oracle<'a>,
     ) -> Self {
-        let key = frame.flow_key(vni).with_ct(ct);
         let mask = FlowMask {
             src_mac: 48,
             dst_mac: 48,
@@ -630,12 +629,14 @@ impl<'a> Walk<'a> {
             _ => {}
         }
         if let Place::Port(port) = from {
-            let orders = self.pass(Direction::Ingress, port, class)?;
-            if let Some(redirect) = orders.redirect {
-                return self.redirect(network, from, redirect, class);
-            }
-            if let Some(group) = orders.group {
-                return self.by_group(network, from, &group, class);
+            let answer = self.pass(Direction::Ingress, port, class)?;
+            if let Some(answer) = &answer {
+                if let Some(redirect) = answer.orders.redirect {
+                    return self.redirect(network, from, redirect, class);
+                }
+                if let Some(group) = &answer.orders.group {
+                    return self.by_group(network, from, group, class);
+                }
             }
             if self.key.dst_mac != dst {
                 return self.deliver_changed(network, from);
@@ -724,20 +725,21 @@ impl<'a> Walk<'a> {
             // In the place of an unknown source, if need be: this ruling ends within a second anyway.
             self.unknown = Some(self.key.dst_mac);
         }
-        let mut only: Option<FloodSet> = None;
+        let mut answer = None;
         match from {
             Place::Port(port) => {
-                let orders = self.pass(Direction::Ingress, port, class)?;
-                if let Some(redirect) = orders.redirect {
-                    return self.redirect(network, from, redirect, class);
-                }
-                if let Some(group) = orders.group {
-                    return self.by_group(network, from, &group, class);
+                answer = self.pass(Direction::Ingress, port, class)?;
+                if let Some(answer) = &answer {
+                    if let Some(redirect) = answer.orders.redirect {
+                        return self.redirect(network, from, redirect, class);
+                    }
+                    if let Some(group) = &answer.orders.group {
+                        return self.by_group(network, from, group, class);
+                    }
                 }
                 if self.key.dst_mac != dst {
                     return self.deliver_changed(network, from);
                 }
-                only = orders.flood;
             }
             Place::Service(_) if !is_neighborly(self.key.ip_kind) => {
                 return Err(Stop::Drop(
@@ -747,16 +749,14 @@ impl<'a> Walk<'a> {
             }
             _ => {}
         }
+        let only: Option<&FloodSet> = answer.as_ref().and_then(|said| said.orders.flood.as_ref());
         let mut to = Vec::new();
         let mut refused = None;
         for (&port, face) in &network.ports {
             if face.service || from == Place::Port(port) {
                 continue;
             }
-            if only
-                .as_ref()
-                .is_some_and(|only| !only.ports.contains(&port))
-            {
+            if only.is_some_and(|only| !only.ports.contains(&port)) {
                 refused = Some((DropReason::Policy, Some(NOT_FLOODED.to_owned())));
                 continue;
             }
@@ -767,10 +767,10 @@ impl<'a> Walk<'a> {
             }
         }
         if matches!(from, Place::Port(_)) {
-            let members = network.members.iter().filter(|node| {
-                let only = only.as_ref();
-                only.is_none_or(|only| only.peers.contains(&node.handle()))
-            });
+            let members = network
+                .members
+                .iter()
+                .filter(|node| only.is_none_or(|only| only.peers.contains(&node.handle())));
             to.extend(members.map(|&node| Output::Peer(node)));
             if to.is_empty() && only.is_some() {
                 refused = Some((DropReason::Policy, Some(NOT_FLOODED.to_owned())));
@@ -790,15 +790,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Asks the chain, if there is one.
+    /// Asks the chain, if there is one; its orders are carried out as far as they do not say where to.
     fn pass(
         &mut self,
         direction: Direction,
         port: PortId,
         dst_class: DstClass,
-    ) -> Result<Orders, Stop> {
+    ) -> Result<Option<Arc<Answer>>, Stop> {
         if !self.chain {
-            return Ok(Orders::default());
+            return Ok(None);
         }
         let peer = self.sender;
         let question = Question {
@@ -809,7 +809,7 @@ impl<'a> Walk<'a> {
             key: self.key,
             dst_class,
         };
-        let Some(answer) = (self.oracle)(&question) else {
+        let Some(Known { answer, hard_ms }) = (self.oracle)(&question) else {
             return Err(Stop::Ask(Box::new(question)));
         };
         self.mask = self.mask.union(&answer.mask.with_prerequisites());
@@ -830,7 +830,7 @@ impl<'a> Walk<'a> {
                 format!("port {port}: {said} ({})", answer.why)
             },
         );
-        if let Some(ms) = answer.hard_ms {
+        if let Some(ms) = hard_ms {
             self.hold(self.now.plus_ms(u64::from(ms)));
         }
         if let Some(ms) = answer.idle_ms {
@@ -860,16 +860,19 @@ impl<'a> Walk<'a> {
                 }
                 self.track(&answer);
                 self.learn(&answer);
-                Ok(answer.orders)
+                Ok(Some(answer))
             }
             Verdict::Drop => {
                 // In a flood one receiver's refusal is nothing that the sender is told.
                 self.reject = answer.orders.reject && dst_class == DstClass::UnicastKnown;
-                Err(Stop::Drop(DropReason::Policy, Some(answer.why)))
+                Err(Stop::Drop(DropReason::Policy, Some(answer.why.clone())))
             }
             Verdict::Failed => {
                 self.hold(self.now.plus_ms(FAILED_MS));
-                Err(Stop::Drop(DropReason::PolicyFailed, Some(answer.why)))
+                Err(Stop::Drop(
+                    DropReason::PolicyFailed,
+                    Some(answer.why.clone()),
+                ))
             }
         }
     }

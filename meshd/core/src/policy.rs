@@ -75,6 +75,22 @@ impl Answer {
     }
 }
 
+/// An answer that holds, shared by all who heard it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// As it was given.
+    pub answer: Arc<Answer>,
+    /// For so many ms from now; `None`: until the chain changes.
+    pub hard_ms: Option<u32>,
+}
+
+impl From<Arc<Answer>> for Known {
+    fn from(answer: Arc<Answer>) -> Self {
+        let hard_ms = answer.hard_ms;
+        Self { answer, hard_ms }
+    }
+}
+
 /// One plugin's part in an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
@@ -270,7 +286,7 @@ impl Default for PolicyLimits {
 }
 
 /// What an answer always depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Scope {
     vni: Vni,
     direction: Direction,
@@ -302,8 +318,11 @@ struct Kept {
     mask: FlowMask,
     words: KeyWords,
     /// By masked key, and destination class if that was read.
-    answers: HashMap<(KeyWords, Option<DstClass>), (Answer, Until), FixedState>,
+    answers: HashMap<Asked, (Arc<Answer>, Until), FixedState>,
 }
+
+/// What of a question an answer holds for.
+type Asked = (KeyWords, Option<DstClass>);
 
 /// Until when an answer holds, as far as it says so.
 #[derive(Clone, Copy, Debug)]
@@ -334,8 +353,9 @@ pub struct Policy {
     limits: PolicyLimits,
     chains: BTreeMap<Vni, u32>,
     kept: BTreeMap<Scope, Vec<Kept>>,
-    flights: BTreeMap<QueryId, Flight>,
-    flights_by_question: BTreeMap<(Scope, KeyWords, DstClass), QueryId>,
+    /// Boxed, since trees move what they hold.
+    flights: BTreeMap<QueryId, Box<Flight>>,
+    flights_by_question: HashMap<(Scope, KeyWords, DstClass), QueryId, FixedState>,
     next_query: QueryId,
     hasher: FixedState,
 }
@@ -346,11 +366,11 @@ impl Policy {
     pub fn new(limits: PolicyLimits, seed: u64) -> Self {
         Self {
             limits,
-            hasher: FixedState::with_seed(seed),
             chains: BTreeMap::new(),
             kept: BTreeMap::new(),
             flights: BTreeMap::new(),
-            flights_by_question: BTreeMap::new(),
+            flights_by_question: HashMap::with_hasher(FixedState::with_seed(seed)),
+            hasher: FixedState::with_seed(seed),
             next_query: QueryId(0),
         }
     }
@@ -430,26 +450,26 @@ impl Policy {
 
     /// What the chain said to such a question, if that is known and still holds, and for how long from now.
     #[must_use]
-    pub fn look(&self, question: &Question, now: Moment) -> Option<Answer> {
+    pub fn look(&self, question: &Question, now: Moment) -> Option<Known> {
         let kept = self.kept.get(&Scope::of(question))?;
         let words = KeyWords::of(&question.key);
         kept.iter().find_map(|kept| {
             let key = words.and(&kept.words);
             let of = |class| kept.answers.get(&(key, class));
             let (answer, until) = of(None).or_else(|| of(Some(question.dst_class)))?;
-            let mut answer = answer.clone();
+            let mut known = Known::from(Arc::clone(answer));
             if let Some(until) = until.hard {
                 let left = until.ms_since(now);
                 if left == 0 {
                     return None;
                 }
-                answer.hard_ms = Some(u32::try_from(left).unwrap_or(u32::MAX));
+                known.hard_ms = Some(u32::try_from(left).unwrap_or(u32::MAX));
             }
             // A lane that had a frame since then has a ruling and does not ask.
             if until.idle.is_some_and(|until| until <= now) {
                 return None;
             }
-            Some(answer)
+            Some(known)
         })
     }
 
@@ -484,12 +504,12 @@ impl Policy {
         self.flights_by_question.insert(by, query);
         self.flights.insert(
             query,
-            Flight {
+            Box::new(Flight {
                 question,
                 epoch,
                 deadline: now.plus_ms(ANSWER_MS_MAX),
                 waiters: vec![waiter],
-            },
+            }),
         );
         true
     }
@@ -500,16 +520,20 @@ impl Policy {
         &mut self,
         query: QueryId,
         epoch: Epoch,
-        mut answer: Answer,
+        mut answer: Arc<Answer>,
         now: Moment,
-    ) -> Option<(Question, Answer, Vec<u64>)> {
+    ) -> Option<(Question, Arc<Answer>, Vec<u64>)> {
         if self.flights.get(&query)?.epoch != epoch {
             return None;
         }
         let Flight {
             question, waiters, ..
-        } = self.land(query)?;
-        answer.mask = answer.mask.with_prerequisites();
+        } = *self.land(query)?;
+        let mask = answer.mask.with_prerequisites();
+        if mask != answer.mask {
+            // Nobody else has it yet, so nothing is copied.
+            Arc::make_mut(&mut answer).mask = mask;
+        }
         // What failed is asked again as soon as the ruling made of it has run out.
         if answer.cacheable && answer.verdict != Verdict::Failed {
             self.keep(&question, &answer, now);
@@ -537,14 +561,14 @@ impl Policy {
         self.flights.first_key_value().map(|(_, f)| f.deadline)
     }
 
-    fn land(&mut self, query: QueryId) -> Option<Flight> {
+    fn land(&mut self, query: QueryId) -> Option<Box<Flight>> {
         let flight = self.flights.remove(&query)?;
         self.flights_by_question
             .remove(&by_question(&flight.question));
         Some(flight)
     }
 
-    fn keep(&mut self, question: &Question, answer: &Answer, now: Moment) {
+    fn keep(&mut self, question: &Question, answer: &Arc<Answer>, now: Moment) {
         let scope = Scope::of(question);
         // What is full starts anew: answers can be asked for again, and lanes keep the rulings that were made of them.
         if !self.kept.contains_key(&scope) && self.kept.len() >= self.limits.scopes {
@@ -577,7 +601,8 @@ impl Policy {
                 idle: answer.idle_ms.map(behind),
             };
             let key = KeyWords::of(&question.key).and(&kept.words);
-            kept.answers.insert((key, class), (answer.clone(), until));
+            kept.answers
+                .insert((key, class), (Arc::clone(answer), until));
         }
     }
 }
@@ -640,10 +665,10 @@ mod tests {
             ..answer(0xffff)
         };
         let ms = |ms| Moment(0).plus_ms(ms);
-        policy.keep(&question(80), &said, ms(1000));
+        policy.keep(&question(80), &Arc::new(said), ms(1000));
         let at = |now| policy.look(&question(80), ms(now));
         let kept = at(1199).unwrap();
-        assert_eq!((kept.idle_ms, kept.hard_ms), (Some(200), Some(9801)));
+        assert_eq!((kept.answer.idle_ms, kept.hard_ms), (Some(200), Some(9801)));
         assert_eq!(at(1200), None);
     }
 
@@ -659,7 +684,7 @@ mod tests {
         let queries = asked(&mut out);
         assert_eq!(queries.len(), 1);
         let (_, said, waiters) = policy
-            .answer(queries[0], epoch, answer(0xfff0), Moment(0))
+            .answer(queries[0], epoch, answer(0xfff0).into(), Moment(0))
             .unwrap();
         assert_eq!(waiters, [10, 11]);
         assert!(
@@ -686,13 +711,13 @@ mod tests {
         policy.ask(question(81), 2, epoch, Moment(0), &mut out);
         let queries = asked(&mut out);
         policy
-            .answer(queries[0], epoch, answer(0xffff), Moment(0))
+            .answer(queries[0], epoch, answer(0xffff).into(), Moment(0))
             .unwrap();
         assert_eq!(policy.set_chain(question(80).vni, 2), [2]);
         assert!(policy.look(&question(80), Moment(0)).is_none());
         assert!(
             policy
-                .answer(queries[1], epoch, answer(0xffff), Moment(0))
+                .answer(queries[1], epoch, answer(0xffff).into(), Moment(0))
                 .is_none(),
             "an answer of the old chain came home late"
         );
@@ -722,7 +747,8 @@ mod tests {
                 Answer {
                     cacheable: false,
                     ..answer(0)
-                },
+                }
+                .into(),
                 Moment(0),
             )
             .unwrap();
@@ -735,7 +761,8 @@ mod tests {
                 Answer {
                     read_dst_class: true,
                     ..answer(0)
-                },
+                }
+                .into(),
                 Moment(0),
             )
             .unwrap();
@@ -763,7 +790,7 @@ mod tests {
         };
         let start = Moment(0).plus_ms(100);
         let query = asked(&mut out)[0];
-        policy.answer(query, Epoch(0), ends, start).unwrap();
+        policy.answer(query, Epoch(0), ends.into(), start).unwrap();
         let at = |ms| policy.look(&question(80), Moment(0).plus_ms(ms));
         assert_eq!(at(200).unwrap().hard_ms, Some(400));
         assert_eq!(at(599).unwrap().hard_ms, Some(1));
@@ -862,13 +889,13 @@ mod tests {
                         }
                         if at_once && !open.is_empty() {
                             let (query, answer) = open.remove(open.len() - 1);
-                            policy.answer(query, Epoch(0), answer, Moment(0));
+                            policy.answer(query, Epoch(0), answer.into(), Moment(0));
                         }
                     }
                     Step::Answer if open.is_empty() => {}
                     Step::Answer => {
                         let (query, answer) = open.remove(0);
-                        policy.answer(query, Epoch(0), answer, Moment(0));
+                        policy.answer(query, Epoch(0), answer.into(), Moment(0));
                     }
                     Step::Change(tag) => {
                         minds[tag as usize] += 1;
@@ -886,7 +913,7 @@ mod tests {
                 }
                 for port in 0..32 {
                     if let Some(kept) = policy.look(&question(port), Moment(0)) {
-                        prop_assert_eq!(kept.why, minds[usize::from(port % 4)].to_string());
+                        prop_assert_eq!(&kept.answer.why, &minds[usize::from(port % 4)].to_string());
                     }
                 }
             }
@@ -901,7 +928,7 @@ mod tests {
                 policy.ask(question, 0, Epoch(0), Moment(0), &mut out);
                 if bits % 3 > 0 {
                     for query in asked(&mut out) {
-                        policy.answer(query, Epoch(0), answer(bits), Moment(0));
+                        policy.answer(query, Epoch(0), answer(bits).into(), Moment(0));
                     }
                 }
                 prop_assert!(policy.kept.len() <= 3 && policy.flights.len() <= 5);

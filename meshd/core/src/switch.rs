@@ -23,7 +23,7 @@ use crate::node::{Direction, Output as Out, Question};
 use crate::offload::{GateFlow, GateOp, Obstacle};
 use crate::outbox::Outbox;
 use crate::pipeline::{Decision, FAILED_MS, Learn, Network, Walk, longest};
-use crate::policy::{ANSWER_MS_MAX, Answer, Policy, PolicyLimits};
+use crate::policy::{ANSWER_MS_MAX, Answer, Known, Policy, PolicyLimits};
 use crate::ruling::{self, Action, DropReason, Megaflow, Ruling};
 use crate::steering::{Choice, Steering};
 use crate::view::TraceStep;
@@ -179,11 +179,13 @@ struct Pending {
     upcall: Option<UpcallId>,
     vni: Vni,
     frame: Bytes,
+    /// Its fields, without its connection; `None`: it is no frame.
+    key: Option<FlowKey>,
     /// What is known of its connection.
     ct: Tracked,
     since: Moment,
     /// Answers to its questions: those that must not be kept hold for it alone.
-    said: Vec<(Direction, PortId, Answer)>,
+    said: Vec<(Direction, PortId, Arc<Answer>)>,
 }
 
 /// See the module.
@@ -193,7 +195,8 @@ pub struct Switch {
     epoch: Epoch,
     networks: BTreeMap<Vni, Network>,
     policy: Policy,
-    pending: BTreeMap<u64, Pending>,
+    /// Boxed, since trees move what they hold.
+    pending: BTreeMap<u64, Box<Pending>>,
     next_pending: u64,
     /// MACs that were nowhere when a ruling of this epoch was made. With a node: it was the source of that node's frames, and
     /// if it turns out to be that node's, the ruling was right.
@@ -202,6 +205,8 @@ pub struct Switch {
     drops: BTreeMap<DropReason, DropSeen>,
     /// State of each FDB's learned MACs when they were last taken.
     taken: BTreeMap<Vni, u64>,
+    /// A frame was learned from since then.
+    learned: bool,
     gates: Gates,
     steering: Steering,
     /// Where copies of other nodes leave, as was told last.
@@ -230,6 +235,7 @@ impl Switch {
             unknown_overflow: false,
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
+            learned: false,
             gates: Gates::default(),
             steering: Steering::default(),
             monitors: BTreeMap::new(),
@@ -271,6 +277,7 @@ impl Switch {
 
     /// The networks whose learned MACs changed since the last call, with all that they have now, by MAC.
     pub fn take_learned(&mut self) -> Vec<(Vni, Vec<(MacAddr, PortId)>)> {
+        self.learned = false;
         let mut changed = Vec::new();
         for (&vni, network) in &self.networks {
             let now = network.fdb.changes();
@@ -279,6 +286,13 @@ impl Switch {
             }
         }
         changed
+    }
+
+    /// True if what frames and answers did lately is nothing to anybody else: no MAC was learned, and what the gates hold is
+    /// as it was.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        !self.learned && !self.gates.stale && !self.is_adopting()
     }
 
     // What the node has.
@@ -520,36 +534,37 @@ impl Switch {
         now: Moment,
         out: &mut Outbox,
     ) {
-        if let (Some(port), Ok(parsed)) = (self.entrance(origin, vni), Frame::parse(frame)) {
-            self.learn(origin, port, vni, &parsed, now, out);
+        let parsed = Frame::parse(frame).ok();
+        if let (Some(port), Some(parsed)) = (self.entrance(origin, vni), &parsed) {
+            self.learn(origin, port, vni, parsed, now, out);
         }
-        self.proceed(
-            Pending {
-                origin,
-                upcall: Some(upcall),
-                vni,
-                frame: frame.clone(),
-                ct,
-                since: now,
-                said: Vec::new(),
-            },
-            now,
-            out,
-        );
+        let pending = Box::new(Pending {
+            origin,
+            upcall: Some(upcall),
+            vni,
+            frame: frame.clone(),
+            key: parsed.map(|parsed| parsed.flow_key(vni)),
+            ct,
+            since: now,
+            said: Vec::new(),
+        });
+        self.proceed(pending, now, out);
     }
 
     /// A lane forwards such frames by a ruling that the gates hold for exact flows only: this one is to be held, too.
     pub fn offer(&mut self, origin: Origin, vni: Vni, frame: Bytes, now: Moment, out: &mut Outbox) {
-        let pending = Pending {
+        let key = Frame::parse(&frame).map(|parsed| parsed.flow_key(vni)).ok();
+        let pending = Box::new(Pending {
             origin,
             upcall: None,
             vni,
             frame,
+            key,
             // Of a ruling that looked at none.
             ct: Tracked::default(),
             since: now,
             said: Vec::new(),
-        };
+        });
         self.proceed(pending, now, out);
     }
 
@@ -558,7 +573,7 @@ impl Switch {
         &mut self,
         query: QueryId,
         epoch: Epoch,
-        answer: Answer,
+        answer: Arc<Answer>,
         now: Moment,
         out: &mut Outbox,
     ) {
@@ -671,13 +686,12 @@ impl Switch {
             });
         }
         let mut given = answers.iter();
-        let mut oracle = |_: &Question| given.next().cloned();
+        let mut oracle = |_: &Question| Some(Known::from(Arc::new(given.next()?.clone())));
         let walk = Walk::new(
             self.networks.get(&vni),
             self.policy.has_chain(vni),
             origin,
-            vni,
-            (parsed, ct),
+            (parsed, key),
             now,
             &mut oracle,
         );
@@ -756,7 +770,9 @@ impl Switch {
         if source == Source::Own || frame.is_malformed() || frame.dst().is_link_local_control() {
             return;
         }
+        let before = network.fdb.changes();
         network.fdb.learn(frame.src(), port, now);
+        self.learned |= network.fdb.changes() != before;
         let changed = match source {
             Source::Moved { .. } | Source::Roamed { .. } => true,
             Source::New => self.was_unknown(vni, frame.src(), None),
@@ -767,27 +783,26 @@ impl Switch {
         }
     }
 
-    fn proceed(&mut self, pending: Pending, now: Moment, out: &mut Outbox) {
-        let Pending { origin, vni, .. } = pending;
-        let Ok(frame) = Frame::parse(&pending.frame) else {
+    fn proceed(&mut self, pending: Box<Pending>, now: Moment, out: &mut Outbox) {
+        let Pending { origin, vni, .. } = *pending;
+        let (Ok(frame), Some(key)) = (Frame::parse(&pending.frame), pending.key) else {
             let decision = Decision::of(Action::Drop(DropReason::Malformed));
             return self.finish(&pending, None, decision, now, out);
         };
-        let key = frame.flow_key(vni).with_ct(pending.ct);
+        let key = key.with_ct(pending.ct);
         let policy = &self.policy;
         let mut oracle = |question: &Question| {
             let own = pending.said.iter().rev().find(|(direction, port, _)| {
                 (*direction, *port) == (question.direction, question.port)
             });
-            own.map(|(_, _, answer)| answer.clone())
+            own.map(|(_, _, answer)| Known::from(Arc::clone(answer)))
                 .or_else(|| policy.look(question, now))
         };
         let walk = Walk::new(
             self.networks.get(&vni),
             policy.has_chain(vni),
             origin,
-            vni,
-            (frame, pending.ct),
+            (frame, key),
             now,
             &mut oracle,
         );

@@ -378,7 +378,8 @@ pub struct Instance {
     config: Arc<str>,
     generation: u64,
     facts: Facts,
-    live: Option<Live>,
+    /// Boxed: each call takes it out and puts it back.
+    live: Option<Box<Live>>,
 }
 
 impl Instance {
@@ -427,8 +428,9 @@ impl Instance {
         Ok(instance)
     }
 
-    fn start(&self, pre: &Pre) -> Result<Live, ConfigureError> {
-        let mut live = Live::new(&self.plugin, pre, &self.config, self.generation)?;
+    fn start(&self, pre: &Pre) -> Result<Box<Live>, ConfigureError> {
+        let live = Live::new(&self.plugin, pre, &self.config, self.generation)?;
+        let mut live = Box::new(live);
         if !self.facts.is_empty() {
             let all: Vec<Fact> = self
                 .facts
@@ -547,7 +549,7 @@ impl Instance {
     }
 
     /// `None`: there is no policy in this package.
-    fn ready(&mut self) -> Result<Option<Live>, Fault> {
+    fn ready(&mut self) -> Result<Option<Box<Live>>, Fault> {
         let Some(pre) = &self.plugin.pre else {
             return Ok(None);
         };

@@ -13,10 +13,11 @@ use meshd_core::flowtext;
 use meshd_core::ident::{Epoch, Moment};
 use meshd_core::node::{DstClass, Output, Question};
 use meshd_core::outbox::Outbox;
-use meshd_core::policy::{Answer, Policy, PolicyLimits, Verdict};
+use meshd_core::policy::{Answer, Known, Policy, PolicyLimits, Verdict};
 use meshd_plugin_host::{Decision, Fault, Instance, Say};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Entries that are told apart; what comes behind is counted as one more frame and no entry.
@@ -154,9 +155,9 @@ impl Run<'_> {
         now: Moment,
         check: bool,
         frame: &[u8],
-    ) -> Option<Answer> {
+    ) -> Option<Arc<Answer>> {
         let answer = match self.policy.look(question, now) {
-            Some(answer) => {
+            Some(Known { answer, .. }) => {
                 self.out.hits += 1;
                 if check {
                     self.compare(question, &answer, frame);
@@ -182,7 +183,7 @@ impl Run<'_> {
         Some(answer)
     }
 
-    fn ask(&mut self, question: &Question, now: Moment) -> Option<Answer> {
+    fn ask(&mut self, question: &Question, now: Moment) -> Option<Arc<Answer>> {
         self.out.asked += 1;
         let started = Instant::now();
         let said = self.decide(question);
@@ -214,7 +215,7 @@ impl Run<'_> {
             parts: Vec::new(),
             why: verdict,
         };
-        let (_, answer, _) = self.policy.answer(query, EPOCH, answer, now)?;
+        let (_, answer, _) = self.policy.answer(query, EPOCH, answer.into(), now)?;
         Some(answer)
     }
 

@@ -10,6 +10,8 @@
 
 #![allow(dead_code, reason = "each program plays some of them")]
 
+pub(crate) mod upcall;
+
 use bytes::{Bytes, BytesMut};
 use meshd_core::conntrack::Zones;
 use meshd_core::edit::{self, Edit};
@@ -47,6 +49,9 @@ pub(crate) const FRAMES: [Scene; 8] = [
     }),
     ("hit and rewrite", hit_rewrite),
 ];
+
+/// Those of one new flow each.
+pub(crate) const UPCALLS: [Scene; 1] = [("upcall, two answers", upcall_answered)];
 
 /// Those of one superframe each.
 pub(crate) const SUPERFRAMES: [Scene; 4] = [
@@ -223,6 +228,16 @@ fn hit_rewrite() -> Option<Act> {
     }))
 }
 
+fn upcall_answered() -> Option<Act> {
+    let mut bench = upcall::Bench::new(upcall::pass).ok()?;
+    let (mut frame, mut flow) = (bench.template()?, 0u32);
+    Some(Box::new(move || {
+        flow = flow.wrapping_add(1);
+        frame[34..38].copy_from_slice(&(flow.wrapping_mul(40_503)).to_be_bytes());
+        black_box(bench.frame(&frame));
+    }))
+}
+
 fn superframe_hit() -> Option<Act> {
     let (vni, mut lane) = (vni()?, lane());
     rule(
@@ -248,16 +263,11 @@ fn superframe_segments() -> Option<Act> {
     }))
 }
 
-fn cut<'a>(vni: Vni, frame: &'a [u8], room: &'a mut BytesMut) -> impl Iterator<Item = Bytes> {
-    superframe::slices(vni, 1, frame, SEGMENT, DATAGRAM, room)
-        .into_iter()
-        .flatten()
-}
-
 fn superframe_slices() -> Option<Act> {
     let (vni, frame, mut room) = (vni()?, superframe(SEGMENTS), BytesMut::new());
     Some(Box::new(move || {
-        for slice in cut(vni, black_box(&frame), &mut room) {
+        let slices = superframe::slices(vni, 1, black_box(&frame), SEGMENT, DATAGRAM, &mut room);
+        for slice in slices.into_iter().flatten() {
             black_box(slice);
         }
     }))
@@ -265,7 +275,9 @@ fn superframe_slices() -> Option<Act> {
 
 fn superframe_join() -> Option<Act> {
     let vni = vni()?;
-    let datagrams: Vec<Bytes> = cut(vni, &superframe(SEGMENTS), &mut BytesMut::new()).collect();
+    let (frame, mut room) = (superframe(SEGMENTS), BytesMut::new());
+    let slices = superframe::slices(vni, 1, &frame, SEGMENT, DATAGRAM, &mut room)?;
+    let datagrams: Vec<Bytes> = slices.collect();
     let mut run = Run::default();
     Some(Box::new(move || {
         for datagram in &datagrams {

@@ -4,11 +4,12 @@
 //! count.
 
 use super::LaneLimits;
-use crate::flow::{FlowKey, IpKind};
+use crate::flow::{FlowKey, IpKind, KeyWords};
 use crate::ident::{Moment, UpcallId};
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 use std::collections::BTreeMap;
 
 /// What waits behind one upcall.
@@ -35,8 +36,9 @@ pub(super) enum Parked {
 #[derive(Debug)]
 pub(super) struct Parking {
     limits: LaneLimits,
-    by_upcall: BTreeMap<UpcallId, Waiting>,
-    by_key: HashMap<FlowKey, UpcallId, FixedState>,
+    /// Boxed, since trees move what they hold.
+    by_upcall: BTreeMap<UpcallId, Box<Waiting>>,
+    by_key: HashMap<KeyWords, UpcallId, FixedState>,
     next: UpcallId,
     frames: usize,
     bytes: usize,
@@ -62,19 +64,21 @@ impl Parking {
 
     /// What waits, by the age of its upcall.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Waiting> {
-        self.by_upcall.values()
+        self.by_upcall.values().map(|waiting| &**waiting)
     }
 
     /// Is something of this key here?
-    pub(super) fn has(&self, key: &FlowKey) -> bool {
-        !self.by_key.is_empty() && self.by_key.contains_key(key)
+    #[inline(always)]
+    pub(super) fn has(&self, words: &KeyWords) -> bool {
+        !self.by_key.is_empty() && self.by_key.contains_key(words)
     }
 
     /// Lets a frame wait, behind others of its key if they are gathered by key.
     pub(super) fn park(&mut self, key: FlowKey, frame: &[u8], now: Moment) -> Parked {
         let gathers = !matches!(key.ip_kind, IpKind::ArpV4 | IpKind::NdV6);
+        let words = KeyWords::of(&key);
         let behind = if gathers {
-            self.by_key.get(&key).copied()
+            self.by_key.get(&words).copied()
         } else {
             None
         };
@@ -100,22 +104,25 @@ impl Parking {
         self.frames += 1;
         self.bytes += frame.len();
         if gathers {
-            self.by_key.insert(key, upcall);
+            self.by_key.insert(words, upcall);
         }
-        let waiting = Waiting {
+        let waiting = Box::new(Waiting {
             key,
             frames: vec![frame.clone()],
             deadline: now.plus_ms(self.limits.upcall_ms),
-        };
+        });
         self.by_upcall.insert(upcall, waiting);
         Parked::First(upcall, frame)
     }
 
     /// What waits behind an upcall goes.
-    pub(super) fn take(&mut self, upcall: UpcallId) -> Option<Waiting> {
+    pub(super) fn take(&mut self, upcall: UpcallId) -> Option<Box<Waiting>> {
         let waiting = self.by_upcall.remove(&upcall)?;
-        if self.by_key.get(&waiting.key) == Some(&upcall) {
-            self.by_key.remove(&waiting.key);
+        let words = KeyWords::of(&waiting.key);
+        if let Entry::Occupied(entry) = self.by_key.entry(words)
+            && *entry.get() == upcall
+        {
+            entry.remove();
         }
         self.frames -= waiting.frames.len();
         self.bytes -= waiting.frames.iter().map(Bytes::len).sum::<usize>();
@@ -129,7 +136,7 @@ impl Parking {
     }
 
     /// What has waited too long, one after the other.
-    pub(super) fn take_overdue(&mut self, now: Moment) -> Option<Waiting> {
+    pub(super) fn take_overdue(&mut self, now: Moment) -> Option<Box<Waiting>> {
         let (&upcall, waiting) = self.by_upcall.first_key_value()?;
         if waiting.deadline > now {
             return None;

@@ -426,7 +426,7 @@ proptest! {
         }
         lane.handle_timeout(at(3000));
         prop_assert_eq!(lane.parking.sizes(), (0, 0));
-        prop_assert!((0..40).all(|port| !lane.parking.has(&key(&frame(port, 0)))));
+        prop_assert!((0..40).all(|port| !lane.parking.has(&KeyWords::of(&key(&frame(port, 0))))));
     }
 }
 

@@ -320,9 +320,8 @@ impl Switch {
             self.networks.get(&key.vni),
             policy.has_chain(key.vni),
             origin,
-            key.vni,
             // A ruling that a gate holds has looked at no connection.
-            (frame, Tracked::default()),
+            (frame, frame.flow_key(key.vni)),
             now,
             &mut oracle,
         )
@@ -387,15 +386,18 @@ impl Switch {
                     {
                         *asked = true;
                     }
-                    let pending = Pending {
+                    let frame = Bytes::from(specimen(&key));
+                    let parsed = Frame::parse(&frame);
+                    let pending = Box::new(Pending {
                         origin,
                         upcall: None,
                         vni,
-                        frame: Bytes::from(specimen(&key)),
+                        key: parsed.map(|parsed| parsed.flow_key(vni)).ok(),
+                        frame,
                         ct: Tracked::default(),
                         since: now,
                         said: Vec::new(),
-                    };
+                    });
                     self.proceed(pending, now, out);
                 }
             }

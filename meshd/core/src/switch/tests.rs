@@ -138,7 +138,7 @@ impl Bench {
     fn answer(&mut self, asked: &[Out], answer: Answer) -> Vec<Out> {
         let (query, epoch, _) = question(asked).expect("a question");
         self.switch
-            .answer(query, epoch, answer, self.now, &mut self.out);
+            .answer(query, epoch, answer.into(), self.now, &mut self.out);
         self.drain()
     }
 }

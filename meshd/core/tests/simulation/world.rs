@@ -713,7 +713,7 @@ impl World {
                         Input::Answer {
                             query,
                             epoch,
-                            answer,
+                            answer: answer.into(),
                         },
                     ),
                 );

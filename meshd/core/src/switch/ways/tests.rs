@@ -149,7 +149,7 @@ impl Bench {
             ..Answer::of(Verdict::Pass)
         };
         self.switch
-            .answer(query, epoch, answer, at(60_000), &mut self.out);
+            .answer(query, epoch, answer.into(), at(60_000), &mut self.out);
         ruling(&self.drain()).unwrap()
     }
 
@@ -182,7 +182,7 @@ impl Bench {
             ..Answer::of(Verdict::Pass)
         };
         self.switch
-            .answer(query, epoch, answer, at(60_000), &mut self.out);
+            .answer(query, epoch, answer.into(), at(60_000), &mut self.out);
         ruling(&self.drain()).unwrap()
     }
 
