@@ -1,7 +1,7 @@
 //! `cargo xtask test`: every check there is, in the order of speed, all of them even if one fails; then one line.
 
 use crate::shell::{cargo, root, run, watch};
-use crate::{docs, setup, vm, walls, wasm};
+use crate::{docs, instructions, setup, vm, walls, wasm};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -143,6 +143,7 @@ pub(crate) fn test(quick: bool) -> Result<()> {
             None,
         );
     }
+    tally.check("instructions of a frame", instructions::check);
     if quick {
         println!("\nthe lab was left out (--quick)");
     } else {

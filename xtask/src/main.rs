@@ -7,6 +7,7 @@ mod contract;
 mod demo;
 mod docs;
 mod gate;
+mod instructions;
 mod setup;
 mod shell;
 mod vm;
@@ -32,6 +33,7 @@ cargo xtask TASK
                     the lab under a stock kernel in a throw-away guest: its own tests, or files of interop-tests/tests
   bench [OPTIONS]   figures of meshd beside other overlays (root); cargo xtask bench --help
   bench gate|policy|churn|scale   what a gate, a chain of plugins, new flows and a network of 10,000 endpoints cost
+  instructions [--write]  what a frame costs in instructions, against the kept figures; --write keeps new ones (valgrind)
   fmt               formats every workspace of the repository
 ";
 
@@ -76,6 +78,10 @@ fn task(words: &[String]) -> Result<()> {
         "lab" => gate::lab(rest),
         "vm" => vm::vm(rest),
         "bench" => bench::bench(rest),
+        "instructions" => match flag("--write")? {
+            true => instructions::write(),
+            false => instructions::check(),
+        },
         "fmt" => gate::fmt(),
         other => bail!("no task {other:?}\n\n{HELP}"),
     }
