@@ -11,8 +11,9 @@ use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use tokio::io::Interest;
 
-/// Batches of one call: what some milliseconds at 10 Gbit/s bring.
-const ROOMS: usize = 8;
+/// Batches of one call, as many as quinn-udp reads: where the kernel joins nothing, each is one packet. Of a room only the memory is
+/// there that was ever written to.
+const ROOMS: usize = udp::BATCH_SIZE;
 /// The kernel joins no more than this into one batch (UDP_GRO), and a UDP payload is no longer.
 const ROOM: usize = 64 << 10;
 /// Batches from here on are handed on where they lie: at most four times what is held is kept.
