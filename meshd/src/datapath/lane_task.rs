@@ -363,10 +363,14 @@ impl LaneTask {
         self.lane.handle_timeout(self.shared.clock.moment());
     }
 
-    /// At the end of a batch: sends what waited for it, and shows what was counted, if that is due.
+    /// At the end of a batch: sends what waited for it, gives up what waited too long, and shows what was counted, if that is due.
     pub(super) fn batch_done(&mut self) {
         self.outbox.flush();
         let now = self.shared.clock.moment();
+        // Under load nobody waits for the timer.
+        if self.lane.poll_timeout().is_some_and(|due| due <= now) {
+            self.lane.handle_timeout(now);
+        }
         match self.show_at {
             None => self.show_at = Some(now.plus_ms(REPORT_MS)),
             Some(due) if due <= now => {

@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// Frames shorter than this do not keep their share of a read buffer when they wait behind many others.
 const SHARE_MIN: usize = 4096;
 
+/// At least what a datagram counts in its queue beside its bytes.
+const QUEUED_COST: usize = 64;
+
 /// All ways out, at one moment.
 #[derive(Clone, Default)]
 pub(crate) struct Outlets {
@@ -327,7 +330,7 @@ impl Line {
             let count = frame
                 .len()
                 .div_ceil(max.saturating_sub(datagram::PIECE_LEN).max(1));
-            if outgoing.space() < frame.len() + count * datagram::PIECE_LEN {
+            if outgoing.space() < frame.len() + count * (datagram::PIECE_LEN + QUEUED_COST) {
                 return Err(DropReason::SessionQueueFull);
             }
             let mut pieces = datagram::split(vni, id, frame.len(), max, copy).peekable();

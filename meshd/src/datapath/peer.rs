@@ -30,7 +30,6 @@ pub(super) async fn run(start: Start, connection: Connection) {
             },
             () = task.timer(parts.reassembly.poll_timeout()) => {
                 task.timeout();
-                parts.reassembly.handle_timeout(clock.moment());
             }
         }
         for datagram in datagrams.drain(..) {
@@ -41,8 +40,18 @@ pub(super) async fn run(start: Start, connection: Connection) {
         let (full, expired) = parts.reassembly.take_lost();
         task.drop(DropReason::ReassemblyFull, full);
         task.drop(DropReason::PieceMissing, expired);
+        let now = clock.moment();
+        if parts
+            .reassembly
+            .poll_timeout()
+            .is_some_and(|due| due <= now)
+        {
+            parts.reassembly.handle_timeout(now);
+        }
         task.catch_up(&mut from_driver);
         task.batch_done();
+        // A flood of one peer must not keep the others from the few threads for frames.
+        tokio::task::consume_budget().await;
     }
 }
 

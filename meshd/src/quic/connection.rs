@@ -8,19 +8,26 @@ use super::socket::Socket;
 use super::stream::{RecvStream, SendStream};
 use bytes::Bytes;
 use quinn::congestion::Controller;
-use quinn::{ConnectionError, ConnectionStats, Dir, Transmit, VarInt};
-use quinn_proto::{ConnectionEvent, ConnectionHandle, Event, SendDatagramError};
+use quinn::{ConnectionError, ConnectionStats, Dir, Transmit, TransportErrorCode, VarInt};
+use quinn_proto::{
+    ConnectionEvent, ConnectionHandle, EndpointEvent, Event, SendDatagramError, TransportError,
+};
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Packets that may wait for who holds the state: what 10 Gbit/s bring in 5 ms.
 const MAIL_MAX: usize = 4096;
+/// Packets that somebody who has done something else handles on his way out.
+const ROUND_MAX: usize = 256;
+/// Bytes of datagrams that are kept until they are read, and what each costs of that beside its own.
+const KEPT_MAX: usize = 1 << 20;
+const KEPT_COST: usize = 64;
 
 thread_local! {
     /// Where packets are put together. No more than one connection at a time sends in a thread.
@@ -64,8 +71,13 @@ pub(super) struct State {
     connected: bool,
     over: Option<ConnectionError>,
     drained: bool,
-    /// Room for mail.
-    mail: VecDeque<ConnectionEvent>,
+    /// Room for a round of the mail.
+    round: VecDeque<ConnectionEvent>,
+    /// Datagrams may wait for long until they are read.
+    hoards: bool,
+    /// Those that have come meanwhile, copied.
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
 }
 
 impl State {
@@ -75,6 +87,26 @@ impl State {
         if !self.drained {
             self.machine.handle_event(event);
         }
+    }
+
+    /// Copies what has come out of the large rooms that it was read into; what is too much is dropped.
+    fn compact(&mut self) {
+        while self.hoards
+            && let Some(datagram) = self.machine.datagrams().recv()
+        {
+            if self.kept_bytes + datagram.len() + KEPT_COST <= KEPT_MAX {
+                self.kept_bytes += datagram.len() + KEPT_COST;
+                self.kept.push_back(Bytes::copy_from_slice(&datagram));
+            }
+        }
+    }
+
+    fn datagram(&mut self) -> Option<Bytes> {
+        let Some(kept) = self.kept.pop_front() else {
+            return self.machine.datagrams().recv();
+        };
+        self.kept_bytes -= kept.len() + KEPT_COST;
+        Some(kept)
     }
 
     /// Why the connection is over, if it is.
@@ -124,7 +156,10 @@ impl Shared {
                 connected: false,
                 over: None,
                 drained: false,
-                mail: VecDeque::new(),
+                round: VecDeque::new(),
+                hoards: true,
+                kept: VecDeque::new(),
+                kept_bytes: 0,
             }),
             mail: Mutex::default(),
             changed: Notify::new(),
@@ -164,22 +199,51 @@ impl Shared {
         let room = MAIL_MAX.saturating_sub(mail.len());
         mail.extend(events.take(room));
         drop(mail);
-        self.settle();
+        while self.settle() {}
     }
 
-    /// Handles what has come, unless somebody holds the state, who then will.
-    fn settle(self: &Arc<Self>) {
-        while !self.mail().is_empty() {
-            let Ok(mut state) = self.state.try_lock() else {
-                // It is seen: the mail was put there before this look at the lock, and is looked at after its release.
-                return;
-            };
-            let mut mail = std::mem::take(&mut state.mail);
-            std::mem::swap(&mut mail, &mut *self.mail());
-            mail.drain(..).for_each(|event| state.handle(event));
-            state.mail = mail;
-            self.act(&mut state, Instant::now());
+    /// Handles some of what has come, unless somebody holds the state, who then will. True: there is more.
+    fn settle(self: &Arc<Self>) -> bool {
+        if self.mail().is_empty() {
+            return false;
         }
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // It is seen: the mail was put there before this look at the lock, and is looked at after its release.
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let mut round = std::mem::take(&mut state.round);
+        let left = {
+            let mut mail = self.mail();
+            let count = mail.len().min(ROUND_MAX);
+            round.extend(mail.drain(..count));
+            !mail.is_empty()
+        };
+        round.drain(..).for_each(|event| state.handle(event));
+        state.round = round;
+        self.act(&mut state, Instant::now());
+        left
+    }
+
+    /// Its machine cannot be used any more: the connection is over without a word to the far end.
+    pub(super) fn give_up(self: &Arc<Self>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut state.drained, true) {
+            self.endpoint.handle(self.handle, EndpointEvent::drained());
+        }
+        state
+            .over
+            .get_or_insert(ConnectionError::TransportError(TransportError {
+                code: TransportErrorCode::INTERNAL_ERROR,
+                frame: None,
+                reason: "a packet of it met a bug, which is in the log".to_owned(),
+            }));
+        drop(state);
+        self.mail().clear();
+        self.changed.notify_waiters();
+        self.arrived.notify_waiters();
+        self.earlier.notify_one();
     }
 
     /// The kernel takes packets again.
@@ -196,6 +260,9 @@ impl Shared {
 
     /// Sends, tells and arms what is due.
     fn act(self: &Arc<Self>, state: &mut State, now: Instant) {
+        if state.drained {
+            return;
+        }
         // What the endpoint answers may have to be sent, too.
         loop {
             state.transmit(&self.endpoint.socket, now);
@@ -218,7 +285,10 @@ impl Shared {
         let mut changed = false;
         while let Some(event) = state.machine.poll() {
             match event {
-                Event::DatagramReceived => self.arrived.notify_waiters(),
+                Event::DatagramReceived => {
+                    state.compact();
+                    self.arrived.notify_waiters();
+                }
                 Event::ConnectionLost { reason } => {
                     state.over.get_or_insert(reason);
                     changed = true;
@@ -271,7 +341,10 @@ struct Settle<'a>(&'a Arc<Shared>);
 
 impl Drop for Settle<'_> {
     fn drop(&mut self) {
-        self.0.settle();
+        // One round: nobody becomes the connection's receiver for having looked at it.
+        if self.0.settle() {
+            self.0.earlier.notify_one();
+        }
     }
 }
 
@@ -289,7 +362,7 @@ impl DerefMut for Held<'_> {
     }
 }
 
-/// Tells a connection the time when it wants to know, until it has drained.
+/// Tells a connection the time when it wants to know, and handles mail that others left, until it has drained.
 async fn keep_time(shared: Arc<Shared>) {
     loop {
         let due = {
@@ -316,6 +389,9 @@ async fn keep_time(shared: Arc<Shared>) {
             state.machine.handle_timeout(now);
             shared.act(&mut state, now);
         }
+        drop(state);
+        // It may be woken for mail again and again.
+        tokio::task::consume_budget().await;
     }
 }
 
@@ -338,8 +414,11 @@ pub(crate) struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
-    /// Bytes of the longest datagram that the path takes; `None`: the far end takes none.
+    /// Bytes of the longest datagram that the path takes; `None`: the far end takes none, or the connection is over.
     pub(crate) fn max_size(&mut self) -> Option<usize> {
+        if self.state.over.is_some() {
+            return None;
+        }
         self.state.machine.datagrams().max_size()
     }
 
@@ -443,6 +522,8 @@ impl Connection {
                 (None, None) => None,
             })
             .await?;
+        // To take one gives the far end leave for another.
+        self.flush();
         Ok((
             SendStream::new(self.clone(), id),
             RecvStream::new(self.clone(), id),
@@ -491,12 +572,23 @@ impl Connection {
     ) -> Result<bool, ConnectionError> {
         let mut state = self.shared().state();
         let before = into.len();
-        let taken = std::iter::from_fn(|| state.machine.datagrams().recv());
+        let taken = std::iter::from_fn(|| state.datagram());
         into.extend(taken.take(max));
         match state.over() {
             Some(over) if into.len() == before => Err(over),
             _ => Ok(into.len() > before),
         }
+    }
+
+    /// As if a packet had met a bug.
+    #[cfg(test)]
+    pub(crate) fn break_down(&self) {
+        self.shared().give_up();
+    }
+
+    /// Datagrams are read as they come from now on, and need not be copied: before, up to a megabyte is kept.
+    pub(crate) fn release(&self) {
+        self.shared().state().hoards = false;
     }
 
     /// Returns once the connection is over.

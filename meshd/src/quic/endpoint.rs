@@ -11,6 +11,7 @@ use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointEven
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -251,10 +252,13 @@ impl Inner {
         answer
     }
 
+    fn blocked(&self) -> MutexGuard<'_, Vec<Arc<Shared>>> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The kernel did not take a connection's packets: it is driven again once the kernel takes some.
     pub(super) fn block(&self, connection: Arc<Shared>) {
-        let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
-        blocked.push(connection);
+        self.blocked().push(connection);
         self.unblock.notify_one();
     }
 
@@ -262,9 +266,7 @@ impl Inner {
         loop {
             self.unblock.notified().await;
             self.socket.writable().await;
-            let mut blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner);
-            let connections = std::mem::take(&mut *blocked);
-            drop(blocked);
+            let connections = std::mem::take(&mut *self.blocked());
             for connection in connections {
                 connection.unblock();
             }
@@ -323,13 +325,21 @@ async fn read(inner: Arc<Inner>) {
         };
         inner.sort(&mut inbox, &mut sorted);
         for (connection, count) in sorted.runs.drain(..) {
-            connection.deliver(sorted.events.drain(..count));
+            let events = sorted.events.drain(..count);
+            // A bug that a packet meets must cost its connection, and not all others of the node.
+            let delivered = catch_unwind(AssertUnwindSafe(|| connection.deliver(events)));
+            if delivered.is_err() {
+                connection.give_up();
+            }
         }
         if !all {
             // Those that have been woken come first.
             tokio::task::yield_now().await;
         }
     }
+    // Who is still here would hold the socket.
+    inner.table().refuse_all(&inner.socket);
+    inner.blocked().clear();
 }
 
 impl Inner {
@@ -419,6 +429,10 @@ impl Incoming {
         let Some(incoming) = self.machine.take() else {
             return Err(ConnectionError::LocallyClosed);
         };
+        if table.closed.is_some() {
+            table.refuse(&self.inner.socket, incoming);
+            return Err(ConnectionError::LocallyClosed);
+        }
         table.answer.clear();
         let accepted =
             table

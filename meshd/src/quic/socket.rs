@@ -16,7 +16,8 @@ use tokio::io::Interest;
 const ROOMS: usize = udp::BATCH_SIZE;
 /// The kernel joins no more than this into one batch (UDP_GRO), and a UDP payload is no longer.
 const ROOM: usize = 64 << 10;
-/// Batches from here on are handed on where they lie: at most four times what is held is kept.
+/// Batches from here on are handed on where they lie, and whoever keeps a packet of one keeps all of it. So what is kept for long is
+/// copied: see [`Connection::release`](super::Connection::release).
 const LARGE: usize = ROOM / 4;
 /// Payload of one call at most: an IPv4 packet is 65535 bytes with its headers.
 const CALL_MAX: usize = 65_507;
@@ -83,26 +84,29 @@ impl Socket {
         inbox.refill();
         loop {
             self.io.readable().await?;
-            let read = self.io.try_io(Interest::READABLE, || {
+            let mut read = None;
+            // One `try_io` for the call and for what it says of the next: readiness that came after the call must stay.
+            let tried = self.io.try_io(Interest::READABLE, || {
                 let mut rooms = inbox.rooms.iter_mut();
                 let mut slices: [IoSliceMut<'_>; ROOMS] = std::array::from_fn(|_| {
                     IoSliceMut::new(rooms.next().map_or(&mut [][..], |room| &mut room[..]))
                 });
-                self.state
-                    .recv((&self.io).into(), &mut slices, &mut inbox.metas)
-            });
-            match read {
-                Ok(batches) => {
-                    inbox.batches = batches;
-                    let all = batches < ROOMS;
-                    if all {
-                        // The kernel has just found no more: to wait for what comes needs no call that says so again.
-                        let _ = self.io.try_io(Interest::READABLE, || {
-                            Err::<(), _>(io::ErrorKind::WouldBlock.into())
-                        });
-                    }
-                    return Ok(all);
+                let batches = self
+                    .state
+                    .recv((&self.io).into(), &mut slices, &mut inbox.metas)?;
+                read = Some(batches);
+                // The kernel has just found no more: to wait for what comes needs no call that says so again.
+                match batches < ROOMS {
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => Ok(()),
                 }
+            });
+            if let Some(batches) = read {
+                inbox.batches = batches;
+                return Ok(batches < ROOMS);
+            }
+            match tried {
+                Ok(()) => {}
                 // `ConnectionReset`: somebody's ICMP error. It means nothing in QUIC, and anybody could send one.
                 Err(error)
                     if matches!(
@@ -137,9 +141,11 @@ impl Inbox {
             if room.len() == ROOM {
                 continue;
             }
-            if room.try_reclaim(ROOM - room.len()) && room.capacity() >= ROOM {
-                // SAFETY: the room was made of `ROOM` bytes of zeros, `try_reclaim` gives that memory back and never other
-                // memory, and all that happened since was that some of it was written to: each byte is initialized.
+            room.clear();
+            if room.try_reclaim(ROOM) && room.capacity() == ROOM {
+                // SAFETY: the room was made of `ROOM` bytes of zeros and has no other memory; `try_reclaim` gives all of that
+                // back and never other memory, and all that happened since was that some of it was written to: each byte is
+                // initialized.
                 unsafe { room.set_len(ROOM) };
             } else {
                 *room = BytesMut::zeroed(ROOM);

@@ -101,9 +101,14 @@ impl SendStream {
 
 impl Drop for SendStream {
     fn drop(&mut self) {
-        if self.connection.close_reason().is_none() {
-            // Fails if it has been finished.
-            let _ = self.finish();
+        let id = self.id;
+        if self.connection.close_reason().is_none()
+            && let Err(WriteError::Stopped(code)) = self.finish()
+        {
+            // Fails if it has ended meanwhile.
+            let _ = self
+                .connection
+                .with(|state| state.machine.send_stream(id).reset(code));
         }
     }
 }

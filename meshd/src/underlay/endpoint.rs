@@ -28,7 +28,7 @@ pub(super) const IDLE_MS: u32 = 4000;
 /// Smallest and largest UDP payload, in bytes: RFC 9000 §14.1; a 9000-byte underlay.
 const PAYLOAD_MIN: u16 = 1200;
 const PAYLOAD_MAX: u16 = 8952;
-/// Frames that wait to leave, in bytes: a few milliseconds at a gigabit. The oldest go first.
+/// Frames that wait to leave, in bytes: a few milliseconds at a gigabit. What comes then is refused.
 pub(crate) const QUEUE_BYTES: usize = 1 << 20;
 /// Frames that wait to be read, in bytes.
 const DATAGRAMS_IN: usize = 4 << 20;

@@ -362,10 +362,8 @@ impl Underlay {
             }
         };
         let _ = timeout(CLOSE_WITHIN, all).await;
-        for link in &self.0.links {
-            link.close().await;
-        }
-        self.0.endpoint.close().await;
+        let endpoints = self.0.links.iter().chain([&self.0.endpoint]);
+        futures_util::future::join_all(endpoints.map(Endpoint::close)).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

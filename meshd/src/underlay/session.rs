@@ -133,6 +133,7 @@ impl Session {
     /// Lifts the limits of a stranger.
     pub(super) fn prove(&self) {
         self.queue.prove();
+        self.connection.release();
         self.connection
             .set_receive_window(VarInt::from_u32(PROVEN_WINDOW));
         self.proven.send_replace(true);
@@ -335,6 +336,7 @@ impl Session {
                 let mut frames = VecDeque::new();
                 while let Ok(()) = self.connection.datagrams(&mut frames, DROP_MAX).await {
                     frames.clear();
+                    tokio::task::consume_budget().await;
                 }
             };
             tokio::select! {

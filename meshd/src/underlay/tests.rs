@@ -16,7 +16,7 @@ use tokio::sync::watch;
 pub(super) struct Party {
     pub(super) underlay: Underlay,
     happened: mpsc::Receiver<Heard>,
-    id: NodeId,
+    pub(super) id: NodeId,
     pub(super) address: SocketAddr,
     _state: (tempfile::TempDir, Store),
 }
@@ -46,7 +46,7 @@ async fn party_with(inputs_max: usize, listen: &str) -> Party {
     }
 }
 
-async fn party() -> Party {
+pub(super) async fn party() -> Party {
     party_with(1024, "127.0.0.1:0").await
 }
 
@@ -66,14 +66,14 @@ impl Party {
         }
     }
 
-    async fn connected(&mut self) -> (SessionId, NodeId) {
+    pub(super) async fn connected(&mut self) -> (SessionId, NodeId) {
         match self.next().await {
             Input::Session(SessionEvent::Connected { session, key, .. }) => (session, key),
             other => panic!("{other:?}"),
         }
     }
 
-    async fn message(&mut self) -> Message {
+    pub(super) async fn message(&mut self) -> Message {
         match self.next().await {
             Input::Message { message, .. } => message,
             other => panic!("{other:?}"),
