@@ -383,13 +383,14 @@ async fn keep_time(shared: Arc<Shared>) {
             () = sleep => {}
             () = shared.earlier.notified() => {}
         }
-        let now = Instant::now();
-        let mut state = shared.state();
-        if state.machine.poll_timeout().is_some_and(|due| due <= now) {
-            state.machine.handle_timeout(now);
-            shared.act(&mut state, now);
+        {
+            let now = Instant::now();
+            let mut state = shared.state();
+            if state.machine.poll_timeout().is_some_and(|due| due <= now) {
+                state.machine.handle_timeout(now);
+                shared.act(&mut state, now);
+            }
         }
-        drop(state);
         // It may be woken for mail again and again.
         tokio::task::consume_budget().await;
     }
