@@ -3,7 +3,8 @@
 //! Owns the reader task and the table of connections. The reader ends when nobody holds the endpoint and its last connection has
 //! drained, and the socket goes with it.
 
-use super::connection::{Connection, Shared};
+use super::connection::Connection;
+use super::machine::Shared;
 use super::socket::{Inbox, Socket};
 use bytes::Bytes;
 use quinn::{ClientConfig, ConnectError, ConnectionError, EndpointConfig, ServerConfig, VarInt};

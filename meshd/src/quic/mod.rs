@@ -19,6 +19,7 @@
 
 mod connection;
 mod endpoint;
+mod machine;
 mod socket;
 mod stream;
 

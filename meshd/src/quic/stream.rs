@@ -1,6 +1,7 @@
 //! Streams: bytes in order, with the far end's pace.
 
-use super::connection::{Connection, State};
+use super::connection::Connection;
+use super::machine::State;
 use quinn::{ConnectionError, StreamId, VarInt};
 
 /// Why bytes could not be written.
