@@ -145,8 +145,16 @@ fn who_may_open_connections_has_its_answers_and_errors_and_nobody_opens_one_to_i
                 let socket = UdpSocket::bind("0.0.0.0:0")?;
                 socket.set_read_timeout(Some(SOON))?;
                 socket.connect(address)?;
-                socket.send(b"is anybody there")?;
-                Ok(socket.recv(&mut [0; 16]).err().map(|e| e.kind()))
+                // As who speaks UDP asks again: on a busy machine a policy may run out of its time for one frame.
+                let mut told = None;
+                for _ in 0..3 {
+                    socket.send(b"is anybody there")?;
+                    told = socket.recv(&mut [0; 16]).err().map(|e| e.kind());
+                    if told == Some(ErrorKind::ConnectionRefused) {
+                        break;
+                    }
+                }
+                Ok(told)
             })?;
             ensure!(
                 told == Some(ErrorKind::ConnectionRefused),
