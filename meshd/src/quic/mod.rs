@@ -14,7 +14,7 @@
 //! quinn's own loop: ADR 22.
 //!
 //! Owns the socket, the clock of each connection, and who is woken. Refuses nothing by itself: what a far end may do is in the
-//! transport parameters, and who may connect is the caller's word on an [`Incoming`]. Locks are taken in the order connection,
+//! transport parameters, and who may connect is the caller's word on an [`Incoming`](endpoint::Incoming). Locks are taken in the order connection,
 //! endpoint; none is held across an await.
 
 mod connection;
