@@ -13,6 +13,7 @@
 //! the plugin said (`rulings/link.rs`), the registry what is installed (`rulings/registry.rs`). After a change the caller
 //! tells the node by `Command::PolicyChain` with the number from [`Rulings::chains`], so that old rulings go stale.
 
+mod breaker;
 mod chain;
 mod checker;
 mod error;

@@ -2,6 +2,7 @@
 
 use meshd_sdk::controller::{Commit, Event, FactChange, FactMap, Host};
 use meshd_sdk::prelude::*;
+use std::collections::BTreeMap;
 
 #[derive(Config)]
 /// Lets nobody speak but the stations of ports with the label `speaker`.
@@ -25,22 +26,33 @@ impl Policy for Speakers {
     }
 }
 
-struct Watch;
+struct Watch {
+    speakers: BTreeMap<u32, Mac>,
+}
 
 #[controller(topology, flows)]
 impl Controller for Watch {
     type Config = Speakers;
 
     fn new(_: Speakers, _: &Host) -> Result<Self, Vec<ConfigError>> {
-        Ok(Self)
+        Ok(Self {
+            speakers: BTreeMap::new(),
+        })
     }
 
     fn on_event(&mut self, event: Event, host: &Host) {
-        if let Event::PortAdded(port) = event
-            && port.label("speaker").is_some()
-        {
-            host.warn_if(host.commit(Commit::new().put("may/", &port.mac, &())));
-        }
+        let commit = match event {
+            Event::PortAdded(port) if port.label("speaker").is_some() => {
+                self.speakers.insert(port.id, port.mac);
+                Commit::new().put("may/", &port.mac, &())
+            }
+            Event::PortRemoved(id) => match self.speakers.remove(&id) {
+                Some(mac) => Commit::new().forget("may/", &mac),
+                None => return,
+            },
+            _ => return,
+        };
+        host.warn_if(host.commit(commit));
     }
 }
 
@@ -62,5 +74,10 @@ mod tests {
             .send(pkt!(tcp 10.0.0.4:1 > 10.0.0.2:23 syn mac 02:00:00:00:00:04 > 02:00:00:00:00:02))
             .drops("no-speaker");
         policy.sound(1_000);
+        world.remove_port(3);
+        world
+            .policy::<Speakers>()
+            .send(pkt!(tcp 10.0.0.3:1 > 10.0.0.2:23 syn mac 02:00:00:00:00:03 > 02:00:00:00:00:02))
+            .drops("no-speaker");
     }
 }

@@ -11,6 +11,7 @@
 //!   trusted --a sample of its decisions does not hold--> quarantined: its answers hold for exactly equal frames only
 //! ```
 
+use super::breaker::{self, Breaker};
 use super::checker::{Checker, Sample};
 use super::groups::{Groups, Kept, Put};
 use super::place::Place;
@@ -23,17 +24,11 @@ use meshd_core::node::Question;
 use meshd_core::policy::Punt;
 use meshd_core::steering::{SteerAnswer, SteerQuestion};
 use meshd_plugin_host::{Decision, Digest, Facts, Fault, Instance, Looked, Rule, Rules, Say};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Faults that open the breaker, if they fall into [`WINDOW`].
-const FAULTS: usize = 5;
-/// See [`FAULTS`].
-const WINDOW: Duration = Duration::from_secs(10);
-/// How long an open breaker stays open.
-const PAUSE: Duration = Duration::from_secs(10);
 /// One decision of so many is examined, beginning with the first.
 const SAMPLE: u64 = 256;
 /// Times of decisions are counted by powers of two: below 128 ns, below 256 ns and so on up to a second and more.
@@ -71,6 +66,12 @@ impl Counters {
     pub(super) fn by_code(&self) -> BTreeMap<u16, u64> {
         let codes = self.codes.lock().unwrap_or_else(PoisonError::into_inner);
         codes.clone()
+    }
+
+    fn fault(&self, fault: &Fault) {
+        if let Some(faults) = self.faults.get(fault.kind()) {
+            faults.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn refused(&self, code: u16) {
@@ -329,7 +330,7 @@ impl Link {
             Err(reason) => Some(reason.clone()),
             Ok(_) if seat.breaker.is_open(now) => Some(format!(
                 "{} (last: {})",
-                paused(),
+                breaker::paused(),
                 seat.last_fault.as_deref().unwrap_or("unknown")
             )),
             Ok(_) => None,
@@ -359,10 +360,15 @@ impl Link {
         let outcome = match instance {
             _ if looked.decision.is_some() => self.ruled(&looked),
             Err(reason) => Err(reason.clone()),
-            Ok(_) if breaker.is_open(now) => Err(paused()),
+            Ok(_) if breaker.is_open(now) => Err(breaker::paused()),
             Ok(instance) => {
                 let started = Instant::now();
-                let outcome = self.place.allows(instance.decide(question));
+                let mut decided = instance.decide(question);
+                if let Err(fault) = &decided && breaker.pardons(fault, now) {
+                    self.counters.fault(fault);
+                    decided = instance.decide(question);
+                }
+                let outcome = self.place.allows(decided);
                 let ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
                 if let Some(shadow) = self.shadow() {
                     shadow.offer(
@@ -384,14 +390,12 @@ impl Link {
                     Ok(believed(decision, &looked, quarantine.is_some()))
                 }).map_err(|fault| {
                     let text = fault.to_string();
-                    if let Some(faults) = self.counters.faults.get(fault.kind()) {
-                        add(faults, 1);
-                    }
+                    self.counters.fault(&fault);
                     // The breaker bounds how often this is said.
                     tracing::warn!(plugin = %self.name, vni = %question.vni, fault = %text, "a policy plugin failed");
                     *last_fault = Some(text.clone());
                     if breaker.fault(now) {
-                        tracing::warn!(plugin = %self.name, vni = %question.vni, "the plugin is not asked for {} s; its fail mode answers", PAUSE.as_secs());
+                        tracing::warn!(plugin = %self.name, vni = %question.vni, "the plugin is not asked for {} s; its fail mode answers", breaker::PAUSE.as_secs());
                     }
                     text
                 })
@@ -442,13 +446,11 @@ impl Link {
             Err(fault) => {
                 let text = fault.to_string();
                 add(&self.counters.failed, 1);
-                if let Some(faults) = self.counters.faults.get(fault.kind()) {
-                    add(faults, 1);
-                }
+                self.counters.fault(&fault);
                 tracing::warn!(plugin = %self.name, vni = %question.key.vni, fault = %text, "a steering plugin failed; the choice that holds goes on to hold");
                 *last_fault = Some(text);
                 if breaker.fault(now) {
-                    tracing::warn!(plugin = %self.name, vni = %question.key.vni, "the plugin is not asked for {} s", PAUSE.as_secs());
+                    tracing::warn!(plugin = %self.name, vni = %question.key.vni, "the plugin is not asked for {} s", breaker::PAUSE.as_secs());
                 }
                 None
             }
@@ -476,7 +478,7 @@ impl Link {
 
     /// A rule answers. What it says was found right when it was written, and its meters with it.
     fn ruled(&self, looked: &Looked) -> Result<Decision, String> {
-        let decision = looked.decision.clone().ok_or_else(paused)?;
+        let decision = looked.decision.clone().ok_or_else(breaker::paused)?;
         let finished = self.finish(&self.tolls, &self.groups, decision);
         finished.map_err(|fault| fault.to_string())
     }
@@ -492,7 +494,7 @@ impl Link {
         }
         let mut instance = match &seat.instance {
             Err(reason) => return Err(reason.clone()),
-            Ok(_) if seat.breaker.is_open(now) => return Err(paused()),
+            Ok(_) if seat.breaker.is_open(now) => return Err(breaker::paused()),
             Ok(instance) => instance.sibling(),
         };
         std::mem::drop(seat);
@@ -561,44 +563,6 @@ fn believed(decision: Decision, looked: &Looked, quarantined: bool) -> Decision 
     }
 }
 
-fn paused() -> String {
-    format!(
-        "it failed {FAULTS} times within {} s and is not asked for {} s",
-        WINDOW.as_secs(),
-        PAUSE.as_secs()
-    )
-}
-
-#[derive(Debug, Default)]
-struct Breaker {
-    faults: VecDeque<Instant>,
-    open_until: Option<Instant>,
-}
-
-impl Breaker {
-    fn is_open(&self, now: Instant) -> bool {
-        self.open_until.is_some_and(|until| now < until)
-    }
-
-    /// One more fault; true if that opens it.
-    fn fault(&mut self, now: Instant) -> bool {
-        while self
-            .faults
-            .front()
-            .is_some_and(|&at| now.saturating_duration_since(at) > WINDOW)
-        {
-            self.faults.pop_front();
-        }
-        self.faults.push_back(now);
-        let opens = self.faults.len() >= FAULTS;
-        if opens {
-            self.faults.clear();
-            self.open_until = Some(now + PAUSE);
-        }
-        opens
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -614,23 +578,5 @@ mod tests {
             );
         }
         assert_eq!((below(0), below(TIMES - 1)), (Some(128), None));
-    }
-
-    #[test]
-    fn five_faults_in_ten_seconds_open_the_breaker_for_ten_and_slower_ones_do_not() {
-        let start = Instant::now();
-        let at = |s: u64| start + Duration::from_secs(s);
-        let mut breaker = Breaker::default();
-        for s in [0, 4, 8, 12, 16, 20, 24] {
-            assert!(!breaker.fault(at(s)) && !breaker.is_open(at(s)));
-        }
-        let mut breaker = Breaker::default();
-        assert_eq!(
-            [0, 2, 4, 6, 8].map(|s| breaker.fault(at(s))),
-            [false, false, false, false, true]
-        );
-        assert!(breaker.is_open(at(17)));
-        assert!(!breaker.is_open(at(18)));
-        assert!(!breaker.fault(at(19)), "it starts counting anew");
     }
 }

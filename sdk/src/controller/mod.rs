@@ -1,6 +1,7 @@
 //! Controllers: the half of a plugin that has a memory and is told what happens, beside the data path.
 //!
 //! ```
+//! use std::collections::BTreeMap;
 //! use meshd_sdk::prelude::*;
 //! use meshd_sdk::controller::{Commit, Event, FactChange, FactMap, Host};
 //!
@@ -21,16 +22,29 @@
 //!     }
 //! }
 //!
-//! struct Watch;
+//! struct Watch {
+//!     speakers: BTreeMap<u32, Mac>,
+//! }
 //!
 //! #[controller(topology, flows)]
 //! impl Controller for Watch {
 //!     type Config = Speakers;
-//!     fn new(_: Speakers, _: &Host) -> Result<Self, Vec<ConfigError>> { Ok(Self) }
+//!     fn new(_: Speakers, _: &Host) -> Result<Self, Vec<ConfigError>> {
+//!         Ok(Self { speakers: BTreeMap::new() })
+//!     }
 //!     fn on_event(&mut self, event: Event, host: &Host) {
-//!         if let Event::PortAdded(port) = event && port.label("speaker").is_some() {
-//!             host.warn_if(host.commit(Commit::new().put("may/", &port.mac, &())));
-//!         }
+//!         let commit = match event {
+//!             Event::PortAdded(port) if port.label("speaker").is_some() => {
+//!                 self.speakers.insert(port.id, port.mac);
+//!                 Commit::new().put("may/", &port.mac, &())
+//!             }
+//!             Event::PortRemoved(id) => match self.speakers.remove(&id) {
+//!                 Some(mac) => Commit::new().forget("may/", &mac),
+//!                 None => return,
+//!             },
+//!             _ => return,
+//!         };
+//!         host.warn_if(host.commit(commit));
 //!     }
 //! }
 //!
@@ -40,6 +54,9 @@
 //! let policy = world.policy::<Speakers>();
 //! policy.send(pkt!(tcp 10.0.0.3:4000 > 10.0.0.2:23 syn mac 02:00:00:00:00:03 > 02:00:00:00:00:02)).passes();
 //! policy.send(pkt!(tcp 10.0.0.4:4000 > 10.0.0.2:23 syn)).drops("no-speaker");
+//! world.remove_port(3);
+//! let policy = world.policy::<Speakers>();
+//! policy.send(pkt!(tcp 10.0.0.3:4000 > 10.0.0.2:23 syn mac 02:00:00:00:00:03 > 02:00:00:00:00:02)).drops("no-speaker");
 //! ```
 //!
 //! Policy and controller of a crate are two components in one file; what they have in common is the config and the facts. A
