@@ -364,7 +364,9 @@ impl Link {
             Ok(instance) => {
                 let started = Instant::now();
                 let mut decided = instance.decide(question);
-                if let Err(fault) = &decided && breaker.pardons(fault, now) {
+                if let Err(fault) = &decided
+                    && breaker.pardons(fault, now)
+                {
                     self.counters.fault(fault);
                     decided = instance.decide(question);
                 }
