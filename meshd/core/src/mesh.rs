@@ -11,8 +11,8 @@
 //!
 //! Owns the interplay and nothing else; what an operator asks stands in `wishes.rs`. **The rule of reachability** is [`Mesh::reaches`]: a node can be reached if there
 //! is a proven session with it, or SWIM says it is alive (its session is about to come back). So what a rogue says by SWIM
-//! takes nobody's endpoints away while a session holds, and a killed node is gone once both its session (idle for 4 s) and
-//! SWIM (4 s) have let it go. Two more reasons to believe in a node: its kernel still answers on VXLAN, so what the kernels
+//! takes nobody's endpoints away while a session holds, and a killed node is gone once both its session and SWIM have let
+//! it go: 4 s each, where frames were exchanged of late, and else the session 3 s after it is asked, which SWIM's word has it do. Two more reasons to believe in a node: its kernel still answers on VXLAN, so what the kernels
 //! carry between us goes on without its daemon; and this node has just started and has not had the time to ask.
 
 mod wishes;
@@ -494,6 +494,10 @@ impl Mesh {
         }
         for finding in swum.findings {
             let (Finding::Alive(node) | Finding::Dead(node)) = finding;
+            if let Finding::Dead(_) = finding {
+                // A session without frames may not have noticed: what it is asked it must answer.
+                self.send(node, Message::Summary(self.directory.summary()), out);
+            }
             self.refresh(node, out);
             self.peers.dial_soon(node, now);
         }

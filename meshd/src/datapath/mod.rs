@@ -286,19 +286,24 @@ impl Datapath {
         });
     }
 
-    /// Tells the node the counters of all connections between which it has a choice, ten times a second, until it is aborted.
+    /// Tells the node the counters of all connections between which it has a choice, ten times a second, until it is aborted. While
+    /// there is none it looks for one twice a second.
     pub(crate) fn gauge(&self) -> impl Future<Output = ()> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
-            let mut every = tokio::time::interval(Duration::from_millis(SAMPLE_MS));
-            every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut pause = SAMPLE_MS;
             loop {
-                every.tick().await;
+                tokio::time::sleep(Duration::from_millis(pause)).await;
                 let outlets = shared.outlets.load_full();
                 let all = outlets.peers.iter();
                 let samples: Vec<WaySample> = all
                     .flat_map(|(node, outlet)| outlet.samples(*node))
                     .collect();
+                pause = if samples.is_empty() {
+                    5 * SAMPLE_MS
+                } else {
+                    SAMPLE_MS
+                };
                 if !samples.is_empty() {
                     // A round that finds no room is followed by the next.
                     let _ = shared.inputs.try_send(Input::Ways(samples));

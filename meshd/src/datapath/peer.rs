@@ -32,15 +32,15 @@ pub(super) async fn run(start: Start, connection: Connection) {
                 task.timeout();
             }
         }
+        let now = clock.moment();
         for datagram in datagrams.drain(..) {
-            parts.take(&mut task, &datagram, clock.moment());
+            parts.take(&mut task, &datagram, now);
         }
         // Nothing more is at hand, and what is missing may be lost.
         parts.end(&mut task);
         let (full, expired) = parts.reassembly.take_lost();
         task.drop(DropReason::ReassemblyFull, full);
         task.drop(DropReason::PieceMissing, expired);
-        let now = clock.moment();
         if parts
             .reassembly
             .poll_timeout()

@@ -202,12 +202,22 @@ impl Ledger {
         idle
     }
 
+    /// One more than the highest slot of a path.
+    fn slots(&self) -> u32 {
+        self.slots.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Is there a path that could have been counted on? The first slot is none's.
+    pub(super) fn has_paths(&self) -> bool {
+        self.slots() > 1
+    }
+
     /// What was counted on paths since the last call, where it changed.
     pub(super) fn traffic(&self) -> Vec<PathTraffic> {
-        let upto = self.slots.load(std::sync::atomic::Ordering::Relaxed);
-        if upto <= 1 {
+        if !self.has_paths() {
             return Vec::new();
         }
+        let upto = self.slots();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = Vec::new();
         for (slot, path) in (0u32..).zip(self.gate.paths(upto)).skip(1) {

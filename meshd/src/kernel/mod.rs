@@ -169,8 +169,10 @@ const QUEUE_LEN: u32 = 1000;
 
 /// How often the counters of paths are read: a death of a path under traffic is to be found in some 200 ms.
 const GAUGE: std::time::Duration = std::time::Duration::from_millis(50);
-/// All entries are looked through each so many times.
-const LOOK_EVERY: u64 = 40;
+/// The same while no path is there to be read.
+const GAUGE_NOTHING: std::time::Duration = std::time::Duration::from_millis(500);
+/// All entries are looked through so seldom.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Ports that are worked on at the same time, at most; the same port never twice.
 const LANES: usize = 16;
@@ -303,16 +305,17 @@ impl Kernel {
 
     /// Watches what the gates count, as long as the receiver of the events is there.
     pub async fn gauge(self, events: mpsc::Sender<Input>) {
-        let mut tick = tokio::time::interval(GAUGE);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        for at in 0u64.. {
-            tick.tick().await;
+        let mut looked: Option<std::time::Instant> = None;
+        loop {
+            let nothing = !self.0.ledger.has_paths();
+            tokio::time::sleep(if nothing { GAUGE_NOTHING } else { GAUGE }).await;
             let traffic = self.0.ledger.traffic();
             let mut news = Vec::new();
             if !traffic.is_empty() {
                 news.push(KernelEvent::Traffic(traffic));
             }
-            if at % LOOK_EVERY == 0 {
+            if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+                looked = Some(std::time::Instant::now());
                 let idle = self.0.ledger.look();
                 if !idle.is_empty() {
                     news.push(KernelEvent::GatesIdle(idle));

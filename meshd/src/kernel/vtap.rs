@@ -53,11 +53,13 @@ pub struct Vtap {
 }
 
 impl Vtap {
+    /// What a reader waits for: that the device is deleted is told as an error only.
+    const COMES: Interest = Interest::READABLE.add(Interest::ERROR);
+
     /// Of an open descriptor. To be called in a runtime.
     pub(super) fn new(file: File, index: u32) -> io::Result<Self> {
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::ERROR;
         // SAFETY: the file owns its descriptor, which stays open and the same as long as the file lives.
-        let file = unsafe { AsyncFd::register_with_interest(file, interest) };
+        let file = unsafe { AsyncFd::register_with_interest(file, Self::COMES) };
         Ok(Self {
             file: file.map_err(io::Error::from)?,
             index,
@@ -76,20 +78,10 @@ impl Vtap {
     /// The kernel's; EBADFD or EIO once the device is deleted. `InvalidData`: a header that we do not know.
     pub async fn read(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
         loop {
-            // That the device is deleted is told as an error only.
-            let interest = Interest::READABLE | Interest::ERROR;
-            let mut ready = self.file.ready(interest).await?;
-            let mut head = [0; VnetHeader::LEN];
-            let read = ready.try_io(|file| {
-                let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(frame)];
-                file.get_ref().read_vectored(&mut parts)
-            });
-            let Ok(read) = read else { continue };
-            let len = read?
-                .checked_sub(VnetHeader::LEN)
-                .ok_or(io::ErrorKind::UnexpectedEof)?;
-            let header = VnetHeader::from_bytes(head).ok_or(io::ErrorKind::InvalidData)?;
-            return Ok((header, len));
+            let mut ready = self.file.ready(Self::COMES).await?;
+            if let Ok(read) = ready.try_io(|file| read(file.get_ref(), frame)) {
+                return read;
+            }
         }
     }
 
@@ -98,44 +90,30 @@ impl Vtap {
     /// # Errors
     /// As [`Self::read`]; `WouldBlock` if there is none.
     pub fn try_read(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
-        let mut head = [0; VnetHeader::LEN];
-        let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(frame)];
-        let read = self.file.get_ref().read_vectored(&mut parts)?;
-        let len = read
-            .checked_sub(VnetHeader::LEN)
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let header = VnetHeader::from_bytes(head).ok_or(io::ErrorKind::InvalidData)?;
-        Ok((header, len))
+        // That there is none is remembered, so that the next `read` waits without asking the kernel.
+        self.file.try_io(Self::COMES, |file| read(file, frame))
     }
 
-    /// As [`Self::write`], if the kernel takes it at once.
+    /// Writes one frame, if the kernel takes it at once: it enters the kernel by this device.
     ///
     /// # Errors
-    /// As [`Self::write`]; `WouldBlock` if it does not.
+    /// The kernel's; `WouldBlock` if it does not take it, EINVAL for a header that does not fit the frame, EIO while the device is down.
     pub fn try_write(&self, header: &VnetHeader, frame: &[u8]) -> io::Result<()> {
         let head = header.to_bytes();
         let parts = [IoSlice::new(&head), IoSlice::new(frame)];
         self.file.get_ref().write_vectored(&parts).map(drop)
     }
+}
 
-    /// Writes one frame: it enters the kernel by this device.
-    ///
-    /// # Errors
-    /// The kernel's; EINVAL for a header that does not fit the frame, EIO while the device is down.
-    pub async fn write(&self, header: &VnetHeader, frame: &[u8]) -> io::Result<()> {
-        let head = header.to_bytes();
-        loop {
-            let mut ready = self.file.writable().await?;
-            let wrote = ready.try_io(|file| {
-                file.get_ref()
-                    .write_vectored(&[IoSlice::new(&head), IoSlice::new(frame)])
-            });
-            // A TAP takes a frame whole or not at all.
-            if let Ok(wrote) = wrote {
-                return wrote.map(drop);
-            }
-        }
-    }
+fn read(mut file: &File, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+    let mut head = [0; VnetHeader::LEN];
+    let mut parts = [IoSliceMut::new(&mut head), IoSliceMut::new(frame)];
+    let read = file.read_vectored(&mut parts)?;
+    let len = read
+        .checked_sub(VnetHeader::LEN)
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
+    let header = VnetHeader::from_bytes(head).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((header, len))
 }
 
 /// Opens the TAP `name`, making it if there is none. It ends with its descriptor until [`keep`] is called.

@@ -121,7 +121,7 @@ fn a_superframe_leaves_by_vxlan_in_segments_with_right_checksums_and_a_frame_com
             csum_offset: 16,
             ..VnetHeader::default()
         };
-        vtap.write(&header, &superframe(&payload)).await.unwrap();
+        vtap.try_write(&header, &superframe(&payload)).unwrap();
         let (mut came, mut segments) = (Vec::<u8>::new(), 0);
         while came.len() < payload.len() {
             let (header, outer) = read(&underlay, is_vxlan).await;
@@ -161,7 +161,7 @@ fn a_superframe_leaves_by_vxlan_in_segments_with_right_checksums_and_a_frame_com
         let links = netlink.link_by_index(underlay.index()).await.unwrap();
         let to = links.unwrap().mac.unwrap();
         let plain = VnetHeader::default();
-        underlay.write(&plain, &ethernet(to, &outer)).await.unwrap();
+        underlay.try_write(&plain, &ethernet(to, &outer)).unwrap();
         let (header, frame) = read(&vtap, |frame| frame[12..14] == [8, 0]).await;
         assert_eq!(
             (header.gso, frame),
@@ -198,6 +198,6 @@ fn a_tap_outlives_its_daemon_is_adopted_and_is_opened_once() {
         let ended = tokio::time::timeout(until, reading).await;
         println!("{:?}", ended.as_ref().unwrap());
         assert!(ended.unwrap().is_err());
-        assert!(vtap.write(&VnetHeader::default(), &[0; 60]).await.is_err());
+        assert!(vtap.try_write(&VnetHeader::default(), &[0; 60]).is_err());
     });
 }

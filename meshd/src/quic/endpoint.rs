@@ -5,6 +5,7 @@
 
 use super::connection::Connection;
 use super::machine::Shared;
+use super::silence::Pace;
 use super::socket::{Inbox, Socket};
 use bytes::Bytes;
 use quinn::{ClientConfig, ConnectError, ConnectionError, EndpointConfig, ServerConfig, VarInt};
@@ -117,6 +118,7 @@ impl Endpoint {
         config: ClientConfig,
         remote: SocketAddr,
         name: &str,
+        pace: Pace,
     ) -> Result<Connection, ConnectError> {
         let inner = self.inner();
         let local = inner.socket.local_addr();
@@ -136,7 +138,7 @@ impl Endpoint {
         let (handle, machine) = table
             .machine
             .connect(Instant::now(), config, remote, name)?;
-        Ok(inner.adopt(table, handle, machine))
+        Ok(inner.adopt(table, handle, machine, pace))
     }
 
     /// The next stranger; `None` once the endpoint is closed.
@@ -228,8 +230,9 @@ impl Inner {
         mut table: MutexGuard<'_, Table>,
         handle: ConnectionHandle,
         machine: quinn_proto::Connection,
+        pace: Pace,
     ) -> Connection {
-        let shared = Shared::new(Arc::clone(self), handle, machine);
+        let shared = Shared::new(Arc::clone(self), handle, machine, pace);
         table.connections.insert(handle.0, Arc::clone(&shared));
         drop(table);
         Shared::begin(shared)
@@ -424,6 +427,7 @@ impl Incoming {
     pub(crate) fn accept(
         mut self,
         config: Arc<ServerConfig>,
+        pace: Pace,
     ) -> Result<Connection, ConnectionError> {
         let mut guard = self.inner.table();
         let table = &mut *guard;
@@ -440,7 +444,7 @@ impl Incoming {
                 .machine
                 .accept(incoming, Instant::now(), &mut table.answer, Some(config));
         match accepted {
-            Ok((handle, machine)) => Ok(self.inner.adopt(guard, handle, machine)),
+            Ok((handle, machine)) => Ok(self.inner.adopt(guard, handle, machine, pace)),
             Err(error) => {
                 if let Some(transmit) = error.response {
                     table.respond(&self.inner.socket, &transmit);

@@ -11,6 +11,7 @@
 
 use super::connection::Connection;
 use super::endpoint::Inner;
+use super::silence::{Due, Pace, Silence};
 use super::socket::Socket;
 use bytes::Bytes;
 use quinn::{ConnectionError, Transmit, TransportErrorCode, VarInt};
@@ -66,6 +67,7 @@ pub(super) struct State {
     /// Those that have come meanwhile, copied.
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
+    pub(super) silence: Silence,
 }
 
 impl State {
@@ -96,6 +98,13 @@ impl State {
         };
         self.kept_bytes -= kept.len() + KEPT_COST;
         Some(kept)
+    }
+
+    /// When the machine wants to know the time, or the far end is to be asked or given up.
+    fn deadline(&mut self) -> Option<Instant> {
+        let looks = self.connected && self.over.is_none();
+        let silence = looks.then(|| self.silence.deadline());
+        self.machine.poll_timeout().into_iter().chain(silence).min()
     }
 
     /// Why the connection is over, if it is.
@@ -133,6 +142,7 @@ impl Shared {
         endpoint: Arc<Inner>,
         handle: ConnectionHandle,
         machine: quinn_proto::Connection,
+        pace: Pace,
     ) -> Arc<Self> {
         Arc::new(Self {
             endpoint,
@@ -149,6 +159,7 @@ impl Shared {
                 hoards: true,
                 kept: VecDeque::new(),
                 kept_bytes: 0,
+                silence: Silence::new(pace, Instant::now()),
             }),
             mail: Mutex::default(),
             changed: Notify::new(),
@@ -209,9 +220,11 @@ impl Shared {
             round.extend(mail.drain(..count));
             !mail.is_empty()
         };
+        let now = Instant::now();
+        state.silence.heard(now);
         round.drain(..).for_each(|event| state.handle(event));
         state.round = round;
-        self.act(&mut state, Instant::now());
+        self.act(&mut state, now);
         left
     }
 
@@ -252,6 +265,7 @@ impl Shared {
         if state.drained {
             return;
         }
+        state.silence.note(now);
         // What the endpoint answers may have to be sent, too.
         loop {
             state.transmit(&self.endpoint.socket, now);
@@ -275,6 +289,7 @@ impl Shared {
         while let Some(event) = state.machine.poll() {
             match event {
                 Event::DatagramReceived => {
+                    state.silence.frames_in();
                     state.compact();
                     self.arrived.notify_waiters();
                 }
@@ -296,7 +311,7 @@ impl Shared {
                 self.arrived.notify_waiters();
             }
         }
-        let due = state.machine.poll_timeout();
+        let due = state.deadline();
         let earlier = due.is_some_and(|due| state.armed.is_none_or(|armed| due < armed));
         if earlier || state.drained {
             state.armed = due;
@@ -307,16 +322,61 @@ impl Shared {
     /// Ends it, unless it is over.
     pub(super) fn close(self: &Arc<Self>, code: VarInt, reason: Bytes) {
         let mut state = self.state();
+        let now = Instant::now();
+        self.end(
+            &mut state,
+            now,
+            ConnectionError::LocallyClosed,
+            code,
+            reason,
+        );
+    }
+
+    fn end(
+        self: &Arc<Self>,
+        state: &mut State,
+        now: Instant,
+        why: ConnectionError,
+        code: VarInt,
+        reason: Bytes,
+    ) {
         if state.over.is_some() {
             return;
         }
-        let now = Instant::now();
         state.machine.close(now, code, reason);
-        state.over = Some(ConnectionError::LocallyClosed);
-        self.act(&mut state, now);
-        drop(state);
+        state.over = Some(why);
+        self.act(state, now);
         self.changed.notify_waiters();
         self.arrived.notify_waiters();
+    }
+
+    /// Does what time has made due.
+    fn keep(self: &Arc<Self>, state: &mut State, now: Instant) {
+        if state.machine.poll_timeout().is_some_and(|due| due <= now) {
+            state.machine.handle_timeout(now);
+            self.act(state, now);
+        }
+        if !state.connected || state.over.is_some() {
+            return;
+        }
+        match state.silence.due(now) {
+            Some(Due::Ask) => {
+                state.machine.ping();
+                self.act(state, now);
+            }
+            Some(Due::GiveUp) => {
+                // Should it hear us after all, it need not find out by itself.
+                let reason = Bytes::from_static(b"nothing is heard of you");
+                self.end(
+                    state,
+                    now,
+                    ConnectionError::TimedOut,
+                    VarInt::from_u32(0),
+                    reason,
+                );
+            }
+            None => {}
+        }
     }
 }
 
@@ -359,7 +419,7 @@ async fn keep_time(shared: Arc<Shared>) {
             if state.drained {
                 return;
             }
-            state.armed = state.machine.poll_timeout();
+            state.armed = state.deadline();
             state.armed
         };
         let sleep = async {
@@ -375,10 +435,7 @@ async fn keep_time(shared: Arc<Shared>) {
         {
             let now = Instant::now();
             let mut state = shared.state();
-            if state.machine.poll_timeout().is_some_and(|due| due <= now) {
-                state.machine.handle_timeout(now);
-                shared.act(&mut state, now);
-            }
+            shared.keep(&mut state, now);
         }
         // It may be woken for mail again and again.
         tokio::task::consume_budget().await;

@@ -20,9 +20,11 @@
 mod connection;
 mod endpoint;
 mod machine;
+mod silence;
 mod socket;
 mod stream;
 
 pub(crate) use connection::{Connection, Outgoing, SendError};
 pub(crate) use endpoint::Endpoint;
+pub(crate) use silence::Pace;
 pub(crate) use stream::{ReadError, RecvStream, SendStream, WriteError};

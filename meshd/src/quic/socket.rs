@@ -2,14 +2,16 @@
 //!
 //! Owns the rooms that packets are read into. A large batch is handed on where it lies, and its room is used again once nobody
 //! holds a packet of it; a small one is copied, so that one short datagram never keeps 64 KiB.
-#![allow(unsafe_code)] // A room that is used again is not written with zeros again.
+#![allow(unsafe_code)] // A room that is used again is not written with zeros again; waiting for a descriptor of our own.
 
 use bytes::BytesMut;
 use quinn::Transmit;
 use quinn::udp::{self, RecvMeta, UdpSocketState};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// Batches of one call, as many as quinn-udp reads: where the kernel joins nothing, each is one packet. Of a room only the memory is
 /// there that was ever written to.
@@ -19,12 +21,15 @@ const ROOM: usize = 64 << 10;
 /// Batches from here on are handed on where they lie, and whoever keeps a packet of one keeps all of it. So what is kept for long is
 /// copied: see [`Connection::release`](super::Connection::release).
 const LARGE: usize = ROOM / 4;
+/// Until a full socket is tried again that cannot be watched.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Payload of one call at most: an IPv4 packet is 65535 bytes with its headers.
 const CALL_MAX: usize = 65_507;
 
-/// The socket of an endpoint.
+/// The socket of an endpoint. It is watched for what comes alone: the kernel would say after each call that it takes more, and wake
+/// a thread for it.
 pub(super) struct Socket {
-    io: tokio::net::UdpSocket,
+    io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
 }
 
@@ -34,12 +39,12 @@ impl Socket {
     pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         Ok(Self {
             state: UdpSocketState::new((&socket).into())?,
-            io: tokio::net::UdpSocket::from_std(socket)?,
+            io: watched(socket, Interest::READABLE)?,
         })
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr()
+        self.io.get_ref().local_addr()
     }
 
     /// May packets be cut in pieces on their way? Then nothing can be learned of the path's MTU.
@@ -64,16 +69,21 @@ impl Socket {
             segment_size: transmit.segment_size,
             src_ip: transmit.src_ip,
         };
-        let sent = self.io.try_io(Interest::WRITABLE, || {
-            self.state.send((&self.io).into(), &transmit)
-        });
+        let sent = self.state.send(self.io.get_ref().into(), &transmit);
         !matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Returns when [`Self::try_send`] may be tried again.
     pub(super) async fn writable(&self) {
-        // An error shows at the next call.
-        let _ = self.io.writable().await;
+        let again = self.io.get_ref().try_clone();
+        match again.and_then(|socket| watched(socket, Interest::WRITABLE)) {
+            // An error shows at the next call.
+            Ok(socket) => drop(socket.writable().await),
+            Err(error) => {
+                tracing::warn!(%error, "nobody can say when the underlay's socket takes packets again; it is tried again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 
     /// Reads what is there, at least one batch; false: there may be more. Cancelling loses nothing.
@@ -83,17 +93,17 @@ impl Socket {
     pub(super) async fn receive(&self, inbox: &mut Inbox) -> io::Result<bool> {
         inbox.refill();
         loop {
-            self.io.readable().await?;
+            let mut ready = self.io.readable().await?;
             let mut read = None;
             // One `try_io` for the call and for what it says of the next: readiness that came after the call must stay.
-            let tried = self.io.try_io(Interest::READABLE, || {
+            let tried = ready.try_io(|io| {
                 let mut rooms = inbox.rooms.iter_mut();
                 let mut slices: [IoSliceMut<'_>; ROOMS] = std::array::from_fn(|_| {
                     IoSliceMut::new(rooms.next().map_or(&mut [][..], |room| &mut room[..]))
                 });
-                let batches = self
-                    .state
-                    .recv((&self.io).into(), &mut slices, &mut inbox.metas)?;
+                let batches =
+                    self.state
+                        .recv(io.get_ref().into(), &mut slices, &mut inbox.metas)?;
                 read = Some(batches);
                 // The kernel has just found no more: to wait for what comes needs no call that says so again.
                 match batches < ROOMS {
@@ -106,17 +116,20 @@ impl Socket {
                 return Ok(batches < ROOMS);
             }
             match tried {
-                Ok(()) => {}
                 // `ConnectionReset`: somebody's ICMP error. It means nothing in QUIC, and anybody could send one.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionReset
-                    ) => {}
-                Err(error) => return Err(error),
+                Ok(Err(error)) if error.kind() != io::ErrorKind::ConnectionReset => {
+                    return Err(error);
+                }
+                // There is nothing.
+                Ok(_) | Err(_) => {}
             }
         }
     }
+}
+
+fn watched(socket: UdpSocket, interest: Interest) -> io::Result<AsyncFd<UdpSocket>> {
+    // SAFETY: the socket owns its descriptor, which stays open and the same as long as the socket lives.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
 }
 
 /// What was read at one call.

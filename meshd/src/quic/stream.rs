@@ -58,7 +58,10 @@ impl SendStream {
                     return Some(Err(WriteError::Over(over)));
                 }
                 match state.machine.send_stream(id).write(bytes) {
-                    Ok(written) => Some(Ok(written)),
+                    Ok(written) => {
+                        state.silence.ask();
+                        Some(Ok(written))
+                    }
                     Err(quinn_proto::WriteError::Blocked) => None,
                     Err(quinn_proto::WriteError::Stopped(code)) => {
                         Some(Err(WriteError::Stopped(code)))

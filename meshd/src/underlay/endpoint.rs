@@ -7,7 +7,7 @@ use super::congestion::BoundedCubic;
 use super::tls::{Pin, Tls, peer_key};
 use super::{UnderlayError, socket};
 use crate::identity::NodeKey;
-use crate::quic::{self, Connection};
+use crate::quic::{self, Connection, Pace};
 use meshd_core::ident::NodeId;
 use meshd_core::wire::control::MESSAGE_MAX;
 use quinn::{
@@ -18,13 +18,23 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A session says something at least this often.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// What is asked and gets no answer for so long is given up.
+const SILENT_MS: u64 = 3000;
+/// How often the far end of a session is asked whether it is there. Those without frames are looked after by SWIM, too.
+const PACE: Pace = Pace {
+    used: Duration::from_secs(1),
+    unused: Duration::from_secs(10),
+    patience: Duration::from_millis(SILENT_MS),
+};
 /// The same of a node with several uplinks: one that falls silent is to be left within a second. See
 /// [`SILENT_MS`](meshd_core::steering::SILENT_MS).
-const KEEP_ALIVE_LINKS: Duration = Duration::from_millis(200);
-/// A session that hears nothing for so long is over.
-pub(super) const IDLE_MS: u32 = 4000;
+const PACE_LINKS: Pace = Pace {
+    used: Duration::from_millis(200),
+    unused: Duration::from_millis(200),
+    ..PACE
+};
+/// What QUIC itself takes for dead: never before we do.
+const IDLE_MS: u32 = 30_000;
 /// Smallest and largest UDP payload, in bytes: RFC 9000 §14.1; a 9000-byte underlay.
 const PAYLOAD_MIN: u16 = 1200;
 const PAYLOAD_MAX: u16 = 8952;
@@ -47,7 +57,7 @@ enum Side {
     Acceptor,
 }
 
-fn transport(side: Side, remote: SocketAddr, keep_alive: Duration) -> Arc<TransportConfig> {
+fn transport(side: Side, remote: SocketAddr) -> Arc<TransportConfig> {
     let payload = socket::route_payload(remote)
         .unwrap_or(1452)
         .clamp(PAYLOAD_MIN, PAYLOAD_MAX);
@@ -55,7 +65,6 @@ fn transport(side: Side, remote: SocketAddr, keep_alive: Duration) -> Arc<Transp
     search.upper_bound(payload);
     let mut config = TransportConfig::default();
     config
-        .keep_alive_interval(Some(keep_alive))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .mtu_discovery_config(Some(search))
         .datagram_send_buffer_size(QUEUE_BYTES)
@@ -105,7 +114,7 @@ pub(crate) struct Endpoint {
     server: Option<ServerConfig>,
     /// Loopback addresses are dialed only from a socket on one: in an advert they would mean another host's loopback.
     loopback: bool,
-    keep_alive: Duration,
+    pub(super) pace: Pace,
 }
 
 impl Endpoint {
@@ -129,7 +138,7 @@ impl Endpoint {
     /// Of a node with several uplinks.
     pub(super) fn watchful(self) -> Self {
         Self {
-            keep_alive: KEEP_ALIVE_LINKS,
+            pace: PACE_LINKS,
             ..self
         }
     }
@@ -166,7 +175,7 @@ impl Endpoint {
             tls: Arc::new(tls),
             server,
             loopback: listen.ip().is_loopback(),
-            keep_alive: KEEP_ALIVE,
+            pace: PACE,
         })
     }
 
@@ -179,7 +188,7 @@ impl Endpoint {
     /// For one accepted connection.
     pub(super) fn server_config(&self, remote: SocketAddr) -> Option<Arc<ServerConfig>> {
         let mut config = self.server.clone()?;
-        config.transport_config(transport(Side::Acceptor, remote, self.keep_alive));
+        config.transport_config(transport(Side::Acceptor, remote));
         Some(Arc::new(config))
     }
 
@@ -197,11 +206,11 @@ impl Endpoint {
             .client(pin.clone())
             .map_err(|e| DialError::Local(e.to_string()))?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport(Side::Dialer, address, self.keep_alive));
+        config.transport_config(transport(Side::Dialer, address));
         // The name is not sent; rustls wants one.
         let connection = self
             .quic
-            .connect(config, address, "meshd")
+            .connect(config, address, "meshd", self.pace)
             .map_err(|e| match e {
                 ConnectError::InvalidRemoteAddress(_) => {
                     DialError::Address("this host has no IPv6")
@@ -275,7 +284,7 @@ pub(crate) fn show_close(error: &ConnectionError) -> String {
         ConnectionError::TransportError(error) => {
             format!("QUIC: {}", text(error.to_string().as_bytes()))
         }
-        ConnectionError::TimedOut => format!("nothing heard for {IDLE_MS} ms"),
+        ConnectionError::TimedOut => format!("no answer for {SILENT_MS} ms"),
         ConnectionError::Reset => "the far end has restarted".to_owned(),
         ConnectionError::LocallyClosed => "closed by this node".to_owned(),
         other => text(other.to_string().as_bytes()),

@@ -415,7 +415,7 @@ impl Underlay {
                         continue;
                     };
                     // Fails on packets that are no handshake; nobody is there to be told.
-                    if let Ok(connection) = incoming.accept(config) {
+                    if let Ok(connection) = incoming.accept(config, endpoint.pace) {
                         tokio::spawn(self.clone().shake_hands(connection, way, place));
                     }
                 }
