@@ -169,8 +169,8 @@ const QUEUE_LEN: u32 = 1000;
 
 /// How often the counters of paths are read: a death of a path under traffic is to be found in some 200 ms.
 const GAUGE: std::time::Duration = std::time::Duration::from_millis(50);
-/// The same while no path is there to be read.
-const GAUGE_NOTHING: std::time::Duration = std::time::Duration::from_millis(500);
+/// The same before there was any path to be read.
+const GAUGE_NOTHING: std::time::Duration = std::time::Duration::from_millis(200);
 /// All entries are looked through so seldom.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 

@@ -64,7 +64,9 @@ impl Outgoing<'_> {
     /// It is not taken, and nothing that waits has gone for it.
     pub(crate) fn push(&mut self, datagram: Bytes) -> Result<(), SendError> {
         let pushed = self.state.machine.datagrams().send(datagram, false);
-        self.state.silence.frame_out();
+        if pushed.is_ok() {
+            self.state.silence.frame_out();
+        }
         pushed.map_err(|error| match error {
             SendDatagramError::TooLarge => SendError::TooLarge,
             SendDatagramError::Blocked(_) => SendError::Full,

@@ -262,6 +262,7 @@ impl Inner {
 
     /// The kernel did not take a connection's packets: it is driven again once the kernel takes some.
     pub(super) fn block(&self, connection: Arc<Shared>) {
+        self.socket.fill();
         self.blocked().push(connection);
         self.unblock.notify_one();
     }

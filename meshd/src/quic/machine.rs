@@ -68,6 +68,8 @@ pub(super) struct State {
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
     pub(super) silence: Silence,
+    /// Of the far end's frames, as many as had come when it was heard last.
+    frames_heard: u64,
 }
 
 impl State {
@@ -98,6 +100,15 @@ impl State {
         };
         self.kept_bytes -= kept.len() + KEPT_COST;
         Some(kept)
+    }
+
+    /// Has the far end been heard? Only what was in packets that it has sealed counts, each once: anybody can send the others.
+    fn listen(&mut self, now: Instant) {
+        let rx = self.machine.stats().frame_rx;
+        let frames = rx.acks + rx.datagram + rx.ping + rx.stream + rx.crypto + rx.max_data;
+        if std::mem::replace(&mut self.frames_heard, frames) != frames {
+            self.silence.heard(now);
+        }
     }
 
     /// When the machine wants to know the time, or the far end is to be asked or given up.
@@ -160,6 +171,7 @@ impl Shared {
                 kept: VecDeque::new(),
                 kept_bytes: 0,
                 silence: Silence::new(pace, Instant::now()),
+                frames_heard: 0,
             }),
             mail: Mutex::default(),
             changed: Notify::new(),
@@ -221,9 +233,9 @@ impl Shared {
             !mail.is_empty()
         };
         let now = Instant::now();
-        state.silence.heard(now);
         round.drain(..).for_each(|event| state.handle(event));
         state.round = round;
+        state.listen(now);
         self.act(&mut state, now);
         left
     }
@@ -305,6 +317,7 @@ impl Shared {
                 Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
             }
         }
+        state.silence.note(now);
         if changed {
             self.changed.notify_waiters();
             if state.over.is_some() {
@@ -357,6 +370,10 @@ impl Shared {
             self.act(state, now);
         }
         if !state.connected || state.over.is_some() {
+            return;
+        }
+        if !self.mail().is_empty() {
+            // It may be the answer, and is read when the state is let go.
             return;
         }
         match state.silence.due(now) {

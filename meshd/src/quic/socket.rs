@@ -9,6 +9,7 @@ use quinn::Transmit;
 use quinn::udp::{self, RecvMeta, UdpSocketState};
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -22,7 +23,7 @@ const ROOM: usize = 64 << 10;
 /// copied: see [`Connection::release`](super::Connection::release).
 const LARGE: usize = ROOM / 4;
 /// Until a full socket is tried again that cannot be watched.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(2);
 /// Payload of one call at most: an IPv4 packet is 65535 bytes with its headers.
 const CALL_MAX: usize = 65_507;
 
@@ -31,6 +32,8 @@ const CALL_MAX: usize = 65_507;
 pub(super) struct Socket {
     io: AsyncFd<UdpSocket>,
     state: UdpSocketState,
+    /// It takes nothing, and somebody waits until it does: it need not be asked meanwhile.
+    full: AtomicBool,
 }
 
 impl Socket {
@@ -40,6 +43,7 @@ impl Socket {
         Ok(Self {
             state: UdpSocketState::new((&socket).into())?,
             io: watched(socket, Interest::READABLE)?,
+            full: AtomicBool::new(false),
         })
     }
 
@@ -60,6 +64,9 @@ impl Socket {
 
     /// Hands packets to the kernel; false: it takes none now. What it refuses for another reason is as good as lost on the way.
     pub(super) fn try_send(&self, transmit: &Transmit, packets: &[u8]) -> bool {
+        if self.full.load(Ordering::Relaxed) {
+            return false;
+        }
         let transmit = udp::Transmit {
             destination: transmit.destination,
             ecn: transmit
@@ -73,6 +80,11 @@ impl Socket {
         !matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// It has just taken nothing. To be followed by [`Self::writable`].
+    pub(super) fn fill(&self) {
+        self.full.store(true, Ordering::Relaxed);
+    }
+
     /// Returns when [`Self::try_send`] may be tried again.
     pub(super) async fn writable(&self) {
         let again = self.io.get_ref().try_clone();
@@ -80,10 +92,11 @@ impl Socket {
             // An error shows at the next call.
             Ok(socket) => drop(socket.writable().await),
             Err(error) => {
-                tracing::warn!(%error, "nobody can say when the underlay's socket takes packets again; it is tried again");
+                tracing::debug!(%error, "nobody can say when the underlay's socket takes packets again; it is tried again");
                 tokio::time::sleep(PAUSE).await;
             }
         }
+        self.full.store(false, Ordering::Relaxed);
     }
 
     /// Reads what is there, at least one batch; false: there may be more. Cancelling loses nothing.

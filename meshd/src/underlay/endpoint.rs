@@ -33,7 +33,7 @@ const PACE_LINKS: Pace = Pace {
     unused: Duration::from_millis(200),
     ..PACE
 };
-/// What QUIC itself takes for dead: never before we do.
+/// What QUIC itself takes for dead: long after we do.
 const IDLE_MS: u32 = 30_000;
 /// Smallest and largest UDP payload, in bytes: RFC 9000 §14.1; a 9000-byte underlay.
 const PAYLOAD_MIN: u16 = 1200;
@@ -284,7 +284,7 @@ pub(crate) fn show_close(error: &ConnectionError) -> String {
         ConnectionError::TransportError(error) => {
             format!("QUIC: {}", text(error.to_string().as_bytes()))
         }
-        ConnectionError::TimedOut => format!("no answer for {SILENT_MS} ms"),
+        ConnectionError::TimedOut => "nothing is heard of the far end any more".to_owned(),
         ConnectionError::Reset => "the far end has restarted".to_owned(),
         ConnectionError::LocallyClosed => "closed by this node".to_owned(),
         other => text(other.to_string().as_bytes()),

@@ -512,7 +512,7 @@ async fn a_far_end_that_falls_silent_is_gone_after_four_seconds() {
     let _frames = node.underlay.prove(session).unwrap();
     let began = Instant::now();
     let reason = node.closed().await;
-    assert!(reason.contains("no answer for 3000 ms"), "{reason}");
+    assert!(reason.contains("nothing is heard"), "{reason}");
     assert!(began.elapsed() < Duration::from_secs(5));
 }
 
