@@ -90,8 +90,8 @@ impl Vtap {
     /// # Errors
     /// As [`Self::read`]; `WouldBlock` if there is none.
     pub fn try_read(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
-        // That there is none is remembered, so that the next `read` waits without asking the kernel.
-        self.file.try_io(Self::COMES, |file| read(file, frame))
+        // That there is none is not remembered: under load more has come by the next `read`, which so spares a wake-up.
+        read(self.file.get_ref(), frame)
     }
 
     /// Writes one frame, if the kernel takes it at once: it enters the kernel by this device.
