@@ -369,9 +369,7 @@ impl Link {
                 {
                     self.counters.fault(fault);
                     tracing::debug!(plugin = %self.name, vni = %question.vni, "a policy plugin did not return in time; it is asked once more");
-                    *last_fault = Some(format!(
-                        "{fault}; it did when asked once more, or see the next"
-                    ));
+                    *last_fault = Some(format!("{fault}; it was asked once more"));
                     decided = instance.decide(question);
                 }
                 let outcome = self.place.allows(decided);
