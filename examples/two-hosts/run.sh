@@ -10,6 +10,9 @@ p=mex$$
 dir=$(mktemp -d)
 pids=()
 cleanup() {
+    # Takes the resolv.conf along that meshd wrote for the namespace.
+    on berlin detach web >/dev/null 2>&1 || true
+    on paris detach db >/dev/null 2>&1 || true
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
     wait
     for n in web db berlin paris; do ip netns del "$p-$n" 2>/dev/null || true; done

@@ -5,8 +5,11 @@ use crate::netns;
 use anyhow::{Context, Result, ensure};
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
+
+/// `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
 /// An AF_PACKET socket bound to one interface: sends whole frames, hears what passes in either direction.
 #[derive(Debug)]
@@ -47,6 +50,33 @@ impl Tap {
                 Ok(Self { fd })
             }
         })
+    }
+
+    /// The same, but hears only what comes in, into 8 MiB.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_inbound(netns: &str, ifname: &str) -> Result<Self> {
+        let tap = Self::open(netns, ifname)?;
+        tap.set(libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        tap.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20)?;
+        Ok(tap)
+    }
+
+    fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> Result<()> {
+        let (fd, len) = (self.fd.as_raw_fd(), u32::try_from(size_of_val(&value))?);
+        // SAFETY: the pointer is to a live value of the length said.
+        let set = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
+        ensure!(set == 0, "setsockopt: {}", io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// A frame that is there, and its length; none: there is none. What is longer than the buffer is cut.
+    pub fn take(&self, buffer: &mut [u8]) -> Option<usize> {
+        let (fd, at) = (self.fd.as_raw_fd(), buffer.as_mut_ptr());
+        // SAFETY: the buffer is as long as said.
+        let got = unsafe { libc::recv(fd, at.cast(), buffer.len(), libc::MSG_DONTWAIT) };
+        usize::try_from(got).ok()
     }
 
     /// Sends one frame, from the destination MAC on.
@@ -113,15 +143,8 @@ impl Tap {
     /// If the socket fails.
     pub fn each(&self, time: Duration, mut each: impl FnMut(&[u8], SystemTime)) -> Result<bool> {
         let fd = self.fd.as_raw_fd();
-        for (option, value) in [(libc::SO_RCVBUFFORCE, 16 << 20), (libc::SO_TIMESTAMPNS, 1)] {
-            let value: libc::c_int = value;
-            let len = u32::try_from(size_of::<libc::c_int>())?;
-            // SAFETY: the pointer is to a live value of the length said.
-            let set = unsafe {
-                libc::setsockopt(fd, libc::SOL_SOCKET, option, (&raw const value).cast(), len)
-            };
-            ensure!(set == 0, "setsockopt: {}", io::Error::last_os_error());
-        }
+        self.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 16 << 20)?;
+        self.set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
         let mut poll = libc::pollfd {
             fd,
             events: libc::POLLIN,
@@ -163,6 +186,12 @@ impl Tap {
                 SystemTime::UNIX_EPOCH + since,
             );
         }
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

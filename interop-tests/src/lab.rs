@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::guardian::{GUARDIAN, Guardian, bury_the_dead};
+use crate::link::{Link, LinkSpec};
 use crate::netns::{self, ip};
 use crate::node::Node;
 use anyhow::{Context, Result, bail, ensure};
@@ -35,6 +36,8 @@ pub struct LabSpec {
     pub cabled: bool,
     /// The wire takes packets of its MTU only, and no superframes: hosts segment in software, as before a card that cannot.
     pub packets_only: bool,
+    /// Hosts two and two, as if cabled, and far from each other.
+    pub link: Option<LinkSpec>,
 }
 
 /// What the config files of a trusted lab say; `fast_path` as TOML.
@@ -57,6 +60,7 @@ impl LabSpec {
             trusted: false,
             cabled: false,
             packets_only: false,
+            link: None,
         }
     }
 
@@ -80,6 +84,16 @@ impl LabSpec {
     pub fn cabled(self) -> Self {
         Self {
             cabled: true,
+            ..self
+        }
+    }
+
+    /// Hosts 0 and 1, 2 and 3 and so on, with such a way between each two.
+    #[must_use]
+    pub fn linked(self, link: LinkSpec) -> Self {
+        Self {
+            link: Some(link),
+            packets_only: true,
             ..self
         }
     }
@@ -120,6 +134,7 @@ pub struct Lab {
     /// The namespace with the bridge.
     pub wire: String,
     prefix: String,
+    links: Vec<Link>,
     _slot: Slot,
 }
 
@@ -150,6 +165,7 @@ impl Lab {
             dir,
             wire,
             prefix,
+            links: Vec::new(),
             _slot: slot,
         };
         // From here on dropping `lab` removes everything.
@@ -212,14 +228,32 @@ impl Lab {
                     ip(&format!(
                         "-n {ns} link add und0 mtu {mtu} type veth peer name {letter} mtu {mtu} netns {wire}"
                     ))?;
-                    ip(&format!("-n {wire} link set dev {letter} master br0 up"))?;
+                    let master = if self.spec.link.is_none() {
+                        "master br0"
+                    } else {
+                        ""
+                    };
+                    ip(&format!("-n {wire} link set dev {letter} {master} up"))?;
                     self.start_wire(&host)?;
+                    self.link(&host)?;
                 }
             }
             for container in &host.containers {
                 add_netns(container)?;
             }
             self.hosts.push(host);
+        }
+        Ok(())
+    }
+
+    /// Joins every second host to the one before, if they are far from each other.
+    fn link(&mut self, host: &Host) -> Result<()> {
+        if let (Some(spec), Some(before), true) =
+            (self.spec.link, self.hosts.last(), self.hosts.len() % 2 == 1)
+        {
+            let (left, right) = (before.letter.to_string(), host.letter.to_string());
+            self.links
+                .push(Link::start(&self.wire, &left, &right, spec)?);
         }
         Ok(())
     }
@@ -233,6 +267,10 @@ impl Lab {
                          tx-udp_tnl-csum-segmentation off";
             let words: Vec<&str> = words.split_whitespace().collect();
             netns::run(ns, "ethtool", &words)?;
+        }
+        if self.spec.link.is_some() {
+            // Who carries bytes is no card: nobody finishes a checksum later.
+            netns::run(ns, "ethtool", &["-K", "und0", "tx", "off"])?;
         }
         ip(&format!("-n {ns} link set und0 up"))?;
         if self.spec.v4 {
@@ -511,20 +549,33 @@ pub fn plugin(name: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Fails with what `netns` has left of ours, if anything: devices and filters made by a daemon.
+/// Fails with what `netns` has left of ours, if anything: devices and filters made by a daemon. A network's own go a moment after
+/// its last port did.
 ///
 /// # Errors
 /// If something is left, or `ip` fails.
 pub fn nothing_left(netns: &str) -> Result<()> {
+    let gone = crate::wait("nothing is left", GONE_WITHIN, || {
+        Ok(ours_in(netns)?.is_empty())
+    });
+    if gone.is_err() {
+        bail!("left in {netns}: {:?}", ours_in(netns)?);
+    }
+    Ok(())
+}
+
+/// From the end of a network's last port to that of its devices.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
+fn ours_in(netns: &str) -> Result<Vec<String>> {
     let links = netns::run(netns, "ip", &["-o", "link", "show"])?;
     // `7: mv3@if2: <…> … alias meshd:…`
     let is_ours = |line: &&str| {
         let name = line.split(": ").nth(1).unwrap_or_default();
-        name.starts_with("mv") || name.starts_with("mt") || line.contains("alias meshd:")
+        name.starts_with("mv")
+            || name.starts_with("ml")
+            || name.starts_with("mt")
+            || line.contains("alias meshd:")
     };
-    let ours: Vec<_> = links.lines().filter(is_ours).collect();
-    if !ours.is_empty() {
-        bail!("left in {netns}: {ours:?}");
-    }
-    Ok(())
+    Ok(links.lines().filter(is_ours).map(str::to_owned).collect())
 }

@@ -116,11 +116,19 @@ impl Node {
     /// # Errors
     /// If the folder cannot be made.
     pub fn new(host: &Host, dir: &Path) -> Result<Self> {
-        let own = dir.join(host.letter.to_string());
+        Self::within(&host.letter.to_string(), &host.netns, dir)
+    }
+
+    /// A daemon of this name in a namespace, with its folder under `dir`.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn within(name: &str, netns: &str, dir: &Path) -> Result<Self> {
+        let own = dir.join(name);
         fs::create_dir_all(&own).with_context(|| format!("create {}", own.display()))?;
         Ok(Self {
-            name: host.letter.to_string(),
-            netns: host.netns.clone(),
+            name: name.to_owned(),
+            netns: netns.to_owned(),
             state: own.join("state"),
             socket: own.join("meshd.sock"),
             log: own.join("log"),
@@ -213,7 +221,7 @@ impl Node {
             told.stderr
         );
         ensure!(
-            !told.stderr.trim().is_empty() && !told.stderr.contains("panicked"),
+            told.stderr.contains("error[") && !told.stderr.contains("panicked"),
             "refused without words: {}",
             told.stderr
         );

@@ -598,7 +598,7 @@ fn an_interface_with_too_large_an_mtu_is_told_so() {
                 .output()?;
             // The kernel has learned: what is larger than the network's MTU is refused before it is sent, or sent in pieces.
             let route = netns::run(&here.netns, "ip", &["route", "get", &text])?;
-            ensure!(route.contains("mtu 1450"), "{route}");
+            ensure!(route.contains("mtu 1380"), "{route}");
         }
         transfer(&here.netns, &far.netns, far.port.v4()?, 5001, 4 << 20)?;
         Ok(())

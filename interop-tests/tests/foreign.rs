@@ -79,6 +79,7 @@ fn takes_part(lab: &Lab, ports: &[Attached], mac: &str) -> Result<()> {
     for &to in &to {
         ping_until(ns, to, SOON)?;
     }
+    while_its_subnet_is_not_trusted(lab)?;
     gateway.ok(&["network", "vtep", "rm", "lan", &there])?;
     interop_tests::wait("it is out again", SOON, || {
         Ok(ping(ns, to[0], 1, 56)?.received == 0 && ping(ns, to[1], 1, 56)?.received == 0)
@@ -88,6 +89,48 @@ fn takes_part(lab: &Lab, ports: &[Attached], mac: &str) -> Result<()> {
         !fdb.iter().any(|entry| entry["mac"] == mac),
         "its MAC is still there: {fdb:?}"
     );
+    Ok(())
+}
+
+/// What the other side is to have is told; and who is trusted no more gets nothing, which is told, too.
+fn while_its_subnet_is_not_trusted(lab: &Lab) -> Result<()> {
+    let gateway = lab.node(0);
+    let row = || Ok::<_, anyhow::Error>(gateway.list("network vtep ls")?.remove(0));
+    let ours = format!("{}:4789", lab.underlay(0));
+    ensure!(
+        row()?["remote"] == ours && row()?["trouble"].is_null(),
+        "{}",
+        row()?
+    );
+    let table = gateway.ok(&["network", "vtep", "ls"])?;
+    ensure!(
+        table.contains(&ours) && table.contains("reached"),
+        "{table}"
+    );
+    let (config, container) = (&gateway.config, lab.container(0, 0));
+    let before = std::fs::read_to_string(config)?;
+    // The gateway's own address stays trusted, the foreign one's does not.
+    std::fs::write(config, before.replace("192.0.2.0/24", "192.0.2.0/31"))?;
+    interop_tests::wait("it is told not to be reached", SOON, || {
+        let why = row()?["trouble"].as_str().map(str::to_owned);
+        Ok(why.is_some_and(|why| why.contains("`trusted` of [underlay]")))
+    })?;
+    let dropped = gateway.drops("port-absent")?;
+    interop_tests::wait("frames to it have a reason of their own", SOON, || {
+        ping(container, FOREIGN, 2, 56)?;
+        Ok(gateway.drops("port-absent")? > dropped)
+    })?;
+    ensure!(
+        ping(container, FOREIGN, 1, 56)?.received == 0,
+        "it was sent to"
+    );
+    let table = gateway.ok(&["network", "vtep", "ls"])?;
+    ensure!(
+        table.contains("not reached") && table.contains("\n! "),
+        "{table}"
+    );
+    std::fs::write(config, before)?;
+    ping_until(container, FOREIGN, SOON)?;
     Ok(())
 }
 

@@ -281,8 +281,23 @@ fn a_config_with_an_error_is_refused_with_line_and_column_and_the_daemon_goes_on
                 told.stderr
             );
         }
-        std::fs::remove_file(&node.config)?;
+        std::fs::write(&node.config, "")?;
         node.run()?;
+        // While it runs such a file changes nothing, and whoever looks is told until it is mended.
+        let told = |wanted: bool| {
+            interop_tests::wait("problem of the config", Duration::from_secs(10), || {
+                let told = node.json(&["status"])?["problems"].to_string();
+                let found = node.tell(&["doctor", "--json"])?.stdout;
+                Ok(told.contains("stays as it is") == wanted
+                    && found.contains("config of the daemon") == wanted)
+            })
+        };
+        for wrong in ["garbage ===\n", "[underlay]\nlisten = 1\n"] {
+            std::fs::write(&node.config, wrong)?;
+            told(true)?;
+        }
+        std::fs::write(&node.config, "")?;
+        told(false)?;
         Ok(())
     });
 }

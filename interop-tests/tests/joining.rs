@@ -1,9 +1,10 @@
 //! Who may be here: invites, membership, revocation.
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use interop_tests::lab::{LabSpec, scene};
 use interop_tests::traffic::{ping, ping_until};
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 #[test]
 fn an_invite_is_good_for_one_node_once() {
@@ -160,6 +161,88 @@ fn a_member_that_may_not_define_networks_is_told_so() {
         ensure!(!lab.node(0).knows_network("mine")?);
         let words = lab.node(1).refused(&["invite"])?;
         ensure!(words.contains("root"), "says where to ask: {words}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_command_right_behind_the_daemons_start_waits_for_it_and_one_without_a_daemon_does_not() {
+    scene(LabSpec::hosts(1), |lab| {
+        let node = lab.node(0);
+        let failed = |what: &str| -> Result<(Duration, String)> {
+            let begun = Instant::now();
+            let told = node.tell(&["status"])?;
+            ensure!(told.code == 1, "{what}: {}", told.code);
+            Ok((begun.elapsed(), told.stderr))
+        };
+        let (_, said) = failed("there is no state")?;
+        ensure!(
+            said.contains("no daemon answers") && !said.contains("waited"),
+            "{said}"
+        );
+        node.init("lab")?;
+        let (took, said) = failed("nobody runs")?;
+        ensure!(
+            said.contains("waited 0.") && said.contains("for one that starts"),
+            "{said}"
+        );
+        ensure!(took >= Duration::from_millis(450), "{took:?}");
+        for _ in 0..3 {
+            let mut daemon = node.command()?;
+            let mut daemon = daemon.arg("run").stderr(Stdio::null()).spawn()?;
+            let told = node.ok(&["network", "ls"]);
+            let ended = Command::new("kill").arg(daemon.id().to_string()).status();
+            daemon.wait()?;
+            ensure!(ended?.success());
+            told?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn of_two_hosts_with_one_key_one_stays_the_other_is_told_and_the_doctor_names_both() {
+    scene(LabSpec::hosts(3), |lab| {
+        let (a, b, copy) = (lab.node(0), lab.node(1), lab.node(2));
+        a.init("lab")?;
+        a.run()?;
+        b.join(&a.invite(&[])?)?;
+        b.run()?;
+        let soon = Duration::from_secs(20);
+        interop_tests::wait("a and b meet", soon, || Ok(a.peers_up()? == 1))?;
+        b.stop()?;
+        let copied = Command::new("cp")
+            .arg("-aT")
+            .args([&b.state, &copy.state])
+            .status()?;
+        ensure!(copied.success(), "cp: {copied}");
+        b.run()?;
+        copy.run()?;
+        let found = |wanted: bool| {
+            interop_tests::wait("what the doctor says", 3 * soon, || {
+                // Its exit code is 1 where something does not work.
+                let told = a.tell(&["doctor", "--json"])?;
+                let told: serde_json::Value = serde_json::from_str(&told.stdout)?;
+                let checks = told["checks"].as_array().context("no checks")?;
+                Ok(checks.iter().any(|check| check["code"] == "key-twice") == wanted)
+            })
+        };
+        found(true)?;
+        let problems = a.json(&["status"])?["problems"].to_string();
+        ensure!(
+            problems.contains("two hosts run with the key of"),
+            "{problems}"
+        );
+        // One of them is kept, and it is the same one all the time.
+        let place = || Ok::<_, anyhow::Error>(a.list("peers")?[0]["remote"].to_string());
+        let first = place()?;
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(100));
+            ensure!(place()? == first && a.peers_up()? == 1, "it stays: {first}");
+        }
+        // The copy goes, or the other one: whoever is left has the session.
+        copy.stop()?;
+        interop_tests::wait("b is back", 2 * soon, || Ok(a.peers_up()? == 1))?;
         Ok(())
     });
 }

@@ -80,7 +80,7 @@ fn a_copy_crosses_to_the_member_that_agrees_whole_or_cut_and_to_no_other() {
         let args = ["--name", "watcher", "--label", "meshd.monitor=true"];
         lab.node(1).attach("lan", &other.netns, &args)?;
         for receiver in [near, far] {
-            for (said, cut) in [(200, 0), (1400, 0), (200, 64), (1400, 100)] {
+            for (said, cut) in [(200, 0), (1300, 0), (200, 64), (1300, 100)] {
                 mirror_to(lab, &format!("\"peer\":{peer}"), cut)?;
                 let got = heard(&[receiver, other], || say(here, receiver, said))?;
                 let whole = said + HEADERS;

@@ -292,7 +292,7 @@ fn one_container_on_two_networks_keeps_them_apart() {
             there,
             far.v4()?,
             5000,
-            Duration::from_secs(3)
+            Duration::from_secs(10)
         )?);
         Ok(())
     });

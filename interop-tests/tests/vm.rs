@@ -3,6 +3,9 @@
 //! Each says by `guest::needs` or `guest::Without` what it needs, and fails where that cannot be had. Nothing here runs on
 //! the kernel of whoever develops: `cargo xtask vm` runs all of it in a guest.
 
+#[path = "vm/devices.rs"]
+mod devices;
+
 use anyhow::{Context, Result, ensure};
 use interop_tests::guest::{Without, needs};
 use interop_tests::lab::{Lab, LabSpec, scene};

@@ -33,7 +33,7 @@ fn attach_again_is_the_same_port_and_detach_leaves_nothing() {
         );
         let link = netns::run(container, "ip", &["-o", "link", "show", "eth0"])?;
         ensure!(
-            link.contains(&first.mac) && link.contains("mtu 1450"),
+            link.contains(&first.mac) && link.contains("mtu 1380"),
             "{link}"
         );
         lab.node(1).learns(&first.mac)?;
@@ -166,6 +166,48 @@ fn a_namespace_that_goes_away_frees_port_and_address() {
         ensure!(
             second.v4()? == first.v4()?,
             "the address is free again: {first:?}, {second:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn a_namespace_that_goes_with_its_ports_is_told_of_the_ports_and_nobody_is_blamed() {
+    scene(LabSpec::hosts(2).trusted(), |lab| {
+        lab.mesh()?;
+        let stations = lab.segment("lan", &BOTH)?;
+        let node = lab.node(0);
+        // The kernel forwards, so the network has a bridge, and ports are in it.
+        node.waits_for_kernel_path("b", true, Duration::from_secs(15))?;
+        let gone = lab.add_container(0, "gone")?;
+        for ifname in ["eth0", "eth1", "eth2"] {
+            node.attach("lan", &gone, &["--ifname", ifname])?;
+        }
+        let far = stations[1].port.v4()?;
+        ping_until(&stations[0].netns, far, Duration::from_secs(10))?;
+        netns::ip(&format!("netns del {gone}"))?;
+        interop_tests::wait("the ports are given up", Duration::from_secs(10), || {
+            Ok(node.ports()?.len() == 1)
+        })?;
+        ensure!(node.events("port-gone")?.len() == 3);
+        // What somebody does do is told, by the names of the network and of the port.
+        let ours = node.ports()?[0].id;
+        let shown = node.json(&["ports", "show", &ours.to_string()])?;
+        let veth = shown["devices"][0].as_str().context("the port's veth")?;
+        netns::run(
+            &node.netns,
+            "bridge",
+            &["link", "set", "dev", veth, "flood", "on"],
+        )?;
+        let repaired = || node.events("kernel-repaired");
+        interop_tests::wait("it is put back", Duration::from_secs(10), || {
+            Ok(!repaired()?.is_empty())
+        })?;
+        let all = repaired()?;
+        let text = all[0].to_string();
+        ensure!(
+            all.len() == 1 && text.contains("lan") && text.contains(&format!("port {ours} in")),
+            "{all:?}"
         );
         Ok(())
     });
@@ -358,7 +400,7 @@ fn the_same_attach_again_mends_what_was_done_to_the_interface_and_it_is_told() {
         ] {
             netns::ip(&format!("-n {} {done}", far.netns))?;
             if done.ends_with("down") {
-                interop_tests::wait("the port says so", Duration::from_secs(3), || {
+                interop_tests::wait("the port says so", Duration::from_secs(10), || {
                     Ok(lab
                         .node(1)
                         .json(&["ports"])?
@@ -383,6 +425,25 @@ fn the_same_attach_again_mends_what_was_done_to_the_interface_and_it_is_told() {
             for ip in [v4, v6] {
                 ping_until(&here.netns, ip, Duration::from_secs(5))?;
             }
+        }
+        for words in ["link set eth0 down", "link set eth0 name foo"] {
+            netns::ip(&format!("-n {} {words}", far.netns))?;
+        }
+        let attach = || {
+            lab.node(1)
+                .attach("lan", &far.netns, &["--name", &far.name])
+        };
+        ensure!(attach()?.id == far.port.id);
+        let shown = netns::run(&far.netns, "ip", &["-o", "link"])?;
+        ensure!(
+            shown.contains(" eth0@") && !shown.contains(" foo@"),
+            "{shown}"
+        );
+        let last = lab.node(1).events("port-mended")?;
+        let text = last.last().map(ToString::to_string).unwrap_or_default();
+        ensure!(text.contains("was renamed to"), "{text}");
+        for ip in [v4, v6] {
+            ping_until(&here.netns, ip, Duration::from_secs(5))?;
         }
         let count = lab.node(1).events("port-mended")?.len();
         lab.node(1)

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The whole file.
@@ -10,6 +11,24 @@ use std::path::Path;
 /// If it cannot be read, or holds more than `max` bytes.
 pub(crate) fn file(path: &Path, max: usize) -> io::Result<Vec<u8>> {
     all(File::open(path)?, max)
+}
+
+/// The whole of a regular file, which is text. Anything else may give no byte for ever, or take away what another waits for: a
+/// FIFO, a device.
+///
+/// # Errors
+/// If it is another kind of file, cannot be read, holds more than `max` bytes, or is no UTF-8.
+pub(crate) fn regular_text(path: &Path, max: usize) -> io::Result<String> {
+    let file = File::options()
+        .read(true)
+        // Opening a FIFO waits for somebody who writes.
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        let message = "it is no regular file, but a folder, FIFO or device";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    String::from_utf8(all(file, max)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
 /// All of stdin.
@@ -51,5 +70,19 @@ mod tests {
         assert_eq!(all(&[1u8; 5][..], 5).unwrap(), [1; 5]);
         assert!(all(&[1u8; 6][..], 5).is_err());
         assert!(text(Path::new("/dev/zero"), 10).is_err());
+    }
+
+    #[test]
+    fn what_is_to_be_a_regular_file_is_refused_at_once_where_it_is_none() {
+        let temp = tempfile::tempdir().unwrap();
+        let (fifo, plain) = (temp.path().join("fifo"), temp.path().join("plain"));
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        std::fs::write(&plain, "text").unwrap();
+        for other in [fifo.as_path(), temp.path(), Path::new("/dev/zero")] {
+            let refused = regular_text(other, 10).unwrap_err();
+            assert!(refused.to_string().contains("no regular file"), "{refused}");
+        }
+        assert_eq!(regular_text(&plain, 10).unwrap(), "text");
+        assert!(regular_text(&plain, 3).is_err());
     }
 }

@@ -22,7 +22,10 @@ mod trust;
 
 pub use trust::{Trust, TrustError};
 
+use crate::coded::Coded as _;
+use crate::telemetry::{self, operation};
 use cache::Cache;
+use meshd_core::code::ErrorCode;
 use meshd_plugin_host::{Digest, Engine, LoadError, Plugin, precheck};
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -288,7 +291,7 @@ impl Loader {
     pub fn new(engine: Engine, compiler: Compiler, state: &Path) -> Self {
         let cache = Cache::open(state, meshd_plugin_host::compatibility(&engine));
         let cache = cache
-            .inspect_err(|e| tracing::warn!(error = %e, "compiled plugins are not kept; each start compiles all of them"))
+            .inspect_err(|e| tracing::warn!(code = %ErrorCode::PluginCacheFailed, error = %e, "compiled plugins are not kept; each start compiles all of them"))
             .ok();
         Self {
             engine,
@@ -326,9 +329,16 @@ impl Loader {
     /// # Errors
     /// What is wrong with it, or which limit it met.
     pub fn load(&self, wasm: &[u8]) -> Result<Plugin, CompileError> {
-        precheck(wasm)?;
-        let signers = self.trust.admit(wasm)?;
-        Ok(self.compiled(wasm)?.signed_by(signers))
+        let span = operation!("load plugin", bytes = wasm.len());
+        let loaded: Result<Plugin, CompileError> = span.in_scope(|| {
+            precheck(wasm)?;
+            let signers = self.trust.admit(wasm)?;
+            Ok(self.compiled(wasm)?.signed_by(signers))
+        });
+        if let Err(error) = &loaded {
+            telemetry::failed(&span, error.code(), &error.to_string());
+        }
+        loaded
     }
 
     fn compiled(&self, wasm: &[u8]) -> Result<Plugin, CompileError> {

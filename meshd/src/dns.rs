@@ -18,6 +18,7 @@ use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_server::net::runtime::Time;
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::Vni;
 use meshd_core::names::{NameAnswer, NameKind, Names, SERVICE_NAME};
 use std::net::{IpAddr, SocketAddr};
@@ -75,7 +76,7 @@ impl Forwarder {
         let resolver = match resolver {
             Ok(resolver) => Some(Arc::new(resolver)),
             Err(error) => {
-                tracing::warn!(%error, "no upstream name server: names outside the mesh will be refused; set [dns] upstream");
+                tracing::warn!(code = %ErrorCode::DnsNoUpstream, %error, "no upstream name server: names outside the mesh will be refused; set [dns] upstream");
                 None
             }
         };

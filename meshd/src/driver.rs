@@ -13,24 +13,28 @@
 use crate::clock::Clock;
 use crate::datapath::Datapath;
 use crate::dns::NamesHandle;
-use crate::events::Events;
+use crate::events::{Events, Past, Wanted};
 use crate::executor::Executor;
+use crate::far::Far;
 use crate::kernel::{Kernel, PortTap, Vtap};
 use crate::rulings::Rulings;
 use crate::store::{Change, Store};
+use crate::telemetry::{self, operation};
 use crate::underlay::{Heard, Underlay};
 use crate::unkept::{Kept, Unkept};
 use crate::wirer::{Job, Wirer};
-use meshd_core::command::{Command, Refusal, RefusalCode, Reply};
+use arc_swap::ArcSwapOption;
+use meshd_core::code::ErrorCode;
+use meshd_core::command::{Command, Refusal, Reply};
 use meshd_core::ident::{CommandId, Now, PortId, Vni};
 use meshd_core::node::{Input, KernelEvent, Node, Output, PacketOut, SendError, SessionEvent};
 use meshd_core::notice::Notice;
 use meshd_core::steering::WayId;
-use meshd_core::view::Event;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument as _;
 
 /// Inputs of this host that may wait for the node. Lanes drop upcalls beyond.
 pub(crate) const INPUTS_MAX: usize = 4096;
@@ -54,6 +58,8 @@ pub(crate) struct World<'a> {
     pub(crate) kernel: &'a Kernel,
     /// Why the state is not on the disk, if so.
     pub(crate) unkept: Option<&'a str>,
+    /// Why the config file is not taken, if so.
+    pub(crate) refused_config: Option<&'a str>,
 }
 
 type View = Box<dyn FnOnce(&Node, &World<'_>, Now) + Send>;
@@ -76,6 +82,10 @@ pub(crate) enum Carry {
         vni: Vni,
         /// The TAP.
         tap: PortTap,
+        /// Further queues of it.
+        more: Vec<PortTap>,
+        /// It is the way to a LAN: what that floods is bounded.
+        guarded: bool,
     },
     /// The port's TAP is about to go.
     Gone(PortId),
@@ -97,11 +107,12 @@ pub(crate) enum Carry {
 pub(crate) struct DriverHandle {
     requests: mpsc::Sender<Request>,
     events: Arc<Events>,
+    refused_config: Arc<ArcSwapOption<String>>,
 }
 
 fn stopped() -> Refusal {
     Refusal {
-        code: RefusalCode::Unavailable,
+        code: ErrorCode::DaemonStopping,
         message: "the daemon is stopping".to_owned(),
     }
 }
@@ -112,12 +123,21 @@ impl DriverHandle {
     /// # Errors
     /// The node's refusal, or that the daemon stops.
     pub(crate) async fn command(&self, command: Command) -> Result<Reply, Refusal> {
-        let (tell, told) = oneshot::channel();
-        self.requests
-            .send(Request::Command(command, tell))
-            .await
-            .map_err(|_| stopped())?;
-        told.await.map_err(|_| stopped())?
+        let word = command.word();
+        let span = operation!("command", otel.name = word, "do" = word);
+        let done = async {
+            let (tell, told) = oneshot::channel();
+            self.requests
+                .send(Request::Command(command, tell))
+                .await
+                .map_err(|_| stopped())?;
+            told.await.map_err(|_| stopped())?
+        };
+        let done = done.instrument(span.clone()).await;
+        if let Err(refusal) = &done {
+            telemetry::failed(&span, refusal.code, &refusal.message);
+        }
+        done
     }
 
     /// Sends a frame of a plugin's own making; says to how many ports and peers it was handed. Like any frame it may be lost
@@ -153,14 +173,24 @@ impl DriverHandle {
         told.await.map_err(|_| stopped())
     }
 
-    /// The events that are remembered, and all that follow.
-    pub(crate) fn events(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        self.events.subscribe()
+    /// The events that are remembered and wanted, and all that follow.
+    pub(crate) fn events(&self, wanted: &Wanted) -> Past {
+        self.events.subscribe(wanted)
+    }
+
+    /// Has the events written that are not on disk yet; the last thing that is done.
+    pub(crate) fn close_events(&self) {
+        self.events.close();
     }
 
     /// Tells an event that is not the node's.
     pub(crate) fn notice(&self, notice: Notice) {
         self.events.tell(crate::clock::wall(), notice);
+    }
+
+    /// Why the config file is not taken; `None`: it is.
+    pub(crate) fn config_refused(&self, why: Option<String>) {
+        self.refused_config.store(why.map(Arc::new));
     }
 
     /// Says goodbye to the peers and ends the driver.
@@ -201,6 +231,8 @@ pub(crate) struct Parts {
     pub(crate) datapath: Datapath,
     /// Tier 0.
     pub(crate) kernel: Kernel,
+    /// Questions of and for other nodes.
+    pub(crate) far: Far,
     /// Names, for the name services.
     pub(crate) names: NamesHandle,
     /// What happens on this host.
@@ -216,6 +248,7 @@ struct Driver {
     executor: Executor,
     requests: mpsc::Receiver<Request>,
     events: Arc<Events>,
+    refused_config: Arc<ArcSwapOption<String>>,
     waiting: BTreeMap<CommandId, oneshot::Sender<Result<Reply, Refusal>>>,
     /// Who wants to know what came of a frame.
     sending: BTreeMap<CommandId, oneshot::Sender<Result<u32, SendError>>>,
@@ -225,17 +258,20 @@ struct Driver {
 }
 
 /// Makes the handle that the parts need before they can be made.
-pub(crate) fn channel() -> (DriverHandle, Mailbox) {
+pub(crate) fn channel(events: Events) -> (DriverHandle, Mailbox) {
     let (requests, from_all) = mpsc::channel(REQUESTS_MAX);
-    let events = Arc::new(Events::new());
+    let events = Arc::new(events);
+    let refused_config = Arc::default();
     (
         DriverHandle {
             requests,
             events: Arc::clone(&events),
+            refused_config: Arc::clone(&refused_config),
         },
         Mailbox {
             requests: from_all,
             events,
+            refused_config,
         },
     )
 }
@@ -244,6 +280,7 @@ pub(crate) fn channel() -> (DriverHandle, Mailbox) {
 pub(crate) struct Mailbox {
     requests: mpsc::Receiver<Request>,
     events: Arc<Events>,
+    refused_config: Arc<ArcSwapOption<String>>,
 }
 
 /// Runs the node until it is told to stop.
@@ -264,6 +301,7 @@ pub(crate) async fn run(
         executor,
         requests: mailbox.requests,
         events: mailbox.events,
+        refused_config: mailbox.refused_config,
         waiting: BTreeMap::new(),
         sending: BTreeMap::new(),
         next_command: 0,
@@ -323,6 +361,9 @@ pub(crate) async fn run(
             driver.parts.node.handle_timeout(now);
         }
         driver.drain().await;
+        if !driver.parts.datapath.has_begun() && !driver.parts.node.is_adopting() {
+            driver.parts.datapath.begin();
+        }
     }
 }
 
@@ -368,17 +409,28 @@ impl Driver {
                 self.parts.node.handle(Input::Send { id, packet }, now);
             }
             Request::View(view) => {
+                let refused_config = self.refused_config.load();
                 let world = World {
                     datapath: &self.parts.datapath,
                     underlay: &self.parts.underlay,
                     kernel: &self.parts.kernel,
                     unkept: self.unkept.trouble(),
+                    refused_config: refused_config.as_ref().map(|why| why.as_str()),
                 };
                 view(&self.parts.node, &world, now);
             }
             Request::Carry(carry, done) => {
                 match carry {
-                    Carry::Port { port, vni, tap } => self.parts.datapath.add_port(port, vni, tap),
+                    Carry::Port {
+                        port,
+                        vni,
+                        tap,
+                        more,
+                        guarded,
+                    } => {
+                        let datapath = &mut self.parts.datapath;
+                        datapath.add_port(port, vni, (tap, more), guarded);
+                    }
                     Carry::Gone(port) => self.parts.datapath.remove_port(port),
                     Carry::Vxlan { vni, mtu, tap } => {
                         self.parts.datapath.add_vxlan(vni, mtu, tap);
@@ -473,6 +525,7 @@ impl Driver {
             Output::Probe { vni, probe } => parts.datapath.probe(vni, &probe),
             Output::Inject { vni, to, frame } => parts.datapath.inject(vni, to, &frame),
             Output::Monitor { vni, monitor } => parts.datapath.set_monitor(vni, monitor),
+            Output::Inquiry { node, word } => parts.far.heard(node, word),
             Output::Epoch(epoch) => parts.datapath.set_epoch(epoch),
             Output::Track { vni, since } => parts.datapath.track(vni, since),
             Output::Ask {

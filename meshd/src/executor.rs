@@ -15,8 +15,10 @@
 use crate::driver::{Carry, DriverHandle};
 use crate::kernel::{
     Disturbance, FdbChange, FdbEntry, FdbTarget, FenceReading, FenceState, Kernel, NetworkRole,
-    VxlanSpec,
+    Part, VxlanSpec,
 };
+use crate::telemetry::{self, operation};
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{MacAddr, PortId, Vni};
 use meshd_core::node::{Input, KernelEvent};
 use meshd_core::notice::Notice;
@@ -26,12 +28,18 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tracing::{Instrument as _, Span};
 
 /// A network whose plan could not be carried out is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 /// The kernel is asked again so often, and after so long, where it could not be read.
 const LOOKS_MAX: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// After wishes were carried out the next ones wait this many times as long as that took, and at most so long: while very many
+/// ports are made, each looks at all others of its network, and many wishes at once cost as one does.
+const REST: u32 = 2;
+const REST_MAX: Duration = Duration::from_millis(250);
 /// Passes over one network in a row, before it is left until the retry.
 const PASSES_MAX: u32 = 3;
 
@@ -70,6 +78,8 @@ impl Executor {
             whole: BTreeMap::new(),
             told: BTreeMap::new(),
             trouble: BTreeSet::new(),
+            awaits: false,
+            rest: Instant::now(),
         };
         tokio::spawn(work.run(executor.clone()));
         executor
@@ -99,6 +109,10 @@ struct Work {
     told: BTreeMap<Vni, Told>,
     /// Networks to be tried again.
     trouble: BTreeSet<Vni>,
+    /// A port had no device when it was to join: it is on its way out, or about to be made anew.
+    awaits: bool,
+    /// No wishes are taken before.
+    rest: Instant,
 }
 
 impl Work {
@@ -112,21 +126,18 @@ impl Work {
                     None => std::future::pending().await,
                 }
             };
+            let rest = self.rest;
+            let wished = async {
+                tokio::time::sleep_until(rest).await;
+                executor.wake.notified().await;
+            };
             tokio::select! {
-                () = executor.wake.notified() => {
-                    for (vni, plan) in executor.take() {
-                        match plan {
-                            Some(plan) => self.wanted.insert(vni, plan),
-                            None => self.wanted.remove(&vni),
-                        };
-                        self.carry_out(vni, None).await;
-                    }
-                }
+                () = wished => self.fulfil(executor.take()).await,
                 all = self.tools.kernel.disturbed() => self.disturbed(&all).await,
                 changed = fence => match changed {
                     Ok(()) => self.look_at_fence().await,
                     Err(error) => {
-                        tracing::warn!(%error, "the fence cannot be watched any more");
+                        tracing::warn!(code = %ErrorCode::FenceFailed, %error, "the fence cannot be watched any more");
                         watch = self.tools.kernel.fence().watch().ok();
                         self.look_at_fence().await;
                     }
@@ -140,13 +151,30 @@ impl Work {
         }
     }
 
+    async fn fulfil(&mut self, wishes: Wishes) {
+        let start = Instant::now();
+        for (vni, plan) in wishes {
+            match plan {
+                Some(plan) => self.wanted.insert(vni, plan),
+                None => self.wanted.remove(&vni),
+            };
+            self.carry_out(vni, None).await;
+        }
+        let end = Instant::now();
+        self.rest = end + ((end - start) * REST).min(REST_MAX);
+    }
+
     async fn disturbed(&mut self, all: &BTreeSet<Disturbance>) {
         let mut by_network: BTreeMap<Vni, Vec<String>> = BTreeMap::new();
         for disturbance in all {
+            let port = match disturbance.part {
+                Part::Port(index) => self.tools.kernel.port_of(index),
+                Part::Device(_) | Part::Fdb => None,
+            };
             by_network
                 .entry(disturbance.vni)
                 .or_default()
-                .push(disturbance.to_string());
+                .push(disturbance.told(port));
         }
         for (vni, what) in by_network {
             self.carry_out(vni, Some(what.join("; "))).await;
@@ -169,7 +197,7 @@ impl Work {
         let fenced: Vec<Vni> = wanted.vnis.iter().copied().collect();
         for &vni in &fenced {
             if let Err(error) = self.close_vxlan(vni).await {
-                tracing::error!(%vni, %error, "the fence is gone, and the VXLAN device cannot be set down");
+                tracing::error!(code = %ErrorCode::FenceFailed, %vni, %error, "the fence is gone, and the VXLAN device cannot be set down");
             }
         }
         for vni in fenced {
@@ -196,13 +224,19 @@ impl Work {
     }
 
     /// Makes one network as it is to be. `disturbed`: what somebody else did to it.
-    async fn carry_out(&mut self, vni: Vni, mut disturbed: Option<String>) {
+    async fn carry_out(&mut self, vni: Vni, disturbed: Option<String>) {
+        let span = operation!("carry out plan", vni = vni.get());
+        self.pass_by_pass(vni, disturbed).instrument(span).await;
+    }
+
+    async fn pass_by_pass(&mut self, vni: Vni, mut disturbed: Option<String>) {
         let plan = self.wanted.get(&vni).cloned();
         let left = self.told.get(&vni).and_then(|(plan, problems)| {
             let whole = plan.clone().filter(|_| problems.is_empty())?;
             Some(whole)
         });
         let (mut problems, mut acted) = (Vec::new(), false);
+        self.awaits = false;
         let mut scene = NetworkScene::default();
         for pass in 0..=PASSES_MAX {
             scene = match self.observe(vni).await {
@@ -223,7 +257,7 @@ impl Work {
             acted = true;
             problems = self.act(vni, &steps).await;
         }
-        if problems.is_empty() {
+        if problems.is_empty() && !self.awaits {
             self.trouble.remove(&vni);
         } else {
             self.trouble.insert(vni);
@@ -232,7 +266,12 @@ impl Work {
             self.forget_vxlan(vni).await;
         }
         if let Some(what) = disturbed.filter(|_| acted && problems.is_empty()) {
-            let network = vni.to_string();
+            let name = self.tools.driver.view(move |node, _, _| {
+                let def = node.directory().network_by_vni(vni);
+                def.map(|def| def.name.to_string())
+            });
+            let network = name.await.ok().flatten();
+            let network = network.unwrap_or_else(|| vni.to_string());
             self.tools
                 .driver
                 .notice(Notice::KernelRepaired { vni, network, what });
@@ -241,6 +280,9 @@ impl Work {
         let news = (has.clone(), problems.clone());
         // Told also if nothing changed: who asked waits for it.
         self.told.insert(vni, news);
+        if let Some(problem) = problems.first() {
+            telemetry::failed(&Span::current(), ErrorCode::KernelTrouble, problem);
+        }
         let event = KernelEvent::Planned {
             vni,
             plan: has,
@@ -254,7 +296,7 @@ impl Work {
             self.tools.driver.carry(Carry::VxlanGone(vni)).await;
             // The TAP is free now.
             if let Err(error) = self.tools.kernel.remove(vni, NetworkRole::Vtap).await {
-                tracing::warn!(%vni, %error, "the TAP of a VXLAN device stays");
+                tracing::warn!(code = %ErrorCode::LeftoversKept, %vni, %error, "the TAP of a VXLAN device stays");
             }
         }
     }
@@ -437,7 +479,11 @@ impl Work {
             },
             Step::Join { port } => match kernel.port_device(*port) {
                 Some(device) => kernel.join(vni, device).await,
-                None => return Err(format!("port {port} has no device in the kernel")),
+                // Of its loss the port itself tells; a container that ends is no trouble of its network.
+                None => {
+                    self.awaits = true;
+                    Ok(())
+                }
             },
             Step::RemoveBridge => kernel.remove(vni, NetworkRole::Bridge).await,
             Step::MakeBridge { mtu } => kernel.make_bridge(vni, *mtu).await.map(drop),

@@ -9,6 +9,7 @@
 //! Owns the keys and all signing. Refuses to show them: no `Debug` of a secret, copies are wiped, core dumps are off.
 
 use crate::store::{Store, StoreError};
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Label, MeshId, NodeId, WallTime};
 use meshd_core::wire::record::{Keyring, Membership, Record, RecordError, Role, Signed};
 use ring::rand::SystemRandom;
@@ -407,7 +408,7 @@ pub(crate) fn wall_now() -> WallTime {
 /// Keeps this process's memory, keys included, out of core dumps and away from other processes of the same user.
 pub fn refuse_core_dumps() {
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        tracing::warn!(%error, "core dumps of this process stay possible, and would hold its keys");
+        tracing::warn!(code = %ErrorCode::CoreDumpsPossible, %error, "core dumps of this process stay possible, and would hold its keys");
     }
 }
 

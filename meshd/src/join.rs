@@ -157,7 +157,7 @@ pub async fn join(store: &Store, token: &Token, name: &Label) -> Result<Identity
             .addresses
             .iter()
             .all(|a| a.ip().to_canonical().is_loopback());
-    let endpoint = Endpoint::bind(listen(loopback, &token.addresses), &key, false)?;
+    let endpoint = Endpoint::bind(listen(loopback, &token.addresses), 1, &key, false)?;
     let request = JoinRequest {
         version: VERSION,
         mesh: token.mesh,
@@ -352,6 +352,7 @@ mod tests {
         let underlay = Underlay::start(
             UnderlayConfig {
                 links: Vec::new(),
+                readers: 1,
                 listen: "127.0.0.1:0".parse().unwrap(),
             },
             identity.clone(),

@@ -40,7 +40,7 @@ pub struct Punted {
 }
 
 /// What became of the frames that verdicts sent to one controller.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PuntCounts {
     /// Put into its queue.
     pub taken: u64,

@@ -46,6 +46,7 @@ use crate::store::Store;
 use arc_swap::ArcSwap;
 use chain::Chains;
 use checker::{Caught, Checker};
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Epoch, Label, QueryId, Vni};
 use meshd_core::node::{Input, Question};
 use meshd_core::policy::Answer;
@@ -206,7 +207,7 @@ impl Rulings {
             vni: caught.vni,
             reason: caught.lie.to_string(),
         };
-        tracing::error!(plugin = %finding.plugin, vni = %finding.vni, reason = %finding.reason, "a plugin's answers hold for exactly equal frames only from now on");
+        tracing::error!(code = %ErrorCode::PluginQuarantined, plugin = %finding.plugin, vni = %finding.vni, reason = %finding.reason, "a plugin's answers hold for exactly equal frames only from now on");
         // Who does not listen still sees it in the list of plugins.
         let _ = tell.try_send(finding);
     }

@@ -11,7 +11,8 @@
 //! that are there go on: a daemon that ended here would take the network with it, and could not start again.
 
 use crate::store::{Change, Store, StoreError};
-use meshd_core::command::{Refusal, RefusalCode};
+use meshd_core::code::ErrorCode;
+use meshd_core::command::Refusal;
 use meshd_core::node::Output;
 use meshd_core::wire::control::Message;
 use std::collections::BTreeMap;
@@ -129,7 +130,7 @@ impl Unkept {
         }
         let why = self.trouble.as_deref().unwrap_or("the state is not kept");
         Err(Refusal {
-            code: RefusalCode::Unavailable,
+            code: ErrorCode::StateUnkept,
             message: format!(
                 "nothing was changed, since it could not be kept: {why}; make room there and ask again (traffic goes on)"
             ),
@@ -166,7 +167,7 @@ impl Unkept {
                     "it is done, but not kept: {why}; make room there, or it is lost when the daemon ends"
                 );
                 let refusal = Refusal {
-                    code: RefusalCode::Unavailable,
+                    code: ErrorCode::StateUnkept,
                     message,
                 };
                 Some(Output::Reply {

@@ -2,26 +2,31 @@
 //!
 //! Owns the putting together. Each function reads one instant between two inputs of the node.
 
+mod doctor;
+pub(crate) mod drops;
 mod links;
 mod paths;
 
+pub(crate) use doctor::{askable, doctor, nat, payloads, testimony};
 pub(crate) use paths::paths;
 
 use crate::datapath::{LaneFlows, LaneReport};
 use crate::driver::World;
+use crate::kernel::Passed;
 use meshd_core::claims::{Claim, Conflict};
 use meshd_core::fdb::{How, Place};
 use meshd_core::flow::{FlowKey, Origin};
-use meshd_core::ident::{Moment, NodeId, Now, PortId, Vni};
+use meshd_core::ident::{Label, Moment, NodeId, Now, PortId, Vni};
+use meshd_core::kind::PortKind;
 use meshd_core::mesh::PeerView;
 use meshd_core::node::Node;
 use meshd_core::offload::{GateMatch, Obstacle};
-use meshd_core::ruling::DropReason;
 use meshd_core::ruling::{Action, Output};
+use meshd_core::switch::FdbRow;
 use meshd_core::view::{
-    self, Away, ByteText, Check, CheckState, Doctor, DropExample, Drops, FdbEntry, FdbKind, Flow,
-    FlowTier, Member, MemberState, Network, NodeRef, Peer, PeerState, Port, PortState, Status,
-    Traffic, VtepRow,
+    self, Away, ByteText, FdbEntry, FdbKind, Flow, FlowTier, GroupRow, KernelTraffic, Listeners,
+    Member, MemberService, MemberState, Network, NetworkBridge, NodeRef, Peer, PeerState, Port,
+    PortState, Status, Traffic, VtepRow,
 };
 use meshd_core::vteps::Gateway;
 use std::collections::BTreeMap;
@@ -61,15 +66,31 @@ pub(crate) fn status(
             "the state cannot be kept: {why}; traffic goes on, but changes are refused until there is room"
         ));
     }
+    problems.extend(world.refused_config.map(ToOwned::to_owned));
     let directory = node.directory();
     let me = directory.member(node.id())?;
     let started = node.started().wall.0;
     let (mut ports, mut ready) = (0, 0);
-    for (_, state, _) in node.ports().iter() {
+    for (record, state, reason) in node.ports().iter() {
         ports += 1;
         ready += u32::from(state == PortState::Ready);
+        // Wired as it should be, and of no use at the moment.
+        if let (PortState::Ready, Some(reason)) = (state, reason) {
+            let port = show_port(node, record.id);
+            problems.push(format!("{port} is ready, {reason}"));
+        }
     }
-    let drops = world.datapath.drops();
+    let tallies = world.datapath.tallies();
+    problems.extend(
+        node.guard()
+            .blocks()
+            .map(|(port, reason)| format!("port {port} is blocked: {reason}")),
+    );
+    problems.extend(node.mesh().twins(now.moment).map(|(twin, here, there)| {
+        let name = directory.show(twin);
+        format!("two hosts run with the key of {name}, at {here} and at {there}: `meshd doctor` says what to do")
+    }));
+    problems.extend(missing_bridges(node));
     problems.extend(node.planes().problems().map(|(vni, reason)| {
         format!(
             "network {} in the kernel: {reason}",
@@ -104,11 +125,11 @@ pub(crate) fn status(
         ports_ready: ready,
         fdb_entries: directory
             .networks()
-            .map(|def| count(node.switch().fdb(def.vni).iter()))
+            .map(|def| count(node.switch().macs(def.vni)))
             .sum(),
-        dropped: DropReason::ALL
-            .iter()
-            .map(|&reason| drops.get(reason))
+        dropped: tallies
+            .values()
+            .map(|tallies| tallies.total().drops.total())
             .sum(),
         fenced_off,
         conflicts: directory
@@ -178,6 +199,17 @@ pub(crate) fn members(node: &Node) -> Vec<Member> {
                     })
                     .unwrap_or_default(),
                 version: advert.map(|a| a.version.clone()),
+                services: advert
+                    .into_iter()
+                    .flat_map(|a| &a.services)
+                    .map(|service| MemberService {
+                        name: service.name.clone(),
+                        ips: service.ips.clone(),
+                        answered: node
+                            .service_rules()
+                            .allow(&service.name, member.node, directory),
+                    })
+                    .collect(),
             }
         })
         .collect()
@@ -223,6 +255,9 @@ fn show_peer(
             .and_then(|max| u32::try_from(max).ok()),
         traffic: traffic(world, reports, origin),
         lost_packets: stats.map(|s| s.lost_packets),
+        mended: reports
+            .get(&origin)
+            .map_or(0, |report| report.counters.mended),
     }
 }
 
@@ -232,10 +267,7 @@ fn traffic(world: &World<'_>, reports: &BTreeMap<Origin, LaneReport>, origin: Or
         return Traffic::default();
     };
     let counters = &report.counters;
-    let dropped = DropReason::ALL
-        .iter()
-        .map(|&reason| counters.drops.get(reason))
-        .sum();
+    let dropped = counters.drops.total();
     Traffic {
         rx_frames: counters.frames,
         rx_bytes: counters.bytes,
@@ -245,12 +277,25 @@ fn traffic(world: &World<'_>, reports: &BTreeMap<Origin, LaneReport>, origin: Or
     }
 }
 
+fn by_kernel(passed: &Passed) -> KernelTraffic {
+    KernelTraffic {
+        rx_frames: passed.rx_frames,
+        rx_bytes: passed.rx_bytes,
+        tx_frames: passed.tx_frames,
+        tx_bytes: passed.tx_bytes,
+    }
+}
+
 /// `meshd network vtep ls`.
 pub(crate) fn vteps(node: &Node) -> Vec<VtepRow> {
     let rows = |(vni, gateway): (Vni, &Gateway)| {
         let network = network_name(node, vni);
         let port = gateway.port;
+        let ours = node.planes().vtep();
+        let remote = ours.map(|vtep| std::net::SocketAddr::new(vtep.ip, vtep.port));
         let rows = gateway.list.values().map(move |vtep| VtepRow {
+            remote,
+            trouble: node.planes().foreign_trouble(vtep.ip),
             network: network.clone(),
             vni,
             ip: vtep.ip,
@@ -260,6 +305,31 @@ pub(crate) fn vteps(node: &Node) -> Vec<VtepRow> {
         rows.collect::<Vec<_>>()
     };
     node.vteps().iter().flat_map(rows).collect()
+}
+
+/// `meshd network groups`.
+pub(crate) fn groups(node: &Node, now: Now) -> Vec<Listeners> {
+    let show = |def: &meshd_core::wire::record::NetworkDef| {
+        let known = node.switch().listening(def.vni, now.moment);
+        let snooping = known.is_some();
+        let (rows, all, malformed) = known.map_or((Vec::new(), Vec::new(), 0), |l| {
+            (l.groups, l.all, l.malformed)
+        });
+        let rows = rows.into_iter().map(|row| GroupRow {
+            group: row.group,
+            ports: row.ports,
+            nodes: row.nodes.iter().map(|&id| node_ref(node, id)).collect(),
+        });
+        Listeners {
+            network: def.name.to_string(),
+            vni: def.vni,
+            snooping,
+            all,
+            groups: rows.collect(),
+            malformed,
+        }
+    };
+    node.directory().networks().map(show).collect()
 }
 
 /// `meshd network ls`.
@@ -303,18 +373,65 @@ pub(crate) fn networks(node: &Node) -> Vec<Network> {
                     })
                 })
                 .collect(),
+            bridges: bridges(node)
+                .filter(|(vni, _)| *vni == def.vni)
+                .map(|(_, bridge)| bridge)
+                .collect(),
         }
     };
     directory.networks().map(show).collect()
 }
 
-/// `meshd ports`.
-pub(crate) fn ports(node: &Node, world: &World<'_>) -> Vec<Port> {
+/// Bridges of the host that are of a network, or waited for.
+fn bridges(node: &Node) -> impl Iterator<Item = (Vni, NetworkBridge)> {
+    let ports = node.ports().iter();
+    let bridges = ports.filter(|(record, ..)| matches!(record.kind, PortKind::Bridge(_)));
+    bridges.map(|(record, state, reason)| {
+        let bridge = NetworkBridge {
+            name: ByteText::of(record.ifname.as_bytes()),
+            port: record.id,
+            state,
+            reason: reason.map(str::to_owned),
+        };
+        (record.vni, bridge)
+    })
+}
+
+/// Of these, those that are not there.
+fn missing_bridges(node: &Node) -> impl Iterator<Item = String> {
+    bridges(node)
+        .filter(|(_, bridge)| bridge.state == PortState::Failed)
+        .map(|(vni, bridge)| {
+            let reason = bridge.reason.unwrap_or_default();
+            let (network, port) = (network_name(node, vni), bridge.port);
+            format!("network {network} waits for a bridge (port {port}): {reason}")
+        })
+}
+
+/// `meshd ports`. `kernel`: what the gates let pass of each.
+pub(crate) fn ports(
+    node: &Node,
+    world: &World<'_>,
+    kernel: &BTreeMap<PortId, Passed>,
+) -> Vec<Port> {
     let reports = world.datapath.reports();
+    let mtu = |vni| node.directory().network_by_vni(vni).map(|def| def.mtu);
+    let mut learned: BTreeMap<PortId, usize> = BTreeMap::new();
+    for vni in node.ports().networks() {
+        for (_, place, how) in node.switch().macs(vni) {
+            if let (Place::Port(port), How::Learned { .. }) = (place, how) {
+                *learned.entry(port).or_default() += 1;
+            }
+        }
+    }
     node.ports()
         .iter()
         .map(|(record, state, reason)| {
             let network = network_name(node, record.vni);
+            let (state, reason) = match (state, node.guard().blocked(record.id)) {
+                (PortState::Ready, Some((why, _))) => (PortState::Blocked, Some(why.to_owned())),
+                _ => (state, reason.map(str::to_owned)),
+            };
             Port {
                 id: record.id,
                 vni: record.vni,
@@ -331,48 +448,68 @@ pub(crate) fn ports(node: &Node, world: &World<'_>) -> Vec<Port> {
                 name: record.name.clone(),
                 labels: record.labels.clone(),
                 since_at_ms: record.since,
+                mtu: mtu(record.vni).map(|most| record.mtu.unwrap_or(most).min(most)),
+                routes: record.routes.clone(),
+                vrf: record.vrf.as_ref().map(|vrf| ByteText::of(vrf.as_bytes())),
+                owner: record.owner.clone(),
+                kind: record.kind.clone(),
                 state,
-                reason: reason.map(str::to_owned),
+                reason,
+                link: node.ports().has_link(record.id),
+                device: record.file.as_deref().map(ByteText::of),
+                devices: world.kernel.device_names(record.id),
+                queues: world.datapath.queues(record.id),
+                learned: learned.get(&record.id).copied().unwrap_or(0),
+                stp_root: node.guard().root(record.id),
                 traffic: traffic(world, &reports, Origin::Port(record.id)),
+                kernel: kernel
+                    .get(&record.id)
+                    .map_or_else(KernelTraffic::default, by_kernel),
             }
         })
         .collect()
 }
 
-/// `meshd fdb`.
-pub(crate) fn fdb(node: &Node, now: Now) -> Vec<FdbEntry> {
+/// A network, by name and VNI.
+type Named = (Label, Vni);
+
+/// The FDBs of all networks, as the switch has them.
+pub(crate) fn fdb_rows(node: &Node) -> Vec<(Named, FdbRow)> {
+    let networks = node.directory().networks();
+    let rows = networks.flat_map(|def| {
+        let rows = node.switch().fdb(def.vni).into_iter();
+        rows.map(|row| ((def.name.clone(), def.vni), row))
+    });
+    rows.collect()
+}
+
+/// `meshd fdb`, of these rows.
+pub(crate) fn fdb(node: &Node, rows: &[(Named, FdbRow)], now: Now) -> Vec<FdbEntry> {
     let directory = node.directory();
-    let mut entries = Vec::new();
-    for def in directory.networks() {
-        for row in node.switch().fdb(def.vni) {
-            let (port, owner, kind) = match (row.place, row.how) {
-                (Place::Port(port), How::Learned { .. }) => {
-                    (Some(port), node.id(), FdbKind::Learned)
-                }
-                (Place::Port(port), _) => (Some(port), node.id(), FdbKind::Port),
-                (Place::Service(port), _) => (Some(port), node.id(), FdbKind::Service),
-                (Place::Node(owner), _) => (None, owner, FdbKind::Remote),
-            };
-            let endpoint = directory
-                .mac(def.vni, row.mac)
-                .map(|(_, endpoint)| endpoint);
-            entries.push(FdbEntry {
-                network: def.name.to_string(),
-                vni: def.vni,
-                mac: row.mac,
-                port,
-                node: node_ref(node, owner),
-                kind,
-                ips: row.ips,
-                name: endpoint.and_then(|endpoint| endpoint.name.clone()),
-                idle_s: match row.how {
-                    How::Learned { seen, .. } => Some(now.moment.ms_since(seen) / 1000),
-                    _ => None,
-                },
-            });
+    let show = |((network, vni), row): &(Named, FdbRow)| {
+        let (port, owner, kind) = match (row.place, row.how) {
+            (Place::Port(port), How::Learned { .. }) => (Some(port), node.id(), FdbKind::Learned),
+            (Place::Port(port), _) => (Some(port), node.id(), FdbKind::Port),
+            (Place::Service(port), _) => (Some(port), node.id(), FdbKind::Service),
+            (Place::Node(owner), _) => (None, owner, FdbKind::Remote),
+        };
+        let endpoint = directory.mac(*vni, row.mac).map(|(_, endpoint)| endpoint);
+        FdbEntry {
+            network: network.to_string(),
+            vni: *vni,
+            mac: row.mac,
+            port,
+            node: node_ref(node, owner),
+            kind,
+            ips: row.ips.clone(),
+            name: endpoint.and_then(|endpoint| endpoint.name.clone()),
+            idle_s: match row.how {
+                How::Learned { seen, .. } => Some(now.moment.ms_since(seen) / 1000),
+                _ => None,
+            },
         }
-    }
-    entries
+    };
+    rows.iter().map(show).collect()
 }
 
 /// `port 3 (web.demo)` or `peer berlin`.
@@ -382,6 +519,23 @@ pub(crate) fn show_origin(node: &Node, origin: Origin) -> String {
         Origin::Port(port) => show_port(node, port),
         Origin::Vxlan(vni) => format!("vxlan of {}", network_name(node, vni)),
     }
+}
+
+/// A sentence of the core's with the names of nodes for the beginnings of their keys: `node q62rf5xi` is `node berlin (q62rf5xi)`.
+pub(crate) fn with_names(node: &Node, text: &str) -> String {
+    const WORD: &str = "node ";
+    if !text.contains(WORD) {
+        return text.to_owned();
+    }
+    let mut out = text.to_owned();
+    for member in node.directory().members() {
+        let short = format!("{WORD}{}", member.node.short());
+        if out.contains(&short) {
+            let named = format!("{WORD}{} ({})", member.name, member.node.short());
+            out = out.replace(&short, &named);
+        }
+    }
+    out
 }
 
 /// `port 3 (web.demo)`.
@@ -514,7 +668,7 @@ pub(crate) fn flows(
 
 fn show_action(node: &Node, action: &Action) -> String {
     match action {
-        Action::Drop(reason) => format!("drop: {}", words(reason)),
+        Action::Drop(reason) => format!("drop: {}", reason.name()),
         Action::Consume => "answered here".to_owned(),
         Action::Forward(to) => {
             let shown: Vec<String> = to
@@ -527,167 +681,4 @@ fn show_action(node: &Node, action: &Action) -> String {
             format!("to {}", shown.join(", "))
         }
     }
-}
-
-/// A reason as it is written in JSON.
-fn words(reason: &DropReason) -> String {
-    serde_json::to_value(reason)
-        .ok()
-        .and_then(|value| value.as_str().map(str::to_owned))
-        .unwrap_or_default()
-}
-
-/// `meshd drops`.
-pub(crate) fn drops(node: &Node, world: &World<'_>, now: Now) -> Vec<Drops> {
-    let total = world.datapath.drops();
-    let reports = world.datapath.reports();
-    let seen = node.switch().drops();
-    let example = |at: Moment,
-                   vni: Option<Vni>,
-                   origin: Origin,
-                   key: Option<&FlowKey>,
-                   why: Option<String>| DropExample {
-        at_ms: wall_at(now, at),
-        network: vni.map(|vni| network_name(node, vni)),
-        origin: show_origin(node, origin),
-        flow: key.map(meshd_core::flowtext::show),
-        why,
-    };
-    let last = |reason: DropReason| {
-        let by_switch = seen.get(&reason).map(|d| {
-            (
-                d.at,
-                example(d.at, Some(d.vni), d.origin, d.key.as_ref(), d.why.clone()),
-            )
-        });
-        let by_lanes = reports
-            .iter()
-            .flat_map(|(origin, report)| report.last_drops.iter().map(move |drop| (origin, drop)));
-        let by_lane = by_lanes
-            .filter(|(_, drop)| drop.reason == reason)
-            .max_by_key(|(_, drop)| drop.at)
-            .map(|(origin, drop)| {
-                (
-                    drop.at,
-                    example(
-                        drop.at,
-                        drop.key.map(|key| key.vni),
-                        *origin,
-                        drop.key.as_ref(),
-                        drop.meter.as_ref().map(|meter| format!("meter {meter}")),
-                    ),
-                )
-            });
-        // The lane saw the very last one; the switch knows more of one that may be older but of the same flow.
-        match (by_switch, by_lane) {
-            (Some((_, mut told)), Some((at, seen)))
-                if told.flow == seen.flow || seen.flow.is_none() =>
-            {
-                told.at_ms = wall_at(now, at).max(told.at_ms);
-                Some(told)
-            }
-            (_, Some((_, seen))) => Some(seen),
-            (Some((_, told)), None) => Some(told),
-            (None, None) => None,
-        }
-    };
-    DropReason::ALL
-        .iter()
-        .filter(|&&reason| total.get(reason) > 0)
-        .map(|&reason| Drops {
-            reason,
-            count: total.get(reason),
-            explanation: reason.explain().to_owned(),
-            last: last(reason),
-        })
-        .collect()
-}
-
-/// What only the running daemon knows for `meshd doctor`.
-pub(crate) fn doctor(node: &Node, world: &World<'_>, _now: Now) -> Doctor {
-    let mut checks = Vec::new();
-    let mut check = |name: &str, state, found: String, advice: Option<&str>| {
-        checks.push(Check {
-            name: name.to_owned(),
-            state,
-            found,
-            advice: advice.map(str::to_owned),
-        });
-    };
-    if let Some(revoked) = node.mesh().revoked() {
-        let (found, advice) = revoked.split_once("; ").unwrap_or((&revoked, ""));
-        check(
-            "membership",
-            CheckState::Fail,
-            found.to_owned(),
-            Some(advice),
-        );
-    }
-    let addresses = node
-        .directory()
-        .advert(node.id())
-        .map(|advert| advert.addresses.clone())
-        .unwrap_or_default();
-    let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    match shown.is_empty() {
-        true => check(
-            "underlay addresses",
-            CheckState::Warn,
-            "none is advertised: other nodes cannot dial this one".to_owned(),
-            Some("give the host an address, or set `advertise` under [underlay]"),
-        ),
-        false => check("underlay addresses", CheckState::Ok, shown.join(", "), None),
-    }
-    let peers = node.mesh().peers();
-    let unreached: Vec<String> = peers
-        .iter()
-        .filter(|peer| peer.session.is_none())
-        .map(|peer| {
-            format!(
-                "{}: {}",
-                node.directory().show(peer.node),
-                peer.last_error.as_deref().unwrap_or("being dialed")
-            )
-        })
-        .collect();
-    match (peers.len(), unreached.is_empty()) {
-        (0, _) => check(
-            "peers",
-            CheckState::Ok,
-            "this node is the only member".to_owned(),
-            None,
-        ),
-        (all, true) => check(
-            "peers",
-            CheckState::Ok,
-            format!("sessions with all {all}"),
-            None,
-        ),
-        (..) => check(
-            "peers",
-            CheckState::Warn,
-            format!("no session with {}", unreached.join("; ")),
-            Some("see `meshd peers`; is the node up, and its UDP port open?"),
-        ),
-    }
-    let narrowest = peers
-        .iter()
-        .filter_map(|peer| world.underlay.stats(peer.session?)?.datagram_max)
-        .min();
-    let widest = node
-        .directory()
-        .networks()
-        .map(|def| usize::from(def.mtu) + 14)
-        .max();
-    if let (Some(datagram), Some(frame)) = (narrowest, widest) {
-        let found = match frame > datagram {
-            true => format!(
-                "frames of up to {frame} bytes travel in pieces of {datagram}: right, but slower"
-            ),
-            false => format!("frames of up to {frame} bytes fit in one datagram ({datagram})"),
-        };
-        check("MTU", CheckState::Ok, found, None);
-    }
-    checks.extend(links::checks(node));
-    Doctor { checks }
 }

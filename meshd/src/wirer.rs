@@ -1,20 +1,27 @@
 //! The wirer: kernel work of ports and services, one job after the other, beside the driver.
 //!
-//! Owns the running services. Order matters: an unwire waits for the wire before it. The driver never waits for the
+//! Owns the running services. Ports that go one after the other go together, since that costs the kernel as much as one. Order matters: an unwire waits for the wire before it. The driver never waits for the
 //! kernel, and a slow kernel never delays a ruling.
 
 use crate::dns::{Forwarder, NamesHandle};
 use crate::driver::{Carry, DriverHandle};
 use crate::kernel::Kernel;
 use crate::service::Service;
+use crate::telemetry::{self, operation};
+use meshd_core::code::ErrorCode;
 use meshd_core::command::{PortRecord, PortWiring, ServiceWiring};
 use meshd_core::ident::{PortId, Vni};
 use meshd_core::node::{Input, KernelEvent};
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStringExt;
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 /// Jobs that may wait: each port has at most one wire and one unwire open, and there are at most 4096 ports.
 const JOBS_MAX: usize = 16_384;
+
+/// Ports that are undone together.
+const TOGETHER_MAX: usize = 32;
 
 /// Something to do to the kernel.
 pub(crate) enum Job {
@@ -61,7 +68,7 @@ impl Wirer {
     pub(crate) fn job(&self, job: Job) {
         if self.jobs.try_send(job).is_err() {
             tracing::error!(
-                "the wirer takes no more jobs; a port will not be as configured until the daemon is restarted"
+                code = %ErrorCode::Internal, "the wirer takes no more jobs; a port will not be as configured until the daemon is restarted"
             );
         }
     }
@@ -69,20 +76,44 @@ impl Wirer {
 
 async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
     let mut services: BTreeMap<Vni, (PortId, Service)> = BTreeMap::new();
-    while let Some(job) = queue.recv().await {
+    let mut next = None;
+    loop {
+        let job = match next.take() {
+            Some(job) => job,
+            None => match queue.recv().await {
+                Some(job) => job,
+                None => return,
+            },
+        };
         match job {
-            Job::Wire(wiring) => tell(&tools, wire(&tools, &wiring).await).await,
+            Job::Wire(wiring) => {
+                let record = &wiring.port;
+                let span = operation!("wire port", port = record.id.0, vni = record.vni.get());
+                let event = wire(&tools, &wiring).instrument(span.clone()).await;
+                if let KernelEvent::WireFailed { code, reason, .. } = &event {
+                    telemetry::failed(&span, *code, reason);
+                }
+                let is_wired = matches!(event, KernelEvent::Wired { .. });
+                tell(&tools, event).await;
+                if is_wired {
+                    tools.kernel.look_at_far_end(wiring.port.id);
+                }
+            }
             Job::Mend(wiring) => tell(&tools, mend(&tools, &wiring).await).await,
             Job::Unwire(port) => {
-                let errors = tools.kernel.unwire(&port).await;
-                tell(
-                    &tools,
-                    KernelEvent::Unwired {
-                        port: port.id,
-                        errors,
-                    },
-                )
-                .await;
+                let mut ports = vec![port];
+                while ports.len() < TOGETHER_MAX && next.is_none() {
+                    match queue.try_recv() {
+                        Ok(Job::Unwire(port)) => ports.push(port),
+                        Ok(other) => next = Some(other),
+                        Err(_) => break,
+                    }
+                }
+                let all = tools.kernel.unwire_all(&ports).await;
+                for (port, errors) in ports.into_iter().zip(all) {
+                    let port = port.id;
+                    tell(&tools, KernelEvent::Unwired { port, errors }).await;
+                }
             }
             Job::Serve(wiring) => {
                 match Service::start(&wiring, tools.names.clone(), tools.forward.clone()).await {
@@ -92,11 +123,13 @@ async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
                             port: wiring.port,
                             vni: wiring.vni,
                             tap,
+                            more: Vec::new(),
+                            guarded: false,
                         };
                         tools.driver.carry(carry).await;
                     }
                     Err(error) => {
-                        tracing::error!(%error, "names will not be answered on this network")
+                        tracing::error!(code = %ErrorCode::NameServiceFailed, %error, "names will not be answered on this network")
                     }
                 }
             }
@@ -117,16 +150,20 @@ async fn wire(tools: &Tools, wiring: &PortWiring) -> KernelEvent {
                 port,
                 vni: wiring.port.vni,
                 tap: wired.tap,
+                more: wired.more,
+                guarded: wiring.port.kind.uplink().is_some(),
             };
             tools.driver.carry(carry).await;
             KernelEvent::Wired {
                 port,
                 ifname: wired.ifname,
                 mac: wired.mac,
+                file: wired.file.map(|file| file.into_os_string().into_vec()),
             }
         }
         Err(error) => KernelEvent::WireFailed {
             port,
+            code: error.code,
             reason: error.reason,
             gone: error.gone,
         },
@@ -146,6 +183,7 @@ async fn mend(tools: &Tools, wiring: &PortWiring) -> KernelEvent {
         Err(error) if error.gone => KernelEvent::PortGone { port },
         Err(error) => KernelEvent::WireFailed {
             port,
+            code: error.code,
             reason: error.reason,
             gone: false,
         },

@@ -12,6 +12,7 @@ use crate::wasm;
 use anyhow::{Result, ensure};
 use args::{Args, What};
 use interop_tests::lab::{Lab, LabSpec, is_root, use_binary};
+use interop_tests::report::Table;
 
 /// Reads the words after `bench` and measures.
 pub(crate) fn bench(words: &[String]) -> Result<()> {
@@ -23,6 +24,9 @@ pub(crate) fn bench(words: &[String]) -> Result<()> {
         Some(What::Gate { quick }) => gate(quick),
         Some(What::Policy { quick }) => policy(quick),
         Some(What::Churn { quick }) => churn(quick),
+        Some(What::Crowd { quick, peers }) => crowd(quick, peers),
+        Some(What::Observe { quick }) => observe(quick),
+        Some(What::Views { quick, peers }) => views(quick, peers),
         Some(What::Scale) => scale(),
     }
 }
@@ -63,20 +67,12 @@ fn policy(quick: bool) -> Result<()> {
     run(&mut cargo(
         "run --release -p meshd-plugin-host --example latency",
     ))?;
-    release()?;
-    let lab = Lab::start(interop_tests::bench::policy::spec())?;
     let (rounds, seconds) = if quick { (1, 1) } else { (9, 2) };
-    let say = |line: &str| println!("{line}");
-    let result = interop_tests::bench::policy::run(&lab, &plugins, rounds, seconds, say);
-    if result.is_err() {
-        lab.post_mortem();
-    }
-    println!(
-        "\nmedians of {rounds} pairs of runs of {seconds} s; {}\n\n{}",
-        machine("all hosts, all daemons and the load"),
-        result?.markdown()
-    );
-    Ok(())
+    in_lab(
+        interop_tests::bench::policy::spec(),
+        (rounds, seconds),
+        |lab, say| interop_tests::bench::policy::run(lab, &plugins, rounds, seconds, say),
+    )
 }
 
 /// Measures what policy costs where nothing is cached: new flows, a change of the chain, a plugin that hangs.
@@ -99,6 +95,72 @@ fn churn(quick: bool) -> Result<()> {
     for table in result? {
         println!("{}", table.markdown());
     }
+    Ok(())
+}
+
+/// Measures what many sessions cost a node.
+fn crowd(quick: bool, peers: usize) -> Result<()> {
+    use interop_tests::bench::crowd;
+    let (rounds, seconds, peers) = if quick {
+        (1, 1, 4)
+    } else {
+        (9, 2, peers.max(2))
+    };
+    in_lab(crowd::spec(), (rounds, seconds), |lab, say| {
+        crowd::run(lab, peers, rounds, seconds, say)
+    })
+}
+
+/// Measures what looking costs.
+fn observe(quick: bool) -> Result<()> {
+    use interop_tests::bench::observe;
+    let (rounds, seconds) = if quick { (1, 1) } else { (15, 3) };
+    in_lab(observe::spec(), (rounds, seconds), |lab, say| {
+        observe::run(lab, rounds, seconds, say)
+    })
+}
+
+/// Builds the release, measures in a lab of it, and shows the table.
+fn in_lab(
+    spec: LabSpec,
+    (rounds, seconds): (usize, u32),
+    measure: impl FnOnce(&Lab, fn(&str)) -> Result<Table>,
+) -> Result<()> {
+    ensure!(is_root(), "the lab needs root");
+    setup::setup()?;
+    release()?;
+    let lab = Lab::start(spec)?;
+    let result = measure(&lab, |line| println!("{line}"));
+    if result.is_err() {
+        lab.post_mortem();
+    }
+    println!(
+        "\nmedians of {rounds} pairs of runs of {seconds} s; {}\n\n{}",
+        machine("all hosts, all daemons and the load"),
+        result?.markdown()
+    );
+    Ok(())
+}
+
+/// Measures how long views take on a node that knows much.
+fn views(quick: bool, peers: usize) -> Result<()> {
+    use interop_tests::bench::views;
+    let (rounds, peers) = if quick { (3, 4) } else { (30, peers.max(3)) };
+    ensure!(is_root(), "the lab needs root");
+    setup::setup()?;
+    release()?;
+    let lab = Lab::start(views::spec())?;
+    let result = views::run(&lab, peers, rounds, |line| println!("{line}"));
+    if result.is_err() {
+        lab.post_mortem();
+    }
+    let (table, is_quick) = result?;
+    println!(
+        "\n{rounds} times each, {peers} peers; {}\n\n{}",
+        machine("all hosts, all daemons and the load"),
+        table.markdown()
+    );
+    ensure!(is_quick, "`status` takes longer than 20 ms");
     Ok(())
 }
 

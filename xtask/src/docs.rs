@@ -1,21 +1,46 @@
-//! Links of the documentation: each leads to a file that is there, and to a heading of it.
+//! The documentation: each link leads to a file that is there, and to a heading of it; the table of contents is complete; a site.
 //!
 //! Refuses to look at links that leave the repository: whether those hold is not for a build to say.
+
+mod site;
+mod summary;
 
 use crate::shell::root;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// `cargo xtask docs`.
+pub(crate) fn docs(words: &[String]) -> Result<()> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => check(),
+        ["--site"] => {
+            check()?;
+            println!("{}", site::build()?.join("index.html").display());
+            Ok(())
+        }
+        ["--preprocess"] => site::preprocess(),
+        // mdbook asks whether this is for its format: it is for any.
+        ["--preprocess", "supports", _] => Ok(()),
+        _ => bail!("`docs` takes only --site"),
+    }
+}
+
 /// Checks every page of the repository.
-pub(crate) fn links() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
+    links()?;
+    summary::check()
+}
+
+fn links() -> Result<()> {
     let top = root();
     let mut pages = BTreeMap::new();
     read(&top, &mut pages)?;
     let mut wrong = Vec::new();
     for (page, text) in &pages {
         for (line, target) in targets(text) {
-            if let Err(why) = check(&pages, page, target) {
+            if let Err(why) = follow(&pages, page, target) {
                 let name = page.strip_prefix(&top).unwrap_or(page).display();
                 wrong.push(format!("{name}:{line}: ({target}) {why}"));
             }
@@ -71,7 +96,7 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-fn check(pages: &BTreeMap<PathBuf, String>, page: &Path, target: &str) -> Result<(), String> {
+fn follow(pages: &BTreeMap<PathBuf, String>, page: &Path, target: &str) -> Result<(), String> {
     if target.contains("://") || target.starts_with("mailto:") {
         return Ok(());
     }

@@ -1,10 +1,13 @@
 //! `cargo xtask test`: every check there is, in the order of speed, all of them even if one fails; then one line.
 
-use crate::shell::{cargo, root, run, watch};
-use crate::{docs, instructions, setup, vm, walls, wasm};
+use crate::shell::{cargo, limited, root, run, watch};
+use crate::{deb, docs, instructions, setup, suites, vm, walls, wasm};
 use anyhow::{Result, bail};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Of building and running the tests of a workspace: one that hangs is a failure, and the rest of the gate is run.
+const LIMIT: Duration = Duration::from_secs(2400);
 
 /// Checks passed and failed so far.
 #[derive(Default)]
@@ -38,7 +41,7 @@ impl Tally {
         if let Some(folder) = plugins {
             command.env("MESHD_PLUGINS", folder);
         }
-        let ended = watch(&mut command, |line| self.read(line));
+        let ended = watch(&mut limited(&command, LIMIT), |line| self.read(line));
         self.harness(name, ended, before.1);
         foot(name, start);
     }
@@ -54,6 +57,16 @@ impl Tally {
                 self.fail(name);
             }
         }
+    }
+
+    /// All sets of the lab.
+    fn lab(&mut self, plugins: Option<&PathBuf>) {
+        let name = "lab";
+        let start = head(name);
+        let before = self.failed;
+        let ended = suites::run(&[], plugins, |line| self.read(line));
+        self.harness(name, ended, before);
+        foot(name, start);
     }
 
     /// The tests of the VM, which the lab counted as ignored.
@@ -122,7 +135,7 @@ pub(crate) fn test(quick: bool) -> Result<()> {
     });
     tally.check("fmt", fmt_check);
     tally.check("walls", || walls::walls().or_else(walls::explain));
-    tally.check("links of the documentation", docs::links);
+    tally.check("links and contents of the documentation", docs::check);
     tally.check("clippy", || {
         run(&mut cargo(
             "clippy --quiet --workspace --all-targets -- -D warnings",
@@ -147,13 +160,9 @@ pub(crate) fn test(quick: bool) -> Result<()> {
     if quick {
         println!("\nthe lab was left out (--quick)");
     } else {
-        tally.check("daemon", || run(&mut cargo("build --quiet -p meshd")));
-        tally.tests(
-            "lab",
-            "test -p interop-tests --no-fail-fast",
-            &["--test-threads=1"],
-            components,
-        );
+        tally.check("cargo-deb, and a clean Debian", deb::for_tests);
+        tally.check("kernel for guests", vm::fetch_kernel);
+        tally.lab(components);
         tally.guest();
     }
     for name in &tally.failures {
@@ -201,13 +210,13 @@ fn fmt_check() -> Result<()> {
 /// The tests of the lab alone, `filter` as cargo's.
 pub(crate) fn lab(filter: &[String]) -> Result<()> {
     setup::for_tests()?;
+    deb::for_tests()?;
     let components = wasm::plugins()?;
-    run(&mut cargo("build -p meshd"))?;
-    run(
-        cargo("test -p interop-tests --no-fail-fast -- --test-threads=1")
-            .args(filter)
-            .env("MESHD_PLUGINS", components),
-    )
+    vm::fetch_kernel()?;
+    if !suites::run(filter, Some(&components), |_| {})? {
+        bail!("not all is well");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,12 +4,14 @@
 
 mod bench;
 mod contract;
+mod deb;
 mod demo;
 mod docs;
 mod gate;
 mod instructions;
 mod setup;
 mod shell;
+mod suites;
 mod vm;
 mod walls;
 mod wasm;
@@ -26,14 +28,17 @@ cargo xtask TASK
   setup             installs what is missing (apt packages, rustup components), or says what to do
   plugins           builds plugins/ as WASM components, prints the folder
   walls             checks that meshd-core touches no clock, socket, file or thread
-  docs              checks that the links of the documentation lead somewhere
+  docs [--site]     checks that the links of the documentation lead somewhere and that its table of contents is complete;
+                    --site makes a site of it, in target/book (installs mdbook where it is missing)
   wit               writes docs/reference/wit.md anew
   lab [FILTER]      the tests on the real kernel alone (root)
   vm [--kernel cloud|generic|PACKAGE] [--suite DEBIAN] [--limit SECONDS] [--kvm] [--verbose] [TESTS [FILTER…]]…
                     the lab under a stock kernel in a throw-away guest: its own tests, or files of interop-tests/tests
   bench [OPTIONS]   figures of meshd beside other overlays (root); cargo xtask bench --help
-  bench gate|policy|churn|scale   what a gate, a chain of plugins, new flows and a network of 10,000 endpoints cost
+  bench gate|policy|churn|crowd|observe|views|scale   what a gate, a chain of plugins, new flows, many sessions, looking, views of much,
+                    and a network of 10,000 endpoints cost
   instructions [--write]  what a frame costs in instructions, against the kept figures; --write keeps new ones (valgrind)
+  deb               the Debian package of the release build; installs cargo-deb where it is missing
   fmt               formats every workspace of the repository
 ";
 
@@ -73,7 +78,7 @@ fn task(words: &[String]) -> Result<()> {
             Ok(())
         }
         "walls" => walls::walls().or_else(walls::explain),
-        "docs" => docs::links(),
+        "docs" => docs::docs(rest),
         "wit" => contract::write(),
         "lab" => gate::lab(rest),
         "vm" => vm::vm(rest),
@@ -82,6 +87,10 @@ fn task(words: &[String]) -> Result<()> {
             true => instructions::write(),
             false => instructions::check(),
         },
+        "deb" => {
+            println!("{}", deb::deb()?.display());
+            Ok(())
+        }
         "fmt" => gate::fmt(),
         other => bail!("no task {other:?}\n\n{HELP}"),
     }

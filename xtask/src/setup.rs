@@ -15,10 +15,26 @@ const TOOLS: [(&str, &str); 6] = [
 ];
 
 /// What the tests need beside.
-const TEST_TOOLS: [(&str, &str); 3] = [
+const TEST_TOOLS: [(&str, &str); 16] = [
+    ("systemctl", "systemd"),
+    ("strip", "binutils"),
+    ("dpkg-shlibdeps", "dpkg-dev"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("dockerd", "docker.io"),
     ("clang", "clang"),
     ("ethtool", "ethtool"),
+    ("faketime", "faketime"),
     ("ovs-vswitchd", "openvswitch-switch"),
+    ("/usr/lib/cni/host-local", "containernetworking-plugins"),
+    ("containerd", "containerd"),
+    ("runc", "runc"),
+    ("busybox", "busybox-static"),
+    (
+        "/usr/lib/python3/dist-packages/jsonschema/__init__.py",
+        "python3-jsonschema",
+    ),
+    ("jq", "jq"),
+    ("chromium", "chromium"),
 ];
 
 /// What the comparison of overlays needs beside.

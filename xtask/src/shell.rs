@@ -1,9 +1,12 @@
 //! Commands of other programs, and where the workspace and its target folder are.
 
 use anyhow::{Context, Result, bail};
+use interop_tests::lab::find;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The folder with the workspace's `Cargo.toml`.
 pub(crate) fn root() -> PathBuf {
@@ -38,6 +41,37 @@ pub(crate) fn cargo(words: &str) -> Command {
         command.env("CARGO_TARGET_DIR", target);
     }
     command
+}
+
+/// The same command, killed with all that it started in its group when it takes longer. Without `timeout` (coreutils): as it is.
+pub(crate) fn limited(command: &Command, limit: Duration) -> Command {
+    let Some(timeout) = find("timeout") else {
+        eprintln!("timeout is not here (coreutils): what hangs will hang");
+        return again(command, command.get_program(), &[]);
+    };
+    let seconds = limit.as_secs().to_string();
+    let words = [
+        "--kill-after=10".as_ref(),
+        seconds.as_ref(),
+        command.get_program(),
+    ];
+    again(command, timeout.as_os_str(), &words)
+}
+
+/// Its arguments after these words, its folder and its environment, for another program.
+fn again(command: &Command, program: &OsStr, words: &[&OsStr]) -> Command {
+    let mut other = Command::new(program);
+    other.args(words).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        other.current_dir(folder);
+    }
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
 }
 
 /// Runs a command with our terminal.
@@ -89,4 +123,28 @@ fn show(command: &Command) -> String {
     command
         .get_args()
         .fold(name, |line, word| line + " " + &word.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_too_long_is_ended_and_what_does_not_is_as_it_was() {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo $WORD; [ $WORD = a ] || exec sleep 100"])
+            .env("WORD", "a");
+        let mut said = Vec::new();
+        let limit = Duration::from_secs(1);
+        let mut run = |command: &Command| {
+            watch(&mut limited(command, limit), |line| {
+                said.push(line.to_owned())
+            })
+        };
+        assert!(run(&command).unwrap());
+        command.env("WORD", "b");
+        assert!(!run(&command).unwrap());
+        assert_eq!(said, ["a", "b"]);
+    }
 }

@@ -22,9 +22,12 @@ use anyhow::{Context, Result, ensure};
 use figures::{Figures, Machine, Sample, SystemFigures};
 use measure::{Load, Measure};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Pairs of hosts: of all that are neither, of meshd over QUIC, of meshd in the kernel.
 const PAIRS: u8 = 3;
+/// From the end of a start to idleness.
+const IDLE_AFTER: Duration = Duration::from_secs(6);
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
@@ -67,6 +70,9 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Result<Figures> {
     };
     let result = put_up(plan, &lab, &mut tell).and_then(|systems| {
         let mut comparison = Comparison::new(plan, &lab, systems, failures)?;
+        if plan.measures.contains(&Measure::RssIdle) {
+            std::thread::sleep(IDLE_AFTER);
+        }
         comparison.memory(Measure::RssIdle, rss_mib);
         comparison.rounds(&mut say)?;
         comparison.memory(Measure::RssPeak, peak_rss_mib);

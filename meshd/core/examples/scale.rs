@@ -103,6 +103,7 @@ fn records(vni: Vni) -> Vec<(u64, Record)> {
                 vtep: Some(Vtep { ip, port: 4789 }),
                 trusted: vec!["10.9.0.0/16".parse().unwrap()],
                 links: vec![],
+                services: vec![],
             }),
         ));
         let list = (0..EACH).map(|n| {
@@ -195,12 +196,15 @@ fn main() {
             node,
             mac: endpoint.mac,
             ips: endpoint.ips.clone(),
+            shared: Vec::new(),
             roams: None,
             router: false,
         })
         .collect();
     let learned = median(|| switch.set_remote(vni, &remote, &mut out));
     drop(remote);
+    let listed = median(|| assert!(switch.fdb(vni).len() as f64 >= endpoints));
+    let counted = median(|| assert!(switch.macs(vni).count() as f64 >= endpoints));
     while out.pop().is_some() {}
 
     let whole = plan(&directory, vni);
@@ -221,6 +225,8 @@ fn main() {
     println!("| | |\n| --- | --- |");
     println!("| records taken in, without signatures | {accepted:.1} ms |");
     println!("| FDB and neighbours set anew | {learned:.1} ms |");
+    println!("| FDB with addresses listed, as for `meshd fdb` | {listed:.1} ms |");
+    println!("| FDB counted, as for `meshd status` | {counted:.2} ms |");
     println!("| plan derived | {derived:.1} ms |");
     println!("| diff, nothing changed | {same:.2} ms |");
     println!("| diff, one endpoint moved | {one:.2} ms |");

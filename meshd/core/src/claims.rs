@@ -18,11 +18,15 @@
 //! | …and it comes back                                                           | as if never gone |
 //! | one was given to a port, the other only seen behind one                      | the given one    |
 //! | both were only seen (a virtual machine that moves)                           | the newer        |
+//! | both are shared (a service address of several nodes)                         | this node, else the older |
 //!
 //! Honest nodes do not claim what they see taken, so in their histories "seen first" and "older" agree, and all nodes
 //! come to one winner. A member that backdates gains nothing over a claim that stands, because it was reachable when
 //! that claim was seen; that it once was away helps only against claims made meanwhile, and never against one older than
 //! its own membership. Who loses is listed, and told once.
+//!
+//! Of shared claims nobody loses, and each node has a holder of its own: itself, or the oldest that can be reached. So what is
+//! sent to a shared address stays where it is, if it can, and goes elsewhere when its holder is gone.
 //!
 //! Owns the contests and who was reachable when. Knows no records and no signatures.
 
@@ -79,6 +83,8 @@ struct Held {
     first_sync: bool,
     /// Only seen behind a port, not given to it.
     roams: bool,
+    /// Others may have it as well.
+    shared: bool,
 }
 
 #[derive(Debug, Default)]
@@ -134,9 +140,19 @@ pub(crate) struct Claims {
     reach: BTreeMap<NodeId, Reach>,
     events: u64,
     settled: bool,
+    /// This node.
+    me: Option<NodeId>,
 }
 
 impl Claims {
+    /// As node `me` sees them.
+    pub(crate) fn of(me: NodeId) -> Self {
+        Self {
+            me: Some(me),
+            ..Self::default()
+        }
+    }
+
     /// The first sync is over: from now on it counts who was first.
     pub(crate) fn settle(&mut self) {
         self.settled = true;
@@ -152,7 +168,7 @@ impl Claims {
         said: WallTime,
         floor: WallTime,
         at: Moment,
-        roams: bool,
+        (roams, shared): (bool, bool),
     ) {
         let claims = &mut self
             .table
@@ -165,7 +181,7 @@ impl Claims {
             .iter_mut()
             .find(|held| held.node == node && held.said == said)
         {
-            held.mac = mac;
+            (held.mac, held.shared) = (mac, shared);
             return;
         }
         claims.retain(|held| held.node != node);
@@ -179,6 +195,7 @@ impl Claims {
             at,
             first_sync: !self.settled,
             roams,
+            shared,
         });
     }
 
@@ -222,17 +239,21 @@ impl Claims {
         let Some(contest) = table.get_mut(claim) else {
             return Decision::default();
         };
-        let reach = &self.reach;
+        let (reach, me) = (&self.reach, self.me);
         let mut running = contest
             .claims
             .iter()
             .filter(|held| reach.get(&held.node).is_some_and(Reach::now));
         let best = running.next().map(|first| {
-            running.fold(
-                first,
-                |holder, c| if beats(c, holder, reach) { c } else { holder },
-            )
+            running.fold(first, |holder, c| {
+                if beats(c, holder, reach, me) {
+                    c
+                } else {
+                    holder
+                }
+            })
         });
+        let is_shared = best.is_some_and(|held| held.shared);
         let holder = best.map(|held| (held.node, held.mac));
         let mut decision = Decision {
             moved: holder != contest.holder,
@@ -242,7 +263,7 @@ impl Claims {
             .claims
             .iter()
             // What roams has left where it is not any more.
-            .filter(|held| !held.roams)
+            .filter(|held| !(held.roams || is_shared && held.shared))
             .map(|held| held.node)
             .filter(|node| {
                 holder.is_some_and(|(h, _)| h != *node) && reach.get(node).is_some_and(Reach::now)
@@ -268,6 +289,12 @@ impl Claims {
             }
         }
         decision
+    }
+
+    /// Would one more that shares it be no conflict?
+    pub(crate) fn is_shared(&self, vni: Vni, claim: &Claim) -> bool {
+        let contest = self.table.get(&vni).and_then(|table| table.get(claim));
+        contest.is_some_and(|contest| contest.claims.iter().all(|held| held.shared))
     }
 
     /// Who holds it, and in which endpoint it stands.
@@ -299,7 +326,16 @@ impl Claims {
 }
 
 /// True if `challenger`, seen after `holder`, takes over: the table at the head of this file.
-fn beats(challenger: &Held, holder: &Held, reach: &BTreeMap<NodeId, Reach>) -> bool {
+fn beats(
+    challenger: &Held,
+    holder: &Held,
+    reach: &BTreeMap<NodeId, Reach>,
+    me: Option<NodeId>,
+) -> bool {
+    if challenger.shared && holder.shared {
+        let rank = |held: &Held| (Some(held.node) != me, held.since, held.node);
+        return rank(challenger) < rank(holder);
+    }
     match (challenger.roams, holder.roams) {
         (true, true) => {
             return (challenger.since, challenger.node) > (holder.since, holder.node);
@@ -352,7 +388,7 @@ mod tests {
             WallTime(since),
             FLOOR,
             Moment::default().plus_ms(ms),
-            false,
+            (false, false),
         );
         claims.decide(vni(), &Claim::Mac(MAC));
         claims.holder(vni(), &Claim::Mac(MAC)).map(|(node, _)| node)
@@ -406,7 +442,7 @@ mod tests {
             WallTime(1),
             WallTime(6_000),
             Moment::default().plus_ms(60_000),
-            false,
+            (false, false),
         );
         claims.decide(vni(), &Claim::Mac(MAC));
         assert_eq!(claims.holder(vni(), &Claim::Mac(MAC)), Some((node(1), MAC)));
@@ -425,7 +461,7 @@ mod tests {
                 WallTime(since),
                 FLOOR,
                 at,
-                roams,
+                (roams, false),
             );
             claims.decide(vni(), &claim);
             claims.holder(vni(), &claim).map(|(node, _)| node)
@@ -449,7 +485,7 @@ mod tests {
             WallTime(9),
             FLOOR,
             Moment::default().plus_ms(9_000),
-            false,
+            (false, false),
         );
         assert_eq!(claims.decide(vni(), &Claim::Mac(MAC)).conflicts.len(), 1);
         assert_eq!(claims.decide(vni(), &Claim::Mac(MAC)).conflicts.len(), 0);
@@ -524,5 +560,60 @@ mod tests {
                 prop_assert_eq!(holder, oldest.map(|(_, n)| node(u8::try_from(n).unwrap())));
             }
         }
+    }
+
+    #[test]
+    fn a_shared_address_is_this_nodes_own_else_that_of_the_oldest_in_reach() {
+        let claim = Claim::Ip("10.0.0.53".parse().unwrap());
+        let decided = |me: u8, gone: &[u8]| {
+            let mut claims = Claims::of(node(me));
+            claims.settle();
+            for n in 1..=4 {
+                claims.set_reachable(node(n), true);
+            }
+            for (n, since) in [(1, 30), (2, 20), (3, 40)] {
+                let mac = MacAddr([2, 0, 0, 0, 0, n]);
+                let (said, at) = (WallTime(since), Moment::default().plus_ms(since * 1000));
+                claims.set(node(n), vni(), &claim, mac, said, FLOOR, at, (false, true));
+                assert_eq!(claims.decide(vni(), &claim).conflicts, []);
+            }
+            assert!(claims.is_shared(vni(), &claim));
+            for n in gone {
+                claims.set_reachable(node(*n), false);
+                claims.decide(vni(), &claim);
+            }
+            claims.holder(vni(), &claim).map(|(node, _)| node)
+        };
+        assert_eq!(decided(1, &[]), Some(node(1)));
+        assert_eq!(decided(3, &[]), Some(node(3)));
+        assert_eq!(decided(4, &[]), Some(node(2)));
+        assert_eq!(decided(4, &[2]), Some(node(1)));
+        assert_eq!(decided(4, &[1, 2, 3]), None);
+    }
+
+    #[test]
+    fn who_shares_alone_is_in_conflict_as_ever() {
+        let claim = Claim::Ip("10.0.0.53".parse().unwrap());
+        let mut claims = settled(&[1, 2]);
+        let mut set = |n: u8, shared| {
+            let at = Moment::default().plus_ms(u64::from(n) * 10_000);
+            let said = WallTime(n.into());
+            claims.set(
+                node(n),
+                vni(),
+                &claim,
+                MAC,
+                said,
+                FLOOR,
+                at,
+                (false, shared),
+            );
+            (
+                claims.decide(vni(), &claim).conflicts.len(),
+                claims.is_shared(vni(), &claim),
+            )
+        };
+        assert_eq!(set(1, false), (0, false));
+        assert_eq!(set(2, true), (1, false));
     }
 }

@@ -146,7 +146,7 @@ impl Directory {
             prints: BTreeMap::new(),
             summary: 0,
             revoked: BTreeSet::new(),
-            claims: Claims::default(),
+            claims: Claims::of(me),
             in_force: BTreeMap::new(),
             network_conflicts: BTreeSet::new(),
             changes: BTreeSet::new(),
@@ -253,6 +253,10 @@ impl Directory {
             (None, _) => return false,
         };
         current.set_serial(back.serial().saturating_add(1));
+        if let (Record::Node(current), Record::Node(back)) = (&mut current, back) {
+            // Of a copy of this node that began later: who outlives it is the later one.
+            current.boot = current.boot.max(back.boot.saturating_add(1));
+        }
         match current.sign(self.mesh, &*self.keyring) {
             Ok(signed) => {
                 self.install(signed, current, None, now, out);

@@ -129,6 +129,8 @@ pub struct Fdb {
     remote: BTreeMap<MacAddr, NodeId>,
     /// Those of them that may move, and since when they are where they are.
     roaming: BTreeMap<MacAddr, Moment>,
+    /// Ports that may have more MACs than others, or fewer.
+    rooms: BTreeMap<PortId, usize>,
     /// Counts changes of the learned MACs.
     changes: u64,
 }
@@ -150,6 +152,7 @@ impl Fdb {
             ages: BTreeSet::new(),
             remote: BTreeMap::new(),
             roaming: BTreeMap::new(),
+            rooms: BTreeMap::new(),
             changes: 0,
         }
     }
@@ -217,8 +220,25 @@ impl Fdb {
         Ok(())
     }
 
+    /// So many source MACs a port may have, its own included, until it is removed.
+    pub fn set_room(&mut self, port: PortId, macs: usize) {
+        self.rooms.insert(port, macs);
+    }
+
+    /// Forgets what was learned behind a port, so that it can be learned where it is now.
+    pub fn forget_learned(&mut self, port: PortId) {
+        let learned: Vec<MacAddr> = self
+            .learned()
+            .filter_map(|(mac, at)| (at == port).then_some(mac))
+            .collect();
+        for mac in learned {
+            self.forget(mac);
+        }
+    }
+
     /// Forgets a port and all MACs behind it.
     pub fn remove_port(&mut self, port: PortId) {
+        self.rooms.remove(&port);
         let gone: Vec<MacAddr> = self
             .local
             .iter()
@@ -300,13 +320,14 @@ impl Fdb {
             }
             (None, _) => {}
         }
-        // Ports are few and hold few MACs, and this is asked only about MACs that are new to the port.
+        // The table is small, and this is asked only about MACs that are new to the port.
         let held = self
             .local
             .values()
             .filter(|l| port_of(l.place) == Some(port))
             .count();
-        if held >= self.limits.macs_per_port {
+        let room = self.rooms.get(&port).copied();
+        if held >= room.unwrap_or(self.limits.macs_per_port) {
             let why =
                 format!("port {port} sends from {held} MACs already; {mac} would be one more");
             return refused(DropReason::PortMacsFull, why, None);

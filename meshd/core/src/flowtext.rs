@@ -8,7 +8,8 @@ use crate::ident::MacAddr;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const TCP_FLAGS: [&str; 9] = ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns"];
+pub(crate) const TCP_FLAGS: [&str; 9] =
+    ["fin", "syn", "rst", "psh", "ack", "urg", "ece", "cwr", "ns"];
 
 /// An address of a [`FlowKey`]; IPv4 stands there as `::ffff:a.b.c.d`.
 #[must_use]
@@ -322,13 +323,13 @@ pub struct PacketError {
 }
 
 /// Words of a text with the column at which each starts.
-struct Words<'a> {
+pub(crate) struct Words<'a> {
     text: &'a str,
     rest: Vec<(usize, &'a str)>,
 }
 
 impl<'a> Words<'a> {
-    fn of(text: &'a str) -> Self {
+    pub(crate) fn of(text: &'a str) -> Self {
         let mut rest = Vec::new();
         let mut start = None;
         for (at, c) in text.char_indices().chain([(text.len(), ' ')]) {
@@ -345,7 +346,17 @@ impl<'a> Words<'a> {
         Self { text, rest }
     }
 
-    fn wrong(&self, at: usize, message: impl Into<String>) -> PacketError {
+    /// The next word with its column, if there is one.
+    pub(crate) fn take(&mut self) -> Option<(usize, &'a str)> {
+        self.rest.pop()
+    }
+
+    /// The next word, which stays.
+    pub(crate) fn peek(&self) -> Option<&'a str> {
+        self.rest.last().map(|(_, word)| *word)
+    }
+
+    pub(crate) fn wrong(&self, at: usize, message: impl Into<String>) -> PacketError {
         let shown = |part: &str| crate::ident::escape(part.as_bytes());
         let before = shown(self.text.get(..at).unwrap_or(self.text))
             .chars()
@@ -357,7 +368,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    fn next(&mut self, wanted: &str) -> Result<(usize, &'a str), PacketError> {
+    pub(crate) fn next(&mut self, wanted: &str) -> Result<(usize, &'a str), PacketError> {
         self.rest.pop().ok_or_else(|| {
             self.wrong(
                 self.text.len(),
@@ -375,7 +386,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    fn read<T: std::str::FromStr>(&mut self, wanted: &str) -> Result<T, PacketError> {
+    pub(crate) fn read<T: std::str::FromStr>(&mut self, wanted: &str) -> Result<T, PacketError> {
         let (at, word) = self.next(wanted)?;
         word.parse()
             .map_err(|_| self.wrong(at, format!("this is not {wanted}")))
@@ -513,6 +524,17 @@ impl std::str::FromStr for Packet {
 }
 
 impl Packet {
+    /// What its sender asks before, if it does not know who has `hop`: ARP or a neighbour solicitation.
+    #[must_use]
+    pub fn question(&self, hop: IpAddr) -> Self {
+        Self {
+            body: Body::WhoHas,
+            dst: hop,
+            via: None,
+            ..self.clone()
+        }
+    }
+
     /// The frame, from the destination MAC on, with right checksums.
     #[must_use]
     pub fn frame(&self, src_mac: MacAddr, dst_mac: MacAddr) -> Vec<u8> {

@@ -135,6 +135,7 @@ fn vlan(tag: Option<u16>) -> u16 {
     tag.map_or(0, |tci| 0x1000 | (tci & 0x0fff))
 }
 
+pub mod group;
 mod subject;
 
 /// An IPv4 or IPv6 packet whose lengths hold, up to its layer 4.

@@ -409,6 +409,12 @@ pub enum IfNameError {
         /// Escaped.
         name: String,
     },
+    /// With `%`, where the whole name is meant.
+    #[error("interface name \"{name}\" holds '%', of which the kernel makes another name")]
+    Template {
+        /// Escaped.
+        name: String,
+    },
     /// A byte that the kernel refuses.
     #[error(
         "interface name \"{name}\" holds byte {byte:#04x}, which the kernel refuses (white space, '/', ':', NUL, 0xa0)"

@@ -10,7 +10,8 @@
 //! Owns the invites of this node and the count of wrong guesses. Keeps only hashes of secrets; a lookup by hash tells a
 //! guesser nothing by its time. Everything that a member is made of is durable before the newcomer hears of it.
 
-use crate::command::{InviteSpec, Refusal, RefusalCode, Reply};
+use crate::code::ErrorCode;
+use crate::command::{InviteSpec, Refusal, Reply};
 use crate::directory::Directory;
 use crate::ident::{Label, MeshId, Moment, NodeId, Now, WallTime};
 use crate::node::Output;
@@ -82,13 +83,13 @@ impl Invites {
         };
         if keyring.sign_as_root(b"").is_none() {
             return refuse(
-                RefusalCode::Forbidden,
+                ErrorCode::RootKeyElsewhere,
                 "this node cannot invite: only the node that ran `meshd init` holds the mesh's root key; invite there",
             );
         }
         if !(1..=TTL_S_MAX).contains(&spec.ttl_s) {
             return refuse(
-                RefusalCode::Invalid,
+                ErrorCode::InviteInvalid,
                 "an invite lives 1 second to 30 days; give such a --ttl",
             );
         }
@@ -104,14 +105,14 @@ impl Invites {
         });
         if let Err(why) = probe.check_shape() {
             return refuse(
-                RefusalCode::Invalid,
+                ErrorCode::LabelInvalid,
                 &format!("{why}; give fewer or shorter labels"),
             );
         }
         self.sweep(now, out);
         if self.by_hash.len() >= INVITES_MAX {
             return refuse(
-                RefusalCode::Unavailable,
+                ErrorCode::InvitesFull,
                 "1024 invites are kept already; wait until some have expired",
             );
         }

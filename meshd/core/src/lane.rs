@@ -33,12 +33,13 @@ mod numbers;
 mod parking;
 mod step;
 
-use self::allowance::Allowance;
+pub use self::allowance::Purse;
 use self::cache::{Cache, Entry};
 use self::front::Spot;
 use self::numbers::Number;
 use self::parking::{Parked, Parking, Waiting};
-pub use self::step::{Punted, Receivers, Released, Step};
+pub use self::step::{Fallen, Punted, Receivers, Released, Step};
+use crate::capture::Fate;
 use crate::conntrack::{Opener, Order, Seen, Subject, Zone, Zones};
 use crate::flow::{FlowKey, KeyWords, Origin};
 use crate::frame::Frame;
@@ -47,9 +48,14 @@ use crate::offload::Obstacle;
 use crate::ruling::{Action, DropCounts, DropReason, Megaflow, Ruling};
 use crate::steering::Route;
 use crate::superframe::Unit;
+use crate::tally::{LaneDrop, Tallies};
+use crate::wire::loop_probe::is_loop_probe;
 use bytes::Bytes;
 use foldhash::fast::FixedState;
 use std::sync::Arc;
+
+/// Loop probes that a guarded lane lets in beside what is for groups: those of sixty uplinks.
+const PROBES_PER_S: u32 = 200;
 
 /// How big a lane may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +74,8 @@ pub struct LaneLimits {
     pub parked_bytes: usize,
     /// Frames with more than one receiver, per second.
     pub floods_per_s: u32,
+    /// Also frames for a group that have one receiver cost of it: what an uplink's LAN floods is flooded on another LAN.
+    pub guarded: bool,
     /// Copies that are made for mirrors, or taken from a peer's, per second.
     pub copies_per_s: u32,
     /// Flows that are offered to the kernel, per second.
@@ -77,6 +85,21 @@ pub struct LaneLimits {
     pub upcall_ms: u64,
     /// A megaflow without a frame for so long is forgotten, in ms.
     pub idle_ms: u64,
+}
+
+impl LaneLimits {
+    /// For each of several lanes that a port's frames are spread over: what waits for rulings is bounded as of one. Rulings are
+    /// kept by all of them, and what goes by the second is a [`Purse`].
+    #[must_use]
+    pub fn among(self, lanes: usize) -> Self {
+        let part = |whole: usize| whole.div_ceil(lanes.max(1));
+        Self {
+            upcalls: part(self.upcalls),
+            parked: part(self.parked),
+            parked_bytes: part(self.parked_bytes),
+            ..self
+        }
+    }
 }
 
 impl Default for LaneLimits {
@@ -89,6 +112,7 @@ impl Default for LaneLimits {
             parked: 512,
             parked_bytes: 1 << 20,
             floods_per_s: 1000,
+            guarded: false,
             copies_per_s: 10_000,
             offers_per_s: 2000,
             upcall_ms: 3000,
@@ -97,7 +121,7 @@ impl Default for LaneLimits {
     }
 }
 
-/// What a lane counts.
+/// What a lane counts, all networks together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LaneCounters {
     /// Frames that came.
@@ -108,21 +132,10 @@ pub struct LaneCounters {
     pub hits: u64,
     /// Upcalls sent.
     pub upcalls: u64,
+    /// Slices that the underlay lost, and that were made again of repairs.
+    pub mended: u64,
     /// Frames dropped by this lane, or by the shell on its behalf.
     pub drops: DropCounts,
-}
-
-/// The last frame that a lane dropped for a reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LaneDrop {
-    /// Why.
-    pub reason: DropReason,
-    /// When.
-    pub at: Moment,
-    /// What it was, if it was a frame.
-    pub key: Option<FlowKey>,
-    /// The meter that had no room, if it was one.
-    pub meter: Option<Arc<str>>,
 }
 
 /// A cached ruling, as an operator may want to see it.
@@ -156,13 +169,17 @@ pub struct Lane {
     seen: Seen,
     /// Of the last frame, or of those that were released last.
     punted: Vec<Punted>,
-    floods: Allowance,
-    copies: Allowance,
-    offers: Allowance,
+    /// Its own, or that of all lanes of its port.
+    purse: Purse,
     /// Where the front has the flow that was offered last.
     offered: Spot,
-    counters: LaneCounters,
-    last_drops: Vec<LaneDrop>,
+    tallies: Tallies,
+    hits: u64,
+    upcalls: u64,
+    mended: u64,
+    /// Somebody looks.
+    watched: bool,
+    fallen: Vec<Fallen>,
 }
 
 impl Lane {
@@ -179,13 +196,22 @@ impl Lane {
             hasher,
             seen: Seen::new(seed.rotate_left(32)),
             punted: Vec::new(),
-            floods: Allowance::default(),
-            copies: Allowance::default(),
-            offers: Allowance::default(),
+            purse: Purse::default(),
             offered: Spot::default(),
-            counters: LaneCounters::default(),
-            last_drops: Vec::new(),
+            tallies: Tallies::default(),
+            hits: 0,
+            upcalls: 0,
+            mended: 0,
+            watched: false,
+            fallen: Vec::new(),
         }
+    }
+
+    /// What may be done so many times a second is paid out of this purse from now on, which other lanes may have too.
+    #[must_use]
+    pub fn paying_from(mut self, purse: Purse) -> Self {
+        self.purse = purse;
+        self
     }
 
     /// Whose lane it is.
@@ -194,16 +220,51 @@ impl Lane {
         self.origin
     }
 
-    /// What it counted.
-    #[must_use]
-    pub fn counters(&self) -> &LaneCounters {
-        &self.counters
+    /// Somebody looks at frames: what becomes of those that waited and are not forwarded is to be told, by [`Self::fallen`].
+    pub fn set_watched(&mut self, watched: bool) {
+        self.watched = watched;
     }
 
-    /// The last drop of each reason, in order of the reason's first appearance.
+    /// Frames that waited and were dropped or answered, since the last call; only where [`Self::set_watched`] says so.
+    pub fn fallen(&mut self) -> std::vec::Drain<'_, Fallen> {
+        self.fallen.drain(..)
+    }
+
+    fn falls<'f>(&mut self, key: FlowKey, fate: Fate, frames: impl IntoIterator<Item = &'f Bytes>) {
+        if self.watched {
+            let frames = frames.into_iter().cloned();
+            self.fallen
+                .extend(frames.map(|frame| Fallen { key, frame, fate }));
+        }
+    }
+
+    /// The shell has made slices again of which frames came to this lane.
+    pub fn count_mended(&mut self, slices: u64) {
+        self.mended += slices;
+    }
+
+    /// What it counted, all networks together.
     #[must_use]
-    pub fn last_drops(&self) -> &[LaneDrop] {
-        &self.last_drops
+    pub fn counters(&self) -> LaneCounters {
+        let total = self.tallies.total();
+        LaneCounters {
+            frames: total.came,
+            bytes: total.bytes,
+            hits: self.hits,
+            upcalls: self.upcalls,
+            mended: self.mended,
+            drops: total.drops,
+        }
+    }
+
+    /// What it counted, network by network.
+    #[must_use]
+    pub fn tallies(&self) -> Tallies {
+        let mut all = self.tallies.clone();
+        for waiting in self.parking.iter() {
+            all.of(Some(waiting.key.vni)).waiting += waiting.frames.len() as u64;
+        }
+        all
     }
 
     /// Cached megaflows, and frames that wait.
@@ -246,13 +307,18 @@ impl Lane {
         epoch: Epoch,
         now: Moment,
     ) -> Step {
-        self.counters.frames += unit.frames();
-        self.counters.bytes += unit.bytes().len() as u64;
+        let tally = self.tallies.of(Some(vni));
+        tally.came += unit.frames();
+        tally.bytes += unit.bytes().len() as u64;
         let frame = unit.bytes();
         let Ok(parsed) = Frame::parse(frame) else {
-            return self.drop_unit(DropReason::Malformed, unit, None, now);
+            self.count_drop(DropReason::Malformed, unit.frames(), Some(vni), None, now);
+            return Step::Dropped(DropReason::Malformed);
         };
         let mut key = parsed.flow_key(vni);
+        if !self.may_enter(unit.bytes(), &key, now) {
+            return self.drop_unit(DropReason::BumLimit, unit, key, now);
+        }
         let zone = zones.get(vni).map(Arc::as_ref);
         let mut subject = Subject::None;
         if let Some(zone) = zone {
@@ -269,7 +335,7 @@ impl Lane {
         let (slot, offer) = match self.cache.known(&words, spot, epoch, now) {
             Some(slot) => (slot, false),
             None => {
-                let (offers, per_s) = (&mut self.offers, self.limits.offers_per_s);
+                let (offers, per_s) = (&self.purse.0.offers, self.limits.offers_per_s);
                 let may_offer = || offers.spend(per_s, now);
                 match self.cache.find(&words, spot, epoch, now, may_offer) {
                     Some(found) => found,
@@ -278,15 +344,15 @@ impl Lane {
             }
         };
         if unit.segment() != 0 && self.cache.looks_at_each(slot, &key) {
-            return self.cut(unit);
+            return self.cut(vni, unit);
         }
         let Some(flow) = self.cache.slot(slot) else {
             return self.park(key, unit, now);
         };
-        self.counters.hits += unit.frames();
+        self.hits += unit.frames();
         flow.count(unit, now);
         if unit.longest() > flow.longest as usize {
-            return self.drop_unit(DropReason::TooLong, unit, Some(key), now);
+            return self.drop_unit(DropReason::TooLong, unit, key, now);
         }
         if offer {
             self.offered = spot;
@@ -294,7 +360,7 @@ impl Lane {
         let plain = flow.plain;
         if plain != Number::NONE {
             if let Err(reason) = self.pass(zone, &subject, &key, None, 1, now) {
-                return self.drop_unit(reason, unit, Some(key), now);
+                return self.drop_unit(reason, unit, key, now);
             }
             // Looked up here and not before, so that it is copied once: it is longer than a register.
             if let Some(&to) = self.cache.receiver(plain) {
@@ -323,8 +389,11 @@ impl Lane {
         }
         let Action::Forward(to) = &ruling.action else {
             return match ruling.action {
-                Action::Drop(reason) => self.drop_unit(reason, unit, Some(key), now),
-                _ => Step::Consumed,
+                Action::Drop(reason) => self.drop_unit(reason, unit, key, now),
+                _ => {
+                    self.tallies.of(Some(vni)).answered += unit.frames();
+                    Step::Consumed
+                }
             };
         };
         let (to, edits, copies) = (Arc::clone(to), ruling.edits.clone(), ruling.copies.clone());
@@ -334,11 +403,12 @@ impl Lane {
             Some(ways) => ways.route(key.flow_hash(&self.hasher), now),
         };
         let Some(route) = route else {
-            return self.drop_unit(DropReason::PathLost, unit, Some(key), now);
+            return self.drop_unit(DropReason::PathLost, unit, key, now);
         };
         if let Err(reason) = self.pass(zone, &subject, &key, track.as_deref(), to.len(), now) {
-            return self.drop_unit(reason, unit, Some(key), now);
+            return self.drop_unit(reason, unit, key, now);
         }
+        self.tallies.of(Some(vni)).extra += (to.len() as u64).saturating_sub(1) * unit.frames();
         Step::Forward {
             to: Receivers::Many(to),
             edits,
@@ -358,7 +428,7 @@ impl Lane {
         receivers: usize,
         now: Moment,
     ) -> Result<(), DropReason> {
-        if !self.may_flood(receivers, now) {
+        if !self.may_flood(key, receivers, now) {
             return Err(DropReason::BumLimit);
         }
         if let Some(zone) = zone {
@@ -405,11 +475,13 @@ impl Lane {
             ruling = ruling.choose(&key).clone();
         }
         let before = frames.len();
+        let long = frames.iter().filter(|frame| frame.len() > longest);
+        self.falls(key, Fate::Dropped(DropReason::TooLong), long);
         frames.retain(|frame| frame.len() <= longest);
-        self.count_drop(
+        self.count_keyed(
             DropReason::TooLong,
             (before - frames.len()) as u64,
-            Some(key),
+            key,
             now,
         );
         if let Some(to) = ruling.punts {
@@ -425,6 +497,7 @@ impl Lane {
                 Ok(()) => true,
                 Err(meter) => {
                     self.count_metered(1, meter, key, now);
+                    self.falls(key, Fate::Dropped(DropReason::Metered), [frame]);
                     false
                 }
             });
@@ -432,11 +505,17 @@ impl Lane {
         match ruling.action {
             Action::Forward(to) => {
                 let before = frames.len();
-                frames.retain(|_| self.may_flood(to.len(), now));
-                self.count_drop(
+                frames.retain(|frame| {
+                    let may = self.may_flood(&key, to.len(), now);
+                    if !may {
+                        self.falls(key, Fate::Dropped(DropReason::BumLimit), [frame]);
+                    }
+                    may
+                });
+                self.count_keyed(
                     DropReason::BumLimit,
                     (before - frames.len()) as u64,
-                    Some(key),
+                    key,
                     now,
                 );
                 if let Some(zone) = zones.get(key.vni) {
@@ -456,9 +535,12 @@ impl Lane {
                     ways.route(key.flow_hash(&self.hasher), now)
                 });
                 let Some(route) = route else {
-                    self.count_drop(DropReason::PathLost, frames.len() as u64, Some(key), now);
+                    self.count_keyed(DropReason::PathLost, frames.len() as u64, key, now);
+                    self.falls(key, Fate::Dropped(DropReason::PathLost), &frames);
                     return None;
                 };
+                let extra = (to.len() as u64).saturating_sub(1) * frames.len() as u64;
+                self.tallies.of(Some(key.vni)).extra += extra;
                 (!frames.is_empty()).then_some(Released {
                     vni: key.vni,
                     to,
@@ -469,10 +551,15 @@ impl Lane {
                 })
             }
             Action::Drop(reason) => {
-                self.count_drop(reason, frames.len() as u64, Some(key), now);
+                self.count_keyed(reason, frames.len() as u64, key, now);
+                self.falls(key, Fate::Dropped(reason), &frames);
                 None
             }
-            Action::Consume => None,
+            Action::Consume => {
+                self.falls(key, Fate::Answered, &frames);
+                self.tallies.of(Some(key.vni)).answered += frames.len() as u64;
+                None
+            }
         }
     }
 
@@ -486,12 +573,8 @@ impl Lane {
     pub fn upcall_refused(&mut self, upcall: UpcallId, now: Moment) {
         if let Some(waiting) = self.parking.take(upcall) {
             let Waiting { key, frames, .. } = *waiting;
-            self.count_drop(
-                DropReason::UpcallQueueFull,
-                frames.len() as u64,
-                Some(key),
-                now,
-            );
+            self.count_keyed(DropReason::UpcallQueueFull, frames.len() as u64, key, now);
+            self.falls(key, Fate::Dropped(DropReason::UpcallQueueFull), &frames);
         }
     }
 
@@ -500,34 +583,69 @@ impl Lane {
         self.cache.forget(self.offered);
     }
 
-    /// Counts drops, also for the shell: where a receiver does not take a frame of this lane.
+    /// Counts drops, also for the shell: where a receiver does not take a frame of this lane. `vni`: the frame's, if that is
+    /// known.
     pub fn count_drop(
         &mut self,
         reason: DropReason,
         frames: u64,
+        vni: Option<Vni>,
         key: Option<FlowKey>,
         now: Moment,
     ) {
-        if frames == 0 {
-            return;
+        self.tallies.of(vni).drop(reason, frames, key, now);
+    }
+
+    fn count_keyed(&mut self, reason: DropReason, frames: u64, key: FlowKey, now: Moment) {
+        self.count_drop(reason, frames, Some(key.vni), Some(key), now);
+    }
+
+    /// For the shell: what came is no frame, or did not come whole.
+    pub fn count_lost(&mut self, reason: DropReason, frames: u64, vni: Option<Vni>, now: Moment) {
+        self.tallies.of(vni).came += frames;
+        self.count_drop(reason, frames, vni, None, now);
+    }
+
+    /// For the shell: a port or a session took so many frames of this lane.
+    pub fn count_sent(&mut self, vni: Vni, frames: u64) {
+        self.tallies.of(Some(vni)).sent += frames;
+    }
+
+    /// For the shell: so many copies are made beyond the frame itself.
+    pub fn count_extra(&mut self, vni: Vni, copies: u64) {
+        self.tallies.of(Some(vni)).extra += copies;
+    }
+
+    /// For the shell: a copy that a peer mirrors came, for so many ports here.
+    pub fn count_copy(&mut self, vni: Vni, frame: &[u8], ports: u64) {
+        let tally = self.tallies.of(Some(vni));
+        tally.came += 1;
+        tally.bytes += frame.len() as u64;
+        match ports.checked_sub(1) {
+            Some(extra) => tally.extra += extra,
+            None => tally.answered += 1,
         }
-        self.counters.drops.add(reason, frames);
-        // One row for each reason, so at most as many as there are reasons.
-        match self.last_drops.iter_mut().find(|d| d.reason == reason) {
-            Some(last) => (last.at, last.key) = (now, key),
-            None => self.last_drops.push(LaneDrop {
-                reason,
-                at: now,
-                key,
-                meter: None,
-            }),
+    }
+
+    /// For the shell: is it time that it reads a frame that a receiver did not take, so that there is an example of it?
+    #[must_use]
+    pub fn wants_example(&self, vni: Vni, reason: DropReason, now: Moment) -> bool {
+        self.tallies.wants_example(vni, reason, now)
+    }
+
+    /// The lane is over: what waits in it goes.
+    pub fn end(&mut self, now: Moment) {
+        while let Some(waiting) = self.parking.take_oldest() {
+            let Waiting { key, frames, .. } = *waiting;
+            self.count_keyed(DropReason::LaneEnded, frames.len() as u64, key, now);
         }
     }
 
     fn count_metered(&mut self, frames: u64, meter: &Arc<str>, key: FlowKey, now: Moment) {
-        self.count_drop(DropReason::Metered, frames, Some(key), now);
+        self.count_keyed(DropReason::Metered, frames, key, now);
         let metered = |d: &&mut LaneDrop| d.reason == DropReason::Metered;
-        if let Some(last) = self.last_drops.iter_mut().find(metered) {
+        let row = self.tallies.of(Some(key.vni));
+        if let Some(last) = row.last.iter_mut().find(metered) {
             last.meter = Some(Arc::clone(meter));
         }
     }
@@ -536,8 +654,8 @@ impl Lane {
     pub fn handle_timeout(&mut self, now: Moment) {
         while let Some(waiting) = self.parking.take_overdue(now) {
             let Waiting { key, frames, .. } = *waiting;
-            let frames = frames.len() as u64;
-            self.count_drop(DropReason::UpcallTimeout, frames, Some(key), now);
+            self.count_keyed(DropReason::UpcallTimeout, frames.len() as u64, key, now);
+            self.falls(key, Fate::Dropped(DropReason::UpcallTimeout), &frames);
         }
         self.cache.sweep(now);
     }
@@ -550,9 +668,10 @@ impl Lane {
     }
 
     /// Its frames come one by one, and are counted then.
-    fn cut(&mut self, unit: &Unit<'_>) -> Step {
-        self.counters.frames -= unit.frames();
-        self.counters.bytes -= unit.bytes().len() as u64;
+    fn cut(&mut self, vni: Vni, unit: &Unit<'_>) -> Step {
+        let tally = self.tallies.of(Some(vni));
+        tally.came -= unit.frames();
+        tally.bytes -= unit.bytes().len() as u64;
         Step::Cut
     }
 
@@ -561,40 +680,50 @@ impl Lane {
         &mut self,
         reason: DropReason,
         unit: &Unit<'_>,
-        key: Option<FlowKey>,
+        key: FlowKey,
         now: Moment,
     ) -> Step {
-        self.count_drop(reason, unit.frames(), key, now);
+        self.count_keyed(reason, unit.frames(), key, now);
         Step::Dropped(reason)
     }
 
     /// May one more copy be made, or taken? Counted as [`DropReason::MirrorLimit`] if not: copies have a rate of their own, so
     /// that a mirror does not take the traffic's place.
-    pub fn may_copy(&mut self, now: Moment) -> bool {
-        let may = self.copies.spend(self.limits.copies_per_s, now);
+    pub fn may_copy(&mut self, vni: Vni, now: Moment) -> bool {
+        let may = self.purse.0.copies.spend(self.limits.copies_per_s, now);
         if !may {
-            self.count_drop(DropReason::MirrorLimit, 1, None, now);
+            self.count_drop(DropReason::MirrorLimit, 1, Some(vni), None, now);
         }
         may
     }
 
-    fn may_flood(&mut self, receivers: usize, now: Moment) -> bool {
-        if receivers < 2 {
+    /// What is for a group on a guarded lane pays when it comes, so that a storm asks the switch nothing. Loop probes have a purse
+    /// of their own: they are to end the storm.
+    fn may_enter(&mut self, frame: &[u8], key: &FlowKey, now: Moment) -> bool {
+        if !self.limits.guarded || !key.dst_mac.is_group() {
             return true;
         }
-        self.floods.spend(self.limits.floods_per_s, now)
+        let probe = is_loop_probe(frame) && self.purse.0.probes.spend(PROBES_PER_S, now);
+        probe || self.purse.0.floods.spend(self.limits.floods_per_s, now)
+    }
+
+    fn may_flood(&mut self, key: &FlowKey, receivers: usize, now: Moment) -> bool {
+        if receivers < 2 || (self.limits.guarded && key.dst_mac.is_group()) {
+            return true;
+        }
+        self.purse.0.floods.spend(self.limits.floods_per_s, now)
     }
 
     /// A superframe waits as what it stands for: the switch sees frames.
     fn park(&mut self, key: FlowKey, unit: &Unit<'_>, now: Moment) -> Step {
         if unit.segment() != 0 {
-            return self.cut(unit);
+            return self.cut(key.vni, unit);
         }
         match self.parking.park(key, unit.bytes(), now) {
-            Parked::Full => self.drop_unit(DropReason::ParkingFull, unit, Some(key), now),
+            Parked::Full => self.drop_unit(DropReason::ParkingFull, unit, key, now),
             Parked::Behind => Step::Parked,
             Parked::First(upcall, frame) => {
-                self.counters.upcalls += 1;
+                self.upcalls += 1;
                 let ct = key.tracked();
                 Step::Upcall { upcall, frame, ct }
             }
@@ -602,6 +731,10 @@ impl Lane {
     }
 }
 
+#[cfg(test)]
+mod balance;
+#[cfg(test)]
+mod guarded;
 #[cfg(test)]
 mod model;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId};
 use crate::node::Output;
 use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::peers::{check_hello, hello, last_words, name_of, words};
+use crate::peers::{check_hello, last_words, name_of, own_hello, part, say_hello, words};
 use crate::steering::WayId;
 use crate::wire::control::{Goodbye, Hello, Message};
 use rand::rngs::SmallRng;
@@ -219,14 +219,7 @@ impl Links {
         if directory.is_revoked(self.me) || directory.is_revoked(key) || key == self.me {
             self.end(session, Goodbye::Refused("no member".into()), out);
         } else if dialed {
-            self.say_hello(session, directory, out);
-        }
-    }
-
-    fn say_hello(&self, session: SessionId, directory: &Directory, out: &mut Outbox) {
-        if let Some(hello) = hello(self.me, self.mesh, 0, directory) {
-            let message = Message::Hello(hello);
-            out.push(Output::Message { session, message });
+            say_hello(session, own_hello(self.me, self.mesh, 0, directory), out);
         }
     }
 
@@ -278,7 +271,7 @@ impl Links {
             return false;
         }
         if !dialed {
-            self.say_hello(session, directory, out);
+            say_hello(session, own_hello(self.me, self.mesh, 0, directory), out);
         }
         let by_lower = |s: &Session| s.dialed == (self.me < s.key);
         let before = self.up.get(&(key, way)).copied();
@@ -376,15 +369,7 @@ impl Links {
         if self.up.get(&(s.key, s.way)) == Some(&session) {
             self.up.remove(&(s.key, s.way));
         }
-        let reason = match &goodbye {
-            Goodbye::Refused(why) | Goodbye::Busy(why) => why.clone(),
-            Goodbye::Revoked => "revoked".to_owned(),
-            Goodbye::Stopping => "stopping".to_owned(),
-            Goodbye::Superseded => "superseded".to_owned(),
-        };
-        let message = Message::Goodbye(goodbye);
-        out.push(Output::Message { session, message });
-        out.push(Output::Hangup { session, reason });
+        part(session, goodbye, out);
     }
 
     /// A dial led nowhere.

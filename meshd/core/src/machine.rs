@@ -9,17 +9,20 @@
 //!
 //! Owns the dispatch and the order of it. Every decision is in a part.
 
-use crate::command::{Command, NetworkSpec, PortRecord, Refusal, RefusalCode, Reply};
-use crate::directory::{Change, Directory};
-use crate::fdb::{How, Place};
-use crate::ident::{
-    CommandId, Epoch, Label, MacAddr, MeshId, Moment, NodeId, Now, PortId, SessionId, Vni, WallTime,
-};
+mod changes;
+mod commands;
+mod telling;
+
+use crate::command::PortRecord;
+use crate::directory::Directory;
+use crate::flow::Origin;
+use crate::guard::Guard;
+use crate::ident::{Epoch, Label, MeshId, Moment, NodeId, Now, PortId, SessionId, Vni};
+use crate::kind::Crossing;
 use crate::links::LinkSpec;
 use crate::mesh::{Mesh, MeshConfig, PeerMessage};
+use crate::multicast::{GroupReport, MulticastSpec};
 use crate::names::Names;
-use crate::neighbor::is_router;
-use crate::networks::Added;
 use crate::node::{Input, KernelEvent, Output};
 use crate::notice::Notice;
 use crate::offload::GateMatch;
@@ -27,17 +30,20 @@ use crate::outbox::Outbox;
 use crate::path::PathState;
 use crate::planes::{Around, Planes, PlanesConfig};
 use crate::pool::Pools;
-use crate::ports::{PortChange, Ports, PortsConfig};
+use crate::ports::{Ports, PortsConfig};
+use crate::services::{ServiceRules, Services};
 use crate::state::StateKey;
-use crate::steering::{Figures, KernelWay, MAIN_COST, Steering, WayFace, WayId, WaySample};
-use crate::switch::{PortFace, RemoteEndpoint, Switch, SwitchLimits, is_monitor};
+use crate::steering::{Figures, KernelWay, Steering, WaySample};
+use crate::switch::{Switch, SwitchLimits};
 use crate::view::PortState;
 use crate::vteps::Vteps;
 use crate::wire::control::Message;
-use crate::wire::record::{Endpoint, Keyring, NetworkDef, RecordError, Signed};
+use crate::wire::loop_probe::is_loop_probe;
+use crate::wire::record::{Keyring, NetworkDef, RecordError, Signed};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use telling::Telling;
 
 /// What a node is born with; all of it from the shell.
 #[derive(Clone, Debug)]
@@ -68,6 +74,10 @@ pub struct NodeConfig {
     pub dns: bool,
     /// Plugins in the policy chain of each network.
     pub chains: BTreeMap<Vni, u32>,
+    /// How multicast is treated on networks, by name; others as it is by default.
+    pub multicast: BTreeMap<Label, MulticastSpec>,
+    /// Whose services of hosts are answered.
+    pub services: ServiceRules,
     /// The kernel's side.
     pub planes: PlanesConfig,
     /// What the kernel's gates hold of an earlier run: their epoch, and their entries.
@@ -76,6 +86,15 @@ pub struct NodeConfig {
 
 /// How long the gates of an earlier run are gone by at most, in ms.
 const ADOPT_MS: u64 = 10_000;
+
+/// Where the bridges of a LAN talk about its spanning tree (IEEE 802.1D-2004 §7.12.3).
+const BPDU_MAC: [u8; 6] = [0x01, 0x80, 0xc2, 0, 0, 0];
+
+/// True for an uplink that lets router advertisements pass.
+fn lets_routers(record: &PortRecord) -> bool {
+    let uplink = record.kind.uplink();
+    uplink.is_some_and(|uplink| uplink.allow.contains(&Crossing::Ra))
+}
 
 /// See the module, and [`crate::node`] for its alphabet.
 pub struct Node {
@@ -86,14 +105,16 @@ pub struct Node {
     pools: Pools,
     switch: Switch,
     planes: Planes,
+    guard: Guard,
     vteps: Vteps,
     chains: BTreeMap<Vni, u32>,
     out: Outbox,
     /// Peers that can be asked for addresses.
     proven: BTreeMap<NodeId, SessionId>,
-    /// Networks whose endpoints here are to be told anew.
-    tell: BTreeSet<Vni>,
+    telling: Telling,
     names_changed: bool,
+    /// As the names have them.
+    services: Services,
     /// There was a choice of ways to some peer.
     choices: bool,
     started: Now,
@@ -118,7 +139,7 @@ impl Node {
             mesh_name: config.mesh_name.clone(),
             membership: config.membership.clone(),
             records: config.records.clone(),
-            keyring,
+            keyring: Arc::clone(&keyring),
             links: config.links.clone(),
             seed,
             version: config.version.clone(),
@@ -136,14 +157,16 @@ impl Node {
             pools: Pools::new(me),
             switch: Switch::new(limits, Epoch(config.gates.0.0 + 1), seed.rotate_left(41)),
             planes: Planes::new(me, config.planes.clone(), seed.rotate_left(29)),
+            guard: Guard::new(config.mesh, keyring),
             vteps: Vteps::default(),
             chains: config.chains.clone(),
+            services: Services::new(config.services.clone()),
             config,
             mesh,
             out,
             me,
             proven: BTreeMap::new(),
-            tell: BTreeSet::new(),
+            telling: Telling::default(),
             names_changed: true,
             choices: false,
             started: now,
@@ -197,6 +220,14 @@ impl Node {
                 frame,
                 ct,
             } => {
+                if let Origin::Port(port) = origin {
+                    let directory = &self.mesh.directory;
+                    if is_loop_probe(&frame) {
+                        self.guard.probe(port, &frame, directory, now, out);
+                    } else if frame.starts_with(&BPDU_MAC) {
+                        self.guard.bpdu(port, &frame, now.moment, out);
+                    }
+                }
                 self.switch
                     .upcall(origin, upcall, (vni, ct), &frame, now.moment, out);
             }
@@ -224,7 +255,7 @@ impl Node {
             Input::Command { id, command } => self.command(id, command, now),
         }
         // These come by the hundred thousand and reach nobody but the switch.
-        if of_frames && self.switch.is_settled() {
+        if of_frames && self.switch.is_settled() && self.guard.is_settled() {
             return self.switch.ask_steering(now.moment, &mut self.out);
         }
         self.settle(now);
@@ -237,6 +268,8 @@ impl Node {
         self.mesh.handle_timeout(now, out);
         self.pools.handle_timeout(now, out);
         self.planes.handle_timeout(now.moment);
+        self.telling.handle_timeout(now.moment);
+        self.guard.handle_timeout(now, out);
         self.ports
             .handle_timeout(&self.mesh.directory, &mut self.pools, now, out);
         self.mesh
@@ -264,10 +297,15 @@ impl Node {
         [
             switch,
             gates,
+            self.switch
+                .interest_timeout()
+                .map(|moment| (moment, "switch: say who listens")),
             self.planes.poll_timeout(),
             self.mesh.poll_timeout(),
             self.pools.poll_timeout(),
             self.ports.poll_timeout(),
+            self.guard.poll_timeout(),
+            self.telling.poll_timeout(),
         ]
         .into_iter()
         .flatten()
@@ -288,7 +326,10 @@ impl Node {
                 .names(def.vni)
                 .map(|(name, _, endpoint)| (def.vni, name, endpoint.ips.as_slice()))
         });
-        Some(Names::build(&self.config.domain, networks, endpoints))
+        let services = self.services.iter();
+        let services = services.map(|service| (&service.name, service.ips.as_slice()));
+        let names = Names::build(&self.config.domain, networks, endpoints);
+        Some(names.with_services(services))
     }
 
     /// Says goodbye to all peers.
@@ -312,6 +353,14 @@ impl Node {
             Some((from, PeerMessage::Paths(reports))) => {
                 self.planes.reports(from, &reports, now.moment);
             }
+            Some((from, PeerMessage::Groups(GroupReport { vni, interest }))) => {
+                let out = &mut self.out;
+                self.switch
+                    .set_interest(vni, from, interest, now.moment, out);
+            }
+            Some((node, PeerMessage::Inquiry(word))) => {
+                self.out.push(Output::Inquiry { node, word });
+            }
             Some((from, PeerMessage::PoolGrant(grant))) => {
                 self.pools.on_grant(from, &grant, now, &mut self.out);
                 self.ports
@@ -324,7 +373,13 @@ impl Node {
     fn kernel(&mut self, event: KernelEvent, now: Now) {
         let (around, pools, out) = (&self.mesh.directory, &mut self.pools, &mut self.out);
         match event {
-            KernelEvent::Wired { port, ifname, mac } => {
+            KernelEvent::Wired {
+                port,
+                ifname,
+                mac,
+                file,
+            } => {
+                self.ports.note_file(port, file);
                 self.ports.wired(port, ifname, mac, around, pools, out)
             }
             KernelEvent::Mended {
@@ -334,13 +389,23 @@ impl Node {
                 mended,
             } => self.ports.mended(port, ifname, mac, &mended, out),
             KernelEvent::FarEnd { port, up } => self.ports.far_end(port, up, out),
-            KernelEvent::WireFailed { port, reason, gone } => {
-                self.ports.wire_failed(port, reason, gone, now, pools, out);
+            KernelEvent::FarMtu { port, mtu } => {
+                self.ports.far_mtu(port, mtu, &self.mesh.directory, out);
+            }
+            KernelEvent::WireFailed {
+                port,
+                code,
+                reason,
+                gone,
+            } => {
+                let why = (code, reason);
+                self.ports.wire_failed(port, why, gone, now, pools, out);
             }
             KernelEvent::Unwired { port, errors } => {
                 self.ports.unwired(port, errors, around, pools, now, out)
             }
             KernelEvent::PortGone { port } => self.ports.port_gone(port, pools, out),
+            KernelEvent::Appeared { port } => self.ports.appeared(port, around, pools, now, out),
             KernelEvent::Planned {
                 vni,
                 plan,
@@ -366,194 +431,6 @@ impl Node {
                 self.trust_changed(now);
             }
         }
-    }
-
-    fn command(&mut self, id: CommandId, command: Command, now: Now) {
-        let is_policy = matches!(
-            command,
-            Command::PolicyChain { .. }
-                | Command::PolicyInvalidate { .. }
-                | Command::SteeringPlugin { .. }
-        );
-        let undoes =
-            is_policy || matches!(command, Command::Detach { .. } | Command::ShareOnly { .. });
-        if !undoes
-            && self.mesh.directory.is_revoked(self.me)
-            && let Some(message) = self.mesh.revoked()
-        {
-            let code = RefusalCode::Forbidden;
-            let result = Err(Refusal { code, message });
-            return self.out.push(Output::Reply { id, result });
-        }
-        let result = match command {
-            Command::Invite(spec) => self.mesh.invite(&spec, now, &mut self.out),
-            Command::Revoke { member } => self.mesh.revoke(&member, now, &mut self.out),
-            Command::NetworkAdd(spec) => self.add_network(&spec, now),
-            Command::NetworkRemove { network } => self
-                .mesh
-                .remove_network(&network, now, &mut self.out)
-                .map(|_tombstone| Reply::Done),
-            Command::Attach(spec) => {
-                return self.ports.attach(
-                    id,
-                    spec,
-                    &self.mesh.directory,
-                    &mut self.pools,
-                    now,
-                    &mut self.out,
-                );
-            }
-            Command::Detach { port } => {
-                return self.ports.detach(
-                    id,
-                    &port,
-                    &self.mesh.directory,
-                    &mut self.pools,
-                    &mut self.out,
-                );
-            }
-            Command::VtepAdd { network, vtep } => {
-                let members =
-                    self.mesh.directory.members().filter_map(|m| {
-                        self.mesh.directory.advert(m.node)?.vtep.map(|vtep| vtep.ip)
-                    });
-                let members = members.collect();
-                self.vteps.add(
-                    &network,
-                    vtep,
-                    self.planes.trusted(),
-                    &members,
-                    &self.mesh.directory,
-                    &mut self.ports,
-                    now,
-                    &mut self.out,
-                )
-            }
-            Command::VtepRemove { network, ip } => {
-                self.vteps
-                    .remove(&network, ip, &self.mesh.directory, &mut self.out)
-            }
-            Command::KernelWishes { trusted, kernel } => {
-                self.planes.set_wishes(trusted, kernel, &mut self.out);
-                self.trust_changed(now);
-                Ok(Reply::Done)
-            }
-            Command::BridgeFilter { in_the_way } => {
-                self.planes.set_bridge_filter(in_the_way, &mut self.out);
-                self.trust_changed(now);
-                Ok(Reply::Done)
-            }
-            Command::Share { vni, plugin, list } => {
-                self.mesh.share(vni, plugin, list, now, &mut self.out)
-            }
-            Command::ShareOnly { attachments } => {
-                self.mesh.share_only(&attachments, now, &mut self.out);
-                Ok(Reply::Done)
-            }
-            Command::SteeringPlugin { vni, revision } => {
-                self.switch.set_steering(vni, revision, &mut self.out);
-                self.ways_changed();
-                Ok(Reply::Done)
-            }
-            Command::PolicyChain { vni, plugins } => {
-                self.chains.insert(vni, plugins);
-                self.switch
-                    .set_policy(vni, plugins, now.moment, &mut self.out);
-                Ok(Reply::Done)
-            }
-            Command::PolicyInvalidate {
-                vni,
-                attachment,
-                tag,
-            } => {
-                let out = &mut self.out;
-                self.switch
-                    .invalidate_policy(vni, attachment, tag, now.moment, out);
-                Ok(Reply::Done)
-            }
-        };
-        if is_policy {
-            // The reply is the moment from which nothing obeys what was: the kernel's gates come first.
-            self.settle(now);
-        }
-        self.out.push(Output::Reply { id, result });
-    }
-
-    /// Who founds a network owns all of its addresses, from the same drain on in which the network is kept.
-    fn add_network(&mut self, spec: &NetworkSpec, now: Now) -> Result<Reply, Refusal> {
-        match self.mesh.add_network(spec, now, &mut self.out)? {
-            Added::New(def) => {
-                self.pools.define(&def, true, &mut self.out);
-                Ok(Reply::Network(def))
-            }
-            Added::Same(def) => Ok(Reply::Network(def)),
-        }
-    }
-
-    /// Tells the pools who can be asked.
-    fn sessions_changed(&mut self, now: Now) {
-        let current: BTreeMap<NodeId, SessionId> = self
-            .mesh
-            .peers()
-            .into_iter()
-            .filter_map(|peer| Some((peer.node, peer.session?)))
-            .collect();
-        for (node, session) in &self.proven {
-            if current.get(node) != Some(session) {
-                self.pools.peer_down(*node, *session);
-            }
-        }
-        for (node, session) in &current {
-            if self.proven.get(node) != Some(session) {
-                self.pools.peer_up(*node, *session);
-            }
-        }
-        self.ways_changed();
-        if current != self.proven {
-            self.proven = current;
-            self.planes.touch_all(None, now.moment);
-            self.ports
-                .addresses_changed(&self.mesh.directory, &mut self.pools, now, &mut self.out);
-        }
-    }
-
-    /// Tells the switch which ways there are to each peer. A peer has a choice of ways if it has links in common with this
-    /// node, or if some network has a plugin that chooses between VXLAN and the session.
-    fn ways_changed(&mut self) {
-        let steered = self.switch.steering().has_plugins();
-        if self.mesh.links().is_empty() && !steered && !self.choices {
-            return;
-        }
-        self.choices = steered || !self.mesh.links().is_empty();
-        let mut all = BTreeMap::new();
-        for peer in self.mesh.peers() {
-            let links = self.mesh.links_with(peer.node);
-            let mut faces = Vec::new();
-            if steered || !links.is_empty() {
-                faces.push(WayFace {
-                    way: WayId::MAIN,
-                    name: "quic-direct".to_owned(),
-                    cost: MAIN_COST,
-                    rate_kbps: None,
-                    up: peer.session.is_some(),
-                });
-            }
-            let specs = self.mesh.links();
-            faces.extend(links.into_iter().filter_map(|link| {
-                let spec = specs.get(link.way.nth_link()?)?;
-                Some(WayFace {
-                    way: link.way,
-                    name: spec.name.to_string(),
-                    cost: spec.cost,
-                    rate_kbps: spec.rate_kbps,
-                    up: link.session.is_some(),
-                })
-            }));
-            if !faces.is_empty() {
-                all.insert(peer.node, faces);
-            }
-        }
-        self.switch.set_ways(all, &mut self.out);
     }
 
     /// The counters of connections, ten times a second; what the kernels' probes measured is looked at besides.
@@ -584,18 +461,27 @@ impl Node {
 
     /// Lets what changed in one part reach the others, until nothing changes any more.
     fn settle(&mut self, now: Now) {
+        for (vni, mac, from, to) in self.switch.take_moves() {
+            self.guard
+                .moved(vni, mac, from, to, now.moment, &mut self.out);
+        }
         loop {
+            for change in self.guard.take_changes() {
+                let (vni, port) = (change.vni, change.port);
+                self.switch
+                    .set_blocked(vni, port, change.blocked, &mut self.out);
+            }
             let changes = self.mesh.take_changes();
             let port_changes = self.ports.take_changes();
-            for (vni, _) in self.switch.take_learned() {
-                self.tell.insert(vni);
+            for vni in self.switch.take_learned() {
+                self.telling.learned(vni, now.moment);
                 self.planes.touch(vni, now.moment);
             }
             let vteps = self.vteps.take_changes();
             if changes.is_empty()
                 && port_changes.is_empty()
                 && vteps.is_empty()
-                && self.tell.is_empty()
+                && self.telling.is_settled()
             {
                 return self.settle_kernel(now);
             }
@@ -611,7 +497,7 @@ impl Node {
             for (vni, port) in vteps {
                 self.vteps_changed(vni, port, now);
             }
-            for vni in std::mem::take(&mut self.tell) {
+            for vni in self.telling.take() {
                 self.tell_endpoints(vni, now);
             }
         }
@@ -619,6 +505,7 @@ impl Node {
 
     /// What the kernel is to have and what its gates hold, after all else has settled.
     fn settle_kernel(&mut self, now: Now) {
+        self.tell_groups(now);
         let around = Around {
             mesh: &self.mesh,
             ports: &self.ports,
@@ -637,232 +524,6 @@ impl Node {
                 .all(|(_, state, _)| state != PortState::Wiring);
         self.switch.settle_gates(ready, now.moment, &mut self.out);
         self.switch.ask_steering(now.moment, &mut self.out);
-    }
-
-    /// The port that stands for a network's foreign VTEPs, as they are now.
-    fn vteps_changed(&mut self, vni: Vni, port: PortId, now: Now) {
-        self.planes.touch(vni, now.moment);
-        self.tell.insert(vni);
-        let Some(gateway) = self.vteps.of(vni) else {
-            return self.switch.remove_port(port, now.moment, &mut self.out);
-        };
-        let face = PortFace {
-            port,
-            vni,
-            mac: MacAddr::default(),
-            ips: Vec::new(),
-            service: false,
-            foreign: Some(gateway.macs()),
-            since: now.moment,
-            router: false,
-            monitor: false,
-        };
-        // If the network is not known (yet), it is said again once it is.
-        let _ = self.switch.add_port(face, now.moment, &mut self.out);
-    }
-
-    /// Other nodes are told where this one takes VXLAN, and plans are made anew.
-    fn trust_changed(&mut self, now: Now) {
-        let (vtep, trusted) = (self.planes.vtep(), self.planes.trusted().to_vec());
-        self.mesh.advertise_vtep(vtep, trusted, now, &mut self.out);
-        self.planes.touch_all(self.ports.networks(), now.moment);
-    }
-
-    fn mesh_changed(&mut self, change: Change, now: Now) {
-        match change {
-            Change::Members => {}
-            Change::Revoked(node) => self.pools.forget_node(node, &mut self.out),
-            Change::Network(vni) => {
-                match self.mesh.directory.network_by_vni(vni).cloned() {
-                    Some(def) => self.pools.define(&def, false, &mut self.out),
-                    None => self.pools.remove(vni, &mut self.out),
-                }
-                self.network_changed(vni, now);
-                self.ports
-                    .network_changed(vni, &self.mesh.directory, now, &mut self.out);
-            }
-            Change::Node(_) => {
-                self.ways_changed();
-                let networks: Vec<Vni> =
-                    self.mesh.directory.networks().map(|def| def.vni).collect();
-                for vni in networks {
-                    self.members_changed(vni);
-                    self.planes.touch(vni, now.moment);
-                }
-            }
-            Change::Endpoints(vni) => {
-                self.endpoints_changed(vni, now);
-                self.planes.touch(vni, now.moment);
-            }
-        }
-    }
-
-    fn network_changed(&mut self, vni: Vni, now: Now) {
-        self.names_changed = true;
-        self.planes.touch(vni, now.moment);
-        let Some(def) = self.mesh.directory.network_by_vni(vni) else {
-            return self.switch.remove_network(vni, now.moment, &mut self.out);
-        };
-        let mtu = def.mtu;
-        self.switch.set_network(vni, mtu, &mut self.out);
-        let plugins = self.chains.get(&vni).copied().unwrap_or(0);
-        if plugins > 0 {
-            self.switch
-                .set_policy(vni, plugins, now.moment, &mut self.out);
-        }
-        if let Some(gateway) = self.vteps.of(vni) {
-            self.vteps_changed(vni, gateway.port, now);
-        }
-        self.members_changed(vni);
-        self.endpoints_changed(vni, now);
-    }
-
-    fn members_changed(&mut self, vni: Vni) {
-        let members = self.mesh.directory.members_with_network(vni).collect();
-        self.switch.set_members(vni, members, &mut self.out);
-    }
-
-    fn endpoints_changed(&mut self, vni: Vni, now: Now) {
-        self.names_changed = true;
-        let me = self.me;
-        let remote: Vec<RemoteEndpoint> = self
-            .mesh
-            .directory
-            .endpoints(vni)
-            .filter(|(node, _)| *node != me)
-            .map(|(node, endpoint)| RemoteEndpoint {
-                node,
-                mac: endpoint.mac,
-                ips: endpoint.ips.clone(),
-                roams: endpoint.roams.then(|| {
-                    let age = now.wall.0.saturating_sub(endpoint.since.0);
-                    Moment(now.moment.0.saturating_sub(age.saturating_mul(1_000_000)))
-                }),
-                router: is_router(&endpoint.labels),
-            })
-            .collect();
-        self.switch.set_remote(vni, &remote, &mut self.out);
-    }
-
-    fn port_changed(&mut self, change: PortChange, now: Now) {
-        let face = match change {
-            PortChange::Presence => return,
-            PortChange::PortUp(record) => {
-                self.tell.insert(record.vni);
-                let ips = record.ips.iter().map(ipnet::IpNet::addr).collect();
-                PortFace {
-                    port: record.id,
-                    vni: record.vni,
-                    mac: record.mac,
-                    ips,
-                    service: false,
-                    foreign: None,
-                    since: now.moment,
-                    router: is_router(&record.labels),
-                    monitor: is_monitor(&record.labels),
-                }
-            }
-            PortChange::ServiceUp(wiring) => {
-                let ips = wiring.ips.iter().map(ipnet::IpNet::addr).collect();
-                PortFace {
-                    port: wiring.port,
-                    vni: wiring.vni,
-                    mac: wiring.mac,
-                    ips,
-                    service: true,
-                    foreign: None,
-                    since: now.moment,
-                    router: false,
-                    monitor: false,
-                }
-            }
-            PortChange::PortDown(record) => {
-                self.tell.insert(record.vni);
-                self.planes.touch(record.vni, now.moment);
-                return self
-                    .switch
-                    .remove_port(record.id, now.moment, &mut self.out);
-            }
-            PortChange::ServiceDown { port, .. } => {
-                return self.switch.remove_port(port, now.moment, &mut self.out);
-            }
-        };
-        let (port, vni) = (face.port, face.vni);
-        self.planes.touch(vni, now.moment);
-        if let Err(error) = self.switch.add_port(face, now.moment, &mut self.out) {
-            self.out.push(Output::Notice(Notice::PortFailed {
-                port,
-                reason: error.to_string(),
-            }));
-        }
-        // The network may have come before its first port: say what is on it.
-        self.members_changed(vni);
-        self.endpoints_changed(vni, now);
-    }
-
-    /// Our endpoints and our networks, as the ports and their learned MACs are now.
-    fn tell_endpoints(&mut self, vni: Vni, now: Now) {
-        // A port of an earlier run is there while the kernel is asked about it: others are not to lose it for that moment.
-        let ready = |record: &PortRecord, state| match state {
-            PortState::Ready => true,
-            PortState::Wiring => record.ready,
-            _ => false,
-        };
-        let mut list: BTreeMap<MacAddr, Endpoint> = BTreeMap::new();
-        for (record, state, _) in self.ports.iter().filter(|(record, ..)| record.vni == vni) {
-            if ready(record, state) {
-                let endpoint = Endpoint {
-                    mac: record.mac,
-                    ips: record.ips.iter().map(ipnet::IpNet::addr).collect(),
-                    name: record.name.clone(),
-                    labels: record.labels.clone(),
-                    since: WallTime(record.since),
-                    roams: false,
-                };
-                list.insert(record.mac, endpoint);
-            }
-        }
-        for row in self.switch.fdb(vni) {
-            if let (How::Learned { since, .. }, Place::Port(_)) = (row.how, row.place) {
-                let age = now.moment.ms_since(since);
-                list.entry(row.mac).or_insert_with(|| Endpoint {
-                    mac: row.mac,
-                    ips: Vec::new(),
-                    name: None,
-                    labels: BTreeMap::new(),
-                    since: WallTime(now.wall.0.saturating_sub(age)),
-                    roams: true,
-                });
-            }
-        }
-        if let Some(gateway) = self.vteps.of(vni) {
-            for mac in gateway.macs() {
-                list.entry(mac).or_insert_with(|| Endpoint {
-                    mac,
-                    ips: Vec::new(),
-                    name: None,
-                    labels: BTreeMap::new(),
-                    since: self.started.wall,
-                    roams: false,
-                });
-            }
-        }
-        let list = list.into_values().collect();
-        if let Err(error) = self.mesh.advertise_endpoints(vni, list, now, &mut self.out) {
-            let what = format!("endpoints of network {vni}");
-            self.out.push(Output::Notice(Notice::Refused {
-                what,
-                reason: error.to_string(),
-            }));
-        }
-    }
-
-    /// On which networks this node is.
-    fn tell_networks(&mut self, now: Now) {
-        let mut networks = self.ports.networks();
-        networks.extend(self.vteps.iter().map(|(vni, _)| vni));
-        let networks = networks.into_iter().collect();
-        self.mesh.advertise_networks(networks, now, &mut self.out);
     }
 
     // What others may read.
@@ -897,16 +558,34 @@ impl Node {
         &self.vteps
     }
 
+    /// Is the kernel still at ports that frames passed before this run of the daemon?
+    #[must_use]
+    pub fn is_adopting(&self) -> bool {
+        self.ports.is_adopting()
+    }
+
     /// The kernel's side: plans, paths, problems.
     #[must_use]
     pub fn planes(&self) -> &Planes {
         &self.planes
     }
 
+    /// Loops that were found, and ports that are blocked for them.
+    #[must_use]
+    pub fn guard(&self) -> &Guard {
+        &self.guard
+    }
+
     /// FDB, drops and traces.
     #[must_use]
     pub fn switch(&self) -> &Switch {
         &self.switch
+    }
+
+    /// Whose services of hosts are answered.
+    #[must_use]
+    pub fn service_rules(&self) -> &ServiceRules {
+        self.services.rules()
     }
 
     /// What it was born with.

@@ -15,24 +15,25 @@
 //! it go: 4 s each, where frames were exchanged of late, and else the session 3 s after it is asked, which SWIM's word has it do. Two more reasons to believe in a node: its kernel still answers on VXLAN, so what the kernels
 //! carry between us goes on without its daemon; and this node has just started and has not had the time to ask.
 
+mod adverts;
+mod reach;
 mod wishes;
 
-use crate::command::{Refusal, RefusalCode, Reply};
 use crate::directory::{AcceptError, Change, Directory};
-use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId, Vni};
+use crate::ident::{Label, MeshId, Moment, NodeId, Now, SessionId};
 use crate::invites::Invites;
-use crate::links::{LinkSpec, LinkStanding, LinkView, Links};
+use crate::links::{LinkSpec, LinkStanding, Links};
+use crate::multicast::GroupReport;
 use crate::node::{Output, SessionEvent};
 use crate::notice::Notice;
 use crate::outbox::Outbox;
 use crate::path::PathReport;
-use crate::peers::{Peers, REVOKED_HERE, Standing, Turn, send_records};
-use crate::steering::WayId;
+use crate::peers::{Peers, Standing, Turn, send_records};
 use crate::swim::{Finding, Swim, Swum};
 use crate::wire::control::{Goodbye, Message, PoolGrant, PoolRequest};
+use crate::wire::inquiry::InquiryWord;
 use crate::wire::record::{
-    ADDRESSES_MAX, Endpoint, Endpoints, Keyring, LinkAdvert, NETWORKS_MAX, NodeAdvert, Record,
-    RecordError, SharedValue, SharedValues, Signed, TRUSTED_MAX, VERSION_TEXT_MAX, Vtep,
+    Keyring, LinkAdvert, NodeAdvert, Record, RecordError, Signed, VERSION_TEXT_MAX,
 };
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -82,6 +83,10 @@ pub enum PeerMessage {
     PoolGrant(PoolGrant),
     /// Tells what it heard on VXLAN.
     Paths(Vec<PathReport>),
+    /// What it wants of multicast.
+    Groups(GroupReport),
+    /// Asks something for a person there, or answers.
+    Inquiry(InquiryWord),
 }
 
 /// One other member and how it stands, for `status` and `peers`.
@@ -166,9 +171,10 @@ impl Mesh {
             .as_ref()
             .map_or(1, |a| a.boot.saturating_add(1))
             .max(now.wall.0 / 1000);
-        let (old_vtep, trusted) = old
-            .as_ref()
-            .map_or((None, Vec::new()), |a| (a.vtep, a.trusted.clone()));
+        let (old_vtep, trusted, services) =
+            old.as_ref().map_or((None, Vec::new(), Vec::new()), |a| {
+                (a.vtep, a.trusted.clone(), a.services.clone())
+            });
         let advert = NodeAdvert {
             node: me,
             serial: 0,
@@ -189,6 +195,8 @@ impl Mesh {
                     address: link.address,
                 })
                 .collect(),
+            // Likewise, until it is known which of them are still there.
+            services,
         };
         directory.publish(Record::Node(advert), now, out)?;
         let mut this = Self {
@@ -222,8 +230,6 @@ impl Mesh {
         this.follow_up(now, out);
         Ok(this)
     }
-
-    // ---- inputs ----------------------------------------------------------------------------------------------------
 
     /// Something about a QUIC connection.
     pub fn session(&mut self, event: SessionEvent, now: Now, out: &mut Outbox) {
@@ -453,6 +459,8 @@ impl Mesh {
             }
             Message::PoolGrant(grant) => return Some((node, PeerMessage::PoolGrant(grant))),
             Message::Paths(reports) => return Some((node, PeerMessage::Paths(reports))),
+            Message::Inquiry(word) => return Some((node, PeerMessage::Inquiry(word))),
+            Message::Groups(report) => return Some((node, PeerMessage::Groups(report))),
             // Once is enough; and a member needs no invite.
             Message::Hello(_) | Message::Join(_) | Message::Joined(_) => {}
         }
@@ -471,6 +479,12 @@ impl Mesh {
                 },
             });
         }
+    }
+
+    /// Has this run heard from its mesh what there is: was there a peer, and time for the first exchange?
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
     }
 
     fn turn(&mut self, turn: Turn, now: Now, out: &mut Outbox) {
@@ -501,33 +515,28 @@ impl Mesh {
             self.refresh(node, out);
             self.peers.dial_soon(node, now);
         }
+        if let Some(boot) = swum.outlived
+            && let Some(advert) = self.own_advert().cloned()
+        {
+            let advert = NodeAdvert {
+                boot: boot.max(advert.boot),
+                ..advert
+            };
+            let _ = self.directory.publish(Record::Node(advert), now, out);
+        }
     }
 
-    /// True if frames for the node have a way, or will have one again in a moment: see the head of this file.
-    #[must_use]
-    pub fn reaches(&self, node: NodeId) -> bool {
-        !self.directory.is_revoked(node)
-            && (self.peers.session_of(node).is_some()
-                || self.links.up(node).next().is_some()
-                || self.swim.alive(node)
-                || self.in_kernel.contains(&node)
-                || self.given.0.contains(&node))
-    }
-
-    /// The nodes whose kernels forward to us.
-    pub fn set_in_kernel(&mut self, nodes: BTreeSet<NodeId>, now: Now, out: &mut Outbox) {
-        if nodes == self.in_kernel {
+    /// A boot of its own advert that is later than the life in which this node swims: it goes on in that one.
+    fn keep_up(&mut self, now: Now, out: &mut Outbox) {
+        let boot = self.own_advert().map_or(0, |advert| advert.boot);
+        if !self.swim.rise(boot) {
             return;
         }
-        let before = std::mem::replace(&mut self.in_kernel, nodes);
-        let changed: Vec<NodeId> = before
-            .symmetric_difference(&self.in_kernel)
-            .copied()
-            .collect();
-        for node in changed {
-            self.refresh(node, out);
+        let peers: Vec<NodeId> = self.peers.all_proven().map(|(node, _)| node).collect();
+        for node in peers {
+            let swum = self.swim.announce(node, now);
+            self.swum(swum, now, out);
         }
-        self.follow_up(now, out);
     }
 
     #[cfg(test)]
@@ -554,6 +563,7 @@ impl Mesh {
 
     /// After each call: news go out, and changes reach the machines that they concern.
     fn follow_up(&mut self, now: Now, out: &mut Outbox) {
+        self.keep_up(now, out);
         self.spread(out);
         let changes = self.directory.take_changes();
         for change in &changes {
@@ -607,247 +617,6 @@ impl Mesh {
         core::mem::take(&mut self.changes).into_iter().collect()
     }
 
-    // ---- what this node says of itself -----------------------------------------------------------------------------
-
-    /// The underlay addresses of this host. If they changed, peers that dialed this node are dialed from here too: what
-    /// they dialed may be gone.
-    pub fn addresses(&mut self, mut addresses: Vec<SocketAddr>, now: Now, out: &mut Outbox) {
-        addresses.truncate(ADDRESSES_MAX);
-        let set = |list: &[SocketAddr]| list.iter().copied().collect::<BTreeSet<_>>();
-        let before = self
-            .own_advert()
-            .map(|a| set(&a.addresses))
-            .unwrap_or_default();
-        if before != set(&addresses) && !before.is_empty() {
-            self.peers.dial_beside_accepted(now);
-        }
-        if let Some(advert) = self.own_advert().cloned() {
-            // An advert within bounds breaks none by fewer addresses.
-            let _ = self.directory.publish(
-                Record::Node(NodeAdvert {
-                    addresses,
-                    ..advert
-                }),
-                now,
-                out,
-            );
-        }
-        self.follow_up(now, out);
-    }
-
-    /// The networks that have a port here. The same again does nothing.
-    pub fn advertise_networks(&mut self, mut networks: Vec<Vni>, now: Now, out: &mut Outbox) {
-        networks.sort_unstable();
-        networks.dedup();
-        networks.truncate(NETWORKS_MAX);
-        if let Some(advert) = self.own_advert().cloned() {
-            let _ =
-                self.directory
-                    .publish(Record::Node(NodeAdvert { networks, ..advert }), now, out);
-        }
-        self.follow_up(now, out);
-    }
-
-    /// Where this node takes VXLAN, and from which underlay it does. The same again does nothing.
-    pub fn advertise_vtep(
-        &mut self,
-        vtep: Option<Vtep>,
-        mut trusted: Vec<ipnet::IpNet>,
-        now: Now,
-        out: &mut Outbox,
-    ) {
-        trusted.truncate(TRUSTED_MAX);
-        if let Some(advert) = self.own_advert().cloned() {
-            let _ = self.directory.publish(
-                Record::Node(NodeAdvert {
-                    vtep,
-                    trusted,
-                    ..advert
-                }),
-                now,
-                out,
-            );
-        }
-        self.follow_up(now, out);
-    }
-
-    fn own_advert(&self) -> Option<&NodeAdvert> {
-        self.directory.advert(self.directory.me())
-    }
-
-    /// All endpoints of this node on a network, in any order. The same again does nothing.
-    ///
-    /// # Errors
-    /// If they break a bound of [`crate::wire::record`].
-    pub fn advertise_endpoints(
-        &mut self,
-        vni: Vni,
-        mut list: Vec<Endpoint>,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Result<(), RecordError> {
-        let node = self.directory.me();
-        list.sort_by_key(|endpoint| endpoint.mac);
-        if list.is_empty() && !self.directory.advertises(vni) {
-            return Ok(());
-        }
-        let result = self.directory.publish(
-            Record::Endpoints(Endpoints {
-                node,
-                vni,
-                serial: 0,
-                list,
-            }),
-            now,
-            out,
-        );
-        self.follow_up(now, out);
-        result.map(|_| ())
-    }
-
-    /// What this node shares of a plugin on a network. The same again does nothing.
-    ///
-    /// # Errors
-    /// It breaks a bound of [`crate::wire::record`].
-    pub fn share(
-        &mut self,
-        vni: Vni,
-        plugin: Label,
-        list: Vec<SharedValue>,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Result<Reply, Refusal> {
-        let shared = SharedValues {
-            node: self.directory.me(),
-            vni,
-            plugin,
-            serial: 0,
-            list,
-        };
-        let result = self.directory.share(shared, now, out);
-        self.follow_up(now, out);
-        result.map(|()| Reply::Done).map_err(|error| Refusal {
-            code: RefusalCode::Invalid,
-            message: format!("what a controller shares is not taken: {error}"),
-        })
-    }
-
-    /// Shares nothing any more but of these.
-    pub fn share_only(&mut self, attachments: &BTreeSet<(Vni, Label)>, now: Now, out: &mut Outbox) {
-        let me = self.directory.me();
-        let gone = self.directory.shared_of(me).filter(|shared| {
-            !shared.list.is_empty() && !attachments.contains(&(shared.vni, shared.plugin.clone()))
-        });
-        let gone: Vec<(Vni, Label)> = gone.map(|s| (s.vni, s.plugin.clone())).collect();
-        for (vni, plugin) in gone {
-            // An empty list breaks no bound.
-            let _ = self.share(vni, plugin, Vec::new(), now, out);
-        }
-    }
-
-    /// What to do, if this node is no member any more: said by the root, or by a member that it dialed.
-    #[must_use]
-    pub fn revoked(&self) -> Option<String> {
-        const WAY_BACK: &str = "to let this host back in, stop meshd, remove its state folder and join by a new invite (docs/howto/remove-a-node.md)";
-        if self.directory.is_revoked(self.directory.me()) {
-            return Some(format!("this node was revoked; {WAY_BACK}"));
-        }
-        let by = self.peers.revoked_by()?;
-        let by = self.directory.show(by);
-        Some(format!(
-            "{by} says that this node was revoked; if that is so: {WAY_BACK}"
-        ))
-    }
-
-    // ---- peers -----------------------------------------------------------------------------------------------------
-
-    /// Where what is to be said to a peer goes: its session; while that is away or silent, a link.
-    fn control(&self, node: NodeId) -> Option<SessionId> {
-        let heard = |_: &SessionId| !self.silent.contains(&node);
-        let main = self.peers.session_of(node);
-        let link = || self.links.up(node).next().map(|(_, session)| session);
-        main.filter(heard).or_else(link).or(main)
-    }
-
-    /// The peers whose sessions are silent, while links with them are not.
-    pub fn set_silent(&mut self, nodes: BTreeSet<NodeId>) {
-        self.silent = nodes;
-    }
-
-    /// The underlay links of this node.
-    #[must_use]
-    pub fn links(&self) -> &[LinkSpec] {
-        self.links.own()
-    }
-
-    /// The links with a peer.
-    #[must_use]
-    pub fn links_with(&self, node: NodeId) -> Vec<LinkView> {
-        self.links.views(node, &self.directory)
-    }
-
-    /// The connection of one way to a peer.
-    #[must_use]
-    pub fn session_by(&self, node: NodeId, way: WayId) -> Option<SessionId> {
-        if way == WayId::MAIN {
-            return self.peers.session_of(node);
-        }
-        let mut up = self.links.up(node);
-        up.find_map(|(up, session)| (up == way).then_some(session))
-    }
-
-    /// Sends to a peer; false if there is neither a proven session nor a link.
-    pub fn send(&mut self, node: NodeId, message: Message, out: &mut Outbox) -> bool {
-        let session = self.control(node);
-        if let Some(session) = session {
-            out.push(Output::Message { session, message });
-        }
-        session.is_some()
-    }
-
-    /// The proven session with a peer.
-    #[must_use]
-    pub fn session_of(&self, node: NodeId) -> Option<SessionId> {
-        self.peers.session_of(node)
-    }
-
-    /// The member behind a proven session.
-    #[must_use]
-    pub fn peer_of(&self, session: SessionId) -> Option<NodeId> {
-        match self.peers.standing(session) {
-            Standing::Proven(node) => Some(node),
-            _ => None,
-        }
-    }
-
-    /// All other members and how they stand.
-    #[must_use]
-    pub fn peers(&self) -> Vec<PeerView> {
-        let others = self
-            .directory
-            .members()
-            .map(|m| m.node)
-            .filter(|node| *node != self.directory.me());
-        let view = |node: NodeId| {
-            let session = self.peers.session_of(node);
-            let described = session.and_then(|session| self.peers.describe(session));
-            PeerView {
-                node,
-                session,
-                remote: described.map(|(remote, ..)| remote),
-                dialed: described.is_some_and(|(_, dialed, _)| dialed),
-                since: described.and_then(|(.., since)| since),
-                alive: self.swim.alive(node),
-                last_error: if self.directory.is_revoked(self.directory.me()) {
-                    Some(REVOKED_HERE.to_owned())
-                } else {
-                    self.peers.last_error(node).map(ToOwned::to_owned)
-                },
-            }
-        };
-        others.map(view).collect()
-    }
-
     /// Says goodbye to all.
     pub fn stop(&mut self, now: Now, out: &mut Outbox) {
         let swum = self.swim.leave(now);
@@ -861,8 +630,6 @@ impl Mesh {
             self.links.close(node, &Goodbye::Stopping, out);
         }
     }
-
-    // ---- time ------------------------------------------------------------------------------------------------------
 
     /// When to call [`Self::handle_timeout`], and why.
     #[must_use]

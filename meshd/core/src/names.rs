@@ -4,6 +4,7 @@
 //!   web.blue.home.internal      -> addresses of the endpoint `web` of network `blue`
 //!   meshd.blue.home.internal    -> the node's own service on it
 //!   2.0.0.10.in-addr.arpa       -> web.blue.home.internal, asked on `blue` only
+//!   dns.home.internal           -> addresses of the hosts' own devices at which the service `dns` answers, asked on any network
 //! ```
 //!
 //! Owns an immutable picture of the directory's names; a change makes a new one, swapped in as a whole. Refuses to tell one
@@ -11,7 +12,7 @@
 
 use crate::ident::{Label, Vni};
 use ipnet::IpNet;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Seconds that an answer may be kept.
@@ -54,6 +55,28 @@ pub struct Names {
     /// Lower case, no dot at the end.
     domain: String,
     networks: BTreeMap<Vni, Zone>,
+    /// Services of the hosts, in the mesh's own zone.
+    services: Table,
+}
+
+/// Labels and their addresses, both ways.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Table {
+    forward: BTreeMap<String, Vec<IpAddr>>,
+    /// Address to the name's first label.
+    reverse: BTreeMap<IpAddr, String>,
+}
+
+impl Table {
+    fn add(&mut self, name: &str, ips: &[IpAddr]) {
+        let known = self.forward.entry(name.to_owned()).or_default();
+        for &ip in ips {
+            if let Err(at) = known.binary_search(&ip) {
+                known.insert(at, ip);
+            }
+            self.reverse.entry(ip).or_insert_with(|| name.to_owned());
+        }
+    }
 }
 
 /// One network's names.
@@ -62,9 +85,7 @@ struct Zone {
     /// `<network>.<domain>`.
     origin: String,
     subnets: Vec<IpNet>,
-    forward: BTreeMap<String, Vec<IpAddr>>,
-    /// Address to the name's first label.
-    reverse: BTreeMap<IpAddr, String>,
+    names: Table,
 }
 
 impl Names {
@@ -87,8 +108,7 @@ impl Names {
             let zone = Zone {
                 origin,
                 subnets: subnets.to_vec(),
-                forward: BTreeMap::new(),
-                reverse: BTreeMap::new(),
+                names: Table::default(),
             };
             zones.insert(vni, zone);
         }
@@ -96,7 +116,7 @@ impl Names {
             let Some(zone) = zones.get_mut(&vni) else {
                 continue;
             };
-            zone.add(name.as_str(), ips);
+            zone.names.add(name.as_str(), ips);
         }
         for zone in zones.values_mut() {
             let ips: Vec<IpAddr> = zone
@@ -104,13 +124,38 @@ impl Names {
                 .iter()
                 .filter_map(crate::ranges::service_address)
                 .collect();
-            if !zone.forward.contains_key(SERVICE_NAME) && !ips.is_empty() {
-                zone.add(SERVICE_NAME, &ips);
+            if !zone.names.forward.contains_key(SERVICE_NAME) && !ips.is_empty() {
+                zone.names.add(SERVICE_NAME, &ips);
             }
         }
         Self {
             domain,
             networks: zones,
+            services: Table::default(),
+        }
+    }
+
+    /// And the services of the hosts: of several with one name the addresses are joined. A network's name is never a service's.
+    #[must_use]
+    pub fn with_services<'a>(
+        mut self,
+        services: impl IntoIterator<Item = (&'a Label, &'a [IpAddr])>,
+    ) -> Self {
+        let taken: BTreeSet<&str> = self.networks.values().map(|z| z.origin.as_str()).collect();
+        let mut table = Table::default();
+        for (name, ips) in services {
+            if !taken.contains(self.below(name.as_str()).as_str()) {
+                table.add(name.as_str(), ips);
+            }
+        }
+        self.services = table;
+        self
+    }
+
+    fn below(&self, label: &str) -> String {
+        match self.domain.as_str() {
+            "" => label.to_owned(),
+            domain => format!("{label}.{domain}"),
         }
     }
 
@@ -141,7 +186,7 @@ impl Names {
             };
         };
         if let Some(inner) = within(fqdn, &zone.origin) {
-            return match zone.forward.get(inner) {
+            return match zone.names.forward.get(inner) {
                 Some(ips) => of_kind(ips, kind),
                 // The zone itself exists; it has no address.
                 None if inner.is_empty() => NameAnswer::NoData,
@@ -150,7 +195,10 @@ impl Names {
         }
         match within(fqdn, &self.domain) {
             Some("") => NameAnswer::NoData,
-            Some(_) => NameAnswer::NoSuchName,
+            Some(inner) => match self.services.forward.get(inner) {
+                Some(ips) => of_kind(ips, kind),
+                None => NameAnswer::NoSuchName,
+            },
             // There may be names below it, so it exists (RFC 8020).
             None if zone.covers_arpa(fqdn) => NameAnswer::NoData,
             None => NameAnswer::NotOurs,
@@ -179,9 +227,18 @@ impl Names {
             .get(&vni)
             .filter(|zone| zone.subnets.iter().any(|net| net.contains(&ip)))
         else {
-            return NameAnswer::NotOurs;
+            return match self
+                .services
+                .reverse
+                .get(&ip)
+                .filter(|_| self.networks.contains_key(&vni))
+            {
+                Some(label) if kind == NameKind::Reverse => NameAnswer::Name(self.below(label)),
+                Some(_) => NameAnswer::NoData,
+                None => NameAnswer::NotOurs,
+            };
         };
-        match (zone.reverse.get(&ip), kind) {
+        match (zone.names.reverse.get(&ip), kind) {
             (None, _) => NameAnswer::NoSuchName,
             (Some(label), NameKind::Reverse) => {
                 NameAnswer::Name(format!("{label}.{}", zone.origin))
@@ -192,16 +249,6 @@ impl Names {
 }
 
 impl Zone {
-    fn add(&mut self, name: &str, ips: &[IpAddr]) {
-        let known = self.forward.entry(name.to_owned()).or_default();
-        for &ip in ips {
-            if let Err(at) = known.binary_search(&ip) {
-                known.insert(at, ip);
-            }
-            self.reverse.entry(ip).or_insert_with(|| name.to_owned());
-        }
-    }
-
     /// True if `fqdn` is a whole-octet (or whole-nibble) part of the reverse tree inside one of our subnets, but no full
     /// address: such names must not go upstream, where private addresses are unknown.
     fn covers_arpa(&self, fqdn: &str) -> bool {
@@ -403,6 +450,42 @@ mod tests {
             names.lookup(vni(2), "3.0.0.10.in-addr.arpa", NameKind::Reverse),
             NameAnswer::Name("db.red.home.internal".into())
         );
+    }
+
+    #[test]
+    fn a_service_of_several_hosts_is_one_name_for_all_networks_and_no_networks_name() {
+        let (dns, blue): (Label, Label) = ("dns".parse().unwrap(), "blue".parse().unwrap());
+        let ips = |text: &str| vec![text.parse::<IpAddr>().unwrap()];
+        let (first, other, v6) = (ips("10.9.0.53"), ips("10.9.0.54"), ips("fd09::53"));
+        let names = sample().with_services([
+            (&dns, first.as_slice()),
+            (&dns, first.as_slice()),
+            (&dns, other.as_slice()),
+            (&dns, v6.as_slice()),
+            (&blue, other.as_slice()),
+        ]);
+        let both = NameAnswer::Addresses([first, other].concat());
+        for vni in [vni(1), vni(2)] {
+            let ask = |name, kind| names.lookup(vni, name, kind);
+            assert_eq!(ask("dns.home.internal", NameKind::V4), both);
+            let v6 = NameAnswer::Addresses(v6.clone());
+            assert_eq!(ask("dns.home.internal", NameKind::V6), v6);
+            assert_eq!(
+                ask("dns.home.internal", NameKind::Other),
+                NameAnswer::NoData
+            );
+            let below = ask("x.dns.home.internal", NameKind::V4);
+            assert_eq!(below, NameAnswer::NoSuchName);
+            let blue = ask("blue.home.internal", NameKind::V4);
+            assert!(!matches!(blue, NameAnswer::Addresses(_)), "{blue:?}");
+            let reverse = ask("53.0.9.10.in-addr.arpa", NameKind::Reverse);
+            assert_eq!(reverse, NameAnswer::Name("dns.home.internal".to_owned()));
+            let unknown = ask("99.0.9.10.in-addr.arpa", NameKind::Reverse);
+            assert_eq!(unknown, NameAnswer::NotOurs);
+        }
+        // Who is on no network that is known here is told nothing.
+        let stranger = names.lookup(vni(9), "dns.home.internal", NameKind::V4);
+        assert_eq!(stranger, NameAnswer::NoSuchName);
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub enum Advice {
     /// It claims what is not the sender's; in words.
     Refuse(String),
     /// Only a router may say that; in words.
-    NoRouter(&'static str),
+    NoRouter,
     /// It is void by its own standard; in words.
     Void(&'static str),
 }
@@ -72,6 +72,8 @@ pub enum Advice {
 pub struct Neighbors {
     local: BTreeMap<IpAddr, Owner>,
     remote: BTreeMap<IpAddr, Owner>,
+    /// Nodes that may speak for an address though another is its owner here.
+    shared: BTreeSet<(IpAddr, NodeId)>,
     /// Ports that may be routers, and nodes that say that they have such a port: each checks its own.
     routers: BTreeSet<Place>,
     learned: LearnedIps,
@@ -87,16 +89,18 @@ impl Neighbors {
             .copied()
     }
 
-    /// The addresses of `mac`, those that it owns first.
+    /// The addresses of each MAC at its place, those that it owns first.
     #[must_use]
-    pub fn ips_of(&self, mac: MacAddr, place: Place) -> Vec<IpAddr> {
-        let all = self.local.iter().chain(&self.remote);
-        let owned = all.filter(|(_, owner)| owner.mac == mac && owner.place == place);
-        let learned = self.learned.ips_of(mac, place);
-        owned
-            .map(|(&ip, _)| ip)
-            .chain(learned.filter(|&ip| self.owner(ip).is_none()))
-            .collect()
+    pub fn ips(&self) -> BTreeMap<(MacAddr, Place), Vec<IpAddr>> {
+        let mut all: BTreeMap<(MacAddr, Place), Vec<IpAddr>> = BTreeMap::new();
+        let owned = self.local.iter().chain(&self.remote);
+        let owned = owned.map(|(&ip, owner)| (ip, owner.mac, owner.place));
+        let learned = self.learned.iter();
+        let learned = learned.filter(|(ip, ..)| self.owner(*ip).is_none());
+        for (ip, mac, place) in owned.chain(learned) {
+            all.entry((mac, place)).or_default().push(ip);
+        }
+        all
     }
 
     /// `ip` was said to be at `mac` behind `port`; that is believed until `due`. Nothing happens if it has an owner, or there
@@ -166,6 +170,11 @@ impl Neighbors {
         }
     }
 
+    /// Replaces what several nodes have.
+    pub fn set_shared(&mut self, entries: impl Iterator<Item = (IpAddr, NodeId)>) {
+        self.shared = entries.collect();
+    }
+
     /// What to do with `frame`, which came from `from`. Only askers behind a port of this node are answered: a peer asks its
     /// own switch.
     #[must_use]
@@ -184,8 +193,12 @@ impl Neighbors {
 
     /// The words of a refusal if `ip` is not for one at `from` to claim.
     fn claim(&self, ip: IpAddr, from: Place) -> Result<(), Advice> {
+        let is_shared = match from {
+            Place::Node(node) => self.shared.contains(&(ip, node)),
+            _ => false,
+        };
         match self.owner(ip) {
-            Some(owner) if owner.place != from => Err(is_others(ip, owner)),
+            Some(owner) if owner.place != from && !is_shared => Err(is_others(ip, owner)),
             _ => Ok(()),
         }
     }
@@ -230,9 +243,7 @@ impl Neighbors {
             NdMessage::RouterAdvertisement | NdMessage::Redirect
         );
         if routes && !self.routers.contains(&from) {
-            return Advice::NoRouter(
-                "a router advertisement or redirect of an endpoint without the label meshd.router=true",
-            );
+            return Advice::NoRouter;
         }
         if nd.fragment {
             return Advice::Void("neighbour discovery in fragments (RFC 6980)");
@@ -463,6 +474,19 @@ mod tests {
 
     fn who_has(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
         arp(MacAddr::BROADCAST, A, 1, A, sender, target)
+    }
+
+    #[test]
+    fn who_shares_an_address_may_speak_for_it_and_nobody_else_may() {
+        let mut table = Neighbors::default();
+        let (ip, other) = (IpAddr::from([10, 0, 0, 3]), NodeId([0x77; 32]));
+        table.set_remote([(ip, C, NODE), (ip, A, other)].into_iter(), 100);
+        assert!(table.claim(ip, Place::Node(NODE)).is_ok());
+        assert!(table.claim(ip, Place::Node(other)).is_err());
+        table.set_shared([(ip, NODE), (ip, other)].into_iter());
+        assert!(table.claim(ip, Place::Node(other)).is_ok());
+        assert!(table.claim(ip, Place::Port(PortId(9))).is_err());
+        assert_eq!(table.owner(ip).unwrap().mac, C);
     }
 
     #[test]
@@ -725,7 +749,7 @@ mod tests {
             for from in [PORT, Place::Node(NODE)] {
                 assert!(matches!(
                     table.consider(&frame, from, &fdb()),
-                    Advice::NoRouter(_)
+                    Advice::NoRouter
                 ));
             }
             table.add_router(PortId(1));
@@ -733,7 +757,7 @@ mod tests {
             table.remove_port(PortId(1));
             assert!(matches!(
                 table.consider(&frame, PORT, &fdb()),
-                Advice::NoRouter(_)
+                Advice::NoRouter
             ));
         }
         let frame = v6(
@@ -755,7 +779,7 @@ mod tests {
         table.set_remote_routers([].into_iter());
         assert!(matches!(
             table.consider(&frame, Place::Node(NODE), &fdb()),
-            Advice::NoRouter(_)
+            Advice::NoRouter
         ));
     }
 }

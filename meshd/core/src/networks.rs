@@ -3,13 +3,15 @@
 //! Owns the rules (names, VNIs, subnets, MTU, who may) as pure functions from what is known to a record or a refusal with
 //! advice. Refuses to sign, keep or spread anything: that is the directory's.
 
-use crate::command::{NetworkSpec, Refusal, RefusalCode};
+use crate::code::ErrorCode;
+use crate::command::{NetworkSpec, Refusal};
 use crate::ident::{Label, NodeId, Vni, WallTime};
 use crate::wire::record::{NetworkDef, Role};
 use ipnet::IpNet;
 
-/// MTU where none is asked for: fits VXLAN on an underlay of 1500 bytes.
-pub const MTU_DEFAULT: u16 = 1450;
+/// MTU where none is asked for: on an underlay of 1500 bytes a full frame is one datagram of QUIC, by IPv6 and with a VLAN tag too, and
+/// each segment of a superframe one slice, which bears the headers again (ADR 35).
+pub const MTU_DEFAULT: u16 = 1380;
 /// IPv4 must work (RFC 791 §3.2).
 pub const MTU_MIN: u16 = 576;
 /// IPv6 must work (RFC 8200 §5).
@@ -65,7 +67,7 @@ pub fn add<'a>(
             Ok(Added::Same(known.clone()))
         } else {
             Err(refusal(
-                RefusalCode::Conflict,
+                ErrorCode::NetworkExists,
                 format!(
                     "network {name} exists with another definition: {}; remove it first (`meshd network rm {name}`) or choose another name",
                     describe(known)
@@ -76,7 +78,7 @@ pub fn add<'a>(
     check_name(name)?;
     if author.role != Role::Admin {
         return Err(refusal(
-            RefusalCode::Forbidden,
+            ErrorCode::NotAdmin,
             format!(
                 "this node may not define network {name}: it is no admin of the mesh; run the command on one (`meshd members` shows them)"
             ),
@@ -86,9 +88,9 @@ pub fn add<'a>(
         Some(vni) => match winners.clone().find(|def| def.vni == vni) {
             Some(holder) => {
                 return Err(refusal(
-                    RefusalCode::Conflict,
+                    ErrorCode::VniTaken,
                     format!(
-                        "VNI {vni} belongs to network {} already; leave out --vni to have one chosen",
+                        "VNI {vni} belongs to network {} already; name another, or none to have one chosen",
                         holder.name
                     ),
                 ));
@@ -98,7 +100,7 @@ pub fn add<'a>(
         None => {
             free_vni(name, |vni| winners.clone().any(|def| def.vni == vni)).ok_or_else(|| {
                 refusal(
-                    RefusalCode::Unavailable,
+                    ErrorCode::VniNoneFree,
                     format!("no VNI is free for network {name}; remove a network that is not used"),
                 )
             })?
@@ -131,7 +133,7 @@ pub fn remove<'a>(
     let name = &known.name;
     if author.role != Role::Admin {
         return Err(refusal(
-            RefusalCode::Forbidden,
+            ErrorCode::NotAdmin,
             format!(
                 "this node may not remove network {name}: it is no admin of the mesh; run the command on one (`meshd members` shows them)"
             ),
@@ -139,7 +141,7 @@ pub fn remove<'a>(
     }
     if known.author != author.node {
         return Err(refusal(
-            RefusalCode::Forbidden,
+            ErrorCode::NetworkNotOurs,
             format!(
                 "network {name} was defined by node {}; only that node can remove it: run the command there",
                 known.author.short()
@@ -149,7 +151,7 @@ pub fn remove<'a>(
     let users = users(known.vni);
     if !users.is_empty() {
         return Err(refusal(
-            RefusalCode::Conflict,
+            ErrorCode::NetworkInUse,
             format!(
                 "network {name} has ports on {}; detach them there first (`meshd ports`, `meshd detach`)",
                 list(&users)
@@ -192,7 +194,7 @@ pub fn not_found<'a>(network: &str, winners: impl Iterator<Item = &'a NetworkDef
         format!("there are: {}", list(&names))
     };
     refusal(
-        RefusalCode::NotFound,
+        ErrorCode::NetworkUnknown,
         format!("there is no network \"{shown}\"; {advice}"),
     )
 }
@@ -241,7 +243,7 @@ pub(crate) fn first_wrong(spec: &NetworkSpec) -> Option<(&'static str, String)> 
 fn check_name(name: &Label) -> Result<(), Refusal> {
     match name.is_number() {
         true => Err(refusal(
-            RefusalCode::Invalid,
+            ErrorCode::NetworkNameInvalid,
             format!(
                 "network {name}: a name of digits alone could be taken for a VNI; put a letter in it"
             ),
@@ -251,7 +253,7 @@ fn check_name(name: &Label) -> Result<(), Refusal> {
 }
 
 fn check_subnets(name: &Label, subnets: &[IpNet]) -> Result<(), Refusal> {
-    let invalid = |message: String| Err(refusal(RefusalCode::Invalid, message));
+    let invalid = |message: String| Err(refusal(ErrorCode::SubnetInvalid, message));
     if subnets.len() > SUBNETS_MAX {
         return invalid(format!(
             "network {name} has {} subnets; at most {SUBNETS_MAX} are possible",
@@ -306,7 +308,7 @@ fn check_mtu(name: &Label, mtu: Option<u16>, subnets: &[IpNet]) -> Result<u16, R
     }
     let because = if v6 { " (it has an IPv6 subnet)" } else { "" };
     Err(refusal(
-        RefusalCode::Invalid,
+        ErrorCode::MtuInvalid,
         format!("MTU {mtu} of network {name}: it must be {min} to {MTU_MAX}{because}"),
     ))
 }
@@ -327,7 +329,7 @@ fn free_vni(name: &Label, taken: impl Fn(Vni) -> bool) -> Option<Vni> {
         .find(|&vni| !taken(vni))
 }
 
-fn refusal(code: RefusalCode, message: String) -> Refusal {
+fn refusal(code: ErrorCode, message: String) -> Refusal {
     Refusal { code, message }
 }
 
@@ -335,6 +337,7 @@ fn refusal(code: RefusalCode, message: String) -> Refusal {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::code::RefusalKind;
     use proptest::prelude::*;
 
     const ADMIN: Author = Author {
@@ -366,7 +369,7 @@ mod tests {
 
     fn message(spec: &NetworkSpec) -> String {
         let refusal = new(spec, &[]).unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::Invalid);
+        assert_eq!(refusal.kind(), RefusalKind::Invalid);
         refusal.message
     }
 
@@ -374,7 +377,7 @@ mod tests {
     fn the_same_definition_again_is_the_same_network() {
         let wish = spec("blue", &["10.0.0.0/24", "fd00::/64"]);
         let def = new(&wish, &[]).unwrap();
-        assert_eq!(def.mtu, 1450);
+        assert_eq!(def.mtu, MTU_DEFAULT);
         let turned = spec("blue", &["fd00::/64", "10.0.0.0/24"]);
         for wish in [wish, turned] {
             assert_eq!(
@@ -403,7 +406,7 @@ mod tests {
     fn another_definition_of_a_known_name_is_a_conflict_that_shows_the_known_one() {
         let def = new(&spec("blue", &["10.0.0.0/24"]), &[]).unwrap();
         let refusal = new(&spec("blue", &["10.0.1.0/24"]), std::slice::from_ref(&def)).unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::Conflict);
+        assert_eq!(refusal.kind(), RefusalKind::Conflict);
         assert!(refusal.message.contains("subnets 10.0.0.0/24"), "{refusal}");
         let taken = NetworkSpec {
             vni: Some(def.vni),
@@ -486,8 +489,8 @@ mod tests {
         assert_eq!(
             add(&spec("b", &[]), member, [].into_iter(), [].into_iter())
                 .unwrap_err()
-                .code,
-            RefusalCode::Forbidden
+                .kind(),
+            RefusalKind::Forbidden
         );
         let def = new(&spec("b", &[]), &[]).unwrap();
         let rm = |author, text: &str, users: Vec<String>| {
@@ -496,8 +499,8 @@ mod tests {
             })
         };
         assert_eq!(
-            rm(member, "b", vec![]).unwrap_err().code,
-            RefusalCode::Forbidden
+            rm(member, "b", vec![]).unwrap_err().kind(),
+            RefusalKind::Forbidden
         );
         let other = Author {
             node: NodeId([2; 32]),
@@ -535,7 +538,7 @@ mod tests {
     #[test]
     fn a_name_that_is_a_number_is_refused() {
         let refused = new(&spec("3049663", &[]), &[]).unwrap_err();
-        assert_eq!(refused.code, RefusalCode::Invalid);
+        assert_eq!(refused.kind(), RefusalKind::Invalid);
         assert!(refused.message.contains("taken for a VNI"), "{refused}");
         assert!(new(&spec("3049663a", &[]), &[]).is_ok());
     }

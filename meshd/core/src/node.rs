@@ -17,6 +17,7 @@
 pub use crate::machine::{Node, NodeConfig};
 pub use crate::switch::{Monitor, PacketOut, PacketTo, SendError};
 
+use crate::code::ErrorCode;
 use crate::command::{Command, PortRecord, PortWiring, Refusal, Reply, ServiceWiring};
 use crate::conntrack::Tracked;
 use crate::flow::{FlowKey, Origin};
@@ -30,6 +31,7 @@ use crate::policy::Answer;
 use crate::ruling::{self, Ruling};
 use crate::steering::{Live, SteerAnswer, SteerQuestion, WayId, WaySample};
 use crate::wire::control::{JoinRefusal, Message, Welcome};
+use crate::wire::inquiry::InquiryWord;
 use crate::wire::probe::ProbeFrame;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -187,6 +189,8 @@ pub enum KernelEvent {
         ifname: IfName,
         /// As the kernel has it.
         mac: MacAddr,
+        /// The file of a macvtap.
+        file: Option<Vec<u8>>,
     },
     /// A port was looked through, and made what it should be.
     Mended {
@@ -199,6 +203,13 @@ pub enum KernelEvent {
         /// What was not as it should be.
         mended: Vec<String>,
     },
+    /// How long frames may be behind a port.
+    FarMtu {
+        /// The port: an uplink, or a place in a bridge of the host.
+        port: PortId,
+        /// What the interface or bridge takes now, in bytes.
+        mtu: u32,
+    },
     /// The container set its end of a live port down, or up again.
     FarEnd {
         /// The port.
@@ -210,6 +221,8 @@ pub enum KernelEvent {
     WireFailed {
         /// The port.
         port: PortId,
+        /// What kind of fault.
+        code: ErrorCode,
         /// In words, for the operator.
         reason: String,
         /// The namespace does not exist any more: give the port up.
@@ -224,6 +237,11 @@ pub enum KernelEvent {
     },
     /// The far end or its namespace went away.
     PortGone {
+        /// The port.
+        port: PortId,
+    },
+    /// What a port waits for may be there now.
+    Appeared {
         /// The port.
         port: PortId,
     },
@@ -289,6 +307,13 @@ pub enum Output {
         id: CommandId,
         /// To how many ports and peers it was handed, or why to none.
         result: Result<u32, SendError>,
+    },
+    /// A member asks something for a person there, or answers.
+    Inquiry {
+        /// The member.
+        node: NodeId,
+        /// What it says.
+        word: InquiryWord,
     },
     /// What peers mirror to this node leaves so from now on.
     Monitor {

@@ -93,6 +93,8 @@ pub struct GateFlow {
     pub until: Option<Moment>,
     /// … and this path is open.
     pub slot: PathSlot,
+    /// The port of this node that they go to, whose traffic they are; `None`: they leave the node.
+    pub to: Option<PortId>,
 }
 
 /// What the gates are to do.
@@ -118,9 +120,13 @@ macro_rules! obstacles {
         /// What keeps a ruling out of the kernel: the first thing that does.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         pub enum Obstacle { $($(#[$doc])* $name,)* }
 
         impl Obstacle {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
             /// One sentence for an operator.
             #[must_use]
             pub fn explain(self) -> &'static str {
@@ -157,6 +163,8 @@ obstacles! {
     Mirrored = "policy wants copies of it, which the gates do not make",
     /// See the text.
     Service = "it is from or for the node's own name service",
+    /// See the text.
+    Uplink = "it is from or for the LAN behind an uplink, whose guards the daemon keeps",
     /// See the text.
     Tagged = "it bears a VLAN tag, or is no Ethernet II frame",
     /// See the text.
@@ -278,7 +286,7 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
         Origin::Peer(_) | Origin::Vxlan(_) if !plane.vxlan => return Err(Obstacle::PathIsQuic),
         Origin::Peer(_) | Origin::Vxlan(_) => Entrance::Vxlan(key.vni),
     };
-    let slot = match output {
+    let (slot, to) = match output {
         Output::Port(port) => {
             let by_vxlan = plane.foreign.get(&key.dst_mac) == Some(&port);
             if by_vxlan && entrance == Entrance::Vxlan(key.vni) {
@@ -288,9 +296,8 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
                 return Err(Obstacle::NotWired);
             }
             // Counted by the peer's path, so that what comes in proves it.
-            c.sender
-                .and_then(|node| plane.slots.get(&node).copied())
-                .unwrap_or(PathSlot::NONE)
+            let slot = c.sender.and_then(|node| plane.slots.get(&node).copied());
+            (slot.unwrap_or(PathSlot::NONE), (!by_vxlan).then_some(port))
         }
         Output::Peer(_) if entrance == Entrance::Vxlan(key.vni) => {
             return Err(Obstacle::TurnsBack);
@@ -300,7 +307,7 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
             if plane.there.get(&key.dst_mac) != Some(&node) {
                 return Err(Obstacle::NotWired);
             }
-            *slot
+            (*slot, None)
         }
     };
     Ok(GateFlow {
@@ -314,6 +321,7 @@ pub(crate) fn consider(plane: Option<&Plane>, c: &Considered<'_>) -> Result<Gate
         epoch: c.epoch,
         until: c.until,
         slot,
+        to,
     })
 }
 

@@ -13,15 +13,21 @@
 //! the higher NodeId. What is said over a session is for `mesh.rs`.
 
 mod dial;
+mod ending;
+mod proof;
+mod twins;
+
+pub(crate) use self::ending::{last_words, part, words};
+pub(crate) use self::proof::{check_hello, own_hello, say_hello};
 
 use self::dial::{BACKOFF_MS_MAX, BACKOFF_MS_MIN, Dial};
+use self::twins::Twins;
 use crate::directory::Directory;
-use crate::ident::{MeshId, Moment, NodeId, Now, SessionId, escape};
+use crate::ident::{MeshId, Moment, NodeId, Now, SessionId};
 use crate::node::Output;
-use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::wire::control::{Goodbye, Hello, Message, VERSION};
-use crate::wire::record::{Record, RecordKey, Signed};
+use crate::wire::control::{Goodbye, Message};
+use crate::wire::record::Signed;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeMap;
@@ -31,17 +37,12 @@ use std::net::SocketAddr;
 const UNPROVEN_MAX: usize = 64;
 /// Time to prove to be a member.
 const PROVE_MS: u64 = 3_000;
-/// Of two sessions that one node dialed, the earlier one by its clock stays if it is so much earlier: no two proofs are so
-/// far apart, so its clock was set back.
-const CLOCK_SET_BACK_MS: u64 = 30_000;
 /// A dial without an answer from the shell counts as failed.
 const DIAL_LOST_MS: u64 = 30_000;
 /// Messages with records in answer to the digests of one peer: at once, and per second. Less than a session lets wait.
 const ANSWERS: (u64, u64) = (24, 4);
 /// Why a node that knows of its own revocation has no sessions.
 pub(crate) const REVOKED_HERE: &str = "this node was revoked";
-/// Longest text of a far end that is kept, in characters.
-const WORDS_MAX: usize = 200;
 
 /// A token bucket.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +106,7 @@ pub(crate) struct Peers {
     started: Moment,
     last_dialed: u64,
     revoked_by: Option<NodeId>,
+    twins: Twins,
 }
 
 /// What became of a session's proof or end.
@@ -130,6 +132,7 @@ impl Peers {
             started,
             last_dialed: 0,
             revoked_by: None,
+            twins: Twins::default(),
         }
     }
 
@@ -198,14 +201,8 @@ impl Peers {
         self.make_room(out);
         // Who dials knows by the key whom it reached, and speaks first; a stranger that comes by learns nothing of the mesh.
         if dialed {
-            self.say_hello(session, dialed_at, directory, out);
-        }
-    }
-
-    fn say_hello(&self, session: SessionId, dialed: u64, directory: &Directory, out: &mut Outbox) {
-        if let Some(hello) = hello(self.me, self.mesh, dialed, directory) {
-            let message = Message::Hello(hello);
-            out.push(Output::Message { session, message });
+            let hello = own_hello(self.me, self.mesh, dialed_at, directory);
+            say_hello(session, hello, out);
         }
     }
 
@@ -230,229 +227,15 @@ impl Peers {
         }
     }
 
-    /// Checks a Hello.
-    pub(crate) fn hello(
-        &mut self,
-        session: SessionId,
-        hello: &Hello,
-        directory: &mut Directory,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Turn {
-        let Some(s) = self.sessions.get_mut(&session) else {
-            return Turn::Same;
-        };
-        if s.proven.is_some() {
-            return Turn::Same;
-        }
-        let key = s.key;
-        if let Err(goodbye) = check_hello(hello, key, self.mesh, directory, now, out) {
-            let reason = match &goodbye {
-                Goodbye::Refused(why) => why.clone(),
-                _ => "its key was revoked".into(),
-            };
-            self.refuse(session, goodbye, &reason, now, out);
-            return Turn::Same;
-        }
-        let dialed = s.dialed;
-        if !dialed {
-            s.dialed_at = hello.dialed;
-        }
-        let rank = |s: &Session, me: NodeId| (s.dialed_at, if s.dialed { me } else { s.key });
-        let mine = rank(s, self.me);
-        let before = self.proven.get(&key).copied();
-        if !dialed {
-            self.say_hello(session, 0, directory, out);
-        }
-        let set_back = |old: &Session| {
-            old.dialed == dialed && old.dialed_at > mine.0.saturating_add(CLOCK_SET_BACK_MS)
-        };
-        if before
-            .and_then(|old| self.sessions.get(&old))
-            .is_some_and(|old| rank(old, self.me) > mine && !set_back(old))
-        {
-            self.drop_session(session, Goodbye::Superseded, out);
-            self.dials.remove(&key);
-            return Turn::Same;
-        }
-        let Some(s) = self.sessions.get_mut(&session) else {
-            return Turn::Same;
-        };
-        s.proven = Some(now.moment);
-        self.revoked_by = None;
-        let remote = s.remote.to_string();
-        self.proven.insert(key, session);
-        self.dials.remove(&key);
-        out.push(Output::Proven { session, node: key });
-        match before {
-            Some(old) => self.drop_session(old, Goodbye::Superseded, out),
-            None => out.push(Output::Notice(Notice::PeerUp {
-                node: key,
-                name: name_of(directory, key),
-                remote,
-            })),
-        }
-        Turn::Up(key)
-    }
-
-    pub(crate) fn goodbye(&mut self, session: SessionId, goodbye: Goodbye) {
-        if let Some(s) = self.sessions.get_mut(&session) {
-            s.last_words = Some(goodbye);
-        }
-    }
-
-    pub(crate) fn closed(
-        &mut self,
-        session: SessionId,
-        reason: &str,
-        directory: &Directory,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Turn {
-        let Some(s) = self.sessions.remove(&session) else {
-            return Turn::Same;
-        };
-        let patience = match &s.last_words {
-            // They do not want this node: no use in asking often.
-            Some(Goodbye::Refused(_) | Goodbye::Revoked) => BACKOFF_MS_MAX,
-            Some(Goodbye::Busy(_) | Goodbye::Stopping) => BACKOFF_MS_MIN * 4,
-            Some(Goodbye::Superseded) | None => BACKOFF_MS_MIN,
-        };
-        if s.last_words == Some(Goodbye::Revoked) {
-            self.revoked_by = Some(s.key);
-        }
-        let reason = s
-            .last_words
-            .as_ref()
-            .map_or_else(|| words(reason), |goodbye| last_words(goodbye, "session"));
-        if self.proven.get(&s.key) == Some(&session) {
-            self.proven.remove(&s.key);
-            self.dials.remove(&s.key);
-            out.push(Output::Notice(Notice::PeerDown {
-                node: s.key,
-                name: name_of(directory, s.key),
-                reason: reason.clone(),
-            }));
-            self.plan(directory, now);
-            self.postpone(s.key, patience, &reason, now);
-            return Turn::Down(s.key);
-        }
-        if s.dialed && s.proven.is_none() {
-            self.postpone(s.key, patience, &reason, now);
-        }
-        Turn::Same
-    }
-
-    /// Ends a peer's session, if it has one.
-    pub(crate) fn close(
-        &mut self,
-        node: NodeId,
-        goodbye: Goodbye,
-        directory: &Directory,
-        out: &mut Outbox,
-    ) -> Turn {
-        self.dials.remove(&node);
-        let unproven: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, s)| s.key == node && s.proven.is_none())
-            .map(|(id, _)| *id)
-            .collect();
-        for session in unproven {
-            self.drop_session(session, goodbye.clone(), out);
-        }
-        let Some(session) = self.proven.remove(&node) else {
-            return Turn::Same;
-        };
-        let reason = match &goodbye {
-            Goodbye::Revoked => "revoked".to_owned(),
-            Goodbye::Refused(why) | Goodbye::Busy(why) => why.clone(),
-            Goodbye::Stopping => "this node stops".to_owned(),
-            Goodbye::Superseded => "superseded".to_owned(),
-        };
-        self.drop_session(session, goodbye, out);
-        out.push(Output::Notice(Notice::PeerDown {
-            node,
-            name: name_of(directory, node),
-            reason,
-        }));
-        Turn::Down(node)
-    }
-
-    /// Ends a session that misbehaves or was answered.
-    pub(crate) fn hang_up(&mut self, session: SessionId, reason: &str, out: &mut Outbox) {
-        if self.sessions.remove(&session).is_some() {
-            out.push(Output::Hangup {
-                session,
-                reason: reason.into(),
-            });
-        }
-    }
-
-    /// Ends a session whose far end is not to be a peer, and tells.
-    pub(crate) fn refuse(
-        &mut self,
-        session: SessionId,
-        goodbye: Goodbye,
-        reason: &str,
-        now: Now,
-        out: &mut Outbox,
-    ) {
-        if let Some(s) = self.sessions.get(&session) {
-            out.push(Output::Notice(Notice::PeerRefused {
-                remote: format!("{} ({})", s.remote, s.key.short()),
-                reason: reason.into(),
-            }));
-            let (key, dialed) = (s.key, s.dialed);
-            self.drop_session(session, goodbye, out);
-            if dialed {
-                self.postpone(
-                    key,
-                    BACKOFF_MS_MAX,
-                    &format!("it was refused here: {reason}"),
-                    now,
-                );
-            }
-        }
-    }
-
-    /// Ends the session of a peer that broke the rules, and lets it wait.
-    pub(crate) fn expel(
-        &mut self,
-        session: SessionId,
-        reason: &str,
-        directory: &Directory,
-        now: Now,
-        out: &mut Outbox,
-    ) -> Turn {
-        let Some(s) = self.sessions.get(&session) else {
-            return Turn::Same;
-        };
-        let node = s.key;
-        out.push(Output::Notice(Notice::PeerRefused {
-            remote: format!("{} ({})", s.remote, node.short()),
-            reason: reason.into(),
-        }));
-        let turn = self.close(node, Goodbye::Refused(reason.into()), directory, out);
-        self.plan(directory, now);
-        self.postpone(node, BACKOFF_MS_MAX, reason, now);
-        turn
-    }
-
-    fn drop_session(&mut self, session: SessionId, goodbye: Goodbye, out: &mut Outbox) {
-        if self.sessions.remove(&session).is_some() {
-            let reason = match &goodbye {
-                Goodbye::Superseded => "superseded".to_owned(),
-                Goodbye::Stopping => "stopping".to_owned(),
-                Goodbye::Revoked => "revoked".to_owned(),
-                Goodbye::Refused(why) | Goodbye::Busy(why) => why.clone(),
-            };
-            out.push(Output::Message {
-                session,
-                message: Message::Goodbye(goodbye),
-            });
-            out.push(Output::Hangup { session, reason });
-        }
+    /// Nodes whose key two hosts have: where the one with the session is, and where the other was last.
+    pub(crate) fn twins(
+        &self,
+        now: Moment,
+    ) -> impl Iterator<Item = (NodeId, SocketAddr, SocketAddr)> {
+        self.proven.iter().filter_map(move |(node, session)| {
+            let here = self.sessions.get(session)?.remote;
+            Some((*node, here, self.twins.of(*node, now)?))
+        })
     }
 
     // ---- time ------------------------------------------------------------------------------------------------------
@@ -598,79 +381,11 @@ impl Peers {
     }
 }
 
-/// What this node says first; `None`: it has no statement to show.
-pub(crate) fn hello(me: NodeId, mesh: MeshId, dialed: u64, directory: &Directory) -> Option<Hello> {
-    let membership = directory.signed(&RecordKey::Membership(me))?.clone();
-    Some(Hello {
-        version: VERSION,
-        mesh,
-        membership,
-        dialed,
-    })
-}
-
-/// Whether the far end of a session, which holds `key`, has shown that it is a member.
-pub(crate) fn check_hello(
-    hello: &Hello,
-    key: NodeId,
-    mesh: MeshId,
-    directory: &mut Directory,
-    now: Now,
-    out: &mut Outbox,
-) -> Result<(), Goodbye> {
-    let refused = |why: String| Err(Goodbye::Refused(why));
-    if hello.version != VERSION {
-        return refused(format!(
-            "it speaks version {} of the protocol, this node {VERSION}; use the same release of meshd",
-            hello.version
-        ));
-    }
-    if hello.mesh != mesh {
-        return refused(format!(
-            "it is of mesh {}, this node of {}",
-            hello.mesh.short(),
-            mesh.short()
-        ));
-    }
-    if directory.is_revoked(key) {
-        return Err(Goodbye::Revoked);
-    }
-    match directory.open(&hello.membership) {
-        Ok(Record::Membership(m)) if m.node == key => {}
-        Ok(_) => return refused("its membership statement is about another node".into()),
-        Err(why) => return refused(why.to_string()),
-    }
-    if let Err(why) = directory.accept(&hello.membership, Some(key), now, out) {
-        return refused(why.to_string());
-    }
-    // It may show an old statement; the newest one counts.
-    if !directory.in_good_standing(key, now.wall) {
-        return refused("its membership has expired; invite it again".into());
-    }
-    Ok(())
-}
-
 pub(crate) fn name_of(directory: &Directory, node: NodeId) -> String {
     directory
         .member(node)
         .map(|m| m.name.to_string())
         .unwrap_or_default()
-}
-
-/// A far end's text, short and printable.
-pub(crate) fn words(text: &str) -> String {
-    escape(text.as_bytes()).chars().take(WORDS_MAX).collect()
-}
-
-/// Why the far end hung up, for people; `what` it was, a session or a link's connection.
-pub(crate) fn last_words(goodbye: &Goodbye, what: &str) -> String {
-    match goodbye {
-        Goodbye::Refused(why) => format!("refused: {}", words(why)),
-        Goodbye::Revoked => "it says that this node was revoked".to_owned(),
-        Goodbye::Busy(why) => format!("busy: {}", words(why)),
-        Goodbye::Stopping => "the peer stops".to_owned(),
-        Goodbye::Superseded => format!("superseded by another {what}"),
-    }
 }
 
 /// Records to sessions, in messages of a size that a peer takes.

@@ -13,25 +13,22 @@
 //! both see the same code. A ruling is cached under source, destination, EtherType and address family, plus what policy
 //! read; ARP and ND are never cached, and since the family is always matched none of them can meet a cached ruling.
 
-use crate::announce::Announcements;
 use crate::complaint::{self, Complaint, Speaker};
 use crate::conntrack::Order;
 use crate::dues::Dues;
 use crate::edit::Edit;
-use crate::fdb::{AGE_MS, Fdb, How, Place, Source, SourceRefused};
+use crate::fdb::{AGE_MS, How, Place, Source, SourceRefused};
 use crate::flow::{Fields, FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
-use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId};
-use crate::neighbor::{Advice, Neighbors, claimed, is_neighborly};
-use crate::node::{Direction, DstClass, Question};
-use crate::policy::{
-    Answer, FloodSet, Known, Mirror, MirrorPlace, NamedPath, Orders, Punt, Redirect, Verdict,
-};
+use crate::ident::{MacAddr, Moment, NodeId};
+use crate::neighbor::{Advice, is_neighborly};
+use crate::node::Question;
+use crate::policy::{Known, Mirror, MirrorPlace, NamedPath};
 use crate::ruling::{Action, Arm, Copied, DropReason, Output, PuntOrder};
-use crate::switch::PortFace;
 use crate::view::TraceStep;
+use crate::wire::loop_probe::{LOOP_MAC, is_loop_probe};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -47,50 +44,6 @@ pub const REJECTED_MS: u64 = 100;
 #[must_use]
 pub fn longest(mtu: u16) -> u32 {
     u32::from(mtu) + 22
-}
-
-/// One segment, as this node has it.
-#[derive(Debug)]
-pub(crate) struct Network {
-    pub(crate) mtu: u16,
-    pub(crate) fdb: Fdb,
-    pub(crate) neighbors: Neighbors,
-    pub(crate) ports: BTreeMap<PortId, PortFace>,
-    pub(crate) members: BTreeSet<NodeId>,
-    pub(crate) announcements: Announcements,
-}
-
-impl Network {
-    /// Who has these addresses may be another than before.
-    pub(crate) fn note_owners(&mut self, ips: impl Iterator<Item = IpAddr>) {
-        let neighbors = &self.neighbors;
-        for ip in ips {
-            if let Some(owner) = neighbors.owner(ip) {
-                self.announcements
-                    .note(ip, owner.mac, |ip| neighbors.owner(ip).is_some());
-            }
-        }
-    }
-}
-
-impl Network {
-    /// The port of foreign VTEPs, if there is one.
-    pub(crate) fn foreign_port(&self) -> Option<PortId> {
-        let face = self.ports.values().find(|face| face.foreign.is_some());
-        face.map(|face| face.port)
-    }
-}
-
-/// The node that a frame comes from; `None`: from here, or from nobody knows whom.
-pub(crate) fn sender(network: Option<&Network>, origin: Origin, src: MacAddr) -> Option<NodeId> {
-    match origin {
-        Origin::Port(_) => None,
-        Origin::Peer(node) => Some(node),
-        Origin::Vxlan(_) => match network?.fdb.lookup(src)? {
-            Place::Node(node) => Some(node),
-            Place::Port(_) | Place::Service(_) => None,
-        },
-    }
 }
 
 /// Who answers questions: `None` if the answer is not there yet.
@@ -130,6 +83,10 @@ pub(crate) struct Decision {
     pub(crate) select: Option<Arc<[Arm]>>,
     /// An answer that the switch gives itself.
     pub(crate) reply: Option<(Output, Bytes)>,
+    /// The group, if it rests on who listens to it.
+    pub(crate) group: Option<MacAddr>,
+    /// The frame may say who listens.
+    pub(crate) heard: bool,
 }
 
 impl Decision {
@@ -153,6 +110,8 @@ impl Decision {
             copies: None,
             select: None,
             reply: None,
+            group: None,
+            heard: false,
         }
     }
 }
@@ -207,6 +166,8 @@ pub(crate) struct Walk<'a> {
     learn: Option<Learn>,
     dues: Dues,
     punts: Vec<PuntOrder>,
+    group: Option<MacAddr>,
+    heard: bool,
     steps: Option<&'a mut Vec<TraceStep>>,
 }
 
@@ -251,6 +212,8 @@ impl<'a> Walk<'a> {
             learn: None,
             dues: Dues::default(),
             punts: Vec::new(),
+            group: None,
+            heard: false,
             steps: None,
         }
     }
@@ -267,12 +230,13 @@ impl<'a> Walk<'a> {
     /// The question whose answer is missing.
     pub(crate) fn decide(mut self) -> Result<Decision, Box<Question>> {
         let (mut copies, mut select) = (Vec::new(), None);
-        let (action, why, reply) = match self.walk() {
+        let (action, why, reply) = match self.walk().and_then(|to| self.guard(to)) {
             Ok(to) => {
                 copies = self.mirror(&to);
                 (Action::Forward(to.into()), None, None)
             }
-            Err(Stop::Select(arms)) => {
+            Err(Stop::Select(mut arms)) => {
+                self.guard_arms(&mut arms);
                 let first = arms.first().map(|arm| arm.ruling.action.clone());
                 select = Some(arms.into());
                 let none = Action::Drop(DropReason::PolicyTarget);
@@ -316,6 +280,8 @@ impl<'a> Walk<'a> {
             copies: (!copies.is_empty()).then(|| copies.into()),
             select,
             reply,
+            group: self.group,
+            heard: self.heard,
         })
     }
 
@@ -431,6 +397,10 @@ impl<'a> Walk<'a> {
                     DropReason::NotOnNetwork,
                     format!("port {port} is not on the network"),
                 ),
+                Some(_) if network.blocked.contains(&port) => refused(
+                    DropReason::Blocked,
+                    format!("it is port {port}, by which it came"),
+                ),
                 Some(face) if face.service => {
                     if src == face.mac {
                         Ok((Place::Service(port), None))
@@ -501,6 +471,16 @@ impl<'a> Walk<'a> {
         let Some(network) = self.network else {
             return stop(DropReason::UnknownVni);
         };
+        if self.key.dst_mac == LOOP_MAC && is_loop_probe(self.frame.bytes()) {
+            self.cacheable = false;
+            self.step("guard", || "a loop probe: the guard looks at it".to_owned());
+            return Err(Stop::Consume(None));
+        }
+        let control = self.key.dst_mac.is_link_local_control() || self.is_bpdu(network);
+        if control && matches!(self.origin, Origin::Port(port) if network.uplink(port).is_some()) {
+            // The guard wants to see each, also where the port is blocked or the source is refused.
+            self.cacheable = false;
+        }
         let from = match Self::admit(network, self.origin, &self.frame, self.now) {
             Ok((from, source)) => {
                 let src = self.key.src_mac;
@@ -539,7 +519,7 @@ impl<'a> Walk<'a> {
                 return Err(Stop::Drop(reason, Some(why)));
             }
         };
-        if self.key.dst_mac.is_link_local_control() {
+        if control {
             return stop(DropReason::LinkLocalControl);
         }
         if self.frame.is_malformed() {
@@ -564,10 +544,7 @@ impl<'a> Walk<'a> {
         match network.neighbors.consider(&self.frame, from, &network.fdb) {
             Advice::Forward => Ok(()),
             Advice::Refuse(why) => Err(Stop::Drop(DropReason::SpoofedAddress, Some(why))),
-            Advice::NoRouter(why) => Err(Stop::Drop(
-                DropReason::RouterAdvertisement,
-                Some(why.to_owned()),
-            )),
+            Advice::NoRouter => stop(DropReason::RouterAdvertisement),
             Advice::Void(why) => Err(Stop::Drop(DropReason::Malformed, Some(why.to_owned()))),
             Advice::Silence(ip) => {
                 self.step("neighbour", || format!("{ip} is the asker's own address, or behind its own port: nothing is to be said"));
@@ -586,365 +563,6 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn deliver(&mut self, network: &Network, from: Place) -> Result<Vec<Output>, Stop> {
-        let dst = self.key.dst_mac;
-        if dst == self.key.src_mac {
-            return stop(DropReason::Hairpin);
-        }
-        let found = if dst.is_group() {
-            None
-        } else {
-            network.fdb.lookup(dst)
-        };
-        let class = match found {
-            Some(_) => DstClass::UnicastKnown,
-            None if dst == MacAddr::BROADCAST => DstClass::Broadcast,
-            None if dst.is_group() => DstClass::Multicast,
-            None => DstClass::UnicastUnknown,
-        };
-        self.step("lookup", || match found {
-            Some(Place::Port(port)) => format!("{dst} is behind port {port}"),
-            Some(Place::Service(_)) => format!("{dst} is the node's own service"),
-            Some(Place::Node(node)) => format!("{dst} is on node {}", node.short()),
-            None if dst.is_group() => format!("{dst} is for all"),
-            None => format!("nobody knows {dst}"),
-        });
-        let Some(to) = found else {
-            return self.flood(network, from, class);
-        };
-        // Where it cannot go, policy need not be asked.
-        match (from, to) {
-            (Place::Port(a) | Place::Service(a), Place::Port(b) | Place::Service(b)) if a == b => {
-                return stop(DropReason::Hairpin);
-            }
-            (Place::Node(_), Place::Node(_) | Place::Service(_)) => {
-                return stop(DropReason::SplitHorizon);
-            }
-            (Place::Service(_), Place::Node(_)) => {
-                return Err(Stop::Drop(
-                    DropReason::NoReceiver,
-                    Some(SERVICE_STAYS.to_owned()),
-                ));
-            }
-            _ => {}
-        }
-        if let Place::Port(port) = from {
-            let answer = self.pass(Direction::Ingress, port, class)?;
-            if let Some(answer) = &answer {
-                if let Some(redirect) = answer.orders.redirect {
-                    return self.redirect(network, from, redirect, class);
-                }
-                if let Some(group) = &answer.orders.group {
-                    return self.by_group(network, from, group, class);
-                }
-            }
-            if self.key.dst_mac != dst {
-                return self.deliver_changed(network, from);
-            }
-        }
-        let output = match to {
-            Place::Port(port) => {
-                self.pass(Direction::Egress, port, class)?;
-                Output::Port(port)
-            }
-            Place::Service(port) => Output::Port(port),
-            Place::Node(node) => Output::Peer(node),
-        };
-        self.step("forward", || show(&[output]));
-        Ok(vec![output])
-    }
-
-    /// To the destination that policy gave it, which must be one that is known: it chose that MAC.
-    fn deliver_changed(&mut self, network: &Network, from: Place) -> Result<Vec<Output>, Stop> {
-        let dst = self.key.dst_mac;
-        let class = DstClass::UnicastKnown;
-        let output = match network.fdb.lookup(dst) {
-            Some(Place::Port(port)) if from != Place::Port(port) => {
-                self.pass(Direction::Egress, port, class)?;
-                Output::Port(port)
-            }
-            Some(Place::Node(node)) => Output::Peer(node),
-            _ => {
-                // It may come.
-                self.hold(self.now.plus_ms(UNKNOWN_MS));
-                let why = format!("it is to go to {dst}, which is nowhere, or where it came from");
-                return Err(Stop::Drop(DropReason::PolicyTarget, Some(why)));
-            }
-        };
-        self.step("forward", || show(&[output]));
-        Ok(vec![output])
-    }
-
-    /// To where policy sent it, if that is on the network.
-    fn redirect(
-        &mut self,
-        network: &Network,
-        from: Place,
-        redirect: Redirect,
-        class: DstClass,
-    ) -> Result<Vec<Output>, Stop> {
-        self.redirected = true;
-        let output = match redirect {
-            Redirect::Port(port) => {
-                let there = network.ports.get(&port).is_some_and(|face| !face.service);
-                if !there || from == Place::Port(port) {
-                    let why = format!("port {port} is not on the network, or it came from there");
-                    return Err(Stop::Drop(DropReason::PolicyTarget, Some(why)));
-                }
-                self.pass(Direction::Egress, port, class)?;
-                Output::Port(port)
-            }
-            Redirect::Peer(handle) | Redirect::Path(NamedPath { peer: handle, .. }) => {
-                let node = network.members.iter().find(|node| node.handle() == handle);
-                let Some(&node) = node else {
-                    let why = format!("no peer on the network has the number {handle:#018x}");
-                    return Err(Stop::Drop(DropReason::PolicyTarget, Some(why)));
-                };
-                Output::Peer(node)
-            }
-        };
-        if let Redirect::Path(path) = redirect {
-            self.path = Some(path);
-            self.step("path", || format!("by way {} of `meshd paths`", path.way));
-        }
-        self.step("redirect", || show(&[output]));
-        Ok(vec![output])
-    }
-
-    /// To all ports here but the one it came from, and, if it came from a port, to all peers that have the network; of those
-    /// only to whom policy lets it.
-    fn flood(
-        &mut self,
-        network: &Network,
-        from: Place,
-        class: DstClass,
-    ) -> Result<Vec<Output>, Stop> {
-        let dst = self.key.dst_mac;
-        if class == DstClass::UnicastUnknown {
-            self.hold(self.now.plus_ms(UNKNOWN_MS));
-            // In the place of an unknown source, if need be: this ruling ends within a second anyway.
-            self.unknown = Some(self.key.dst_mac);
-        }
-        let mut answer = None;
-        match from {
-            Place::Port(port) => {
-                answer = self.pass(Direction::Ingress, port, class)?;
-                if let Some(answer) = &answer {
-                    if let Some(redirect) = answer.orders.redirect {
-                        return self.redirect(network, from, redirect, class);
-                    }
-                    if let Some(group) = &answer.orders.group {
-                        return self.by_group(network, from, group, class);
-                    }
-                }
-                if self.key.dst_mac != dst {
-                    return self.deliver_changed(network, from);
-                }
-            }
-            Place::Service(_) if !is_neighborly(self.key.ip_kind) => {
-                return Err(Stop::Drop(
-                    DropReason::NoReceiver,
-                    Some(SERVICE_STAYS.to_owned()),
-                ));
-            }
-            _ => {}
-        }
-        let only: Option<&FloodSet> = answer.as_ref().and_then(|said| said.orders.flood.as_ref());
-        let mut to = Vec::new();
-        let mut refused = None;
-        for (&port, face) in &network.ports {
-            if face.service || from == Place::Port(port) {
-                continue;
-            }
-            if only.is_some_and(|only| !only.ports.contains(&port)) {
-                refused = Some((DropReason::Policy, Some(NOT_FLOODED.to_owned())));
-                continue;
-            }
-            match self.pass(Direction::Egress, port, class) {
-                Ok(_) => to.push(Output::Port(port)),
-                Err(Stop::Drop(reason, why)) => refused = Some((reason, why)),
-                Err(other) => return Err(other),
-            }
-        }
-        if matches!(from, Place::Port(_)) {
-            let members = network
-                .members
-                .iter()
-                .filter(|node| only.is_none_or(|only| only.peers.contains(&node.handle())));
-            to.extend(members.map(|&node| Output::Peer(node)));
-            if to.is_empty() && only.is_some() {
-                refused = Some((DropReason::Policy, Some(NOT_FLOODED.to_owned())));
-            }
-        }
-        match (to.is_empty(), refused) {
-            (false, _) => {
-                self.step("flood", || show(&to));
-                Ok(to)
-            }
-            (true, Some((reason, why))) => Err(Stop::Drop(reason, why)),
-            (true, None) => stop(if matches!(from, Place::Node(_)) {
-                DropReason::SplitHorizon
-            } else {
-                DropReason::NoReceiver
-            }),
-        }
-    }
-
-    /// Asks the chain, if there is one; its orders are carried out as far as they do not say where to.
-    fn pass(
-        &mut self,
-        direction: Direction,
-        port: PortId,
-        dst_class: DstClass,
-    ) -> Result<Option<Arc<Answer>>, Stop> {
-        if !self.chain {
-            return Ok(None);
-        }
-        let peer = self.sender;
-        let question = Question {
-            vni: self.key.vni,
-            direction,
-            port,
-            peer,
-            key: self.key,
-            dst_class,
-        };
-        let Some(Known { answer, hard_ms }) = (self.oracle)(&question) else {
-            return Err(Stop::Ask(Box::new(question)));
-        };
-        self.mask = self.mask.union(&answer.mask.with_prerequisites());
-        // A failure is kept for a moment, so that a broken plugin does not run for each frame of a burst.
-        self.cacheable &= answer.cacheable || answer.verdict == Verdict::Failed;
-        self.step(
-            if direction == Direction::Ingress {
-                "policy in"
-            } else {
-                "policy out"
-            },
-            || {
-                let said = match answer.verdict {
-                    Verdict::Pass => "pass",
-                    Verdict::Drop => "drop",
-                    Verdict::Failed => "failed",
-                };
-                format!("port {port}: {said} ({})", answer.why)
-            },
-        );
-        if let Some(ms) = hard_ms {
-            self.hold(self.now.plus_ms(u64::from(ms)));
-        }
-        if let Some(ms) = answer.idle_ms {
-            self.idle_ms = Some(self.idle_ms.map_or(ms, |least| least.min(ms)));
-        }
-        // What a flood costs one receiver holds it back from no other.
-        let lenient = direction == Direction::Egress && dst_class != DstClass::UnicastKnown;
-        self.dues.add(&answer.orders.dues, lenient);
-        for meter in answer.orders.dues.meters() {
-            self.step("meter", || {
-                let (name, rate) = (meter.name(), meter.rate());
-                let lenient = match lenient {
-                    true => "; a flood is charged, and not held back",
-                    false => "",
-                };
-                format!("{name}, {rate}{lenient}")
-            });
-        }
-        self.punt(&question, &answer.orders.punts);
-        match answer.verdict {
-            Verdict::Pass => {
-                self.mirrors.extend(&answer.orders.mirrors);
-                for edit in &answer.orders.edits {
-                    edit.rekey(&mut self.key);
-                    self.mask.fields = self.mask.fields.with(edit.needs());
-                    self.edits.push(*edit);
-                }
-                self.track(&answer);
-                self.learn(&answer);
-                Ok(Some(answer))
-            }
-            Verdict::Drop => {
-                // In a flood one receiver's refusal is nothing that the sender is told.
-                self.reject = answer.orders.reject && dst_class == DstClass::UnicastKnown;
-                Err(Stop::Drop(DropReason::Policy, Some(answer.why.clone())))
-            }
-            Verdict::Failed => {
-                self.hold(self.now.plus_ms(FAILED_MS));
-                Err(Stop::Drop(
-                    DropReason::PolicyFailed,
-                    Some(answer.why.clone()),
-                ))
-            }
-        }
-    }
-
-    /// A controller gets one copy of a frame, also if its policy was asked for many receivers: the longest, under the first
-    /// question.
-    fn punt(&mut self, question: &Question, punts: &[Punt]) {
-        for &punt in punts {
-            let there = self.punts.iter_mut().find(|order| order.punt.to == punt.to);
-            match there.map(|order| &mut order.punt.bytes) {
-                Some(bytes) if *bytes == 0 || punt.bytes == 0 => *bytes = 0,
-                Some(bytes) => *bytes = punt.bytes.max(*bytes),
-                None => self.punts.push(PuntOrder {
-                    punt,
-                    question: question.clone(),
-                }),
-            }
-            self.step("punt", || match punt.bytes {
-                0 => "a copy to the controller".to_owned(),
-                bytes => format!("a copy to the controller, {bytes} bytes at most"),
-            });
-        }
-    }
-
-    /// What the asked want of the connection, together: entered if one wants it so, with the last mark.
-    fn track(&mut self, answer: &Answer) {
-        let Orders {
-            commit, ct_mark, ..
-        } = answer.orders;
-        if !commit && ct_mark.is_none() {
-            return;
-        }
-        let order = self.track.get_or_insert_with(|| Order {
-            commit: false,
-            mark: None,
-            epoch: Epoch(0),
-            why: String::new(),
-        });
-        order.mark = ct_mark.or(order.mark);
-        if commit {
-            order.commit = true;
-            order.why.clone_from(&answer.why);
-        }
-    }
-
-    /// The source's bits are in the mask in any case. The answer itself is kept for all that it holds for: it is asked for again
-    /// with each upcall, and these come in time to keep what is learned young.
-    fn learn(&mut self, answer: &Answer) {
-        let Some(ms) = answer.orders.learn_ms else {
-            return;
-        };
-        let learn = Learn {
-            ms: ms.into(),
-            ip: claimed(&self.frame),
-        };
-        if !self.own_source {
-            self.hold(self.now.plus_ms(learn.ms / 2));
-        }
-        let (src, own_source) = (self.frame.src(), self.own_source);
-        self.step("learn", || {
-            let own = match own_source {
-                true => " (the port's own MAC: it is known anyway)",
-                false => "",
-            };
-            match learn.ip {
-                Some(ip) => format!("{src}{own} and {ip} for {ms} ms"),
-                None => format!("{src}{own} for {ms} ms"),
-            }
-        });
-        self.learn = Some(learn);
-    }
-
     fn hold(&mut self, until: Moment) {
         self.until = Some(self.until.map_or(until, |u| u.min(until)));
     }
@@ -959,21 +577,12 @@ impl<'a> Walk<'a> {
     }
 }
 
-const SERVICE_STAYS: &str =
-    "the node's own service speaks to ports of this node only, and does not broadcast";
-
-const NOT_FLOODED: &str = "policy lets it be flooded to nobody here";
-
-/// `port 3, port 4, node abcdefgh`.
-fn show(to: &[Output]) -> String {
-    let names: Vec<String> = to
-        .iter()
-        .map(|output| match output {
-            Output::Port(port) => format!("port {port}"),
-            Output::Peer(node) => format!("node {}", node.short()),
-        })
-        .collect();
-    names.join(", ")
-}
-
+mod asked;
 mod by_group;
+mod delivery;
+mod guarded;
+mod listeners;
+mod network;
+
+use delivery::show;
+pub(crate) use network::{Network, sender};

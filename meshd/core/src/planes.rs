@@ -211,6 +211,12 @@ impl Planes {
         &self.config.trusted
     }
 
+    /// UDP port of VXLAN.
+    #[must_use]
+    pub fn vxlan_port(&self) -> u16 {
+        self.config.port
+    }
+
     /// Something of the network changed: its plan is looked at again in a moment.
     pub fn touch(&mut self, vni: Vni, now: Moment) {
         self.dirty.insert(vni);
@@ -245,6 +251,45 @@ impl Planes {
             .then_some(theirs.ip)
     }
 
+    /// Why nothing goes to a foreign VTEP at `ip` and nothing of it is let in, in words; `None`: frames do.
+    #[must_use]
+    pub fn foreign_trouble(&self, ip: IpAddr) -> Option<String> {
+        let Some(ours) = self.vtep() else {
+            return Some(self.vtep_trouble());
+        };
+        if !self.config.trusted.iter().any(|net| net.contains(&ip)) {
+            return Some(format!(
+                "{ip} is in no subnet under `trusted` of [underlay] any more"
+            ));
+        }
+        (ours.ip.is_ipv4() != ip.is_ipv4()).then(|| {
+            format!(
+                "this node takes VXLAN at {}, which is of the other IP version",
+                ours.ip
+            )
+        })
+    }
+
+    /// Why this node takes no VXLAN, in words.
+    fn vtep_trouble(&self) -> String {
+        let config = &self.config;
+        if let Err(why) = &config.vxlan {
+            return format!("this node has no VXLAN: {why}");
+        }
+        if let Some(by) = config.steps_back() {
+            return format!("the daemon forwards all frames itself: {by}");
+        }
+        if !config.in_kernel() {
+            return "the kernel's fast path is off: see `fast_path` under [kernel]".to_owned();
+        }
+        match &self.underlay {
+            None => "the addresses of this node are not known yet".to_owned(),
+            Some(_) => {
+                "no address of this node is in a subnet under `trusted` of [underlay]".to_owned()
+            }
+        }
+    }
+
     /// What the kernel is to have of a network; `None`: nothing.
     fn derive(&self, vni: Vni, around: Around<'_>) -> Option<NetworkPlan> {
         let directory = &around.mesh.directory;
@@ -256,26 +301,32 @@ impl Planes {
             .ports
             .iter()
             .filter(|(record, state, _)| record.vni == vni && *state == PortState::Ready)
+            // The guards of an uplink are the daemon's: its frames do not stay in the kernel.
+            .filter(|(record, ..)| record.kind.uplink().is_none())
             .map(|(record, ..)| (record.id, BTreeSet::from([record.mac])))
             .collect();
         let gateway = around.vteps.of(vni);
         if ports.is_empty() && gateway.is_none() {
             return None;
         }
+        let all = gateway.iter().flat_map(|g| g.list.keys()).copied();
+        let reached: BTreeSet<IpAddr> = all
+            .filter(|ip| self.foreign_trouble(*ip).is_none())
+            .collect();
         let mut foreign: BTreeMap<MacAddr, IpAddr> = BTreeMap::new();
-        for row in around.switch.fdb(vni) {
-            if let (Some(gateway), Place::Port(port)) = (gateway, row.place)
+        for (mac, place, how) in around.switch.macs(vni) {
+            let Place::Port(port) = place else { continue };
+            if let Some(gateway) = gateway
                 && port == gateway.port
-                && let Some(vtep) = gateway.vtep_of(row.mac)
+                && let Some(vtep) = gateway.vtep_of(mac)
+                && reached.contains(&vtep)
             {
-                foreign.insert(row.mac, vtep);
+                foreign.insert(mac, vtep);
             }
-        }
-        for row in around.switch.fdb(vni) {
-            if let (How::Learned { .. }, Place::Port(port)) = (row.how, row.place)
+            if let How::Learned { .. } = how
                 && let Some(macs) = ports.get_mut(&port)
             {
-                macs.insert(row.mac);
+                macs.insert(mac);
             }
         }
         let here: BTreeSet<MacAddr> = ports.values().flatten().copied().collect();
@@ -297,17 +348,12 @@ impl Planes {
                     .iter()
                     .map(|(node, vtep)| (probe_mac(node), *vtep))
                     .collect(),
-                floods: gateway
-                    .iter()
-                    .flat_map(|g| g.list.keys())
-                    .copied()
-                    .collect(),
-                gateway: gateway.map(|gateway| gateway.port),
-                fence: members
-                    .values()
-                    .chain(gateway.iter().flat_map(|g| g.list.keys()))
-                    .copied()
-                    .collect(),
+                floods: reached.clone(),
+                // None that is reached: nothing leads to their port.
+                gateway: gateway
+                    .filter(|_| !reached.is_empty())
+                    .map(|gateway| gateway.port),
+                fence: members.values().chain(&reached).copied().collect(),
             }
         });
         Some(NetworkPlan {

@@ -12,15 +12,21 @@
 //! grant only for a request that it durably knows to be open. Refuses to lease what it does not own. Addresses that an
 //! operator sets by hand are not its business, except that it does not lease the ones it is told to avoid.
 
+mod free;
+mod gifts;
+mod reserved;
+
 use crate::ident::{Moment, NodeId, Now, PortId, SessionId, Vni, WallTime};
 use crate::node::Output;
 use crate::notice::Notice;
 use crate::outbox::Outbox;
-use crate::ranges::{Ranges, address, leasable, number};
+use crate::ports::no_address;
+use crate::ranges::{Ranges, Span, address, leasable, number};
 use crate::state::{Counter, StateError, StateKey, decode, forget, keep};
 use crate::wire::control::{Message, PoolGrant, PoolRequest};
 use crate::wire::record::NetworkDef;
 use ipnet::IpNet;
+use reserved::Reserved;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -35,8 +41,6 @@ const RANGES_MAX: usize = 1024;
 const NODES_MAX: usize = 4096;
 /// Names of others in one answer, and taken from one.
 const HINTS_MAX: usize = 8;
-/// Addresses looked at for one lease.
-const SCAN_MAX: u32 = 1 << 20;
 /// Addresses of one pool that are remembered to have been leased; beyond, the oldest counts as never used.
 const USED_MAX: usize = 1024;
 /// How long one node may take to answer.
@@ -57,6 +61,8 @@ pub struct Pools {
     active: BTreeSet<Vni>,
     peers: BTreeMap<NodeId, SessionId>,
     next_request: u64,
+    /// Addresses kept for ports to come, whether owned here or not.
+    reserved: BTreeMap<(Vni, IpAddr), Reserved>,
 }
 
 /// What is kept of a pool.
@@ -92,6 +98,8 @@ struct Pool {
 struct Hunt {
     /// Somebody waits until then.
     urgent: Option<Moment>,
+    /// What is of use to all who wait.
+    within: Span,
     queue: VecDeque<NodeId>,
     asked: BTreeMap<NodeId, Asked>,
     waiting: Option<NodeId>,
@@ -148,6 +156,7 @@ impl Pools {
             active: BTreeSet::new(),
             peers: BTreeMap::new(),
             next_request: 1,
+            reserved: BTreeMap::new(),
         }
     }
 
@@ -170,6 +179,9 @@ impl Pools {
                     });
                 }
                 self.pools.insert((vni, subnet), Pool::new(kept));
+            }
+            StateKey::Reserved(vni, ip) => {
+                self.reserved.insert((vni, ip), decode(value)?);
             }
             _ => {}
         }
@@ -216,6 +228,7 @@ impl Pools {
             }
             self.pools.insert(key, pool);
         }
+        self.keep_reserved(def, out);
     }
 
     /// The network is gone.
@@ -228,6 +241,7 @@ impl Pools {
             forget(out, &StateKey::Pool(vni, index));
         }
         self.active.remove(&vni);
+        self.forget_reserved(vni, out);
     }
 
     /// A node was revoked: nothing is expected from it any more. What it was given stays noted, to be told: nobody can
@@ -264,18 +278,21 @@ impl Pools {
         }
     }
 
-    /// Leases the lowest free address that is not to be avoided and was not leased before; when there is none, the one that
-    /// came back first. Durable with the port's record, which the caller persists.
+    /// Leases the lowest free address of `within` that is not to be avoided and was not leased before; when there is none,
+    /// the one that came back first. Durable with the port's record, which the caller persists.
     pub fn lease(
         &mut self,
         vni: Vni,
         subnet: u8,
         port: PortId,
+        within: Span,
         avoid: &dyn Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
+        let reserved = &self.reserved;
+        let avoid: &dyn Fn(IpAddr) -> bool = &|ip| reserved.contains_key(&(vni, ip)) || avoid(ip);
         let pool = self.pools.get_mut(&(vni, subnet))?;
-        let found = pool.never_used(avoid).or_else(|| pool.used_first(avoid));
-        let (at, ip) = found?;
+        let found = pool.never_used(within, avoid);
+        let (at, ip) = found.or_else(|| pool.used_first(within, avoid))?;
         pool.leases.insert(at, port);
         pool.used.retain(|&used| used != at);
         Some(ip)
@@ -314,20 +331,26 @@ impl Pools {
             .map(|(&(_, index), pool)| (index, pool))
     }
 
-    /// Somebody waits for an address, for [`WANT_MS`] from now on: ask for it.
-    pub fn want(&mut self, vni: Vni, subnet: u8, now: Now, out: &mut Outbox) {
+    /// Somebody waits for an address of `within`, for [`WANT_MS`] from now on: ask for it.
+    pub fn want(&mut self, vni: Vni, subnet: u8, within: Span, now: Now, out: &mut Outbox) {
         let key = (vni, subnet);
         let Some(pool) = self.pools.get_mut(&key) else {
             return;
         };
         let until = now.moment.plus_ms(WANT_MS);
         match &mut pool.hunt {
-            Some(hunt) if hunt.urgent.is_some() => hunt.urgent = Some(until),
-            _ => {
-                pool.hunt = Some(Hunt::start(Some(until), now.moment));
-                self.go_on(key, now, out);
+            Some(hunt) if hunt.urgent.is_some() && hunt.within.join(within) == hunt.within => {
+                hunt.urgent = Some(until);
+                return;
             }
+            // Who had nothing of the part may have some of the rest.
+            Some(hunt) if hunt.urgent.is_some() => {
+                let all = hunt.within.join(within);
+                pool.hunt = Some(Hunt::start(Some(until), all, now.moment));
+            }
+            _ => pool.hunt = Some(Hunt::start(Some(until), within, now.moment)),
         }
+        self.go_on(key, now, out);
     }
 
     /// Who was asked by the present hunt and did not answer, who had nothing, and whether nobody is left to ask.
@@ -361,94 +384,6 @@ impl Pools {
             .filter(|(node, _)| !self.peers.contains_key(*node))
             .map(|(&node, &(_, first, last))| (node, (last - first).saturating_add(1)))
             .collect()
-    }
-
-    /// Answers a member's request. `avoid` as for [`Self::lease`]: a range that holds only such addresses is no help.
-    pub fn on_request(
-        &mut self,
-        from: NodeId,
-        session: SessionId,
-        request: &PoolRequest,
-        avoid: &dyn Fn(IpAddr) -> bool,
-        out: &mut Outbox,
-    ) {
-        let mut answer = |range, ask| {
-            let &PoolRequest {
-                vni,
-                subnet,
-                request,
-                ..
-            } = request;
-            let grant = PoolGrant {
-                vni,
-                subnet,
-                request,
-                range,
-                ask,
-            };
-            out.push(Output::Message {
-                session,
-                message: Message::PoolGrant(grant),
-            });
-        };
-        let Some(pool) = self.pools.get_mut(&(request.vni, request.subnet)) else {
-            answer(None, Vec::new());
-            return;
-        };
-        match pool.kept.given.get(&from) {
-            Some(&(last, first_ip, last_ip)) if last == request.request => {
-                answer(Some((first_ip, last_ip)), Vec::new());
-                return;
-            }
-            // Overtaken by a later request of the same node, which it only makes when the earlier one was granted.
-            Some(&(last, ..)) if last > request.request => return,
-            Some(_) => {}
-            None if pool.kept.given.len() >= NODES_MAX => {
-                answer(None, Vec::new());
-                return;
-            }
-            None => {}
-        }
-        match pool.part_to_give(request.urgent, avoid) {
-            Some((first, last)) => {
-                pool.kept.owned.remove(first, last);
-                pool.kept.given.insert(from, (request.request, first, last));
-                keep(
-                    out,
-                    &StateKey::Pool(request.vni, request.subnet),
-                    &pool.kept,
-                );
-                let &PoolRequest {
-                    vni,
-                    subnet,
-                    request,
-                    ..
-                } = request;
-                let grant = PoolGrant {
-                    vni,
-                    subnet,
-                    request,
-                    range: Some((first, last)),
-                    ask: Vec::new(),
-                };
-                out.push(Output::Message {
-                    session,
-                    message: Message::PoolGrant(grant),
-                });
-            }
-            None => {
-                let author = Some(pool.kept.author);
-                let given = pool.kept.given.keys().copied();
-                let ask = author
-                    .into_iter()
-                    .chain(given.filter(|node| self.peers.contains_key(node)));
-                let ask: Vec<NodeId> = ask
-                    .filter(|&n| n != from && n != self.me)
-                    .take(HINTS_MAX)
-                    .collect();
-                answer(None, ask);
-            }
-        }
     }
 
     /// Takes a member's answer. True if there are new addresses: who waits may try again.
@@ -516,6 +451,7 @@ impl Pools {
             from,
             range,
         }));
+        self.lease_reserved(grant.vni);
         true
     }
 
@@ -559,7 +495,7 @@ impl Pools {
                 && pool.hunt.is_none()
             {
                 pool.look = now.moment.plus_ms(RESERVE_MS);
-                let mut hunt = Hunt::start(None, now.moment);
+                let mut hunt = Hunt::start(None, Span::ALL, now.moment);
                 if !active || pool.free() >= LOW {
                     // Nothing is needed: only fetch what may have been given to us already.
                     hunt.resting = false;
@@ -623,11 +559,14 @@ impl Pools {
             hunt.next = now.moment.plus_ms(ANSWER_MS);
             pool.unanswered.insert(node);
             let urgent = hunt.urgent.is_some();
+            let Span { first, last } = hunt.within;
+            let within = (hunt.within != Span::ALL).then_some((first, last));
             let request = PoolRequest {
                 vni: key.0,
                 subnet: key.1,
                 request: number,
                 urgent,
+                within,
             };
             out.push(Output::Message {
                 session,
@@ -681,93 +620,13 @@ impl Pool {
             look: Moment::default(),
         }
     }
-
-    /// The lowest free number that is not remembered as used, and its address.
-    fn never_used(&self, avoid: &dyn Fn(IpAddr) -> bool) -> Option<(u128, IpAddr)> {
-        let used: BTreeSet<u128> = self.used.iter().copied().collect();
-        let mut budget = SCAN_MAX;
-        for (first, last) in self.kept.owned.iter() {
-            for at in first..=last {
-                budget = budget.checked_sub(1)?;
-                let ip = address(&self.kept.subnet, at)?;
-                if !self.leases.contains_key(&at) && !used.contains(&at) && !avoid(ip) {
-                    return Some((at, ip));
-                }
-            }
-        }
-        None
-    }
-
-    /// The number that came back first, of those that are free and owned here.
-    fn used_first(&self, avoid: &dyn Fn(IpAddr) -> bool) -> Option<(u128, IpAddr)> {
-        self.used.iter().find_map(|&at| {
-            let ip = address(&self.kept.subnet, at)?;
-            let free = self.kept.owned.contains(at) && !self.leases.contains_key(&at);
-            (free && !avoid(ip)).then_some((at, ip))
-        })
-    }
-
-    /// How many addresses could be leased.
-    fn free(&self) -> u128 {
-        self.kept
-            .owned
-            .total()
-            .saturating_sub(self.leases.len() as u128)
-    }
-
-    /// The free runs, largest first; of two of one size the higher first, since leases begin at the low end.
-    fn free_runs(&self) -> Vec<(u128, u128)> {
-        let mut free = self.kept.owned.clone();
-        for &number in self.leases.keys() {
-            free.remove(number, number);
-        }
-        let mut runs: Vec<(u128, u128)> = free.iter().collect();
-        runs.sort_by_key(|&(first, last)| std::cmp::Reverse((last - first, first)));
-        runs
-    }
-
-    /// About the upper half of the largest free run, cut at a round number.
-    fn part_to_give(&self, urgent: bool, avoid: &dyn Fn(IpAddr) -> bool) -> Option<(u128, u128)> {
-        let free = self.free();
-        if free == 0 || (!urgent && free < SPARE) || self.kept.owned.count() >= RANGES_MAX {
-            return None;
-        }
-        let useful = |first: u128, last: u128| {
-            // A large part surely has something; a small one may be full of addresses set by hand.
-            last - first >= 256
-                || (first..=last)
-                    .any(|n| address(&self.kept.subnet, n).is_some_and(|ip| !avoid(ip)))
-        };
-        for (first, last) in self.free_runs() {
-            let upper = (split(first, last), last);
-            if useful(upper.0, upper.1) {
-                return Some(upper);
-            }
-            if upper.0 > first && useful(first, upper.0 - 1) {
-                return Some((first, upper.0 - 1));
-            }
-        }
-        None
-    }
-}
-
-/// Where the upper half of `first..=last` begins: near the middle, at a multiple of the largest power of two that leaves
-/// both parts a fair size. A run of one is given as a whole.
-fn split(first: u128, last: u128) -> u128 {
-    let span = last - first;
-    if span == 0 {
-        return first;
-    }
-    let middle = first + span / 2 + 1;
-    let grain = 1u128 << (span / 4).max(1).ilog2();
-    let down = middle / grain * grain;
-    if down > first { down } else { middle }
 }
 
 impl Hunt {
-    fn start(urgent: Option<Moment>, now: Moment) -> Self {
+    fn start(urgent: Option<Moment>, within: Span, now: Moment) -> Self {
         Self {
             urgent,
+            within,
             queue: VecDeque::new(),
             asked: BTreeMap::new(),
             waiting: None,

@@ -15,9 +15,13 @@
 
 mod arrival;
 mod departure;
+mod far;
+
+pub(crate) use arrival::no_address;
 
 use crate::attach::{Surroundings, refusal, service_mac};
-use crate::command::{DnsHint, PortRecord, PortWiring, RefusalCode, Reply, ServiceWiring};
+use crate::code::ErrorCode;
+use crate::command::{DnsHint, PortRecord, PortWiring, Reply, ServiceWiring};
 use crate::ident::{CommandId, IfName, Label, MacAddr, Moment, NodeId, Now, PortId, Vni};
 use crate::node::Output;
 use crate::notice::Notice;
@@ -38,6 +42,8 @@ const WAITERS_MAX: usize = 16;
 /// First and longest pause before a port is tried again that the kernel refused.
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 30_000;
+/// Before a port that lost a part is made whole, so that whoever takes several parts away at once is done.
+const MEND_MS: u64 = 100;
 
 /// What the ports need to know of the node's settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +96,12 @@ struct Port {
     detaching: Vec<CommandId>,
     /// The container set its end down.
     far_down: bool,
+    /// The interface behind it takes shorter frames than the network's: why that matters.
+    narrow: Option<String>,
+    /// As the kernel said last.
+    file: Option<Vec<u8>>,
+    /// Why it does not work, as it was told: the same again is not told again.
+    told: Option<String>,
 }
 
 #[derive(Debug)]
@@ -151,6 +163,9 @@ impl Ports {
                         attaching: Vec::new(),
                         detaching: Vec::new(),
                         far_down: false,
+                        narrow: None,
+                        file: None,
+                        told: None,
                     },
                 );
             }
@@ -186,6 +201,21 @@ impl Ports {
         }
     }
 
+    /// Is the kernel still at ports that frames passed before this run of the daemon?
+    #[must_use]
+    pub fn is_adopting(&self) -> bool {
+        self.ports.values().any(|port| {
+            let first = matches!(
+                port.phase,
+                Phase::Wiring {
+                    doomed: false,
+                    tries: 0
+                }
+            );
+            first && port.record.ready
+        })
+    }
+
     /// Has the kernel make or adopt the port. Its record is kept already.
     fn wire(
         &mut self,
@@ -215,6 +245,7 @@ impl Ports {
             tries,
         };
         port.far_down = false;
+        port.narrow = None;
         let record = port.record.clone();
         out.push(Output::Wire(self.wiring(record, net)));
         self.changes.push(PortChange::Presence);
@@ -226,11 +257,12 @@ impl Ports {
     fn wiring(&self, port: PortRecord, net: &NetworkDef) -> PortWiring {
         let search = self.search(&net.name);
         let servers: Vec<IpAddr> = net.subnets.iter().filter_map(service_address).collect();
-        let dns = (self.config.dns && !servers.is_empty()).then_some(DnsHint { servers, search });
+        // Who has a word for its ports makes the containers' resolv.conf as well.
+        let wanted = self.config.dns && port.owner.is_none() && !servers.is_empty();
+        let dns = wanted.then_some(DnsHint { servers, search });
         PortWiring {
+            mtu: port.mtu.unwrap_or(net.mtu).min(net.mtu),
             port,
-            mtu: net.mtu,
-            routes: Vec::new(),
             dns,
         }
     }
@@ -264,6 +296,13 @@ impl Ports {
         out.push(Output::Serve(service));
     }
 
+    /// What the kernel offers of the port as a file; kept with the rest by [`Self::wired`].
+    pub fn note_file(&mut self, id: PortId, file: Option<Vec<u8>>) {
+        if let Some(port) = self.ports.get_mut(&id) {
+            port.file = file;
+        }
+    }
+
     /// The kernel has the port.
     pub fn wired(
         &mut self,
@@ -284,7 +323,7 @@ impl Ports {
             _ => return,
         }
         if let Err(reason) = home(&port.record, around) {
-            let failed = refusal(RefusalCode::Failed, format!("port {id}: {reason}"));
+            let failed = refusal(ErrorCode::PortHomeless, format!("port {id}: {reason}"));
             for waiter in port.attaching.drain(..) {
                 out.push(Output::Reply {
                     id: waiter,
@@ -306,7 +345,9 @@ impl Ports {
         let before = port.record.clone();
         port.record.ifname = ifname;
         port.record.mac = mac;
+        port.record.file = port.file.take();
         port.record.ready = true;
+        port.told = None;
         port.phase = Phase::Up;
         if port.record != before {
             keep(out, &StateKey::Port(id), &port.record);
@@ -353,16 +394,6 @@ impl Ports {
                 id: waiter,
                 result: Ok(Reply::Port(port.record.clone())),
             });
-        }
-    }
-
-    /// The container set its end down or up.
-    pub fn far_end(&mut self, id: PortId, up: bool, out: &mut Outbox) {
-        if let Some(port) = self.ports.get_mut(&id)
-            && matches!(port.phase, Phase::Up)
-            && std::mem::replace(&mut port.far_down, !up) == up
-        {
-            out.push(Output::Notice(Notice::PortFarEnd { port: id, up }));
         }
     }
 
@@ -413,7 +444,7 @@ impl Ports {
     pub fn wire_failed(
         &mut self,
         id: PortId,
-        reason: String,
+        (code, reason): (ErrorCode, String),
         gone: bool,
         now: Now,
         pools: &mut Pools,
@@ -422,23 +453,21 @@ impl Ports {
         let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
-        let (doomed, tries) = match port.phase {
-            Phase::Wiring { doomed, tries } => (doomed, tries),
+        let (doomed, tries, rest) = match port.phase {
+            Phase::Wiring { doomed, tries } => (doomed, tries, pause(tries)),
             Phase::Up => {
                 self.changes.push(PortChange::PortDown(port.record.clone()));
-                (false, 0)
+                (false, 0, MEND_MS)
             }
             _ => return,
         };
-        let failed = refusal(
-            RefusalCode::Failed,
-            format!("port {id} could not be made: {reason}"),
-        );
+        let failed = refusal(code, format!("port {id} could not be made: {reason}"));
         if doomed {
             self.drop_port(id, Err(failed), pools, out);
             return;
         }
-        if !port.record.ready {
+        let waits = port.record.kind.waits();
+        if !port.record.ready && !waits {
             out.push(Output::Notice(Notice::PortFailed { port: id, reason }));
             self.drop_port(id, Err(failed), pools, out);
             return;
@@ -452,15 +481,36 @@ impl Ports {
         for waiter in port.attaching.drain(..) {
             out.push(Output::Reply {
                 id: waiter,
-                result: Err(failed.clone()),
+                result: match waits {
+                    true => Ok(Reply::Port(port.record.clone())),
+                    false => Err(failed.clone()),
+                },
             });
         }
         port.phase = Phase::Failed {
             reason: reason.clone(),
-            retry: now.moment.plus_ms(pause(tries)),
+            retry: now.moment.plus_ms(rest),
             tries: tries.saturating_add(1),
         };
-        out.push(Output::Notice(Notice::PortFailed { port: id, reason }));
+        if port.told.as_ref() != Some(&reason) {
+            port.told = Some(reason.clone());
+            out.push(Output::Notice(Notice::PortFailed { port: id, reason }));
+        }
+    }
+
+    /// What a port waits for may be there: it is tried at once.
+    pub fn appeared(
+        &mut self,
+        id: PortId,
+        around: &dyn Surroundings,
+        pools: &mut Pools,
+        now: Now,
+        out: &mut Outbox,
+    ) {
+        let port = self.ports.get(&id);
+        if port.is_some_and(|port| matches!(port.phase, Phase::Failed { .. })) {
+            self.wire(id, 0, around, pools, now, out);
+        }
     }
 
     /// When time has something to do here, and what.
@@ -521,17 +571,18 @@ impl Ports {
             Phase::Failed { reason, .. } => {
                 (&port.record, PortState::Failed, Some(reason.as_str()))
             }
-            Phase::Up => (
-                &port.record,
-                PortState::Ready,
-                port.far_down.then_some(
-                    "but its interface is down in the container; the same `meshd attach` again mends it",
-                ),
-            ),
+            Phase::Up => (&port.record, PortState::Ready, far::reason(port)),
             Phase::Wiring { doomed: true, .. } | Phase::Unwiring => {
                 (&port.record, PortState::Leaving, None)
             }
         })
+    }
+
+    /// True if frames flow through the port, and its far end carries them.
+    #[must_use]
+    pub fn has_link(&self, id: PortId) -> bool {
+        let port = self.ports.get(&id);
+        port.is_some_and(|port| matches!(port.phase, Phase::Up) && !port.far_down)
     }
 
     /// Networks that this node is on. It says so while the kernel still works on the first port, so that the others

@@ -46,6 +46,54 @@ pub fn leasable(subnet: &IpNet) -> Option<(u128, u128)> {
     (first <= last).then_some((first, last))
 }
 
+/// The numbers `first..=last`; none if `first > last`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The lowest.
+    pub first: u128,
+    /// The highest.
+    pub last: u128,
+}
+
+impl Span {
+    /// Every number.
+    pub const ALL: Self = Self {
+        first: 0,
+        last: u128::MAX,
+    };
+
+    /// The addresses of a subnet, with those that are for no port.
+    #[must_use]
+    pub fn of(net: &IpNet) -> Self {
+        Self {
+            first: number(net.network()),
+            last: number(net.broadcast()),
+        }
+    }
+
+    /// True if the number is in.
+    #[must_use]
+    pub fn contains(self, number: u128) -> bool {
+        self.first <= number && number <= self.last
+    }
+
+    /// What is in both; `None` if nothing is.
+    #[must_use]
+    pub fn meet(self, other: Self) -> Option<Self> {
+        let (first, last) = (self.first.max(other.first), self.last.min(other.last));
+        (first <= last).then_some(Self { first, last })
+    }
+
+    /// The smallest one that has all of both.
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+        }
+    }
+}
+
 /// A set of numbers as sorted ranges that neither overlap nor touch.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ranges(Vec<(u128, u128)>);
@@ -80,6 +128,13 @@ impl Ranges {
     #[must_use]
     pub fn overlaps(&self, first: u128, last: u128) -> bool {
         self.iter().any(|(f, l)| f <= last && first <= l)
+    }
+
+    /// True if every number of the span is in.
+    #[must_use]
+    pub fn covers(&self, span: Span) -> bool {
+        // Ranges do not touch, so that a span over two of them has a gap.
+        self.iter().any(|(f, l)| f <= span.first && span.last <= l)
     }
 
     /// Puts `first..=last` in; nothing if `first > last`.

@@ -183,17 +183,39 @@ pub struct Megaflow {
     pub idle_ms: Option<u32>,
 }
 
+/// `TooLong` as `too-long`.
+fn dashed(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_uppercase() && !out.is_empty() {
+            out.push('-');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
+}
+
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
         /// Why a frame was dropped. One list for the whole node; every reason has a counter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "kebab-case")]
         #[repr(u8)]
+        #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
         pub enum DropReason { $($(#[$doc])* $name,)* }
 
         impl DropReason {
             /// All of them, in order of their number.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// As people and programs write it: `too-long`.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                static NAMES: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
+                    [$(stringify!($name),)*].map(dashed).to_vec()
+                });
+                NAMES.get(self as usize).map_or("", String::as_str)
+            }
 
             /// One sentence for an operator.
             #[must_use]
@@ -219,6 +241,10 @@ drop_reasons! {
     SpoofedAddress = "ARP or neighbour discovery claims an IP address that belongs to another endpoint",
     /// Only endpoints with the label `meshd.router=true` may say where the way out is.
     RouterAdvertisement = "a router advertisement or redirect from an endpoint that is not labelled meshd.router=true",
+    /// The guard blocked the port.
+    Blocked = "the port is blocked, since it would close a loop: see `meshd ports`",
+    /// What configures or advertises one LAN is not for another.
+    StaysAtSite = "DHCP answers, router advertisements, mDNS and SSDP do not cross between an uplink and other sites, unless `--allow` says so",
     /// The port has as many MACs as it may.
     PortMacsFull = "the port already has as many source MACs as it may have",
     /// The table is full.
@@ -255,7 +281,7 @@ drop_reasons! {
     PathLost = "the path to the peer that a policy plugin chose is down, and the plugin wants the frame dropped then",
     /// The session cannot take more.
     SessionQueueFull = "the session to the peer cannot take more at the moment",
-    /// The port is gone or does not take the frame.
+    /// The port does not take the frame.
     PortQueueFull = "the port does not take more frames at the moment",
     /// Datagram of a peer that is no datagram of ours.
     BadDatagram = "a peer sent a datagram that does not follow the protocol",
@@ -269,6 +295,18 @@ drop_reasons! {
     MirrorRefused = "a peer sent a mirror's copy, and no port of the network is labelled meshd.monitor=true here",
     /// Broadcast, unknown or multicast frames above the sender's allowance.
     BumLimit = "more broadcast, unknown-unicast or multicast frames than a sender may flood",
+    /// The lane ended while the frame was in it.
+    LaneEnded = "the port or session that the frame came from went away while the frame waited for a ruling",
+    /// The kernel's queue of a port's TAP.
+    TapOverrun = "the kernel's queue towards meshd was full: the port sent faster than meshd reads",
+    /// The fence in nf_tables.
+    Fenced = "VXLAN for one of our networks from an address that is no member's VTEP: the fence let it not in",
+    /// The kernel's buffer of an underlay socket.
+    SocketOverrun = "the kernel's buffer of an underlay socket was full: packets came faster than meshd reads",
+    /// Datagrams of a session that were not read in time.
+    SessionOverrun = "datagrams of the session came faster than meshd reads, and the oldest made room",
+    /// Nothing leads to the port: it is going, its interface is missing, or its VTEPs are not trusted.
+    PortAbsent = "nothing leads to the port at the moment: it is just going, its interface is missing, or it is that of foreign VTEPs, and those are not reached",
 }
 
 /// One counter for each [`DropReason`].
@@ -300,6 +338,12 @@ impl DropCounts {
     #[must_use]
     pub fn get(&self, reason: DropReason) -> u64 {
         self.0.get(reason as usize).copied().unwrap_or_default()
+    }
+
+    /// Of all reasons.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
     }
 
     /// Those that are not zero, in order of their number.

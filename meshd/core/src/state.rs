@@ -13,6 +13,7 @@ use crate::node::Output;
 use crate::outbox::Outbox;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 /// Version of keys and values; another one is not read.
 const VERSION: u8 = 1;
@@ -36,6 +37,8 @@ pub enum StateKey {
     Vteps(Vni),
     /// What a node shares of a plugin on a network: a signed record of the directory, too.
     Shared(NodeId, Vni, Label),
+    /// An address that is kept for a port to come. Value: of `pool/reserved.rs`.
+    Reserved(Vni, IpAddr),
 }
 
 /// What is counted.
@@ -144,8 +147,9 @@ pub fn forget(out: &mut Outbox, key: &StateKey) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::command::{NetnsRef, PortRecord};
+    use crate::command::{NetnsRef, PortRecord, PortRoute};
     use crate::ident::{IfName, MacAddr};
+    use crate::kind::{MacvlanSpec, PortKind};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
@@ -167,6 +171,7 @@ mod tests {
             )
                 .prop_map(|(k, n, v)| StateKey::Record(k, NodeId(n), v)),
             any::<[u8; 32]>().prop_map(StateKey::Invite),
+            (vni.clone(), any::<IpAddr>()).prop_map(|(v, ip)| StateKey::Reserved(v, ip)),
             (kind, proptest::option::of(vni.clone())).prop_map(|(k, v)| StateKey::Serial(k, v)),
             (any::<[u8; 32]>(), vni, "[a-z0-9]{1,63}").prop_map(|(n, v, plugin)| {
                 StateKey::Shared(NodeId(n), v, plugin.parse().unwrap())
@@ -198,6 +203,7 @@ mod tests {
         let record = PortRecord {
             id: PortId(7),
             vni: Vni::new(9).unwrap(),
+            kind: PortKind::Macvtap(MacvlanSpec::default()),
             netns: NetnsRef::Path(b"/run/netns/\xff x".to_vec()),
             ifname: IfName::new(b"\xfe\xff").unwrap(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
@@ -210,7 +216,15 @@ mod tests {
             labels: [("a".to_owned(), "b".to_owned())].into(),
             since: 5,
             ready: true,
+            file: None,
             asked_ifname: IfName::new(b"eth%d").unwrap(),
+            mtu: Some(1400),
+            routes: vec![PortRoute {
+                to: "::/0".parse().unwrap(),
+                via: Some("fd00::9".parse().unwrap()),
+            }],
+            vrf: Some(IfName::new(b"red").unwrap()),
+            owner: Some("cni/demo/1a2b/eth0".parse().unwrap()),
         };
         assert_eq!(decode::<PortRecord>(&encode(&record)).unwrap(), record);
     }

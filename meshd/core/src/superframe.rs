@@ -7,21 +7,30 @@
 //!   | headers | segment |  | headers | segment |  …                          to whom takes no superframes
 //! ```
 //!
-//! A run of slices is a superframe of its own: TCP may begin and end anywhere, UDP where a datagram does. So nothing is kept for
-//! slices that are missing, and what is lost costs itself.
+//! A run of slices is a superframe of its own: TCP may begin and end anywhere, UDP where a datagram does. So what is lost costs itself.
+//! Where the path loses packets ([`Losses`]) repairs are sent along, and the far end makes again what is missing ([`Mender`]).
 //!
 //! Owns the words of virtio-net, where headers lie ([`Shape`]), and what is to be written into them for a part of the payload.
 //! What is cut has its headers as they came; what is joined gets lengths, sequence number, flags and checksums that are true of
 //! it. Refuses what is neither TCP nor UDP, fragments, and headers of more than [`HEADERS_MAX`] bytes.
 
 mod checksum;
+mod field;
 mod headers;
+mod losses;
+mod mender;
+mod missing;
 mod run;
+mod slice;
 mod vnet;
 
 pub use checksum::complete;
 pub use headers::{HEADERS_MAX, Shape, segments};
-pub use run::{Joined, Run, SLICE_LEN, Slice, SliceError, slices};
+pub use losses::Losses;
+pub use mender::Mender;
+pub use missing::Missing;
+pub use run::{Joined, Run};
+pub use slice::{Cut, REPAIRS_MAX, Repair, SLICE_LEN, Slice, SliceError};
 pub use vnet::{Gso, VnetHeader};
 
 /// Least segment: the least that Linux lets TCP have (`TCP_MIN_MSS`). Smaller ones are work without use.

@@ -28,6 +28,13 @@ use std::time::Duration;
 const PACKET_MAX: usize = 16 * 1024;
 /// Renewals of one boot, as bits of a life.
 const RENEWAL_BITS: u32 = 24;
+/// Lives beyond this are nobody's: a boot is of the second at which it began, and clocks are about right.
+const AHEAD_S: u64 = 86_400;
+/// Renewals after which being called dead once more is taken for the doing of a later life.
+const RENEWALS_MAX: u64 = 3;
+/// Between two boots that others make this node take: each is a new advert for the whole mesh, and whoever lies could ask for one with
+/// every packet.
+const RISE_MS: u64 = 10_000;
 /// Timers beyond this are not kept; foca then forgets a suspicion or a dead node later than it would.
 const TIMERS_MAX: usize = 65_536;
 
@@ -70,6 +77,8 @@ pub(crate) enum Finding {
 pub(crate) struct Swum {
     pub(crate) packets: Vec<(NodeId, Vec<u8>)>,
     pub(crate) findings: Vec<Finding>,
+    /// Others know this node by a later life: of a copy of it, or of a state that was lost. From this boot on they would believe it.
+    pub(crate) outlived: Option<u64>,
 }
 
 pub(crate) struct Swim {
@@ -78,6 +87,8 @@ pub(crate) struct Swim {
     timers: BTreeMap<(Moment, u64), Timer<Life>>,
     numbered: u64,
     alive: BTreeSet<NodeId>,
+    /// When it last went on in another boot.
+    risen: Option<Moment>,
 }
 
 /// A node that stops is found by a probe within a second, suspected for one and a half, and heard of by all within half a
@@ -117,6 +128,7 @@ impl Swim {
             timers: BTreeMap::new(),
             numbered: 0,
             alive: BTreeSet::new(),
+            risen: None,
         }
     }
 
@@ -144,11 +156,55 @@ impl Swim {
     ) -> Swum {
         let can_be =
             |life: &Life| boot_of(life.node).is_some_and(|boot| life.life >> RENEWAL_BITS <= boot);
-        if let Some(clean) = clean(from, packet, can_be) {
-            // Errors are about what the sender said; there is nothing to undo.
-            let _ = self.foca.handle_data(&clean, &mut self.runtime);
+        let mut outlived = None;
+        if let Some((header, clean)) = clean(from, packet, can_be) {
+            outlived = self.outlived(&header, now);
+            // One more renewal below the later life would be answered like those before, without an end.
+            if !self.is_in_vain(&header) {
+                // Errors are about what the sender said; there is nothing to undo.
+                let _ = self.foca.handle_data(&clean, &mut self.runtime);
+            }
         }
-        self.drain(now)
+        Swum {
+            outlived,
+            ..self.drain(now)
+        }
+    }
+
+    /// Is this node called dead once more, after it was renewed again and again?
+    fn is_in_vain(&self, said: &Header<Life>) -> bool {
+        let renewals = self.foca.identity().life & ((1 << RENEWAL_BITS) - 1);
+        said.message == foca::Message::TurnUndead && renewals >= RENEWALS_MAX
+    }
+
+    /// The boot above a later life of this node that the sender knows, or must know: it calls one life after the other dead.
+    fn outlived(&mut self, said: &Header<Life>, now: Now) -> Option<u64> {
+        let (me, wall_s) = (*self.foca.identity(), now.wall.0 / 1000);
+        let known = said.dst.life >> RENEWAL_BITS;
+        let boot = if said.dst.node == me.node && said.dst.life > me.life {
+            known.saturating_add(1)
+        } else if self.is_in_vain(said) {
+            wall_s.max((me.life >> RENEWAL_BITS).saturating_add(1))
+        } else {
+            return None;
+        };
+        let just_now = |at: Moment| now.moment.ms_since(at) < RISE_MS;
+        if boot > wall_s.saturating_add(AHEAD_S) || self.risen.is_some_and(just_now) {
+            return None;
+        }
+        self.risen = Some(now.moment);
+        Some(boot)
+    }
+
+    /// Goes on in a life of this boot, if that is a later one. True if it was.
+    pub(crate) fn rise(&mut self, boot: u64) -> bool {
+        let me = *self.foca.identity();
+        let risen = Life {
+            life: boot << RENEWAL_BITS,
+            ..me
+        };
+        boot > me.life >> RENEWAL_BITS
+            && self.foca.change_identity(risen, &mut self.runtime).is_ok()
     }
 
     /// The node is no member any more.
@@ -223,9 +279,13 @@ impl Swim {
     }
 }
 
-/// The packet without updates about lives that cannot be (no member, or later than its own advert says); nothing if it is
+/// Its head, and the packet without updates about lives that cannot be (no member, or later than its own advert says); nothing if it is
 /// not by `from`, or speaks of such a life in its head.
-fn clean(from: NodeId, mut packet: &[u8], can_be: impl Fn(&Life) -> bool) -> Option<Vec<u8>> {
+fn clean(
+    from: NodeId,
+    mut packet: &[u8],
+    can_be: impl Fn(&Life) -> bool,
+) -> Option<(Header<Life>, Vec<u8>)> {
     if packet.len() > PACKET_MAX {
         return None;
     }
@@ -246,7 +306,7 @@ fn clean(from: NodeId, mut packet: &[u8], can_be: impl Fn(&Life) -> bool) -> Opt
     let mut out = Vec::with_capacity(PACKET_MAX.min(packet.len() + 128));
     codec.encode_header(&header, &mut out).ok()?;
     let Some((count, mut rest)) = packet.split_first_chunk::<2>() else {
-        return packet.is_empty().then_some(out);
+        return packet.is_empty().then_some((header, out));
     };
     let mut kept = 0u16;
     let mut members = Vec::new();
@@ -260,7 +320,7 @@ fn clean(from: NodeId, mut packet: &[u8], can_be: impl Fn(&Life) -> bool) -> Opt
     }
     out.extend(kept.to_be_bytes());
     out.extend(members);
-    rest.is_empty().then_some(out)
+    rest.is_empty().then_some((header, out))
 }
 
 #[cfg(test)]
@@ -320,6 +380,49 @@ pub(crate) mod tests {
     /// Nodes 1 to 3 are members, in their fifth boot.
     fn boot_of(of: NodeId) -> Option<u64> {
         (1..=3).any(|n| of == node(n)).then_some(5)
+    }
+
+    #[test]
+    fn a_later_life_that_others_know_is_gone_above_once_in_ten_seconds_and_never_a_day_ahead() {
+        let mut swim = Swim::new(node(1), 5, 1);
+        let at = |ms: u64| Now {
+            moment: Moment(0).plus_ms(ms),
+            wall: crate::ident::WallTime(9_000 + ms),
+        };
+        let mut heard = |boot: u64, ms: u64| {
+            let said = packet(life(2, 5), life(1, boot), Message::Gossip, &[]);
+            let outlived = swim.packet(node(2), &said, boot_of, at(ms)).outlived;
+            let rose = outlived.map(|boot| swim.rise(boot));
+            assert_ne!(rose, Some(false));
+            outlived
+        };
+        assert_eq!(heard(5, 0), None);
+        assert_eq!(heard(7, 1), Some(8));
+        assert_eq!(heard(20, RISE_MS), None);
+        assert_eq!(heard(20, RISE_MS + 1), Some(21));
+        assert_eq!(heard(21, 3 * RISE_MS), None);
+        assert_eq!(heard(AHEAD_S + 9 + 3 * RISE_MS / 1000, 3 * RISE_MS), None);
+        assert_eq!(heard(u64::MAX >> RENEWAL_BITS, 3 * RISE_MS), None);
+    }
+
+    #[test]
+    fn one_who_is_called_dead_again_and_again_takes_a_later_boot_and_answers_no_more_until_then() {
+        let mut swim = Swim::new(node(1), 5, 1);
+        let now = Now {
+            moment: Moment(0).plus_ms(1),
+            wall: crate::ident::WallTime(9_000),
+        };
+        let (mut answers, mut outlived) = (0, Vec::new());
+        for _ in 0..20 {
+            let me = *swim.foca.identity();
+            let said = packet(life(2, 5), me, Message::TurnUndead, &[]);
+            let swum = swim.packet(node(2), &said, boot_of, now);
+            answers += usize::from(*swim.foca.identity() != me);
+            outlived.extend(swum.outlived);
+        }
+        assert_eq!((answers, outlived), (3, vec![9]));
+        assert!(swim.rise(9));
+        assert_eq!(*swim.foca.identity(), life(1, 9));
     }
 
     #[test]

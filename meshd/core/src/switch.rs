@@ -12,21 +12,21 @@
 //! chain came, went or changed; a MAC moved, aged or was withdrawn. A new MAC is no such thing, unless some ruling was made
 //! on its absence. What of the rulings the kernel holds is in `switch/gates.rs`.
 
-use crate::announce::{Announcements, Pace};
-use crate::conntrack::{self, Order, Tracked};
-use crate::fdb::{Fdb, FdbLimits, How, Place, Source};
+use crate::announce::Pace;
+use crate::conntrack::Tracked;
+use crate::fdb::{FdbLimits, Place};
 use crate::flow::{FlowKey, FlowMask, Origin};
 use crate::frame::Frame;
-use crate::ident::{AttachmentId, Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
-use crate::neighbor::{Neighbors, Owner, is_neighborly};
+use crate::ident::{Epoch, MacAddr, Moment, NodeId, PortId, QueryId, UpcallId, Vni};
+use crate::kind::UplinkSpec;
+use crate::neighbor::is_neighborly;
 use crate::node::{Direction, Output as Out, Question};
 use crate::offload::{GateFlow, GateOp, Obstacle};
 use crate::outbox::Outbox;
-use crate::pipeline::{Decision, FAILED_MS, Learn, Network, Walk, longest};
+use crate::pipeline::{Decision, FAILED_MS, Network, Walk, longest};
 use crate::policy::{ANSWER_MS_MAX, Answer, Known, Policy, PolicyLimits};
 use crate::ruling::{self, Action, DropReason, Megaflow, Ruling};
 use crate::steering::{Choice, Steering};
-use crate::view::TraceStep;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,6 +34,8 @@ use std::sync::Arc;
 
 /// ICMP errors of one node in a second, at most.
 const COMPLAINTS_PER_S: u32 = 100;
+/// Moves of MACs that wait to be taken.
+const MOVES_MAX: usize = 256;
 
 /// How big the switch may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +82,8 @@ pub struct PortFace {
     pub router: bool,
     /// What other nodes mirror to this one leaves here, too.
     pub monitor: bool,
+    /// It is the way to a LAN.
+    pub uplink: Option<UplinkSpec>,
 }
 
 /// An endpoint of another node, as the directory has it; of those that claim the same, the one that holds it.
@@ -91,46 +95,12 @@ pub struct RemoteEndpoint {
     pub mac: MacAddr,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// Of these, those that endpoints of other nodes have as well, as all of them say.
+    pub shared: Vec<IpAddr>,
     /// Since when it is there, if it may move to another node.
     pub roams: Option<Moment>,
     /// It may send router advertisements and redirects.
     pub router: bool,
-}
-
-/// Why the switch does not take a port.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AddPortError {
-    /// No such network.
-    #[error("port {port}: no network has VNI {vni} here")]
-    UnknownVni {
-        /// The port.
-        port: PortId,
-        /// Its network.
-        vni: Vni,
-    },
-    /// Another port has its MAC.
-    #[error("port {port}: port {holder} has MAC {mac} already; give the port another one")]
-    MacTaken {
-        /// The port.
-        port: PortId,
-        /// The MAC.
-        mac: MacAddr,
-        /// Who has it.
-        holder: PortId,
-    },
-}
-
-/// One line of an FDB.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FdbRow {
-    /// The MAC.
-    pub mac: MacAddr,
-    /// Where it is.
-    pub place: Place,
-    /// How that is known.
-    pub how: How,
-    /// Its addresses, as far as known.
-    pub ips: Vec<IpAddr>,
 }
 
 /// The last frame that was dropped for a reason by a ruling of the switch. Counting is for the lanes, which see each frame.
@@ -146,29 +116,6 @@ pub struct DropSeen {
     pub key: Option<FlowKey>,
     /// What is known beyond the reason.
     pub why: Option<String>,
-}
-
-/// Where a trace ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TraceEnd {
-    /// This would happen. With an answer by the switch itself the action is [`Action::Consume`].
-    Ruled {
-        /// The ruling.
-        ruling: Ruling,
-        /// What is known beyond the reason of a drop.
-        why: Option<String>,
-    },
-    /// Policy has the word: trace again, with the answer to this appended to the answers.
-    Ask(Box<Question>),
-}
-
-/// What would happen to a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TraceOutcome {
-    /// In the order in which the switch goes.
-    pub steps: Vec<TraceStep>,
-    /// Where it ended.
-    pub end: TraceEnd,
 }
 
 /// An upcall that waits for policy.
@@ -207,6 +154,8 @@ pub struct Switch {
     taken: BTreeMap<Vni, u64>,
     /// A frame was learned from since then.
     learned: bool,
+    /// MACs that moved, or tried to, and were not taken yet.
+    moves: Vec<(Vni, MacAddr, Place, PortId)>,
     gates: Gates,
     steering: Steering,
     /// Where copies of other nodes leave, as was told last.
@@ -236,6 +185,7 @@ impl Switch {
             drops: BTreeMap::new(),
             taken: BTreeMap::new(),
             learned: false,
+            moves: Vec::new(),
             gates: Gates::default(),
             steering: Steering::default(),
             monitors: BTreeMap::new(),
@@ -257,270 +207,14 @@ impl Switch {
         &self.drops
     }
 
-    /// The FDB of a network, by MAC, what is here first; empty if there is no such network.
-    #[must_use]
-    pub fn fdb(&self, vni: Vni) -> Vec<FdbRow> {
-        let Some(network) = self.networks.get(&vni) else {
-            return Vec::new();
-        };
-        network
-            .fdb
-            .rows()
-            .map(|(mac, place, how)| FdbRow {
-                mac,
-                place,
-                how,
-                ips: network.neighbors.ips_of(mac, place),
-            })
-            .collect()
-    }
-
-    /// The networks whose learned MACs changed since the last call, with all that they have now, by MAC.
-    pub fn take_learned(&mut self) -> Vec<(Vni, Vec<(MacAddr, PortId)>)> {
-        self.learned = false;
-        let mut changed = Vec::new();
-        for (&vni, network) in &self.networks {
-            let now = network.fdb.changes();
-            if self.taken.insert(vni, now).unwrap_or(0) != now {
-                changed.push((vni, network.fdb.learned().collect()));
-            }
-        }
-        changed
-    }
-
     /// True if what frames and answers did lately is nothing to anybody else: no MAC was learned, and what the gates hold is
     /// as it was.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        !self.learned && !self.gates.stale && !self.is_adopting()
+        !self.learned && self.moves.is_empty() && !self.gates.stale && !self.is_adopting()
     }
 
     // What the node has.
-
-    /// Adds a network, or gives it another MTU.
-    pub fn set_network(&mut self, vni: Vni, mtu: u16, out: &mut Outbox) {
-        match self.networks.get_mut(&vni) {
-            Some(network) if network.mtu == mtu => return,
-            Some(network) => network.mtu = mtu,
-            None => {
-                let fdb = Fdb::new(self.limits.fdb);
-                let network = Network {
-                    mtu,
-                    fdb,
-                    neighbors: Neighbors::default(),
-                    ports: BTreeMap::new(),
-                    members: BTreeSet::new(),
-                    announcements: Announcements::default(),
-                };
-                self.networks.insert(vni, network);
-            }
-        }
-        self.new_epoch(out);
-    }
-
-    /// Forgets a network, its ports and its policy.
-    pub fn remove_network(&mut self, vni: Vni, now: Moment, out: &mut Outbox) {
-        if self.networks.remove(&vni).is_none() {
-            return;
-        }
-        self.taken.remove(&vni);
-        self.tell_monitor(vni, out);
-        self.new_epoch(out);
-        self.untrack(vni, out);
-        let waiting = self.policy.set_chain(vni, 0);
-        self.ask_again(waiting, now, out);
-    }
-
-    /// Adds a port, or changes one. The same again changes nothing.
-    ///
-    /// # Errors
-    /// If there is no such network, or another port has the MAC; nothing is changed then.
-    pub fn add_port(
-        &mut self,
-        face: PortFace,
-        now: Moment,
-        out: &mut Outbox,
-    ) -> Result<(), AddPortError> {
-        let PortFace {
-            port,
-            vni,
-            mac,
-            service,
-            ..
-        } = face;
-        let Some(network) = self.networks.get(&vni) else {
-            return Err(AddPortError::UnknownVni { port, vni });
-        };
-        let same = |there: &PortFace| {
-            PortFace {
-                since: face.since,
-                ..there.clone()
-            } == face
-        };
-        if network.ports.get(&port).is_some_and(same) {
-            return Ok(());
-        }
-        if let Some(holder) = network
-            .ports
-            .values()
-            .find(|p| p.mac == mac && p.port != port && mac.is_source())
-        {
-            return Err(AddPortError::MacTaken {
-                port,
-                mac,
-                holder: holder.port,
-            });
-        }
-        self.remove_port(port, now, out);
-        if let Some(network) = self.networks.get_mut(&vni) {
-            let place = if service {
-                Place::Service(port)
-            } else {
-                Place::Port(port)
-            };
-            // Nobody holds the MAC, as was looked up above. The port of foreign VTEPs may have none of its own.
-            let more = face.foreign.iter().flatten().copied();
-            for mac in more.chain((mac.is_source()).then_some(mac)) {
-                let _ = network.fdb.add_own(mac, place);
-            }
-            network.neighbors.add_local(&face.ips, Owner { mac, place });
-            if face.router {
-                network.neighbors.add_router(port);
-            }
-            network.note_owners(face.ips.iter().copied());
-            network.ports.insert(port, face);
-        }
-        self.tell_monitor(vni, out);
-        self.new_epoch(out);
-        Ok(())
-    }
-
-    /// Forgets a port and what was learned behind it.
-    pub fn remove_port(&mut self, port: PortId, now: Moment, out: &mut Outbox) {
-        let mut any = None;
-        for (&vni, network) in &mut self.networks {
-            if let Some(face) = network.ports.remove(&port) {
-                network.fdb.remove_port(port);
-                network.neighbors.remove_port(port);
-                network.note_owners(face.ips.into_iter());
-                any = Some(vni);
-            }
-        }
-        if let Some(vni) = any {
-            self.tell_monitor(vni, out);
-            self.new_epoch(out);
-            let waiting = self.policy.remove_port(port);
-            self.ask_again(waiting, now, out);
-        }
-    }
-
-    /// Says which peers have the network and can be reached: those who get a copy of what is flooded, and whose frames are
-    /// taken.
-    pub fn set_members(&mut self, vni: Vni, members: BTreeSet<NodeId>, out: &mut Outbox) {
-        if let Some(network) = self.networks.get_mut(&vni)
-            && network.members != members
-        {
-            network.members = members;
-            self.tell_monitor(vni, out);
-            self.new_epoch(out);
-        }
-    }
-
-    /// Says all that the directory knows of other nodes' endpoints on a network. Of two entries with one MAC or address the
-    /// first counts.
-    pub fn set_remote(&mut self, vni: Vni, entries: &[RemoteEndpoint], out: &mut Outbox) {
-        let Some(network) = self.networks.get_mut(&vni) else {
-            return;
-        };
-        let mut macs = BTreeMap::new();
-        for entry in entries.iter().filter(|e| e.mac.is_source()) {
-            macs.entry(entry.mac).or_insert(entry.node);
-        }
-        let change = network.fdb.set_remote(macs.clone());
-        let roaming = entries.iter().filter_map(|e| Some((e.mac, e.roams?)));
-        network.fdb.set_roaming(roaming.collect());
-        let ips = entries
-            .iter()
-            .flat_map(|e| e.ips.iter().map(|&ip| (ip, e.mac, e.node)));
-        network.neighbors.set_remote(ips, self.limits.fdb.remote);
-        let routers = entries.iter().filter(|e| e.router).map(|e| e.node);
-        network.neighbors.set_remote_routers(routers);
-        network.note_owners(entries.iter().flat_map(|e| e.ips.iter().copied()));
-        let found = |mac: &MacAddr| self.was_unknown(vni, *mac, macs.get(mac).copied());
-        if change.moved || change.new.iter().any(found) {
-            self.new_epoch(out);
-        }
-    }
-
-    /// The policy chain of a network changed, in code, config or length (0: none). Nothing happens if there is no such
-    /// network: say it again once there is.
-    pub fn set_policy(&mut self, vni: Vni, plugins: u32, now: Moment, out: &mut Outbox) {
-        if !self.networks.contains_key(&vni) {
-            return;
-        }
-        let waiting = self.policy.set_chain(vni, plugins);
-        if let Some(network) = self.networks.get_mut(&vni) {
-            // What another chain wanted to be remembered, and for how long.
-            network.fdb.keep_as_usual();
-            network.neighbors.forget_learned();
-        }
-        if plugins == 0 {
-            self.untrack(vni, out);
-        } else if self.tracked.contains(&vni) {
-            self.track(vni, out);
-        }
-        self.new_epoch(out);
-        self.ask_again(waiting, now, out);
-    }
-
-    /// What a plugin had said on a network under a tag is not so any more; `None`: all that it had a part in. Others are not
-    /// asked anew. Nothing happens if there is no such network.
-    pub fn invalidate_policy(
-        &mut self,
-        vni: Vni,
-        of: AttachmentId,
-        tag: Option<u32>,
-        now: Moment,
-        out: &mut Outbox,
-    ) {
-        if !self.networks.contains_key(&vni) {
-            return;
-        }
-        let waiting = self.policy.invalidate(vni, of, tag);
-        // A connection says that the chain let it, and not under which tag.
-        if self.tracked.contains(&vni) {
-            self.track(vni, out);
-        }
-        self.new_epoch(out);
-        self.ask_again(waiting, now, out);
-    }
-
-    /// The network's frames are looked up, and connections of before the next epoch are decided anew.
-    fn track(&mut self, vni: Vni, out: &mut Outbox) {
-        self.tracked.insert(vni);
-        let since = Some(Epoch(self.epoch.0 + 1));
-        out.push(Out::Track { vni, since });
-    }
-
-    /// An answer looks at connections, and so far nobody does. Frames that wait were looked up nowhere: what an empty table says
-    /// of them is known here, and the chain is asked again with that.
-    fn begin_to_track(&mut self, vni: Vni, mut waiting: Vec<u64>, now: Moment, out: &mut Outbox) {
-        self.track(vni, out);
-        self.new_epoch(out);
-        waiting.extend(self.policy.recall_all(vni));
-        for waiter in &waiting {
-            if let Some(pending) = self.pending.get_mut(waiter) {
-                pending.ct = conntrack::unheard(vni, &pending.frame);
-            }
-        }
-        self.ask_again(waiting, now, out);
-    }
-
-    fn untrack(&mut self, vni: Vni, out: &mut Outbox) {
-        if self.tracked.remove(&vni) {
-            out.push(Out::Track { vni, since: None });
-        }
-    }
 
     // What happens.
 
@@ -600,6 +294,7 @@ impl Switch {
     /// Ages MACs, announces, and rules on what policy did not answer.
     pub fn handle_timeout(&mut self, now: Moment, out: &mut Outbox) {
         self.announce(now, out);
+        self.age_listeners(now, out);
         let mut aged = false;
         for network in self.networks.values_mut() {
             aged |= network.fdb.age_out(now);
@@ -623,7 +318,10 @@ impl Switch {
         let announcing = self.networks.values().any(|n| n.announcements.is_due());
         self.networks
             .values()
-            .flat_map(|n| [n.fdb.next_age(), n.neighbors.next_age()])
+            .flat_map(|n| {
+                let listeners = n.multicast.as_ref().and_then(|m| m.poll_timeout());
+                [n.fdb.next_age(), n.neighbors.next_age(), listeners]
+            })
             .flatten()
             .chain(self.policy.poll_timeout())
             .chain(announcing.then(|| self.pace.next()))
@@ -653,80 +351,6 @@ impl Switch {
         }
     }
 
-    /// What would happen to a frame, without change. Policy is not asked and nothing kept is used: the caller has the
-    /// questions answered one by one and passes all answers, in order.
-    #[must_use]
-    pub fn trace(
-        &self,
-        origin: Origin,
-        vni: Vni,
-        (frame, ct): (&[u8], Tracked),
-        answers: &[Answer],
-        now: Moment,
-    ) -> TraceOutcome {
-        let mut steps = Vec::new();
-        let Ok(parsed) = Frame::parse(frame) else {
-            let ruling = Ruling {
-                obstacle: Some(Obstacle::NotForwarded),
-                ..Ruling::of(Action::Drop(DropReason::Malformed))
-            };
-            return TraceOutcome {
-                steps,
-                end: TraceEnd::Ruled { ruling, why: None },
-            };
-        };
-        let key = parsed.flow_key(vni).with_ct(ct);
-        if self.tracked.contains(&vni) || ct != Tracked::default() {
-            steps.push(TraceStep {
-                what: "connection".to_owned(),
-                detail: match ct.mark {
-                    0 => ct.state.to_string(),
-                    mark => format!("{}, mark {mark}", ct.state),
-                },
-            });
-        }
-        let mut given = answers.iter();
-        let mut oracle = |_: &Question| Some(Known::from(Arc::new(given.next()?.clone())));
-        let walk = Walk::new(
-            self.networks.get(&vni),
-            self.policy.has_chain(vni),
-            origin,
-            (parsed, key),
-            now,
-            &mut oracle,
-        );
-        let decided = walk.with_steps(&mut steps).decide();
-        let end = match decided {
-            Ok(decision) => {
-                let gate = self.consider(origin, &key, &decision, now);
-                steps.push(TraceStep {
-                    what: "kernel".to_owned(),
-                    detail: match gate {
-                        Ok(_) => "its gate lets such frames pass without the daemon".to_owned(),
-                        Err(obstacle) => format!("stays with the daemon: {}", obstacle.explain()),
-                    },
-                });
-                let ways = self.ways_of(&key, &decision);
-                if let Some(ways) = &ways {
-                    let names = ways.ranked().map(|way| way.to_string());
-                    steps.push(TraceStep {
-                        what: "ways".to_owned(),
-                        detail: format!(
-                            "in this order: {}; see `meshd paths`",
-                            names.collect::<Vec<_>>().join(", ")
-                        ),
-                    });
-                }
-                TraceEnd::Ruled {
-                    ruling: self.ruling(&decision, &key, ways, gate),
-                    why: decision.why,
-                }
-            }
-            Err(question) => TraceEnd::Ask(question),
-        };
-        TraceOutcome { steps, end }
-    }
-
     // Behind the curtain.
 
     /// The port that a frame came in by.
@@ -735,51 +359,6 @@ impl Switch {
             Origin::Port(port) => Some(port),
             Origin::Vxlan(_) => self.networks.get(&vni).and_then(Network::foreign_port),
             Origin::Peer(_) => None,
-        }
-    }
-
-    /// As policy says. No ruling rests on how long a MAC lives, and none is kept on ARP and ND, so the epoch stays.
-    fn remember(&mut self, origin: Origin, key: &FlowKey, learn: Learn, now: Moment) {
-        let Some(port) = self.entrance(origin, key.vni) else {
-            return;
-        };
-        if let Some(network) = self.networks.get_mut(&key.vni) {
-            network.fdb.keep_for(key.src_mac, port, learn.ms);
-            if let Some(ip) = learn.ip {
-                let due = now.plus_ms(learn.ms);
-                network.neighbors.learn(ip, key.src_mac, port, due);
-            }
-        }
-    }
-
-    fn learn(
-        &mut self,
-        origin: Origin,
-        port: PortId,
-        vni: Vni,
-        frame: &Frame<'_>,
-        now: Moment,
-        out: &mut Outbox,
-    ) {
-        let Some(network) = self.networks.get_mut(&vni) else {
-            return;
-        };
-        let Ok((_, Some(source))) = Walk::admit(network, origin, frame, now) else {
-            return;
-        };
-        if source == Source::Own || frame.is_malformed() || frame.dst().is_link_local_control() {
-            return;
-        }
-        let before = network.fdb.changes();
-        network.fdb.learn(frame.src(), port, now);
-        self.learned |= network.fdb.changes() != before;
-        let changed = match source {
-            Source::Moved { .. } | Source::Roamed { .. } => true,
-            Source::New => self.was_unknown(vni, frame.src(), None),
-            Source::Known | Source::Own => false,
-        };
-        if changed {
-            self.new_epoch(out);
         }
     }
 
@@ -883,6 +462,12 @@ impl Switch {
         if let (Some(learn), Some(key)) = (decision.learn, &key) {
             self.remember(origin, key, learn, now);
         }
+        if let Some(group) = decision.group {
+            self.note_ruled_group(vni, group);
+        }
+        if decision.heard && !matches!(decision.action, Action::Drop(_)) {
+            self.hear(origin, vni, &pending.frame, now, out);
+        }
         let ways = key.and_then(|key| self.steer(&key, &mut decision, now));
         if let Some(key) = &key {
             self.steer_arms(key, &mut decision);
@@ -962,13 +547,6 @@ impl Switch {
         }
     }
 
-    fn dated(&self, order: &Order) -> Arc<Order> {
-        Arc::new(Order {
-            epoch: self.epoch,
-            ..order.clone()
-        })
-    }
-
     /// ICMP errors have a rate (RFC 1812 §4.3.2.8).
     fn may_complain(&mut self, now: Moment) -> bool {
         if now.ms_since(self.complained.0) >= 1000 {
@@ -987,29 +565,37 @@ impl Switch {
         }
     }
 
-    /// Was a ruling made on the absence of `mac`, that its presence on `owner` (`None`: here) makes wrong?
-    fn was_unknown(&self, vni: Vni, mac: MacAddr, owner: Option<NodeId>) -> bool {
-        let noted = self.unknown.get(&(vni, mac));
-        self.unknown_overflow || noted.is_some_and(|user| user.is_none() || *user != owner)
-    }
-
     fn new_epoch(&mut self, out: &mut Outbox) {
         self.epoch = Epoch(self.epoch.0 + 1);
         self.unknown.clear();
         self.unknown_overflow = false;
+        for network in self.networks.values_mut() {
+            if let Some(multicast) = &mut network.multicast {
+                multicast.new_epoch();
+            }
+        }
         self.gates.stale = true;
         out.push(Out::Epoch(self.epoch));
     }
 }
 
 mod gates;
+mod learning;
+mod listeners;
 mod monitor;
+mod networks;
 mod packet_out;
+mod policy;
+mod trace;
 mod ways;
 
 pub use gates::Gates;
+pub use learning::FdbRow;
+pub use listeners::Listening;
 pub use monitor::{MONITOR_LABEL, Monitor, is_monitor};
+pub use networks::AddPortError;
 pub use packet_out::{PacketOut, PacketTo, SendError};
+pub use trace::{TraceEnd, TraceOutcome};
 
 #[cfg(test)]
 mod tests;

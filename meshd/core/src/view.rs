@@ -8,11 +8,25 @@
 //!   changed something, [`ByteText::hex`] holds the exact bytes.
 //! * A flow is text as [`flowtext`](crate::flowtext) writes it, and `meshd trace` reads that text back.
 
+mod capture;
+mod device;
+mod doctor;
+mod drops;
+mod trace;
+
+pub use capture::{Captured, CapturedFrame};
+pub use device::{Device, DeviceSource, DeviceState};
+pub use doctor::{Check, CheckState, Doctor};
+pub use drops::{Balance, DropExample, DropPlace, Drops};
+pub use trace::{FarTrace, TracePlugin, TraceReport, TraceStep};
+
+use crate::command::PortRoute;
 use crate::ident::{Epoch, Label, MacAddr, MeshId, NodeId, PortId, Vni, escape};
+use crate::kind::PortKind;
 use crate::notice::Notice;
 use crate::offload::Obstacle;
+use crate::owner::Owner;
 use crate::path;
-use crate::ruling::DropReason;
 use crate::wire::record::Role;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +35,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A node, in a way that both people and programs can use.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct NodeRef {
     /// Its id, in full.
     pub id: NodeId,
@@ -40,6 +55,7 @@ impl NodeRef {
 
 /// Bytes that are mostly text: escaped, with the exact bytes beside where escaping lost something.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ByteText {
     /// Printable, on one line.
     pub text: String,
@@ -65,6 +81,7 @@ impl ByteText {
 
 /// `meshd status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Status {
     /// Of the program.
     pub version: String,
@@ -81,6 +98,7 @@ pub struct Status {
     /// Does it hold the mesh's root key, so that it can invite and revoke?
     pub has_root: bool,
     /// Where others reach it, most likely first.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub addresses: Vec<SocketAddr>,
     /// When the daemon started.
     pub started_at_ms: u64,
@@ -114,6 +132,7 @@ pub struct Status {
 
 /// Two claims to one MAC, IP, name or network: the first holder keeps it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Conflict {
     /// `mac`, `ip`, `name` or `network`.
     pub kind: String,
@@ -129,6 +148,7 @@ pub struct Conflict {
 
 /// One line of `meshd members`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Member {
     /// Its id.
     pub id: NodeId,
@@ -147,16 +167,33 @@ pub struct Member {
     /// When it ends, if it does.
     pub expires_at_ms: Option<u64>,
     /// Where it says it is reached.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub addresses: Vec<SocketAddr>,
     /// Networks with a port there, by name.
     pub networks: Vec<String>,
     /// Version of its program, if it has told.
     pub version: Option<String>,
+    /// What answers at addresses of its own devices, as it says.
+    pub services: Vec<MemberService>,
+}
+
+/// A name in the domain of the mesh, and where it answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct MemberService {
+    /// Its name.
+    pub name: Label,
+    /// Of the underlay.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
+    pub ips: Vec<IpAddr>,
+    /// This node's config lets it have the name, so that it is answered.
+    pub answered: bool,
 }
 
 /// How a member is, as this node sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum MemberState {
     /// This node.
     Here,
@@ -174,12 +211,14 @@ pub enum MemberState {
 
 /// One line of `meshd peers`: a node that this one has, or wants, a session with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Peer {
     /// The node.
     pub node: NodeRef,
     /// Of the session.
     pub state: PeerState,
     /// Far end of the session, or of the last one.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub remote: Option<SocketAddr>,
     /// Did this node dial?
     pub dialed: Option<bool>,
@@ -195,13 +234,16 @@ pub struct Peer {
     pub datagram_max: Option<u32>,
     /// To and from the peer.
     pub traffic: Traffic,
-    /// QUIC packets that the underlay lost.
+    /// QUIC packets of this node that the underlay lost.
     pub lost_packets: Option<u64>,
+    /// Of what the peer sent and the underlay lost, the parts of superframes that were made again of repairs.
+    pub mended: u64,
 }
 
 /// State of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum PeerState {
     /// Both sides proved their membership: frames flow.
     Up,
@@ -217,6 +259,7 @@ pub enum PeerState {
 
 /// Frames and bytes, from the side of this node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Traffic {
     /// Frames received from the port or peer.
     pub rx_frames: u64,
@@ -230,8 +273,23 @@ pub struct Traffic {
     pub dropped: u64,
 }
 
+/// Frames of a port that never met the daemon: the kernel knew the rulings. A superframe counts as its segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct KernelTraffic {
+    /// Frames that came from the port.
+    pub rx_frames: u64,
+    /// Their bytes, from the destination MAC on.
+    pub rx_bytes: u64,
+    /// Frames that went to the port.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
 /// One line of `meshd paths`: a way to a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Path {
     /// The peer.
     pub node: NodeRef,
@@ -258,6 +316,7 @@ pub struct Path {
     /// How it came to be so, oldest first.
     pub history: Vec<PathStep>,
     /// Far end.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
     pub remote: Option<SocketAddr>,
     /// Smoothed round-trip time.
     pub rtt_us: Option<u64>,
@@ -279,6 +338,7 @@ pub struct Path {
 
 /// A change of a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PathStep {
     /// When.
     pub at_ms: u64,
@@ -294,27 +354,66 @@ pub struct PathStep {
 
 /// One line of `meshd network vtep ls`: a foreign VTEP that was declared on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct VtepRow {
     /// The network's name.
     pub network: String,
     /// The network's segment.
     pub vni: Vni,
     /// Where it is.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub ip: IpAddr,
     /// MACs that were declared behind it.
     pub macs: Vec<MacAddr>,
     /// The port of this node that stands for the foreign VTEPs of the network.
     pub port: PortId,
+    /// What the foreign VTEP is to have as its remote: where this node takes VXLAN; `None`: nowhere at the moment.
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>))]
+    pub remote: Option<SocketAddr>,
+    /// Why no frame goes there and none is let in, in words; `None`: frames do.
+    pub trouble: Option<String>,
+}
+
+/// `meshd network groups`: who listens to which multicast on one network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Listeners {
+    /// The network's name.
+    pub network: String,
+    /// The network's segment.
+    pub vni: Vni,
+    /// False: all multicast floods, and the rest is empty.
+    pub snooping: bool,
+    /// Ports of this node that get all: not asked yet, with a router, or the way to a LAN.
+    pub all: Vec<PortId>,
+    /// Groups with a listener.
+    pub groups: Vec<GroupRow>,
+    /// Messages of IGMP and MLD that were void.
+    pub malformed: u64,
+}
+
+/// Who listens to a group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GroupRow {
+    /// The group, by its MAC: groups that share one are one.
+    pub group: MacAddr,
+    /// Ports of this node.
+    pub ports: Vec<PortId>,
+    /// Other nodes.
+    pub nodes: Vec<NodeRef>,
 }
 
 /// One line of `meshd network ls`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Network {
     /// Its name.
     pub name: Label,
     /// Its segment.
     pub vni: Vni,
     /// Its subnets.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub subnets: Vec<ipnet::IpNet>,
     /// Bytes of layer 3 payload.
     pub mtu: u16,
@@ -323,6 +422,7 @@ pub struct Network {
     /// When it was first defined.
     pub since_at_ms: u64,
     /// Where names are asked for: the first address of each subnet.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub service: Vec<IpAddr>,
     /// `<network>.<mesh domain>`.
     pub domain: String,
@@ -336,12 +436,30 @@ pub struct Network {
     pub plugins: u32,
     /// Addresses that this node gave away to nodes that are revoked or not connected.
     pub away: Vec<Away>,
+    /// Bridges of this host that are joined to it, or that it waits for.
+    pub bridges: Vec<NetworkBridge>,
+}
+
+/// A bridge of this host that is of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct NetworkBridge {
+    /// Its name.
+    pub name: ByteText,
+    /// The port that is in it.
+    pub port: PortId,
+    /// How that is.
+    pub state: PortState,
+    /// Why, if it is not ready.
+    pub reason: Option<String>,
 }
 
 /// Addresses that nobody in reach can lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Away {
     /// Their subnet.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub subnet: ipnet::IpNet,
     /// Who has them.
     pub node: NodeRef,
@@ -351,6 +469,7 @@ pub struct Away {
 
 /// One line of `meshd ports`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Port {
     /// Its number.
     pub id: PortId,
@@ -365,8 +484,10 @@ pub struct Port {
     /// Its MAC.
     pub mac: MacAddr,
     /// Its addresses.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub ips: Vec<ipnet::IpNet>,
     /// Which of them are leased from the network's pool.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub leased: Vec<IpAddr>,
     /// Its name on the network.
     pub name: Option<Label>,
@@ -376,22 +497,50 @@ pub struct Port {
     pub labels: BTreeMap<String, String>,
     /// When it was claimed.
     pub since_at_ms: u64,
+    /// Of its far end, in bytes; `None` while its network is not known.
+    pub mtu: Option<u16>,
+    /// Routes of its far end besides those to its subnets.
+    pub routes: Vec<PortRoute>,
+    /// The VRF that its far end is in.
+    pub vrf: Option<ByteText>,
+    /// Who made it, if that was said.
+    pub owner: Option<Owner>,
+    /// What it is made of.
+    pub kind: PortKind,
     /// How it is.
     pub state: PortState,
     /// Why, if it is not ready.
     pub reason: Option<String>,
-    /// From and to the container.
+    /// Does its far end carry frames: is the interface up on both sides?
+    pub link: bool,
+    /// The file of a macvtap, which a virtual machine opens.
+    pub device: Option<ByteText>,
+    /// Devices of this host that are the port's, such as `mv5` and `mt5`: the end of its veth here, and the TAP by which the daemon has
+    /// its frames.
+    pub devices: Vec<String>,
+    /// Frames that came by each queue of its TAP: the flows of its container are spread over them, and each may have a core of its own.
+    pub queues: Vec<u64>,
+    /// MACs that were learned behind it.
+    pub learned: usize,
+    /// Root bridge of the spanning tree behind an uplink, as its BPDUs say: priority and MAC.
+    pub stp_root: Option<String>,
+    /// From and to the container, through the daemon.
     pub traffic: Traffic,
+    /// What the kernel forwarded by itself, besides.
+    pub kernel: KernelTraffic,
 }
 
 /// How a port is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum PortState {
     /// The kernel work is not done yet.
     Wiring,
     /// Frames flow.
     Ready,
+    /// It would close a loop, or a new uplink listens whether it would: no frame enters or leaves the network by it.
+    Blocked,
     /// The kernel work failed; it is tried again.
     Failed,
     /// Being undone.
@@ -400,6 +549,7 @@ pub enum PortState {
 
 /// One line of `meshd fdb`: where a MAC is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct FdbEntry {
     /// The network's name.
     pub network: String,
@@ -414,6 +564,7 @@ pub struct FdbEntry {
     /// How it is known.
     pub kind: FdbKind,
     /// Its IP addresses, as advertised.
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
     pub ips: Vec<IpAddr>,
     /// Its name, as advertised.
     pub name: Option<Label>,
@@ -424,6 +575,7 @@ pub struct FdbEntry {
 /// How a MAC is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum FdbKind {
     /// Given to a port when it was attached.
     Port,
@@ -437,6 +589,7 @@ pub enum FdbKind {
 
 /// One line of `meshd flows`: a ruling that holds for many frames, or a question on its way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Flow {
     /// The network's name.
     pub network: String,
@@ -468,6 +621,7 @@ pub struct Flow {
 
 /// One line of `meshd connections`: a connection of a tracked network, as this node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Connection {
     /// The network's name.
     pub network: String,
@@ -478,10 +632,12 @@ pub struct Connection {
     /// `tcp`, `udp`, `sctp`, `icmp`, or the protocol's number.
     pub proto: String,
     /// Who opened it.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub src: IpAddr,
     /// As `src`; of an ICMP echo the identifier.
     pub src_port: u16,
     /// To whom.
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
     pub dst: IpAddr,
     /// As `dst`; of an ICMP echo 0.
     pub dst_port: u16,
@@ -506,6 +662,7 @@ pub struct Connection {
 /// Where frames are seen to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum FlowTier {
     /// In the kernel: the daemon sees none of them.
     Kernel,
@@ -515,38 +672,11 @@ pub enum FlowTier {
     Slow,
 }
 
-/// One line of `meshd drops`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drops {
-    /// The reason.
-    pub reason: DropReason,
-    /// Frames, since the daemon started.
-    pub count: u64,
-    /// The reason, in one sentence.
-    pub explanation: String,
-    /// The last such frame.
-    pub last: Option<DropExample>,
-}
-
-/// A frame that was dropped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DropExample {
-    /// When.
-    pub at_ms: u64,
-    /// The network's name, or `vni N`; absent where the frame did not tell.
-    pub network: Option<String>,
-    /// `port 3 (web.demo)` or `peer berlin`.
-    pub origin: String,
-    /// As [`flowtext`](crate::flowtext) writes it; absent where the frame could not be read.
-    pub flow: Option<String>,
-    /// What is known beyond the reason: which plugin with which words, whose address.
-    pub why: Option<String>,
-}
-
 /// One line of `meshd events`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Event {
-    /// Grows by one each event of this daemon's run; `meshd events --follow` picks up behind it.
+    /// Grows, also over restarts; where numbers are left out, so may events be. `meshd events --follow` picks up behind it.
     pub seq: u64,
     /// When.
     pub at_ms: u64,
@@ -570,101 +700,9 @@ impl Event {
     }
 }
 
-/// `meshd trace`: what would become of a frame, step by step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceReport {
-    /// The network's name.
-    pub network: String,
-    /// The network's segment.
-    pub vni: Vni,
-    /// Where the frame would come from.
-    pub origin: String,
-    /// The frame, as the switch read it.
-    pub flow: String,
-    /// In the order in which the switch goes.
-    pub steps: Vec<TraceStep>,
-    /// What each plugin of the chain answers, question by question.
-    pub plugins: Vec<TracePlugin>,
-    /// `forwarded to port 3 (web)`, `dropped: …`, `answered by the switch`.
-    pub verdict: String,
-    /// Why it would be dropped, if it would.
-    pub drop: Option<DropReason>,
-    /// For which other frames the same holds, as text; absent: for no other.
-    pub cached_as: Option<String>,
-}
-
-/// One step of a trace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceStep {
-    /// `parse`, `source check`, `policy ingress`, `lookup`, `flood`, `policy egress`, `forward` …
-    pub what: String,
-    /// What came of it, and why.
-    pub detail: String,
-}
-
-/// A plugin's answer in a trace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TracePlugin {
-    /// `ingress` or `egress`: where the frame is asked about.
-    pub direction: String,
-    /// The port that asks.
-    pub port: PortId,
-    /// Where in the chain it stands: `guard`, `classify`, `forward` or `observe`.
-    pub stage: String,
-    /// Lower is asked earlier within the stage.
-    pub order: u16,
-    /// Its name on this node.
-    pub plugin: Label,
-    /// `pass`, `accept`, `drop`, `place` (it sends the frame somewhere), `failed` or `not asked`.
-    pub answer: String,
-    /// Of a drop: the reason's name, or the number of the rule.
-    pub reason: Option<String>,
-    /// Of a drop: the plugin's own number for it.
-    pub code: Option<u16>,
-    /// Of a failure: what happened, and what its fail mode makes of it.
-    pub failure: Option<String>,
-    /// What of the frame it read; absent: nothing, or it was not asked.
-    pub read: Option<String>,
-    /// What else it wants: changes, copies, places; absent: nothing.
-    pub wants: Option<String>,
-    /// Its answer is what becomes of the frame.
-    pub decides: bool,
-}
-
-/// `meshd doctor`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Doctor {
-    /// In the order of what depends on what.
-    pub checks: Vec<Check>,
-}
-
-/// One thing that meshd needs or likes to have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// What is checked.
-    pub name: String,
-    /// How it is.
-    pub state: CheckState,
-    /// What was found.
-    pub found: String,
-    /// What to do, if it is not well.
-    pub advice: Option<String>,
-}
-
-/// How a checked thing is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum CheckState {
-    /// As it should be.
-    Ok,
-    /// meshd works, with something missing.
-    Warn,
-    /// meshd does not work.
-    Fail,
-}
-
 /// One line of `meshd plugin ls`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Plugin {
     /// Its name on this node.
     pub name: Label,
@@ -694,6 +732,7 @@ pub struct Plugin {
 
 /// What a plugin's author says of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PluginManifest {
     /// Of the plugin; it may be installed under another.
     pub name: String,
@@ -705,6 +744,7 @@ pub struct PluginManifest {
 
 /// A plugin's place in the chain of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PluginAttachment {
     /// The network's name, or its VNI if this node does not know it.
     pub network: String,
@@ -738,6 +778,7 @@ pub struct PluginAttachment {
 
 /// A version beside the one in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PluginShadow {
     /// SHA-256 of its component, as hex.
     pub digest: String,
@@ -772,6 +813,21 @@ pub fn sentence(notice: &Notice) -> String {
         }
     };
     match notice {
+        Notice::Started { version, clean } => format!(
+            "meshd {} runs{}",
+            esc(version),
+            if *clean { "" } else { "; the one before it did not stop in order, and what happened last may not be told" }
+        ),
+        Notice::Plugin { plugin, vni, state, reason } => {
+            let place = vni.map(|vni| format!(" on VNI {vni}")).unwrap_or_default();
+            let why = if reason.is_empty() { String::new() } else { format!(": {}", esc(reason)) };
+            format!("plugin {}{place}: {}{why}", esc(plugin), word(state))
+        }
+        Notice::Device { name, from, to, reason } => {
+            let state = |state: &Option<DeviceState>| state.as_ref().map_or_else(|| "none".to_owned(), word);
+            let why = if reason.is_empty() { String::new() } else { format!(": {}", esc(reason)) };
+            format!("device {}: {} to {}{why}", esc(name), state(from), state(to))
+        }
         Notice::PluginQuarantined {
             plugin,
             vni,
@@ -850,11 +906,21 @@ pub fn sentence(notice: &Notice) -> String {
         }
         Notice::PortMended { port, what } => format!("port {port} was mended: {}", esc(what)),
         Notice::PortFarEnd { port, up: true } => {
-            format!("the interface of port {port} is up again in its container")
+            format!("the far end of port {port} is up")
         }
         Notice::PortFarEnd { port, up: false } => {
-            format!("the interface of port {port} was set down in its container")
+            format!("the far end of port {port} is down")
         }
+        Notice::PortNarrow { port, mtu, wanted } => format!(
+            "what is behind port {port} has an MTU of {mtu} now, and the network of {wanted}: longer frames are lost there"
+        ),
+        Notice::PortBlocked { port, reason } => {
+            format!("port {port} is blocked: {}", esc(reason))
+        }
+        Notice::PortUnblocked { port } => format!("port {port} is open again"),
+        Notice::MacFlaps { vni, mac, port } => format!(
+            "MAC {mac} on VNI {vni} jumps between port {port} and elsewhere: do two stations have it?"
+        ),
         Notice::PortFailed { port, reason } => format!("port {port} failed: {}", esc(reason)),
         Notice::PortGone { port, reason } => format!("port {port} is gone: {}", esc(reason)),
         Notice::MacConflict {
@@ -894,6 +960,26 @@ pub fn sentence(notice: &Notice) -> String {
                 other.short()
             )
         }
+        Notice::ServiceRefused { name, node } => format!(
+            "service {} of {} is not answered: this node's config does not let it have that name; if it should, add the node under [[dns.service]]",
+            esc(name),
+            node.short()
+        ),
+        Notice::ServiceDiffers {
+            name,
+            holder,
+            other,
+        } => format!(
+            "service {} is at other addresses on {} than on {}: names lead to both; if one of them is not meant, list the nodes under [[dns.service]]",
+            esc(name),
+            other.short(),
+            holder.short()
+        ),
+        Notice::ServiceHidden { name, node } => format!(
+            "service {} of {} is not answered: a network has that name, and names on it end so; give the service another, or the network",
+            esc(name),
+            node.short()
+        ),
         Notice::PoolGranted { vni, from, range } => format!(
             "{} gave the addresses {} of VNI {vni}",
             from.short(),
@@ -920,14 +1006,21 @@ pub fn sentence(notice: &Notice) -> String {
             to,
             reason,
             evidence,
-        } => format!(
-            "path to {} on VNI {vni}: {} to {}, {}: {}",
-            who(node, name),
-            word(from),
-            word(to),
-            word(reason),
-            esc(evidence)
-        ),
+        } => {
+            let (state, reason, means) = (word(to), word(reason), reason.explain());
+            let now = match from == to {
+                true => format!("still {state}"),
+                false => format!("{state}, was {}", word(from)),
+            };
+            let mut why = match reason == state {
+                true => means.to_owned(),
+                false => format!("{reason}, {means}"),
+            };
+            if !evidence.is_empty() {
+                why += &format!(" ({})", esc(evidence));
+            }
+            format!("path to {} on VNI {vni} is {now}: {why}", who(node, name))
+        }
         Notice::KernelTrouble {
             network, reason, ..
         } => format!(
@@ -956,6 +1049,27 @@ pub fn sentence(notice: &Notice) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_change_of_a_path_is_a_sentence_with_and_without_figures() {
+        let told = |reason, evidence: &str| {
+            sentence(&Notice::Path {
+                vni: Vni::new(7).unwrap(),
+                node: NodeId([1; 32]),
+                name: "b".into(),
+                from: path::PathState::Ineligible,
+                to: path::PathState::Proving,
+                reason,
+                evidence: evidence.into(),
+            })
+        };
+        let plain = told(path::Reason::Proving, "");
+        let end = "on VNI 7 is proving, was ineligible: probes are on their way; frames travel by QUIC until enough arrived";
+        assert!(plain.ends_with(end), "{plain}");
+        let changed = told(path::Reason::Changed, "MTU 1380 to 1400");
+        assert!(changed.contains(": changed, an address"), "{changed}");
+        assert!(changed.ends_with(" (MTU 1380 to 1400)"), "{changed}");
+    }
 
     #[test]
     fn a_name_that_is_no_text_keeps_its_bytes_beside_the_escaped_form() {

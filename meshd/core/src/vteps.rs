@@ -11,7 +11,8 @@
 //! Owns the declarations and their port's number. Refuses VTEPs that the underlay does not trust, and members' own.
 
 use crate::attach::{Surroundings, refusal};
-use crate::command::{ForeignVtep, Refusal, RefusalCode, Reply};
+use crate::code::ErrorCode;
+use crate::command::{ForeignVtep, Refusal, Reply};
 use crate::ident::{MacAddr, Now, PortId, Vni};
 use crate::outbox::Outbox;
 use crate::ports::Ports;
@@ -89,53 +90,68 @@ impl Vteps {
         _now: Now,
         out: &mut Outbox,
     ) -> Result<Reply, Refusal> {
-        let invalid = |message: String| Err(refusal(RefusalCode::Invalid, message));
+        let invalid = |code, message: String| Err(refusal(code, message));
         let def = around.network(network).ok_or_else(|| {
             refusal(
-                RefusalCode::NotFound,
+                ErrorCode::NetworkUnknown,
                 format!("there is no network {network}; see `meshd network ls`"),
             )
         })?;
         let (vni, ip) = (def.vni, vtep.ip);
         if !trusted.iter().any(|net| net.contains(&ip)) {
-            return invalid(format!(
-                "{ip} is in no subnet that this node trusts with frames in the clear; add it to `trusted` under [underlay] in the config file"
-            ));
+            return invalid(
+                ErrorCode::VtepNotTrusted,
+                format!(
+                    "{ip} is in no subnet that this node trusts with frames in the clear; add it to `trusted` under [underlay] in the config file"
+                ),
+            );
         }
         if members.contains(&ip) || ip.is_unspecified() || ip.is_multicast() {
-            return invalid(format!(
-                "{ip} is an address of a member of the mesh, or of no host; a foreign VTEP is neither"
-            ));
+            return invalid(
+                ErrorCode::VtepInvalid,
+                format!(
+                    "{ip} is an address of a member of the mesh, or of no host; a foreign VTEP is neither"
+                ),
+            );
         }
         if vtep.macs.len() > MACS_MAX {
-            return invalid(format!(
-                "{} MACs are too many for one VTEP; at most {MACS_MAX}",
-                vtep.macs.len()
-            ));
+            return invalid(
+                ErrorCode::VtepInvalid,
+                format!(
+                    "{} MACs are too many for one VTEP; at most {MACS_MAX}",
+                    vtep.macs.len()
+                ),
+            );
         }
         if let Some(mac) = vtep.macs.iter().find(|mac| !mac.is_source()) {
-            return invalid(format!("{mac} is no address that a station sends from"));
+            return invalid(
+                ErrorCode::VtepInvalid,
+                format!("{mac} is no address that a station sends from"),
+            );
         }
         let gateway = self.gateways.get(&vni);
         if gateway.is_some_and(|g| g.list.len() >= VTEPS_MAX && !g.list.contains_key(&ip)) {
-            return invalid(format!(
-                "network {} has {VTEPS_MAX} foreign VTEPs on this node, as many as may be",
-                def.name
-            ));
+            return invalid(
+                ErrorCode::VtepsFull,
+                format!(
+                    "network {} has {VTEPS_MAX} foreign VTEPs on this node, as many as may be",
+                    def.name
+                ),
+            );
         }
         for mac in &vtep.macs {
             let other =
                 gateway.and_then(|g| g.list.values().find(|v| v.ip != ip && v.macs.contains(mac)));
             if let Some(other) = other {
                 return Err(refusal(
-                    RefusalCode::Conflict,
+                    ErrorCode::MacTaken,
                     format!("{mac} was declared behind {} already", other.ip),
                 ));
             }
             let ours = gateway.is_some_and(|g| g.macs().contains(mac));
             if let Some(node) = around.mac_holder(vni, *mac).filter(|_| !ours) {
                 return Err(refusal(
-                    RefusalCode::Conflict,
+                    ErrorCode::MacTaken,
                     format!(
                         "{mac} belongs to an endpoint of {} already",
                         around.show_node(node)
@@ -171,7 +187,7 @@ impl Vteps {
     ) -> Result<Reply, Refusal> {
         let unknown = || {
             refusal(
-                RefusalCode::NotFound,
+                ErrorCode::VtepUnknown,
                 format!(
                     "{ip} is no foreign VTEP of network {network} on this node; see `meshd network vtep ls`"
                 ),

@@ -6,11 +6,13 @@ use bytes::Bytes;
 use meshd_core::flow::FlowMask;
 use meshd_core::frame::Frame;
 use meshd_core::ident::{Label, MacAddr, Moment, NodeId, Vni};
-use meshd_core::superframe::{self, Joined, Run, SUPERFRAME_MAX, Slice};
+use meshd_core::multicast::control::Control;
+use meshd_core::superframe::{self, Cut, Joined, Mender, Repair, Run, SUPERFRAME_MAX, Slice};
 use meshd_core::wire::control::{JoinRequest, Message, PoolGrant, PoolRequest};
 use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
 use meshd_core::wire::probe::{self, Fault, Heard, Plain, Probe};
 use meshd_core::wire::record::{Signature, Signed};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -62,6 +64,7 @@ fn a_frame_reads_without_panic(input: &[u8]) {
         frame.arp(),
         frame.nd().map(|nd| nd.speaks_for(frame.src())),
         frame.subject(&key),
+        Control::of(&frame),
     );
 }
 
@@ -119,6 +122,7 @@ fn reassembly_stays_within_its_bounds(input: &[u8]) {
 /// Reads the input as datagrams behind 2-byte lengths.
 fn slices_become_frames_that_are_well_formed(input: &[u8]) {
     let (mut run, mut rest) = (Run::default(), input);
+    let (mut mender, mut out) = (Mender::default(), VecDeque::new());
     let whole = |(_, framed, segment): Joined| {
         let unit = &framed[datagram::WHOLE_LEN..];
         assert!(unit.len() <= SUPERFRAME_MAX);
@@ -135,7 +139,15 @@ fn slices_become_frames_that_are_well_formed(input: &[u8]) {
         let len = usize::from(u16::from_be_bytes(*len)).min(behind.len());
         let (one, others) = behind.split_at(len);
         rest = others;
-        if let Ok(slice) = Slice::decode(&Bytes::copy_from_slice(one)) {
+        let one = Bytes::copy_from_slice(one);
+        if datagram::is_repair(&one) {
+            if let Ok(repair) = Repair::decode(&one) {
+                mender.repair(&repair, Moment(0), &mut out);
+            }
+        } else if let Ok(slice) = Slice::decode(&one) {
+            mender.slice(slice, Moment(0), &mut out);
+        }
+        while let Some(slice) = out.pop_front() {
             run.push(&slice).into_iter().for_each(whole);
             if run.is_complete() {
                 run.end().into_iter().for_each(whole);
@@ -245,10 +257,13 @@ fn write_the_corpus() {
         };
         built.unwrap();
         let mut stream = Vec::new();
-        for one in superframe::slices(vni, 3, &unit, 50, 140, &mut bytes::BytesMut::new()).unwrap()
-        {
-            stream.extend_from_slice(&(one.len() as u16).to_be_bytes());
-            stream.extend_from_slice(&one);
+        let (cut, mut room) = (Cut::of(&unit, 50, 140).unwrap(), bytes::BytesMut::new());
+        for (number, one) in cut.datagrams(vni, 3, 1, &mut room).enumerate() {
+            // The second is lost, and made again.
+            if number != 1 {
+                stream.extend_from_slice(&(one.len() as u16).to_be_bytes());
+                stream.extend_from_slice(&one);
+            }
         }
         put("slice", name, &stream);
     }
@@ -341,6 +356,7 @@ fn write_the_corpus() {
                 subnet: 0,
                 request: 9,
                 urgent: true,
+                within: Some((0x0a00_0040, 0x0a00_007f)),
             }),
         ),
         (

@@ -51,6 +51,35 @@ impl Fault {
         "fuel", "deadline", "memory", "stack", "trap", "verdict", "restart",
     ];
 
+    /// What each of [`Fault::KINDS`] means, and what its author can do.
+    pub const EXPLAINED: [(&'static str, &'static str); 7] = [
+        (
+            "The plugin used more than its fuel: it ran too long, by count of its instructions.",
+            "Look for a loop that depends on the key; `meshd plugin bench` shows what a question costs.",
+        ),
+        (
+            "The plugin did not return in time, by the clock.",
+            "Look for large memory operations; a lone one is pardoned and asked again.",
+        ),
+        (
+            "The plugin asked for more memory than its limit.",
+            "Keep less, or ask for more in the manifest.",
+        ),
+        ("The plugin ran out of stack.", "Look for recursion."),
+        (
+            "The plugin ended itself: a panic, a division by zero, an access outside of its memory.",
+            "`meshd plugin stats` has the last fault's words; replay the frame with `meshd plugin replay`.",
+        ),
+        (
+            "The plugin's verdict is not what the contract or this host allows.",
+            "The last fault in `meshd plugin stats` says what of it; see docs/plugins/contract.md.",
+        ),
+        (
+            "After a fault no fresh instance of the plugin could be made.",
+            "Its config may be refused now, or this host has no memory left; `meshd plugin ls` says which.",
+        ),
+    ];
+
     /// Which of [`Fault::KINDS`] this is, by its place there: for counters.
     #[must_use]
     pub fn kind(&self) -> usize {

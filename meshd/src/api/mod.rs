@@ -1,34 +1,54 @@
-//! The daemon's API: HTTP with JSON on a Unix socket, for the command line and for programs.
+//! The daemon's API: HTTP with JSON on a Unix socket, and on a TCP port of the loopback if the config says so; for the command
+//! line and for programs.
 //!
 //! ```text
-//!   meshd status ---+                                      +--> Backend: the driver, the plugins
-//!   curl -----------+--> socket --> routes --> requests ---+
-//!   a CNI driver ---+    (0600)     (thin)    (parsed)     +--> trace: text -> frame
+//!   meshd status ---+      Unix: uid, groups                                      +--> Backend: the driver, the plugins
+//!   curl -----------+--> doors ---------------> limits --> routes --> requests ---+
+//!   a scraper ------+      TCP: Host, Origin,               (thin)    (parsed)    +--> trace: text -> frame
+//!                               token
 //! ```
 //!
-//! Owns the socket file, the routes, the limits (connections, body, time) and the shape of errors: `{"code", "message"}`.
-//! Decides nothing: [`backend::Backend`] is what it asks.
+//! Owns the doors, the routes with their description in OpenAPI, the limits (who, how often, how much, how long) and the shape of
+//! errors: `{"code", "message"}`. Decides nothing of the mesh: [`backend::Backend`] is what it asks.
 
+mod access;
 pub mod backend;
+pub mod capture;
 pub mod client;
+mod credentials;
+mod describe;
+mod devices;
+mod doors;
+mod drops;
+mod extract;
+mod follow;
+mod limits;
+mod metrics;
+mod patient;
 pub mod plugin_views;
 mod plugins;
+mod rates;
 pub mod requests;
 mod routes;
 pub mod socket;
 #[cfg(test)]
-mod tests;
-mod trace;
+pub(crate) mod tests;
+pub mod tokens;
+pub(crate) mod trace;
 
+pub use access::{Gate, Rules};
 pub use backend::Backend;
+pub use doors::{Doors, serve};
+pub(crate) use extract::status;
 
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::time::Duration;
 
 /// Connections at once; more wait. Far more than requests at work: who has said nothing yet must keep nobody out.
 const CONNECTIONS_MAX: usize = 512;
+/// Of them, those that neither root nor the daemon's own user made.
+const GUESTS_MAX: usize = 128;
+/// Connections by TCP at once; more wait.
+const REMOTE_MAX: usize = 128;
 /// Changes at work at once; more wait. Views are not counted.
 const CHANGES_MAX: usize = 64;
 /// Who may follow events at once.
@@ -44,25 +64,14 @@ const BODY_MAX: usize = 1 << 20;
 /// Largest component, in bytes.
 const PLUGIN_MAX: usize = 32 << 20;
 
-/// Answers on `socket` until the future is dropped; the socket file goes with it. One request a connection.
-///
-/// # Errors
-/// None at present: a listening socket that breaks is tried again.
-pub async fn serve(socket: socket::Socket, backend: impl Backend) -> std::io::Result<()> {
-    let (mut listener, _file) = socket.into_parts(CONNECTIONS_MAX);
-    let router = routes::router(backend);
-    loop {
-        let connection = listener.accept().await;
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new())
-                .header_read_timeout(HEAD_WITHIN)
-                .keep_alive(false);
-            // Whoever went away, or was too slow, has nobody to be told.
-            let _ = http
-                .serve_connection(TokioIo::new(connection), service)
-                .await;
-        });
-    }
+/// The table of metrics, as `docs/reference/metrics.md` has it.
+#[must_use]
+pub fn metrics_page() -> String {
+    metrics::page()
+}
+
+/// The OpenAPI document, as `docs/reference/openapi.json` has it.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    routes::document::<crate::backend::Live>()
 }

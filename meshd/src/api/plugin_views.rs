@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// One line of `meshd plugin chain`: a plugin's place in a network's chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ChainLink {
     /// Stages are asked in their order.
+    #[schema(value_type = String)]
     pub stage: Stage,
     /// Lower is asked earlier within the stage.
     pub order: u16,
@@ -48,7 +49,7 @@ pub struct ChainLink {
 }
 
 /// See [`ChainLink::state`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkState {
     /// It decides, and its answers hold as widely as it says.
@@ -62,7 +63,7 @@ pub enum LinkState {
 }
 
 /// One line of `meshd plugin stats`: a plugin on a network, since the daemon started.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PluginStats {
     /// Its name on this node.
     pub plugin: Label,
@@ -111,7 +112,7 @@ pub struct PluginStats {
 }
 
 /// Calls that took less than a bound and not less than the one before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct TimeBucket {
     /// The bound; absent: none.
     pub below_ns: Option<u64>,
@@ -150,7 +151,7 @@ pub(super) fn link(plugin: &PluginInfo, at: &AttachmentInfo) -> ChainLink {
     }
 }
 
-pub(super) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -> PluginStats {
+pub(crate) fn stats(plugin: &PluginInfo, at: &AttachmentInfo, network: String) -> PluginStats {
     let calls: u64 = at.times.iter().map(|(_, calls)| calls).sum();
     PluginStats {
         plugin: plugin.name.clone(),
@@ -225,6 +226,14 @@ pub(crate) fn traced(direction: Direction, port: PortId, asked: Asked) -> TraceP
         wants: (!asked.orders.is_empty()).then_some(asked.orders),
         decides: asked.decides,
     }
+}
+
+/// Of a network's number; the number itself, if this node does not know the network.
+pub(crate) fn network_name(networks: &[view::Network], vni: Vni) -> String {
+    networks
+        .iter()
+        .find(|n| n.vni == vni)
+        .map_or_else(|| vni.to_string(), |n| n.name.to_string())
 }
 
 /// What of the key a mask has, without the network, which is in every mask.

@@ -2,20 +2,18 @@
 //! node before it is answered, so that no ruling of the old chain outlives the answer.
 
 use super::backend::Backend;
+use super::extract::{Answer, ApiError, Asked, Body, Segments};
 use super::plugin_views::{self, ChainLink, PluginStats};
-use super::requests::{PluginWish, RollbackWish, invalid};
-use super::routes::{Answer, ApiError, Asked, Body, Segments};
+use super::requests::{PluginWish, RollbackWish};
 use super::trace;
-use crate::compiler::CompileError;
-use crate::rulings::{
-    AttachError, DetachError, InstallError, LogLine, Placement, PluginInfo, RemoveError,
-    RollbackError, Rulings, ShadowError,
-};
+use crate::coded::refusal;
+use crate::rulings::{DetachError, LogLine, Placement, PluginInfo, Rulings};
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Json;
-use meshd_core::command::{Command, Refusal, RefusalCode};
+use meshd_core::code::ErrorCode;
+use meshd_core::command::{Command, Refusal};
 use meshd_core::ident::{Label, Vni, escape};
 use meshd_core::view;
 use serde::Deserialize;
@@ -43,15 +41,16 @@ pub(super) async fn install<B: Backend>(
         .as_ref()
         .is_some_and(|from| from.len() > SOURCE_MAX)
     {
-        return Err(invalid(format!(
-            "the name of the file has more than {SOURCE_MAX} bytes"
-        ))
+        return Err(Refusal::new(
+            ErrorCode::RequestQueryInvalid,
+            format!("the name of the file has more than {SOURCE_MAX} bytes"),
+        )
         .into());
     }
     change(&backend, move |rulings| {
         rulings
             .install(&name, &component, query.from)
-            .map_err(refuse_install)
+            .map_err(|error| refusal(&error))
     })
     .await
 }
@@ -77,7 +76,7 @@ pub(super) async fn attach<B: Backend>(
                 placement,
                 grant.as_ref(),
             )
-            .map_err(refuse_attach)
+            .map_err(|error| refusal(&error))
     })
     .await
 }
@@ -92,7 +91,7 @@ pub(super) async fn detach<B: Backend>(
     };
     let name = name(&plugin)?;
     change(&backend, move |rulings| {
-        rulings.detach(&name, vni).map_err(refuse_detach)
+        rulings.detach(&name, vni).map_err(|error| refusal(&error))
     })
     .await
 }
@@ -107,7 +106,7 @@ pub(super) async fn shadow<B: Backend>(
     change(&backend, move |rulings| {
         rulings
             .shadow(&name, vni, &component)
-            .map_err(refuse_shadow)
+            .map_err(|error| refusal(&error))
     })
     .await
 }
@@ -118,7 +117,9 @@ pub(super) async fn unshadow<B: Backend>(
 ) -> Answer<view::Plugin> {
     let (vni, name) = (vni(&backend, &network).await?, name(&plugin)?);
     change(&backend, move |rulings| {
-        rulings.unshadow(&name, vni).map_err(refuse_shadow)
+        rulings
+            .unshadow(&name, vni)
+            .map_err(|error| refusal(&error))
     })
     .await
 }
@@ -132,7 +133,7 @@ pub(super) async fn roll_back<B: Backend>(
     change(&backend, move |rulings| {
         rulings
             .roll_back(&name, wish.to.as_deref())
-            .map_err(refuse_rollback)
+            .map_err(|error| refusal(&error))
     })
     .await
 }
@@ -146,7 +147,7 @@ pub(super) async fn remove<B: Backend>(
     let networks = backend.networks().await?;
     let _turn = rulings.turn().await;
     let worker = rulings.clone();
-    tokio::task::spawn_blocking(move || worker.remove(&name).map_err(refuse_remove))
+    tokio::task::spawn_blocking(move || worker.remove(&name).map_err(|error| refusal(&error)))
         .await
         .map_err(broke_off)?
         .map_err(|refusal| by_name(refusal, &networks))?;
@@ -184,7 +185,7 @@ pub(super) async fn stats<B: Backend>(
     if let Some(wanted) = &wanted
         && !plugins.iter().any(|plugin| plugin.name == *wanted)
     {
-        return Err(refuse_detach(DetachError::NotInstalled {
+        return Err(refusal(&DetachError::NotInstalled {
             name: wanted.clone(),
         })
         .into());
@@ -194,7 +195,9 @@ pub(super) async fn stats<B: Backend>(
         .filter(|plugin| wanted.as_ref().is_none_or(|wanted| plugin.name == *wanted))
         .flat_map(|plugin| {
             let places = plugin.attachments.iter();
-            places.map(|at| plugin_views::stats(plugin, at, network_name(&networks, at.vni)))
+            places.map(|at| {
+                plugin_views::stats(plugin, at, plugin_views::network_name(&networks, at.vni))
+            })
         });
     Ok(Json(rows.collect()))
 }
@@ -216,7 +219,7 @@ pub(super) async fn log<B: Backend>(
     match lines {
         Some(lines) => Ok(Json(lines)),
         None => Err(Refusal {
-            code: RefusalCode::NotFound,
+            code: ErrorCode::PluginNoController,
             message: format!(
                 "{name} has no controller at work on network {network}; `meshd plugin ls` shows what is attached where"
             ),
@@ -226,7 +229,7 @@ pub(super) async fn log<B: Backend>(
 }
 
 /// What stands behind the `?` of the route of a controller's log.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogQuery {
     /// Lines behind this one.
@@ -237,7 +240,7 @@ pub(super) struct LogQuery {
 const SOURCE_MAX: usize = 4096;
 
 /// What stands behind the `?` of `POST /v1/plugins/{plugin}`.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InstallQuery {
     /// The file, for who installs it again; not opened.
@@ -245,15 +248,16 @@ pub(super) struct InstallQuery {
 }
 
 /// What stands behind the `?` of `GET /v1/plugin-stats`.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatsQuery {
+    /// Of this plugin alone.
     plugin: Option<String>,
 }
 
 fn broke_off(error: tokio::task::JoinError) -> Refusal {
     Refusal {
-        code: RefusalCode::Failed,
+        code: ErrorCode::Internal,
         message: format!("the work broke off: {error}; the daemon's log says more"),
     }
 }
@@ -275,7 +279,11 @@ async fn change<B: Backend>(
     let before = backend.networks().await?;
     // Until the node is told of it, or it could be told of a later one first.
     let _turn = rulings.turn().await;
-    let work = move || work(&worker).map(|info| (info, worker.chains()));
+    let span = tracing::Span::current();
+    let work = move || {
+        let _span = span.enter();
+        work(&worker).map(|info| (info, worker.chains()))
+    };
     let (info, chains) = tokio::task::spawn_blocking(work)
         .await
         .map_err(broke_off)?
@@ -312,19 +320,15 @@ fn vni_of(networks: &[view::Network], network: &str) -> Result<Vni, ApiError> {
     Ok(trace::network(networks, network)?.vni)
 }
 
-fn network_name(networks: &[view::Network], vni: Vni) -> String {
-    networks
-        .iter()
-        .find(|n| n.vni == vni)
-        .map_or_else(|| vni.to_string(), |n| n.name.to_string())
-}
-
 fn name(text: &str) -> Result<Label, ApiError> {
     text.parse().map_err(|_| {
         let shown = escape(text.as_bytes());
-        invalid(format!(
-            "\"{shown}\" is no name of a plugin (1 to 63 letters, digits or inner hyphens)"
-        ))
+        Refusal::new(
+            ErrorCode::PluginNameInvalid,
+            format!(
+                "\"{shown}\" is no name of a plugin (1 to 63 letters, digits or inner hyphens)"
+            ),
+        )
         .into()
     })
 }
@@ -349,7 +353,7 @@ fn show(info: &PluginInfo, networks: &[view::Network]) -> view::Plugin {
             .attachments
             .iter()
             .map(|at| view::PluginAttachment {
-                network: network_name(networks, at.vni),
+                network: plugin_views::network_name(networks, at.vni),
                 vni: at.vni,
                 stage: if info.steers {
                     "steering"
@@ -397,105 +401,5 @@ fn by_name(refusal: Refusal, networks: &[view::Network]) -> Refusal {
     Refusal {
         message: message.trim_end().to_owned(),
         ..refusal
-    }
-}
-
-fn refuse_install(error: InstallError) -> Refusal {
-    Refusal {
-        code: code_of_install(&error),
-        message: error.to_string(),
-    }
-}
-
-fn code_of_install(error: &InstallError) -> RefusalCode {
-    match error {
-        InstallError::Load {
-            source: CompileError::Start { .. },
-            ..
-        } => RefusalCode::Failed,
-        InstallError::Load { .. }
-        | InstallError::Configure { .. }
-        | InstallError::Controller { .. } => RefusalCode::Invalid,
-        InstallError::Grant { .. } => RefusalCode::Forbidden,
-        InstallError::Stage { .. } | InstallError::World { .. } => RefusalCode::Conflict,
-        InstallError::Full { .. } => RefusalCode::Conflict,
-        InstallError::Keep { .. } => RefusalCode::Failed,
-    }
-}
-
-fn refuse_attach(error: AttachError) -> Refusal {
-    let code = match &error {
-        AttachError::NotInstalled { .. } => RefusalCode::NotFound,
-        AttachError::SteeringPlace { .. } => RefusalCode::Invalid,
-        AttachError::Broken { .. }
-        | AttachError::Full { .. }
-        | AttachError::SteeringTaken { .. }
-        | AttachError::Controllers { .. } => RefusalCode::Conflict,
-        AttachError::Grant { .. } => RefusalCode::Forbidden,
-        AttachError::Configure { .. }
-        | AttachError::Controller { .. }
-        | AttachError::Declared { .. }
-        | AttachError::Stage { .. } => RefusalCode::Invalid,
-        AttachError::Keep { .. } => RefusalCode::Failed,
-    };
-    Refusal {
-        code,
-        message: error.to_string(),
-    }
-}
-
-fn refuse_detach(error: DetachError) -> Refusal {
-    let code = match &error {
-        DetachError::NotInstalled { .. } | DetachError::NotAttached { .. } => RefusalCode::NotFound,
-        DetachError::Keep(_) => RefusalCode::Failed,
-    };
-    Refusal {
-        code,
-        message: error.to_string(),
-    }
-}
-
-fn refuse_rollback(error: RollbackError) -> Refusal {
-    let code = match &error {
-        RollbackError::Install(error) => code_of_install(error),
-        RollbackError::NotInstalled { .. } | RollbackError::NoVersion { .. } => {
-            RefusalCode::NotFound
-        }
-        RollbackError::Broken { .. } => RefusalCode::Conflict,
-    };
-    Refusal {
-        code,
-        message: error.to_string(),
-    }
-}
-
-fn refuse_shadow(error: ShadowError) -> Refusal {
-    let code = match &error {
-        ShadowError::NotInstalled { .. }
-        | ShadowError::NotAttached { .. }
-        | ShadowError::None { .. } => RefusalCode::NotFound,
-        ShadowError::Load {
-            source: CompileError::Start { .. },
-            ..
-        }
-        | ShadowError::Thread(_) => RefusalCode::Failed,
-        ShadowError::Load { .. } | ShadowError::Configure { .. } => RefusalCode::Invalid,
-        ShadowError::Full | ShadowError::Steering { .. } => RefusalCode::Conflict,
-    };
-    Refusal {
-        code,
-        message: error.to_string(),
-    }
-}
-
-fn refuse_remove(error: RemoveError) -> Refusal {
-    let code = match &error {
-        RemoveError::NotInstalled { .. } => RefusalCode::NotFound,
-        RemoveError::Attached { .. } => RefusalCode::Conflict,
-        RemoveError::Keep { .. } => RefusalCode::Failed,
-    };
-    Refusal {
-        code,
-        message: error.to_string(),
     }
 }

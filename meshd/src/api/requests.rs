@@ -5,8 +5,11 @@
 
 use crate::rulings::{Capability, FailMode, Stage};
 use data_encoding::HEXLOWER_PERMISSIVE;
-use meshd_core::command::{AttachSpec, IpSpec, NetnsRef, Refusal, RefusalCode};
+use meshd_core::code::ErrorCode;
+use meshd_core::command::{AttachSpec, IpSpec, NetnsRef, PortRoute, Refusal};
 use meshd_core::ident::{IfName, Label, MacAddr, escape};
+use meshd_core::kind::PortKind;
+use meshd_core::owner::Owner;
 use meshd_core::wire::record::Role;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,17 +20,8 @@ const LABELS_MAX: usize = 32;
 /// Longest life of an invite: 30 days.
 const TTL_S_MAX: u64 = 30 * 24 * 3600;
 
-/// A refusal for what the caller wrote.
-#[must_use]
-pub fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal {
-        code: RefusalCode::Invalid,
-        message: message.into(),
-    }
-}
-
 /// Bytes in JSON: a string, or `{"hex": "ff00"}` where they are no UTF-8.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(untagged)]
 pub enum ByteInput {
     /// Its bytes are meant.
@@ -58,15 +52,18 @@ impl ByteInput {
     pub fn bytes(&self) -> Result<Vec<u8>, Refusal> {
         match self {
             Self::Text(text) => Ok(text.as_bytes().to_vec()),
-            Self::Hex { hex } => HEXLOWER_PERMISSIVE
-                .decode(hex.as_bytes())
-                .map_err(|_| invalid(format!("\"{}\" is no hex", escape(hex.as_bytes())))),
+            Self::Hex { hex } => HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| {
+                Refusal::new(
+                    ErrorCode::RequestBodyInvalid,
+                    format!("\"{}\" is no hex", escape(hex.as_bytes())),
+                )
+            }),
         }
     }
 }
 
 /// `POST /v1/invites`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InviteWish {
     /// Seconds until it expires, 1 to 30 days.
@@ -85,7 +82,8 @@ impl InviteWish {
     /// If not; says what.
     pub fn check(&self) -> Result<(), Refusal> {
         if !(1..=TTL_S_MAX).contains(&self.ttl_s) {
-            return Err(invalid(
+            return Err(Refusal::new(
+                ErrorCode::InviteInvalid,
                 "an invite lives from one second to 30 days; see --ttl",
             ));
         }
@@ -94,7 +92,7 @@ impl InviteWish {
 }
 
 /// An invite, made.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Invite {
     /// To be given to `meshd join`, once.
     pub token: String,
@@ -103,13 +101,14 @@ pub struct Invite {
 }
 
 /// `POST /v1/ports`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AttachWish {
     /// Name or VNI.
     pub network: String,
-    /// Absolute path of the namespace's file.
-    pub netns: ByteInput,
+    /// Absolute path of the namespace's file; left out for an uplink or a bridge, which is in the daemon's.
+    #[serde(default)]
+    pub netns: Option<ByteInput>,
     /// Name of the interface there.
     pub ifname: ByteInput,
     /// `"auto"`, `"none"` or `{"fixed": ["10.0.0.5/24"]}`.
@@ -123,7 +122,25 @@ pub struct AttachWish {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Of the interface, in bytes; left out: the network's.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// `[{"to": "0.0.0.0/0", "via": "10.0.0.9"}]`: routes besides those to its subnets.
+    #[serde(default)]
+    pub routes: Vec<PortRoute>,
+    /// The VRF of the namespace that the interface is put into.
+    #[serde(default)]
+    pub vrf: Option<ByteInput>,
+    /// Whose port it is; found and detached by it.
+    #[serde(default)]
+    pub owner: Option<Owner>,
+    /// `"veth"`, `{"uplink": {"vlan": 5, "allow": ["mdns"]}}`, `{"bridge": {}}`, `{"macvlan": {"mode": "bridge"}}` or `{"macvtap": {}}`.
+    #[serde(default)]
+    pub kind: PortKind,
 }
+
+/// The daemon's own network namespace.
+const OWN: &[u8] = b"/proc/self/ns/net";
 
 impl AttachWish {
     /// As the core wants it.
@@ -131,15 +148,26 @@ impl AttachWish {
     /// # Errors
     /// If a part is none; says which.
     pub fn spec(self) -> Result<AttachSpec, Refusal> {
-        let path = self.netns.bytes()?;
+        let path = match (self.netns, self.kind.uplink()) {
+            (None, Some(_)) => OWN.to_vec(),
+            (Some(_), Some(_)) => {
+                return Err(Refusal::new(
+                    ErrorCode::UplinkInvalid,
+                    "an uplink or bridge is of the daemon's own namespace: leave out netns",
+                ));
+            }
+            (Some(path), None) => path.bytes()?,
+            (None, None) => return Err(Refusal::new(ErrorCode::NetnsInvalid, "netns is missing")),
+        };
         if path.first() != Some(&b'/') || path.contains(&0) {
-            return Err(invalid(format!(
-                "netns \"{}\" is no absolute path",
-                escape(&path)
-            )));
+            return Err(Refusal::new(
+                ErrorCode::NetnsInvalid,
+                format!("netns \"{}\" is no absolute path", escape(&path)),
+            ));
         }
         if self.mac.is_some_and(|mac| !mac.is_source()) {
-            return Err(invalid(
+            return Err(Refusal::new(
+                ErrorCode::MacInvalid,
                 "a port's MAC must not be zero or a group address (lowest bit of the first byte)",
             ));
         }
@@ -147,27 +175,43 @@ impl AttachWish {
         Ok(AttachSpec {
             network: self.network,
             netns: NetnsRef::Path(path),
-            ifname: IfName::new(&self.ifname.bytes()?).map_err(|e| invalid(e.to_string()))?,
+            ifname: IfName::new(&self.ifname.bytes()?)
+                .map_err(|e| Refusal::new(ErrorCode::InterfaceNameInvalid, e.to_string()))?,
             ip: self.ip,
             mac: self.mac,
             name: self.name,
             labels: self.labels,
+            mtu: self.mtu,
+            routes: self.routes,
+            vrf: match self.vrf {
+                Some(vrf) => {
+                    Some(IfName::new(&vrf.bytes()?).map_err(|e| {
+                        Refusal::new(ErrorCode::InterfaceNameInvalid, e.to_string())
+                    })?)
+                }
+                None => None,
+            },
+            owner: self.owner,
+            kind: self.kind,
         })
     }
 }
 
 /// `POST /v1/trace`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceWish {
     /// Name or VNI.
     pub network: String,
-    /// As [`meshd_core::flowtext::Packet`] reads it.
+    /// As [`meshd_core::flowtext::Packet`] reads it, or `hex DIGITS from PORT`.
     pub packet: String,
+    /// The node that is asked, by name or id; absent: this one.
+    #[serde(default)]
+    pub on: Option<String>,
 }
 
 /// `POST /v1/networks/{network}/plugins/{plugin}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PluginWish {
     /// Given to the plugin as it is; JSON. Left out: as it was, or `{}`.
@@ -178,18 +222,21 @@ pub struct PluginWish {
     pub order: Option<u16>,
     /// `"closed"`, `"open"` or `"last-good"`; left out: as it was, or as the manifest says.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub fail: Option<FailMode>,
     /// `"guard"`, `"classify"`, `"forward"` or `"observe"`; left out: as it was, or as the manifest says.
     #[serde(default)]
+    #[schema(value_type = Option<String>)]
     pub stage: Option<Stage>,
     /// What its controller may import, by the names of interfaces: `"kv"`, `"flows"` and so on; left out: as it was, or what is
     /// granted in any case.
     #[serde(default)]
+    #[schema(value_type = Option<BTreeSet<String>>)]
     pub grant: Option<BTreeSet<Capability>>,
 }
 
 /// `POST /v1/plugins/{plugin}/rollback`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackWish {
     /// First digits of the version's digest; left out: the version before.
@@ -197,21 +244,48 @@ pub struct RollbackWish {
     pub to: Option<String>,
 }
 
+/// `POST /v1/networks/{network}/vteps/{ip}`: what is behind a foreign VTEP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VtepWish {
+    /// MACs there.
+    #[serde(default)]
+    pub macs: BTreeSet<MacAddr>,
+}
+
+/// `GET /v1/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Version {
+    /// Of the daemon.
+    pub version: String,
+}
+
+/// `GET` and `PUT /v1/log`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogLevel {
+    /// `off`, `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,meshd::underlay=debug`.
+    pub level: String,
+}
+
 fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     if labels.len() > LABELS_MAX {
-        return Err(invalid(format!(
-            "{} labels; at most {LABELS_MAX} are allowed",
-            labels.len()
-        )));
+        return Err(Refusal::new(
+            ErrorCode::LabelInvalid,
+            format!("{} labels; at most {LABELS_MAX} are allowed", labels.len()),
+        ));
     }
     match labels
         .iter()
         .find(|(k, v)| k.is_empty() || k.len() > LABEL_BYTES_MAX || v.len() > LABEL_BYTES_MAX)
     {
-        Some((key, _)) => Err(invalid(format!(
-            "label \"{}\": key and value have at most {LABEL_BYTES_MAX} bytes, and the key at least one",
-            escape(key.as_bytes())
-        ))),
+        Some((key, _)) => Err(Refusal::new(
+            ErrorCode::LabelInvalid,
+            format!(
+                "label \"{}\": key and value have at most {LABEL_BYTES_MAX} bytes, and the key at least one",
+                escape(key.as_bytes())
+            ),
+        )),
         None => Ok(()),
     }
 }

@@ -1,243 +1,153 @@
 //! The routes: one handler each, as thin as it gets.
 
 use super::backend::Backend;
-use super::requests::{AttachWish, Invite, InviteWish, TraceWish, invalid};
-use super::{
-    BODY_MAX, BODY_WITHIN, CHANGES_MAX, FOLLOWERS_MAX, PLUGIN_MAX, REQUEST_S, plugins, trace,
-};
+use super::describe::{Routes, Text};
+use super::extract::{Answer, ApiError, Asked, Body, Segments};
+use super::limits::{self, Desk};
+use super::requests::{AttachWish, Invite, InviteWish, LogLevel, TraceWish, Version, VtepWish};
+use super::{capture, devices, drops, follow, metrics, plugins, trace};
 use axum::Router;
-use axum::body::{self, Bytes};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{delete, get, post};
-use futures_util::stream;
-use futures_util::{Stream, StreamExt};
-use meshd_core::command::{Command, ForeignVtep, NetworkSpec, Refusal, RefusalCode, Reply};
-use meshd_core::flowtext::Packet;
-use meshd_core::ident::MacAddr;
+use meshd_core::code::ErrorCode;
+use meshd_core::command::{Command, ForeignVtep, NetworkSpec, Refusal, Reply};
+use meshd_core::owner::Owner;
 use meshd_core::view;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
-
-pub(super) type Answer<T> = Result<Json<T>, ApiError>;
-
-/// A [`Refusal`] on its way out.
-#[derive(Debug)]
-pub(super) struct ApiError(Refusal);
-
-impl From<Refusal> for ApiError {
-    fn from(refusal: Refusal) -> Self {
-        Self(refusal)
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        let status = match self.0.code {
-            RefusalCode::NotFound => StatusCode::NOT_FOUND,
-            RefusalCode::Conflict => StatusCode::CONFLICT,
-            RefusalCode::Forbidden => StatusCode::FORBIDDEN,
-            RefusalCode::Invalid => StatusCode::BAD_REQUEST,
-            RefusalCode::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-            RefusalCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        (status, Json(self.0)).into_response()
-    }
-}
-
-/// A JSON body; what is wrong with it is told with line and column.
-pub(super) struct Body<T>(pub(super) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|e| invalid(format!("the body: {e}")))?;
-        serde_json::from_slice(&bytes)
-            .map(Self)
-            .map_err(|e| invalid(format!("the body is not what is wanted: {e}")).into())
-    }
-}
-
-/// Parts of the path between slashes.
-pub(super) struct Segments<T>(pub(super) T);
-
-impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segments<T> {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let segments = Path::from_request_parts(parts, state).await;
-        segments
-            .map(|Path(segments)| Self(segments))
-            .map_err(|e| invalid(format!("the path: {e}")).into())
-    }
-}
-
-/// What stands behind the `?`.
-pub(super) struct Asked<T>(pub(super) T);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let query = Query::from_request_parts(parts, state).await;
-        query
-            .map(|Query(query)| Self(query))
-            .map_err(|e| invalid(format!("the query: {}", e.body_text())).into())
-    }
-}
+use std::sync::{Arc, OnceLock};
+use utoipa::openapi::OpenApi;
 
 /// All routes over `backend`.
 pub(super) fn router<B: Backend>(backend: B) -> Router {
-    let changes = Arc::new(Semaphore::new(CHANGES_MAX));
-    let in_time = move |request: Request, next: Next| in_time(changes.clone(), request, next);
-    Router::new()
-        .route("/v1/version", get(version))
-        .route("/v1/status", get(status::<B>))
-        .route("/v1/members", get(members::<B>))
-        .route("/v1/members/{member}", delete(revoke::<B>))
-        .route("/v1/invites", post(invite::<B>))
-        .route("/v1/peers", get(peers::<B>))
-        .route("/v1/paths", get(paths::<B>))
-        .route("/v1/networks", get(networks::<B>).post(network_add::<B>))
-        .route("/v1/networks/{network}", delete(network_remove::<B>))
-        .route(
-            "/v1/networks/{network}/plugins/{plugin}",
-            post(plugins::attach::<B>).delete(plugins::detach::<B>),
-        )
-        .route(
-            "/v1/networks/{network}/plugins/{plugin}/shadow",
-            post(plugins::shadow::<B>)
-                .layer(DefaultBodyLimit::max(PLUGIN_MAX))
-                .delete(plugins::unshadow::<B>),
-        )
-        .route(
-            "/v1/networks/{network}/plugins/{plugin}/log",
-            get(plugins::log::<B>),
-        )
-        .route(
-            "/v1/networks/{network}/vteps/{ip}",
-            post(vtep_add::<B>).delete(vtep_remove::<B>),
-        )
-        .route("/v1/vteps", get(vteps::<B>))
-        .route("/v1/ports", get(ports::<B>).post(attach::<B>))
-        .route("/v1/ports/{port}", delete(detach::<B>))
-        .route("/v1/fdb", get(fdb::<B>))
-        .route("/v1/flows", get(flows::<B>))
-        .route("/v1/connections", get(connections::<B>))
-        .route("/v1/drops", get(drops::<B>))
-        .route("/v1/events", get(events::<B>))
-        .route("/v1/trace", post(trace_packet::<B>))
-        .route("/v1/doctor", get(doctor::<B>))
-        .route("/v1/plugins", get(plugins::list::<B>))
-        .route(
-            "/v1/plugins/{plugin}",
-            post(plugins::install::<B>)
-                .layer(DefaultBodyLimit::max(PLUGIN_MAX))
-                .delete(plugins::remove::<B>),
-        )
-        .route(
-            "/v1/plugins/{plugin}/rollback",
-            post(plugins::roll_back::<B>),
-        )
-        .route("/v1/networks/{network}/plugins", get(plugins::chain::<B>))
-        .route("/v1/plugin-stats", get(plugins::stats::<B>))
+    let (router, table, document) = table::<B>().done();
+    // A document of strings and numbers; it can be written.
+    let _ = DOCUMENT.set(document.to_pretty_json().unwrap_or_default());
+    let desk = Arc::new(Desk::new(table));
+    let at_work = move |request: Request, next: Next| limits::at_work(desk.clone(), request, next);
+    router
         .fallback(async || {
-            no_such("there is nothing at this path; docs/reference/api.md lists what there is")
+            no_such(
+                ErrorCode::PathUnknown,
+                "there is nothing at this path; docs/reference/api.md lists what there is",
+            )
         })
         .method_not_allowed_fallback(async || {
-            let refusal = invalid("this path does not take this method");
+            let refusal = Refusal::new(
+                ErrorCode::MethodNotTaken,
+                "this path does not take this method",
+            );
             (StatusCode::METHOD_NOT_ALLOWED, Json(refusal))
         })
-        .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(axum::middleware::from_fn(in_time))
+        // What comes here was measured before.
+        .layer(DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn(at_work))
         .with_state(backend)
 }
 
-fn no_such(message: &str) -> ApiError {
-    ApiError(Refusal {
-        code: RefusalCode::NotFound,
-        message: message.to_owned(),
-    })
+/// The document, as it is answered and kept in `docs/reference/openapi.json`.
+static DOCUMENT: OnceLock<String> = OnceLock::new();
+
+/// The OpenAPI document.
+pub(super) fn document<B: Backend>() -> OpenApi {
+    table::<B>().done().2
 }
 
-/// The whole of a request, from the body that is to come on, within its times; only so many changes at once.
-async fn in_time(changes: Arc<Semaphore>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let takes_query = matches!(
-        path,
-        "/v1/fdb" | "/v1/flows" | "/v1/connections" | "/v1/events" | "/v1/plugin-stats"
-    ) || path
-        .strip_prefix("/v1/plugins/")
-        .is_some_and(|name| request.method() == Method::POST && !name.contains('/'))
-        || (path.starts_with("/v1/networks/") && path.ends_with("/log"));
-    if !takes_query && request.uri().query().is_some_and(|query| !query.is_empty()) {
-        let refusal = invalid("this path takes no query (what stands behind the `?`)");
-        return ApiError(refusal).into_response();
+fn table<B: Backend>() -> Routes<B> {
+    Routes::new()
+        .get("/metrics", "Figures for a scraper, as Prometheus' text or, if `Accept` prefers it, as OpenMetrics.", metrics::scrape::<B>)
+        .get("/v1/openapi.json", "This document.", openapi)
+        .get("/v1/version", "Version of the daemon.", version)
+        .get("/v1/status", "The node and the mesh, in short.", status::<B>)
+        .get("/v1/members", "Members of the mesh.", members::<B>)
+        .delete("/v1/members/{member}", "Takes a member's rights for good.", revoke::<B>)
+        .post("/v1/invites", "Makes a one-time token that lets another node join.", invite::<B>)
+        .get("/v1/peers", "Sessions with other nodes.", peers::<B>)
+        .get("/v1/paths", "All ways to each peer.", paths::<B>)
+        .get("/v1/networks", "Networks of the mesh.", networks::<B>)
+        .post("/v1/networks", "Defines a network; the same again changes nothing.", network_add::<B>)
+        .delete("/v1/networks/{network}", "Removes a network that has no ports.", network_remove::<B>)
+        .get("/v1/networks/{network}/plugins", "The network's policy chain on this node, in the order in which it is asked.", plugins::chain::<B>)
+        .post("/v1/networks/{network}/plugins/{plugin}", "Attaches a plugin; what is left out stays as it was.", plugins::attach::<B>)
+        .delete("/v1/networks/{network}/plugins/{plugin}", "Detaches a plugin.", plugins::detach::<B>)
+        .post("/v1/networks/{network}/plugins/{plugin}/shadow", "Runs another version beside the one in use, and obeys it in nothing.", plugins::shadow::<B>)
+        .delete("/v1/networks/{network}/plugins/{plugin}/shadow", "Ends what runs beside.", plugins::unshadow::<B>)
+        .get("/v1/networks/{network}/plugins/{plugin}/log", "What the plugin's controller told.", plugins::log::<B>)
+        .post("/v1/networks/{network}/vteps/{ip}", "Declares a foreign VTEP of a network on this node.", vtep_add::<B>)
+        .delete("/v1/networks/{network}/vteps/{ip}", "Takes the declaration back.", vtep_remove::<B>)
+        .get("/v1/vteps", "Foreign VTEPs that were declared on this node.", vteps::<B>)
+        .get("/v1/ports", "Ports of this node.", ports::<B>)
+        .post("/v1/ports", "Attaches a port; the answer is the port, ready.", attach::<B>)
+        .delete("/v1/ports/{port}", "Detaches a port.", detach::<B>)
+        .delete("/v1/owners/{owner}", "Detaches the port of an owner.", detach_owner::<B>)
+        .get("/v1/docker", "How the Docker driver is.", docker::<B>)
+        .put("/v1/docker", "Serves Docker's plugin socket, now and after each start.", docker_enable::<B>)
+        .delete("/v1/docker", "Serves it no more.", docker_disable::<B>)
+        .post("/v1/docker/tidy", "Removes what Docker has no more, and says what that was.", docker_tidy::<B>)
+        .get("/v1/devices", "Devices of this host that were declared, in the config file or here.", devices::of_host::<B>)
+        .get("/v1/devices/{device}", "One of them.", devices::one::<B>)
+        .put("/v1/devices/{device}", "Declares a device, or declares it otherwise; the same again changes nothing. The answer is how it is, looked at.", devices::put::<B>)
+        .delete("/v1/devices/{device}", "Declares a device no more that was declared here, and removes it.", devices::remove::<B>)
+        .get("/v1/fdb", "Where each MAC is.", fdb::<B>)
+        .get("/v1/flows", "Rulings that hold for many frames.", flows::<B>)
+        .get("/v1/connections", "Connections of tracked networks, at most 4096 a network.", connections::<B>)
+        .get("/v1/groups", "Who listens to which multicast, by network.", groups::<B>)
+        .get("/v1/drops", "Why frames were dropped, how many, where, and the last of each.", drops::drops::<B>)
+        .on(Method::GET, "/v1/capture", "Frames as they come and go, with what becomes of each, without end: pcapng, or lines of JSON.", true, capture::capture::<B>)
+        .get("/v1/balance", "What came and what left, by network.", drops::balance::<B>)
+        .get("/v1/events", "What happened, and what happens.", follow::events::<B>)
+        .ask("/v1/trace", "What would become of a packet, and why; nothing is sent.", trace_packet::<B>)
+        .get("/v1/doctor", "What only the daemon knows for `meshd doctor`.", doctor::<B>)
+        .get("/v1/plugins", "Plugins of this node.", plugins::list::<B>)
+        .post("/v1/plugins/{plugin}", "Installs a component, or puts it in the place of the one of that name.", plugins::install::<B>)
+        .delete("/v1/plugins/{plugin}", "Removes a plugin that is attached nowhere.", plugins::remove::<B>)
+        .post("/v1/plugins/{plugin}/rollback", "Goes back to an earlier version.", plugins::roll_back::<B>)
+        .get("/v1/plugin-stats", "What plugins were asked and said, and how long it took.", plugins::stats::<B>)
+        .get("/v1/log", "What is logged.", log_level)
+        .put("/v1/log", "Logs this from now on, until the daemon or its config is started or read again.", set_log_level)
+}
+
+fn no_such(code: ErrorCode, message: &str) -> ApiError {
+    ApiError::new(code, message)
+}
+
+/// The document, as text.
+struct Document(&'static str);
+
+impl Text for Document {
+    const KINDS: &'static [&'static str] = &["application/json"];
+}
+
+impl IntoResponse for Document {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/json")], self.0).into_response()
     }
-    let takes_component = path.starts_with("/v1/plugins/") || path.ends_with("/shadow");
-    let most = match takes_component {
-        true => PLUGIN_MAX,
-        false => BODY_MAX,
-    };
-    let (parts, body) = request.into_parts();
-    // Read before it counts, so that nobody holds a place by sending slowly.
-    let bytes = match tokio::time::timeout(BODY_WITHIN, body::to_bytes(body, most)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => {
-            let refusal = invalid(format!("the body: {error}; at most {most} bytes are taken"));
-            return ApiError(refusal).into_response();
-        }
-        Err(_) => {
-            let message = format!("the body did not come within {} s", BODY_WITHIN.as_secs());
-            return ApiError(invalid(message)).into_response();
-        }
-    };
-    let is_view = matches!(parts.method, Method::GET | Method::HEAD);
-    let request = Request::from_parts(parts, bytes.into());
-    let work = async move {
-        if is_view {
-            return next.run(request).await;
-        }
-        // A task of its own: who changes something and goes away must not leave half of it done.
-        let change = async move {
-            // The semaphore is never closed.
-            let _place = changes.acquire().await.ok();
-            next.run(request).await
-        };
-        tokio::spawn(change).await.unwrap_or_else(|_| {
-            let message = "the daemon failed within this request; its log says how".to_owned();
-            ApiError(Refusal {
-                code: RefusalCode::Unavailable,
-                message,
-            })
-            .into_response()
-        })
-    };
-    tokio::time::timeout(Duration::from_secs(REQUEST_S), work).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {REQUEST_S} s; the work may still be done, look before you ask again");
-        ApiError(Refusal { code: RefusalCode::Unavailable, message }).into_response()
+}
+
+async fn openapi() -> Result<Document, ApiError> {
+    Ok(Document(DOCUMENT.get().map_or("", String::as_str)))
+}
+
+async fn version() -> Json<Version> {
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
 
-async fn version() -> Json<serde_json::Value> {
-    Json(serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))
+async fn log_level() -> Json<LogLevel> {
+    Json(LogLevel {
+        level: crate::logging::level(),
+    })
 }
 
+async fn set_log_level(Body(wish): Body<LogLevel>) -> Answer<LogLevel> {
+    crate::logging::set(&wish.level)
+        .map_err(|why| Refusal::new(ErrorCode::LogLevelInvalid, why))?;
+    tracing::info!(level = %wish.level, "logged from now on");
+    Ok(log_level().await)
+}
 macro_rules! views {
     ($($name:ident -> $view:ty;)*) => { $(
         async fn $name<B: Backend>(State(backend): State<B>) -> Answer<$view> {
@@ -252,14 +162,16 @@ views! {
     paths -> Vec<view::Path>;
     networks -> Vec<view::Network>;
     vteps -> Vec<view::VtepRow>;
+    groups -> Vec<view::Listeners>;
     ports -> Vec<view::Port>;
-    drops -> Vec<view::Drops>;
     doctor -> view::Doctor;
+    docker -> crate::docker::Status;
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 struct NetworkQuery {
+    /// Name or VNI: only those on this network.
     network: Option<String>,
 }
 
@@ -341,14 +253,6 @@ async fn network_remove<B: Backend>(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What is behind a foreign VTEP.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct VtepWish {
-    #[serde(default)]
-    macs: std::collections::BTreeSet<MacAddr>,
-}
-
 async fn vtep_add<B: Backend>(
     State(backend): State<B>,
     Segments((network, ip)): Segments<(String, IpAddr)>,
@@ -398,116 +302,69 @@ async fn detach<B: Backend>(
     Ok(StatusCode::NO_CONTENT)
 }
 
+async fn detach_owner<B: Backend>(
+    State(backend): State<B>,
+    Segments(owner): Segments<Owner>,
+) -> Result<StatusCode, ApiError> {
+    backend.command(Command::DetachOwner { owner }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn docker_enable<B: Backend>(
+    State(backend): State<B>,
+    Body(settings): Body<crate::docker::Settings>,
+) -> Answer<crate::docker::Status> {
+    backend.set_docker(Some(settings)).await?;
+    Ok(Json(backend.docker().await?))
+}
+
+async fn docker_tidy<B: Backend>(State(backend): State<B>) -> Answer<crate::docker::Tidied> {
+    Ok(Json(backend.docker_tidy().await?))
+}
+
+async fn docker_disable<B: Backend>(State(backend): State<B>) -> Result<StatusCode, ApiError> {
+    backend.set_docker(None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 fn vanished(what: &str) -> ApiError {
-    ApiError(Refusal {
-        code: RefusalCode::Conflict,
-        message: format!(
+    ApiError::new(
+        ErrorCode::MadeAndGone,
+        format!(
             "{what} was made, and removed by somebody else before this answer; see `meshd events`"
         ),
-    })
+    )
 }
 
 fn unexpected(reply: &Reply) -> ApiError {
-    ApiError(Refusal {
-        code: RefusalCode::Failed,
-        message: format!("the node answered something else: {reply:?}"),
-    })
+    ApiError::new(
+        ErrorCode::Internal,
+        format!("the node answered something else: {reply:?}"),
+    )
 }
 
 async fn trace_packet<B: Backend>(
     State(backend): State<B>,
     Body(wish): Body<TraceWish>,
 ) -> Answer<view::TraceReport> {
-    let packet: Packet = wish.packet.parse().map_err(|e| invalid(format!("{e}")))?;
-    let (networks, ports, fdb) = (
-        backend.networks().await?,
-        backend.ports().await?,
-        backend.fdb().await?,
-    );
-    let spec = trace::spec(
-        &packet,
-        trace::network(&networks, &wish.network)?,
-        &ports,
-        &fdb,
-    )?;
-    Ok(Json(backend.trace(spec).await?))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EventsQuery {
-    /// Server-sent events, without end.
-    #[serde(default)]
-    follow: bool,
-    /// Only events behind this number.
-    after: Option<u64>,
-}
-
-async fn events<B: Backend>(
-    State(backend): State<B>,
-    Asked(query): Asked<EventsQuery>,
-    headers: HeaderMap,
-) -> Response {
-    let (mut recent, coming) = backend.events();
-    let last_seen = headers
-        .get("last-event-id")
-        .and_then(|id| id.to_str().ok()?.parse().ok());
-    if let Some(after) = last_seen.or(query.after) {
-        recent.retain(|event| event.seq > after);
-    }
-    if query.follow {
-        static FOLLOWERS: Semaphore = Semaphore::const_new(FOLLOWERS_MAX);
-        let Ok(place) = FOLLOWERS.try_acquire() else {
-            let message = format!("{FOLLOWERS_MAX} clients follow events already; end one of them");
-            let code = RefusalCode::Unavailable;
-            return ApiError(Refusal { code, message }).into_response();
+    if let Some(on) = wish.on {
+        let vni = trace::network(&backend.networks().await?, &wish.network)?.vni;
+        let members = backend.members().await?;
+        let is = |member: &&view::Member| {
+            member.name.as_str() == on || member.id.short() == on || member.id.to_string() == on
         };
-        let events = follow(recent.into(), coming).map(move |event| {
-            let _held = &place;
-            event
-        });
-        Sse::new(events)
-            .keep_alive(sse::KeepAlive::default())
-            .into_response()
-    } else {
-        Json(recent).into_response()
+        let node = members.iter().find(is);
+        let node = node.ok_or_else(|| {
+            no_such(
+                ErrorCode::MemberUnknown,
+                &format!(
+                    "there is no member \"{}\"; see `meshd members`",
+                    meshd_core::ident::escape(on.as_bytes())
+                ),
+            )
+        })?;
+        return Ok(Json(backend.trace_on(node.id, vni, wish.packet).await?));
     }
-}
-
-/// First what is remembered, then what comes. Whoever reads too slowly is told how many were left out.
-fn follow(
-    recent: VecDeque<view::Event>,
-    coming: broadcast::Receiver<view::Event>,
-) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    stream::unfold(
-        (recent, coming, 0),
-        async |(mut recent, mut coming, mut last)| {
-            loop {
-                let event = match recent.pop_front() {
-                    Some(event) => event,
-                    None => match coming.recv().await {
-                        Ok(event) => event,
-                        Err(RecvError::Closed) => return None,
-                        Err(RecvError::Lagged(missed)) => {
-                            let told = sse::Event::default()
-                                .event("missed")
-                                .data(format!("{{\"missed\":{missed}}}"));
-                            return Some((Ok(told), (recent, coming, last)));
-                        }
-                    },
-                };
-                // What was remembered may also be in the channel.
-                if event.seq <= last {
-                    continue;
-                }
-                last = event.seq;
-                if let Ok(text) = serde_json::to_string(&event) {
-                    return Some((
-                        Ok(sse::Event::default().id(last.to_string()).data(text)),
-                        (recent, coming, last),
-                    ));
-                }
-            }
-        },
-    )
+    let spec = trace::resolve(&backend, &wish.network, &wish.packet).await?;
+    Ok(Json(backend.trace(spec).await?))
 }

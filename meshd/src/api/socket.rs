@@ -1,9 +1,14 @@
-//! The socket file: who may take its place, who may connect, how many at once.
+//! The socket file: who may take its place, who may connect, how many at once, and the loop that serves them. What who connects may
+//! do is in `access.rs`.
 //!
 //! Owns the file from binding to the end. Refuses links, things that are no socket, and a socket on which somebody answers.
 //! The file is bound under another name, closed to others, and only then moved into place: there is no moment at which
 //! somebody else could connect.
 
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use meshd_core::code::ErrorCode;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
@@ -31,7 +36,7 @@ pub enum SocketError {
     },
     #[error("{path} is there and is no socket; remove it, or give another path by --socket or MESHD_SOCKET", path = path.display())]
     NoSocket { path: PathBuf },
-    #[error("another meshd answers on {path}; stop that one, or give another path by --socket or MESHD_SOCKET", path = path.display())]
+    #[error("somebody answers on {path}, another meshd most likely; stop that one, or give another path by --socket (MESHD_SOCKET)", path = path.display())]
     InUse { path: PathBuf },
     #[error("the socket path {path} has {len} bytes; the kernel takes at most {max}. Give a shorter one by --socket or MESHD_SOCKET", path = path.display(), max = PATH_MAX - SUFFIX)]
     Long { path: PathBuf, len: usize },
@@ -44,7 +49,8 @@ const SUFFIX: usize = ".4194304".len();
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
-    file: SocketFile,
+    /// `None`: it belongs to who handed the socket over.
+    file: Option<SocketFile>,
 }
 
 /// Removes the file when dropped, if it is still the one that was made.
@@ -103,14 +109,40 @@ impl Socket {
         })?;
         Ok(Self {
             listener,
-            file: SocketFile {
+            file: Some(SocketFile {
                 path: path.to_owned(),
                 made,
-            },
+            }),
         })
     }
 
-    pub(super) fn into_parts(self, connections_max: usize) -> (Limited, SocketFile) {
+    /// Of a socket that listens already, handed over by the service manager.
+    ///
+    /// # Errors
+    /// If it cannot be waited for.
+    pub fn inherited(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener)?,
+            file: None,
+        })
+    }
+
+    /// Lets all users of the host connect: who connects is told by the kernel, and may do what the config says.
+    ///
+    /// # Errors
+    /// If the file's mode cannot be changed.
+    pub fn open_to_all(&self, path: &Path) -> Result<(), SocketError> {
+        std::fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(|source| {
+            SocketError::Io {
+                doing: "open to other users",
+                path: path.to_owned(),
+                source,
+            }
+        })
+    }
+
+    pub(super) fn into_parts(self, connections_max: usize) -> (Limited, Option<SocketFile>) {
         (
             Limited {
                 listener: self.listener,
@@ -145,13 +177,26 @@ fn check_place(path: &Path) -> Result<(), SocketError> {
         Ok(meta) if !meta.file_type().is_socket() => Err(SocketError::NoSocket {
             path: path.to_owned(),
         }),
-        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => Err(SocketError::InUse {
+        Ok(_) => match knock(path) {
+            Ok(true) => Err(SocketError::InUse {
                 path: path.to_owned(),
             }),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            Ok(false) => Ok(()),
             Err(error) => Err(io("try", error)),
         },
+    }
+}
+
+/// Whether somebody listens there. Without waiting: who hangs accepts nobody, and would keep us for ever.
+fn knock(path: &Path) -> io::Result<bool> {
+    let probe = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&socket2::SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        // As many as it wants wait already, and nobody lets them in (unix(7), EAGAIN).
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -177,7 +222,7 @@ impl Limited {
                     };
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection of the API");
+                    tracing::warn!(code = %ErrorCode::ConnectionsFailed, %error, "cannot accept a connection of the API");
                     // Out of descriptors, most likely: somebody must close one first.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -186,10 +231,49 @@ impl Limited {
     }
 }
 
+/// Serves `router` to whoever connects, one request a connection, until the future is dropped; the socket's file goes with
+/// it. `most`: connections at once; more wait. `head_within`: for a request's head to come. `begin` runs a connection.
+pub(crate) async fn serve(
+    socket: Socket,
+    most: usize,
+    head_within: Duration,
+    router: axum::Router,
+    mut begin: impl FnMut(Pin<Box<dyn Future<Output = ()> + Send>>),
+) {
+    let (mut listener, _file) = socket.into_parts(most);
+    loop {
+        let connection = listener.accept().await;
+        begin(Box::pin(answer(connection, router.clone(), head_within)));
+    }
+}
+
+/// Answers the one request of a connection.
+pub(super) async fn answer<S>(connection: S, router: axum::Router, head_within: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router);
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(head_within)
+        .keep_alive(false);
+    // Whoever went away, or was too slow, has nobody to be told.
+    let _ = http
+        .serve_connection(TokioIo::new(connection), service)
+        .await;
+}
+
 /// A connection that gives its place back when it ends.
 pub(super) struct Placed {
     stream: UnixStream,
     _place: OwnedSemaphorePermit,
+}
+
+impl Placed {
+    /// Who is at the other end is asked of it.
+    pub(super) fn stream(&self) -> &UnixStream {
+        &self.stream
+    }
 }
 
 impl AsyncRead for Placed {
@@ -263,6 +347,37 @@ mod tests {
             Err(SocketError::NoSocket { .. })
         ));
         assert_eq!(std::fs::read(&path).unwrap(), b"letter");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_hangs_on_its_socket_is_in_the_way_and_holds_nobody_up() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("s");
+        let unix = || {
+            let (domain, kind) = (socket2::Domain::UNIX, socket2::Type::STREAM);
+            socket2::Socket::new(domain, kind, None).unwrap()
+        };
+        let address = socket2::SockAddr::unix(&path).unwrap();
+        let hung = unix();
+        hung.bind(&address).unwrap();
+        hung.listen(0).unwrap();
+        // Until the next one would have to wait.
+        let mut waiting = Vec::new();
+        loop {
+            let client = unix();
+            client.set_nonblocking(true).unwrap();
+            match client.connect(&address) {
+                Ok(()) => waiting.push(client),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        assert!(matches!(
+            Socket::bind(&path),
+            Err(SocketError::InUse { .. })
+        ));
     }
 
     #[tokio::test]

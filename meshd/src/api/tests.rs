@@ -1,18 +1,26 @@
 //! The API as a client meets it: a real socket, a small backend.
 #![allow(clippy::unwrap_used)]
 
-use super::backend::{Answer, Backend};
+mod devices;
+
+use super::backend::{Answer, Backend, DropFilter};
+use super::capture::CaptureWish;
 use super::client::{Client, ClientError, Followed};
 use super::requests::{AttachWish, ByteInput, Invite, InviteWish, TraceWish};
 use super::socket::Socket;
+use crate::api::{Doors, Rules};
+use crate::events::{Past, Wanted};
 use crate::rulings::Rulings;
 use crate::store::Store;
 use bytes::Bytes;
+use meshd_core::code::{ErrorCode, RefusalKind};
 use meshd_core::command::{
-    AttachSpec, Command, IpSpec, NetnsRef, Refusal, RefusalCode, Reply, TraceSpec,
+    AttachSpec, Command, IpSpec, NetnsRef, PortRoute, Refusal, Reply, TraceSpec,
 };
+use meshd_core::config::{Declared, DeviceConfig, DeviceName, unknown_device};
 use meshd_core::flow::Origin;
 use meshd_core::ident::{Epoch, IfName, Label, MacAddr, NodeId, PortId, Vni};
+use meshd_core::kind::PortKind;
 use meshd_core::notice::Notice;
 use meshd_core::view;
 use meshd_core::wire::record::Role;
@@ -28,15 +36,17 @@ struct Fake(Arc<Inner>);
 struct Inner {
     commands: Mutex<Vec<Command>>,
     traced: Mutex<Option<TraceSpec>>,
+    filtered: Mutex<DropFilter>,
     events: broadcast::Sender<view::Event>,
     rulings: Rulings,
+    declared: Mutex<Declared>,
     /// While it is held for writing, commands wait.
     held: tokio::sync::RwLock<()>,
 }
 
 fn not_here<T>() -> Answer<T> {
     Err(Refusal {
-        code: RefusalCode::Conflict,
+        code: ErrorCode::NetworkExists,
         message: "not here".to_owned(),
     })
 }
@@ -69,7 +79,7 @@ impl Backend for Fake {
         not_here()
     }
     async fn members(&self) -> Answer<Vec<view::Member>> {
-        not_here()
+        Ok(vec![])
     }
     async fn peers(&self) -> Answer<Vec<view::Peer>> {
         Ok(vec![])
@@ -78,56 +88,22 @@ impl Backend for Fake {
         Ok(vec![])
     }
     async fn networks(&self) -> Answer<Vec<view::Network>> {
-        Ok(vec![view::Network {
-            name: label("demo"),
-            vni: vni(),
-            subnets: vec!["10.0.0.0/24".parse().unwrap()],
-            mtu: 1450,
-            author: here(),
-            since_at_ms: 0,
-            service: vec![],
-            domain: "demo.mesh.internal".to_owned(),
-            ports_here: 1,
-            endpoints: 2,
-            nodes: vec![here()],
-            plugins: 0,
-            away: Vec::new(),
-        }])
+        Ok(vec![demo()])
+    }
+    async fn docker(&self) -> Answer<crate::docker::Status> {
+        not_here()
+    }
+    async fn docker_tidy(&self) -> Answer<crate::docker::Tidied> {
+        not_here()
+    }
+    async fn set_docker(&self, _: Option<crate::docker::Settings>) -> Answer<()> {
+        not_here()
     }
     async fn ports(&self) -> Answer<Vec<view::Port>> {
-        Ok(vec![view::Port {
-            id: PortId(3),
-            network: "demo".to_owned(),
-            vni: vni(),
-            netns: view::ByteText::of(b"/run/netns/web"),
-            ifname: view::ByteText::of(b"eth0"),
-            mac: MacAddr([2, 0, 0, 0, 0, 3]),
-            ips: vec!["10.0.0.3/24".parse().unwrap()],
-            leased: vec![],
-            name: Some(label("web")),
-            domain_name: None,
-            labels: BTreeMap::new(),
-            since_at_ms: 0,
-            state: view::PortState::Ready,
-            reason: None,
-            traffic: view::Traffic::default(),
-        }])
+        Ok(vec![web()])
     }
     async fn fdb(&self) -> Answer<Vec<view::FdbEntry>> {
-        Ok(vec![view::FdbEntry {
-            network: "demo".to_owned(),
-            vni: vni(),
-            mac: MacAddr([2, 0, 0, 0, 0, 9]),
-            port: None,
-            node: view::NodeRef {
-                id: NodeId([9; 32]),
-                name: Some(label("attic")),
-            },
-            kind: view::FdbKind::Remote,
-            ips: vec!["10.0.0.9".parse().unwrap()],
-            name: None,
-            idle_s: None,
-        }])
+        Ok(vec![attic()])
     }
     async fn connections(&self) -> Answer<Vec<view::Connection>> {
         Ok(Vec::new())
@@ -136,11 +112,50 @@ impl Backend for Fake {
     async fn flows(&self) -> Answer<Vec<view::Flow>> {
         Ok(vec![])
     }
+    async fn groups(&self) -> Answer<Vec<view::Listeners>> {
+        Ok(Vec::new())
+    }
     async fn vteps(&self) -> Answer<Vec<view::VtepRow>> {
         Ok(vec![])
     }
-    async fn drops(&self) -> Answer<Vec<view::Drops>> {
+    async fn drops_where(&self, filter: DropFilter) -> Answer<Vec<view::Drops>> {
+        *self.0.filtered.lock().unwrap() = filter;
         Ok(vec![])
+    }
+    async fn capture(
+        &self,
+        wish: CaptureWish,
+    ) -> Answer<futures_util::stream::BoxStream<'static, Result<Bytes, std::convert::Infallible>>>
+    {
+        let told = format!("{:?} {} {:?}", wish.subject, wish.text, wish.format);
+        Ok(Box::pin(futures_util::stream::iter([Ok(Bytes::from(
+            told,
+        ))])))
+    }
+    async fn balance(&self) -> Answer<Vec<view::Balance>> {
+        Ok(vec![])
+    }
+    async fn devices(&self) -> Answer<Vec<view::Device>> {
+        let merged = self.0.declared.lock().unwrap().merge();
+        Ok(crate::devices::told(&[], &merged))
+    }
+    async fn device(&self, name: &str) -> Answer<view::Device> {
+        let mut rows = self.devices().await?.into_iter();
+        let row = rows.find(|row| row.name.text == name);
+        row.ok_or_else(|| unknown_device(name))
+    }
+    async fn put_device(&self, device: DeviceConfig) -> Answer<view::Device> {
+        let name = device.name().to_string();
+        {
+            let mut declared = self.0.declared.lock().unwrap();
+            *declared = declared.put(device)?;
+        }
+        self.device(&name).await
+    }
+    async fn remove_device(&self, name: DeviceName) -> Answer<()> {
+        let mut declared = self.0.declared.lock().unwrap();
+        *declared = declared.remove(&name)?;
+        Ok(())
     }
     async fn doctor(&self) -> Answer<view::Doctor> {
         Ok(view::Doctor::default())
@@ -149,16 +164,93 @@ impl Backend for Fake {
         *self.0.traced.lock().unwrap() = Some(spec);
         not_here()
     }
-    fn events(&self) -> (Vec<view::Event>, broadcast::Receiver<view::Event>) {
+    async fn trace_on(&self, _: NodeId, _: Vni, _: String) -> Answer<view::TraceReport> {
+        not_here()
+    }
+    fn events(&self, wanted: &Wanted) -> Past {
         // Number 3 is both remembered and on its way.
         let coming = self.0.events.subscribe();
         for seq in [3, 4] {
             self.0.events.send(event(seq)).unwrap();
         }
-        ((1..=3).map(event).collect(), coming)
+        let remembered = (1..=3).map(event);
+        Past {
+            events: remembered.filter(|event| wanted.takes(event)).collect(),
+            missed: 0,
+            anew: false,
+            coming,
+        }
     }
     fn rulings(&self) -> Rulings {
         self.0.rulings.clone()
+    }
+}
+
+pub(super) fn demo() -> view::Network {
+    view::Network {
+        name: label("demo"),
+        vni: vni(),
+        subnets: vec!["10.0.0.0/24".parse().unwrap()],
+        mtu: 1450,
+        author: here(),
+        since_at_ms: 0,
+        service: vec![],
+        domain: "demo.mesh.internal".to_owned(),
+        ports_here: 1,
+        endpoints: 2,
+        nodes: vec![here()],
+        plugins: 0,
+        away: Vec::new(),
+        bridges: Vec::new(),
+    }
+}
+
+pub(crate) fn web() -> view::Port {
+    view::Port {
+        id: PortId(3),
+        network: "demo".to_owned(),
+        vni: vni(),
+        netns: view::ByteText::of(b"/run/netns/web"),
+        ifname: view::ByteText::of(b"eth0"),
+        mac: MacAddr([2, 0, 0, 0, 0, 3]),
+        ips: vec!["10.0.0.3/24".parse().unwrap()],
+        leased: vec![],
+        name: Some(label("web")),
+        domain_name: None,
+        labels: BTreeMap::new(),
+        since_at_ms: 0,
+        mtu: None,
+        routes: vec![],
+        vrf: None,
+        owner: None,
+        state: view::PortState::Ready,
+        reason: None,
+        kind: PortKind::Veth,
+        link: true,
+        device: None,
+        devices: vec![],
+        queues: vec![5, 7],
+        learned: 0,
+        stp_root: None,
+        kernel: view::KernelTraffic::default(),
+        traffic: view::Traffic::default(),
+    }
+}
+
+pub(super) fn attic() -> view::FdbEntry {
+    view::FdbEntry {
+        network: "demo".to_owned(),
+        vni: vni(),
+        mac: MacAddr([2, 0, 0, 0, 0, 9]),
+        port: None,
+        node: view::NodeRef {
+            id: NodeId([9; 32]),
+            name: Some(label("attic")),
+        },
+        kind: view::FdbKind::Remote,
+        ips: vec!["10.0.0.9".parse().unwrap()],
+        name: None,
+        idle_s: None,
     }
 }
 
@@ -198,13 +290,20 @@ fn scene() -> Scene {
     let backend = Fake(Arc::new(Inner {
         commands: Mutex::default(),
         traced: Mutex::default(),
+        filtered: Mutex::default(),
         events: broadcast::channel(16).0,
         rulings,
+        declared: Mutex::default(),
         held: tokio::sync::RwLock::default(),
     }));
     let path = folder.path().join("sock");
     let socket = Socket::bind(&path).unwrap();
-    let server = tokio::spawn(super::serve(socket, backend.clone()));
+    let doors = Doors {
+        socket,
+        rules: Rules::default(),
+        tcp: None,
+    };
+    let server = tokio::spawn(super::serve(doors, backend.clone()));
     Scene {
         client: Client::new(&path),
         backend,
@@ -227,15 +326,15 @@ async fn a_refusal_comes_through_as_it_was_said() {
     let refusal = refused(scene.client.get("/v1/status").await);
     assert_eq!(
         (refusal.code, refusal.message.as_str()),
-        (RefusalCode::Conflict, "not here")
+        (ErrorCode::NetworkExists, "not here")
     );
     assert_eq!(
-        refused(scene.client.get("/v1/nothing").await).code,
-        RefusalCode::NotFound
+        refused(scene.client.get("/v1/nothing").await).kind(),
+        RefusalKind::NotFound
     );
     assert_eq!(
-        refused(scene.client.post("/v1/status", &json!({})).await).code,
-        RefusalCode::Invalid
+        refused(scene.client.post("/v1/status", &json!({})).await).kind(),
+        RefusalKind::Invalid
     );
 }
 
@@ -324,7 +423,7 @@ async fn a_wrong_body_is_refused_with_its_place_and_reaches_no_node() {
             .post_bytes("/v1/invites", Bytes::from_static(body.as_bytes()))
             .await;
         let refusal = refused(answer);
-        assert_eq!(refusal.code, RefusalCode::Invalid, "{refusal}");
+        assert_eq!(refusal.kind(), RefusalKind::Invalid, "{refusal}");
     }
     let large = refused(
         scene
@@ -332,7 +431,7 @@ async fn a_wrong_body_is_refused_with_its_place_and_reaches_no_node() {
             .post_bytes("/v1/networks", Bytes::from(vec![b' '; 2 << 20]))
             .await,
     );
-    assert_eq!(large.code, RefusalCode::Invalid, "{large}");
+    assert_eq!(large.kind(), RefusalKind::Invalid, "{large}");
     let relative = json!({"network": "demo", "netns": "web", "ifname": "eth0", "ip": "auto"});
     assert!(
         refused(scene.client.post("/v1/ports", &relative).await)
@@ -347,17 +446,25 @@ async fn names_of_any_bytes_reach_the_node_as_they_are() {
     let scene = scene();
     let wish = AttachWish {
         network: "demo".to_owned(),
-        netns: ByteInput::of(b"/run/netns/\xff"),
+        netns: Some(ByteInput::of(b"/run/netns/\xff")),
         ifname: ByteInput::of(b"-\xfe%d"),
         ip: IpSpec::Fixed(vec!["10.0.0.5/24".parse().unwrap()]),
         mac: None,
         name: None,
         labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        mtu: Some(1400),
+        routes: vec![PortRoute {
+            to: "0.0.0.0/0".parse().unwrap(),
+            via: Some("10.0.0.9".parse().unwrap()),
+        }],
+        vrf: None,
+        owner: Some("cni/demo/1/eth0".parse().unwrap()),
+        kind: PortKind::Veth,
     };
     // The small backend makes no port.
     assert_eq!(
-        refused(scene.client.post("/v1/ports", &wish).await).code,
-        RefusalCode::Failed
+        refused(scene.client.post("/v1/ports", &wish).await).kind(),
+        RefusalKind::Failed
     );
     let spec = AttachSpec {
         network: "demo".to_owned(),
@@ -367,6 +474,11 @@ async fn names_of_any_bytes_reach_the_node_as_they_are() {
         mac: None,
         name: None,
         labels: wish.labels.clone(),
+        mtu: wish.mtu,
+        routes: wish.routes.clone(),
+        vrf: None,
+        owner: wish.owner.clone(),
+        kind: PortKind::Veth,
     };
     assert_eq!(
         *scene.backend.0.commands.lock().unwrap(),
@@ -413,8 +525,8 @@ async fn an_invite_is_made_within_its_bounds() {
         ..wish
     };
     assert_eq!(
-        refused(scene.client.post("/v1/invites", &forever).await).code,
-        RefusalCode::Invalid
+        refused(scene.client.post("/v1/invites", &forever).await).kind(),
+        RefusalKind::Invalid
     );
 }
 
@@ -465,6 +577,7 @@ async fn traced(packet: &str) -> Result<TraceSpec, Refusal> {
     let wish = TraceWish {
         network: "demo".to_owned(),
         packet: packet.to_owned(),
+        on: None,
     };
     let refusal = refused(scene.client.post("/v1/trace", &wish).await);
     let spec = scene.backend.0.traced.lock().unwrap().take();
@@ -555,7 +668,45 @@ async fn no_daemon_is_told_from_a_daemon_that_broke() {
     );
     let junk = Bytes::from_static(b"not wasm");
     assert_eq!(
-        refused(scene.client.post_bytes("/v1/plugins/acl", junk).await).code,
-        RefusalCode::Invalid
+        refused(scene.client.post_bytes("/v1/plugins/acl", junk).await).kind(),
+        RefusalKind::Invalid
     );
+}
+
+#[tokio::test]
+async fn drops_are_narrowed_by_names_that_are_found_and_by_nothing_else() {
+    use crate::api::backend::DropFilter;
+    use meshd_core::ruling::DropReason;
+    let scene = scene();
+    let ask = async |query: &str| {
+        scene
+            .client
+            .get::<Vec<view::Drops>>(&format!("/v1/drops{query}"))
+            .await
+    };
+    let asked = || *scene.backend.0.filtered.lock().unwrap();
+    ask("").await.unwrap();
+    assert_eq!(asked(), DropFilter::default());
+    ask("?network=demo&port=web.demo&reason=too-long")
+        .await
+        .unwrap();
+    assert_eq!(
+        asked(),
+        DropFilter {
+            vni: Some(vni()),
+            origin: Some(Origin::Port(PortId(3))),
+            reason: Some(DropReason::TooLong),
+        }
+    );
+    for (query, words) in [
+        ("?network=nowhere", "no network"),
+        ("?port=9", "no port \"9\""),
+        ("?peer=x", "no peer \"x\""),
+        ("?reason=bad-luck", "too-long"),
+        ("?port=web&peer=x", "one of the two"),
+        ("?colour=red", "colour"),
+    ] {
+        let error = ask(query).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{query}: {error}");
+    }
 }

@@ -3,10 +3,12 @@
 use super::args::Common;
 use super::values::{host_label, show_path};
 use super::{Failure, Printed, show};
+use crate::coded;
 use crate::daemon::{self, RunOptions};
 use crate::identity::Identity;
 use crate::store::Store;
 use crate::token::Token;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::Label;
 use meshd_core::wire::record::Record;
 use serde_json::json;
@@ -17,8 +19,8 @@ const TOKEN_MAX: usize = 64 << 10;
 
 pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result<Printed, Failure> {
     let name = name.unwrap_or_else(host_label);
-    let store = Store::open(&common.state).map_err(Failure::new)?;
-    let identity = Identity::init(&store, mesh, &name).map_err(Failure::new)?;
+    let store = Store::open(&common.state)?;
+    let identity = Identity::init(&store, mesh, &name)?;
     member(
         common,
         &identity,
@@ -36,29 +38,29 @@ pub(super) fn init(common: &Common, mesh: &Label, name: Option<Label>) -> Result
 pub(super) fn join(common: &Common, token: &str, name: Option<Label>) -> Result<Printed, Failure> {
     let text = match token {
         "-" => {
-            let bytes = crate::bounded::stdin(TOKEN_MAX)
-                .map_err(|e| Failure::new(format!("read the token from stdin: {e}")))?;
-            String::from_utf8(bytes)
-                .map_err(|_| Failure::new("what stdin gives is no token, and not even text"))?
+            let bytes = crate::bounded::stdin(TOKEN_MAX).map_err(|e| {
+                Failure::new(
+                    ErrorCode::FileUnreadable,
+                    format!("read the token from stdin: {e}"),
+                )
+            })?;
+            String::from_utf8(bytes).map_err(|_| {
+                Failure::new(
+                    ErrorCode::TokenInvalid,
+                    "what stdin gives is no token, and not even text",
+                )
+            })?
         }
         token => token.to_owned(),
     };
-    let token: Token = text.parse().map_err(Failure::new)?;
+    let token: Token = text.parse::<Token>()?;
     let wanted = name.unwrap_or_else(host_label);
-    let store = Store::open(&common.state).map_err(Failure::new)?;
+    let store = Store::open(&common.state)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
-    let identity = runtime.block_on(crate::join::join(&store, &token, &wanted)).map_err(|error| {
-        let unreachable = matches!(error, crate::join::JoinError::Unreachable { .. });
-        let failure = Failure::new(error);
-        if unreachable {
-            failure.hint("is `meshd run` running there, and does UDP get through? The addresses are in the token")
-        } else {
-            failure
-        }
-    })?;
+        .map_err(|e| Failure::new(ErrorCode::NoThreads, format!("cannot start: {e}")))?;
+    let identity = runtime.block_on(crate::join::join(&store, &token, &wanted))?;
     // The inviter may have given another name, where the wanted one is taken.
     let name = given_name(&identity).unwrap_or(wanted);
     member(
@@ -114,7 +116,7 @@ pub(super) fn run(common: &Common, config: Option<PathBuf>) -> Result<Printed, F
         socket: common.socket.clone(),
         config,
     };
-    daemon::run(&options).map_err(|error| Failure::new(chain(&error)))?;
+    daemon::run(&options).map_err(|error| Failure::new(coded::of_chain(&error), chain(&error)))?;
     Printed::text("")
 }
 

@@ -6,23 +6,39 @@
 //!                       \--> show: tables for people, or one JSON document
 //! ```
 //!
-//! Owns exit codes (0 done, 1 refused or failed, 2 usage) and the form of errors: `error: …`, `hint: …`. Whatever comes
+//! Owns exit codes (0 done, 1 refused or failed, 2 usage) and the form of errors: `error[CODE]: …`, `hint: …` (that of the
+//! message, else that CODE can be explained). Whatever comes
 //! from elsewhere is printed without control characters.
 
+mod api;
 mod args;
+mod capture;
+mod cni;
+mod config;
+mod device;
+mod docker;
 mod doctor;
+mod drops;
+mod events;
+mod explain;
 mod local;
 mod plugins;
+mod ports;
 mod reference;
 mod remote;
+mod service;
 mod show;
+mod top;
+mod ui;
+mod usage;
 mod values;
 mod workshop;
 
-use crate::api::client::ClientError;
+use crate::coded::Coded;
 use args::{Cli, Command, PluginCommand};
 use clap::{CommandFactory, Parser};
-use meshd_core::command::RefusalCode;
+use meshd_core::code::ErrorCode;
+use meshd_core::command::Refusal;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -30,15 +46,15 @@ use std::process::ExitCode;
 #[derive(Debug, PartialEq, Eq)]
 struct Failure {
     /// As in the API's errors.
-    code: RefusalCode,
+    code: ErrorCode,
     message: String,
     hint: Option<String>,
 }
 
 impl Failure {
-    fn new(message: impl ToString) -> Self {
+    fn new(code: ErrorCode, message: impl ToString) -> Self {
         Self {
-            code: RefusalCode::Failed,
+            code,
             message: message.to_string(),
             hint: None,
         }
@@ -48,35 +64,29 @@ impl Failure {
         self.hint = Some(hint.into());
         self
     }
+
+    /// To stderr, and with `--json` to stdout as well.
+    fn tell(&self, json: bool) {
+        let (code, message) = (self.code, &self.message);
+        if json {
+            let error = Refusal::new(code, message.as_str());
+            // If stdout is what failed, stderr says so.
+            let _ = print(&show::json(&serde_json::json!({ "error": error })));
+        }
+        eprintln!("error[{code}]: {}", show::clean(message));
+        match &self.hint {
+            Some(hint) => eprintln!("hint: {}", show::clean(hint)),
+            None => eprintln!("hint: `meshd explain {code}` says more"),
+        }
+    }
 }
 
-impl From<ClientError> for Failure {
-    fn from(error: ClientError) -> Self {
-        let hint = match &error {
-            ClientError::NoDaemon { .. } => Some(
-                "start it with `meshd run`, or set MESHD_SOCKET (or --socket) to the socket of the one you mean",
-            ),
-            ClientError::Forbidden { .. } => {
-                Some("try as root, or set MESHD_SOCKET (or --socket) to a daemon of your own")
-            }
-            ClientError::Refused(refusal) if refusal.code == RefusalCode::Failed => {
-                Some("the daemon's log and `meshd events` say more")
-            }
-            ClientError::Broken { .. } => {
-                Some("see the daemon's log, and `meshd version` for the releases of both")
-            }
-            ClientError::Refused(_) => None,
-        };
-        let code = match &error {
-            ClientError::NoDaemon { .. } => RefusalCode::Unavailable,
-            ClientError::Forbidden { .. } => RefusalCode::Forbidden,
-            ClientError::Refused(refusal) => refusal.code,
-            ClientError::Broken { .. } => RefusalCode::Failed,
-        };
+impl<E: Coded> From<E> for Failure {
+    fn from(error: E) -> Self {
         Self {
-            code,
+            code: error.code(),
             message: error.to_string(),
-            hint: hint.map(str::to_owned),
+            hint: error.hint().map(str::to_owned),
         }
     }
 }
@@ -113,8 +123,10 @@ pub fn main() -> ExitCode {
             print(&printed.text).map_err(|e| unwritten(&e))?;
             Ok(printed.done)
         }),
-        // Wrong usage: ends with 2.
-        Err(error) if error.use_stderr() => error.exit(),
+        Err(error) if error.use_stderr() => {
+            usage::tell(error);
+            return ExitCode::from(usage::EXIT);
+        }
         // Help and version.
         Err(error) => forgive(error.print())
             .map(|()| true)
@@ -124,15 +136,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(failure) => {
-            if json {
-                let error = serde_json::json!({ "code": failure.code, "message": failure.message });
-                // If stdout is what failed, stderr says so.
-                let _ = print(&show::json(&serde_json::json!({ "error": error })));
-            }
-            eprintln!("error: {}", show::clean(&failure.message));
-            if let Some(hint) = failure.hint {
-                eprintln!("hint: {}", show::clean(&hint));
-            }
+            failure.tell(json);
             ExitCode::FAILURE
         }
     }
@@ -161,8 +165,11 @@ fn forgive(result: std::io::Result<()>) -> std::io::Result<()> {
 
 /// Work that was done and not told: for a token, that is as good as not done.
 fn unwritten(error: &std::io::Error) -> Failure {
-    Failure::new(format!("the output could not be written: {error}"))
-        .hint("what was asked for may be done all the same; what it printed is lost")
+    Failure::new(
+        ErrorCode::OutputUnwritten,
+        format!("the output could not be written: {error}"),
+    )
+    .hint("what was asked for may be done all the same; what it printed is lost")
 }
 
 fn run(cli: Cli) -> Result<Printed, Failure> {
@@ -175,13 +182,29 @@ fn run(cli: Cli) -> Result<Printed, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "meshd", &mut script);
             Printed::text(String::from_utf8_lossy(&script))
         }
+        Command::Install {
+            unit_dir,
+            program,
+            now,
+            dry_run,
+        } => service::install(&cli.common, &unit_dir, program, now, dry_run),
+        Command::Uninstall { unit_dir } => service::uninstall(&cli.common, &unit_dir),
+        Command::Man { dir } => reference::man(&dir),
         Command::HelpMarkdown => Printed::text(reference::page()),
+        Command::Explain {
+            markdown: Some(page),
+            ..
+        } => Printed::text(explain::page(page)),
+        Command::Explain { word, .. } => explain::run(cli.common.json, word.as_deref()),
+        Command::Api(command) => api::run(&cli.common, &command),
+        Command::Config(command) => config::run(&cli.common, &command),
+        Command::Cni(command) => cni::run(&cli.common, command),
         Command::Plugin(PluginCommand::Work(command)) => workshop::run(&cli.common, command),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
-                .map_err(|e| Failure::new(format!("cannot start: {e}")))?;
+                .map_err(|e| Failure::new(ErrorCode::NoThreads, format!("cannot start: {e}")))?;
             runtime.block_on(remote::run(&cli.common, command))
         }
     }

@@ -11,7 +11,7 @@ use crate::bounded;
 use crate::punts::PuntCounts;
 use crate::rulings::{ControllerInfo, LogLine, ShadowInfo};
 use bytes::Bytes;
-use meshd_core::command::RefusalCode;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::Label;
 use meshd_core::view;
 use meshd_plugin_host::MAX_COMPONENT;
@@ -26,8 +26,12 @@ const CONFIG_SHOWN: usize = 40;
 const REASONS_SHOWN: usize = 3;
 
 fn component(file: &Path) -> Result<Vec<u8>, Failure> {
-    bounded::file(file, MAX_COMPONENT)
-        .map_err(|e| Failure::new(format!("read the component {}: {e}", show_path(file))))
+    bounded::file(file, MAX_COMPONENT).map_err(|e| {
+        Failure::new(
+            ErrorCode::FileUnreadable,
+            format!("read the component {}: {e}", show_path(file)),
+        )
+    })
 }
 
 fn short(digest: &str) -> &str {
@@ -71,9 +75,12 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
                 (Some(file), _) => file,
                 (None, Some(source)) => source.into(),
                 (None, None) => {
-                    return Err(Failure::new(format!(
-                        "it is not known from which file {name} was installed; name it: `meshd plugin reload {name} FILE.wasm`"
-                    )));
+                    return Err(Failure::new(
+                        ErrorCode::PluginSourceUnknown,
+                        format!(
+                            "it is not known from which file {name} was installed; name it: `meshd plugin reload {name} FILE.wasm`"
+                        ),
+                    ));
                 }
             };
             let made = install(ask, &name, &file).await?;
@@ -134,12 +141,12 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
                         .find(|row| row.network == network || row.vni.to_string() == network);
                     let shadow = row.and_then(|row| row.shadow);
                     let Some(shadow) = shadow else {
-                        return Err(Failure {
-                            code: RefusalCode::NotFound,
-                            ..Failure::new(format!(
+                        return Err(Failure::new(
+                            ErrorCode::PluginNoShadow,
+                            format!(
                                 "no version runs beside {name} on network {network}; `meshd plugin shadow {name} FILE --network {network}` starts one"
-                            ))
-                        });
+                            ),
+                        ));
                     };
                     ask.made(&shadow, differences)
                 }
@@ -157,7 +164,7 @@ pub(super) async fn run(ask: &Ask, command: PluginCommand) -> Result<Printed, Fa
             let config = config
                 .map(|typed| values::config(&typed))
                 .transpose()
-                .map_err(Failure::new)?;
+                .map_err(|error| Failure::new(ErrorCode::PluginConfigRefused, error))?;
             let wish = PluginWish {
                 config,
                 order,
@@ -249,14 +256,20 @@ async fn logs(
         None => match &find(ask, name).await?.attachments[..] {
             [only] => only.network.clone(),
             [] => {
-                return Err(Failure::new(format!(
-                    "{name} is attached nowhere; `meshd plugin attach {name} NETWORK` does that"
-                )));
+                return Err(Failure::new(
+                    ErrorCode::PluginNotAttached,
+                    format!(
+                        "{name} is attached nowhere; `meshd plugin attach {name} NETWORK` does that"
+                    ),
+                ));
             }
             _ => {
-                return Err(Failure::new(format!(
-                    "{name} is attached to several networks; say which: `meshd plugin logs {name} --network NETWORK`"
-                )));
+                return Err(Failure::new(
+                    ErrorCode::PluginNetworkUnclear,
+                    format!(
+                        "{name} is attached to several networks; say which: `meshd plugin logs {name} --network NETWORK`"
+                    ),
+                ));
             }
         },
     };
@@ -296,9 +309,8 @@ fn log_lines(lines: &[LogLine]) -> String {
 async fn find(ask: &Ask, name: &Label) -> Result<view::Plugin, Failure> {
     let plugins: Vec<view::Plugin> = ask.client.get("/v1/plugins").await?;
     let found = plugins.into_iter().find(|plugin| plugin.name == *name);
-    found.ok_or_else(|| Failure {
-        code: RefusalCode::NotFound,
-        ..Failure::new(format!(
+    found.ok_or_else(|| {
+        Failure::new(ErrorCode::PluginUnknown, format!(
             "no plugin {name} is installed on this node; `meshd plugin install {name} FILE.wasm` first"
         ))
     })

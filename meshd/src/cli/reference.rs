@@ -1,8 +1,11 @@
 //! `docs/reference/cli.md`, made of the commands themselves so that it cannot say anything else than `--help`.
 
 use super::args::Cli;
+use super::{Failure, Printed};
 use clap::{Command, CommandFactory};
+use meshd_core::code::ErrorCode;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// Options that every command takes, by their fields in `args::Common`, and `-h`.
 const COMMON: [&str; 4] = ["socket", "state", "json", "help"];
@@ -12,13 +15,26 @@ pub(super) fn page() -> String {
     let mut out = String::from(
         "# Command line\n\n<!-- Made by `meshd help-markdown`; a test compares. -->\n\n\
          Every command takes `--json`: one JSON document on stdout and nothing else. Exit codes: 0 done, 1 refused or failed\n\
-         (message on stderr; with `--json` also `{\"error\": {\"code\", \"message\"}}` on stdout), 2 wrong usage. Shapes of the\n\
+         (message on stderr; with `--json` also `{\"error\": {\"code\", \"kind\", \"message\"}}` on stdout), 2 wrong usage. Shapes of the\n\
          documents: `meshd/core/src/view.rs`; instants end in `_at_ms` (milliseconds since the Unix epoch), spans in their unit.\n",
     );
     let mut root = Cli::command().term_width(100);
     root.build();
     write(&root, &mut out);
     out
+}
+
+/// Man pages of all commands, one file each.
+pub(super) fn man(dir: &Path) -> Result<Printed, Failure> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .map_err(|error| {
+            Failure::new(
+                ErrorCode::FileUnwritten,
+                format!("write man pages to {}: {error}", dir.display()),
+            )
+        })?;
+    Printed::text("")
 }
 
 fn write(command: &Command, out: &mut String) {

@@ -1,29 +1,55 @@
 //! Commands that the daemon answers.
 
-use super::args::{Command, Common, NetworkCommand, VtepCommand};
-use super::values;
-use super::{Failure, Printed, doctor, plugins, show};
-use crate::api::client::{Client, ClientError, Followed, segment};
-use crate::api::requests::{AttachWish, ByteInput, Invite, InviteWish, TraceWish};
+use super::args::{Command, Common, LogCommand, NetworkCommand, VtepCommand};
+use super::ports::{self, PortsCommand};
+use super::{
+    Failure, Printed, capture, device, docker, doctor, drops, events, plugins, show, top, ui,
+};
+use crate::api::client::{Client, ClientError, segment};
+use crate::api::requests::{Invite, InviteWish, LogLevel, TraceWish};
 use meshd_core::command::NetworkSpec;
 use meshd_core::view;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+/// Until a daemon that ended is looked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Failure> {
+    let client = Client::new(&common.socket);
     let ask = Ask {
-        client: Client::new(&common.socket),
+        // For these, that there is none is an answer.
+        client: match &command {
+            Command::Version | Command::Doctor(_) => client,
+            _ => client.while_starting(&common.state),
+        },
         json: common.json,
     };
     match command {
+        Command::Ui { port } => ui::run(common, port).await,
         Command::Status => ask.view("/v1/status", show::status).await,
         Command::Members => ask.rows("/v1/members", show::members).await,
         Command::Peers => ask.rows("/v1/peers", show::peers).await,
         Command::Paths => ask.rows("/v1/paths", show::paths).await,
-        Command::Ports => ask.rows("/v1/ports", show::ports).await,
-        Command::Drops => ask.rows("/v1/drops", show::drops).await,
+        Command::Ports { command: None } => ask.rows("/v1/ports", show::ports).await,
+        Command::Ports {
+            command: Some(PortsCommand::Wait { port, timeout }),
+        } => {
+            let port = ports::wait(&ask.client, &port, timeout).await?;
+            ask.made(&port, show::attached)
+        }
+        Command::Ports {
+            command: Some(PortsCommand::Show { port }),
+        } => {
+            let port = ports::one(&ask.client, &port).await?;
+            ask.made(&port, show::attached)
+        }
+        Command::Devices => ask.rows("/v1/devices", show::devices).await,
+        Command::Device(command) => device::run(&ask, command).await,
+        Command::Drops(args) => drops::run(&ask, &args).await,
+        Command::Top(args) => top::run(&ask.client, &args).await,
         Command::Fdb { network } => {
             let query = network
                 .map(|network| format!("?network={}", segment(&network)))
@@ -46,17 +72,17 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
                 .await
         }
         Command::Events {
-            follow: true,
+            follow,
             after,
-        } => ask.follow(after).await,
-        Command::Events {
-            follow: false,
-            after,
-        } => {
-            let query = after
-                .map(|after| format!("?after={after}"))
-                .unwrap_or_default();
-            ask.rows(&format!("/v1/events{query}"), show::events).await
+            since,
+            kinds,
+        } => events::run(&ask, follow, after, since, &kinds).await,
+        Command::Log(LogCommand::Level { level }) => {
+            let now: LogLevel = match level {
+                Some(level) => ask.client.put("/v1/log", &LogLevel { level }).await?,
+                None => ask.client.get("/v1/log").await?,
+            };
+            ask.made(&now, |now| format!("{}\n", now.level))
         }
         Command::Invite { ttl, labels, role } => {
             let wish = InviteWish {
@@ -85,29 +111,8 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
             )
         }
         Command::Network(command) => network(&ask, command).await,
-        Command::Attach {
-            network,
-            netns,
-            ifname,
-            ip,
-            mac,
-            name,
-            labels,
-        } => {
-            let path = values::netns(&netns).map_err(|error| {
-                let hint = error.hint;
-                Failure::new(error).hint(hint)
-            })?;
-            let wish = AttachWish {
-                network,
-                netns: ByteInput::of(path.as_os_str().as_bytes()),
-                ifname: ByteInput::of(ifname.as_bytes()),
-                ip: ip.0,
-                mac,
-                name,
-                labels: labels.into_iter().collect(),
-            };
-            let made: view::Port = ask.client.post("/v1/ports", &wish).await?;
+        Command::Attach(args) => {
+            let made: view::Port = ask.client.post("/v1/ports", &args.wish()?).await?;
             ask.made(&made, show::attached)
         }
         Command::Detach { port } => {
@@ -116,22 +121,44 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
                 .await?;
             ask.done("detached", &port, format!("port {port} is detached"))
         }
-        Command::Trace { network, packet } => {
+        Command::Capture(args) => capture::run(&ask, &args).await,
+        Command::Trace {
+            network,
+            packet,
+            live: true,
+            rate,
+            ..
+        } => capture::live(&ask, &network, &packet.join(" "), rate).await,
+        Command::Trace {
+            network,
+            packet,
+            on,
+            ..
+        } => {
             let wish = TraceWish {
                 network,
                 packet: packet.join(" "),
+                on,
             };
             let report: view::TraceReport = ask.client.post("/v1/trace", &wish).await?;
             ask.made(&report, show::trace)
         }
+        Command::Docker(command) => docker::run(&ask, command).await,
         Command::Plugin(command) => plugins::run(&ask, command).await,
-        Command::Doctor { config } => doctor::run(common, config, &ask.client).await,
+        Command::Doctor(args) => doctor::run(common, args, &ask.client).await,
         Command::Version => version(&ask).await,
         // Done in `super::run`; named here so that a new command is not forgotten.
         Command::Init { .. }
         | Command::Join { .. }
         | Command::Run { .. }
         | Command::Completions { .. }
+        | Command::Cni(_)
+        | Command::Api(_)
+        | Command::Explain { .. }
+        | Command::Config(_)
+        | Command::Install { .. }
+        | Command::Uninstall { .. }
+        | Command::Man { .. }
         | Command::CompilePlugin
         | Command::HelpMarkdown => Printed::text(""),
     }
@@ -139,11 +166,11 @@ pub(super) async fn run(common: &Common, command: Command) -> Result<Printed, Fa
 
 pub(super) struct Ask {
     pub(super) client: Client,
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Ask {
-    async fn view<T: DeserializeOwned + Serialize>(
+    pub(super) async fn view<T: DeserializeOwned + Serialize>(
         &self,
         path: &str,
         table: impl FnOnce(&T) -> String,
@@ -185,6 +212,22 @@ impl Ask {
         })
     }
 
+    /// Waits for a daemon that ended, until it is started again.
+    pub(super) async fn await_daemon(&self) -> Result<(), Failure> {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            match self.client.get::<serde_json::Value>("/v1/version").await {
+                Ok(_) => return Ok(()),
+                Err(
+                    ClientError::NoDaemon { .. }
+                    | ClientError::Broken { .. }
+                    | ClientError::Stuck { .. },
+                ) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Prints rows that come one after the other; false: nobody reads any more.
     pub(super) fn print<T: Serialize>(
         &self,
@@ -204,48 +247,6 @@ impl Ask {
             }
         }
         Ok(true)
-    }
-
-    async fn follow(&self, after: Option<u64>) -> Result<Printed, Failure> {
-        // Without a starting point only what is new: the past is `meshd events`.
-        let after = match after {
-            Some(after) => after,
-            None => self
-                .client
-                .get::<Vec<view::Event>>("/v1/events")
-                .await?
-                .last()
-                .map_or(0, |event| event.seq),
-        };
-        let json = self.json;
-        let mut written = Ok(());
-        self.client
-            .follow(
-                &format!("/v1/events?follow=true&after={after}"),
-                |followed| {
-                    let line = match (&followed, json) {
-                        (Followed::Event(event), true) => {
-                            serde_json::to_string(event).unwrap_or_default()
-                        }
-                        (Followed::Event(event), false) => show::event(event),
-                        (Followed::Missed(count), _) => {
-                            eprintln!("hint: {count} events went by faster than they were read");
-                            return true;
-                        }
-                    };
-                    // Here also a pipe without a reader is an end, but no failure.
-                    match super::write(&line) {
-                        Ok(()) => true,
-                        Err(error) => {
-                            written = super::forgive(Err(error));
-                            false
-                        }
-                    }
-                },
-            )
-            .await?;
-        written.map_err(|error| super::unwritten(&error))?;
-        Printed::text("")
     }
 }
 
@@ -281,6 +282,7 @@ async fn network(ask: &Ask, command: NetworkCommand) -> Result<Printed, Failure>
                 format!("{ip} is no foreign VTEP of network {network} any more"),
             )
         }
+        NetworkCommand::Groups => ask.rows("/v1/groups", show::groups).await,
         NetworkCommand::Ls => ask.rows("/v1/networks", show::networks).await,
         NetworkCommand::Rm { network } => {
             ask.client

@@ -2,12 +2,23 @@
 //!
 //! Owns the columns. All text that others chose goes through [`clean`] before it meets a terminal.
 
+mod capture;
+mod device;
+mod doctor;
+mod drops;
+mod trace;
+
+pub(super) use capture::captured;
+pub(super) use device::devices;
+pub(super) use doctor::doctor;
+pub(super) use drops::{balance, drops};
+pub(super) use trace::trace;
+
 use comfy_table::{ContentArrangement, Table};
-use meshd_core::ruling::DropReason;
+use meshd_core::kind::PortKind;
 use meshd_core::view::{
-    ByteText, CheckState, Connection, Doctor, Drops, Event, FdbEntry, FdbKind, Flow, FlowTier,
-    Member, MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status,
-    TracePlugin, TraceReport, Traffic, VtepRow,
+    Connection, Event, FdbEntry, FdbKind, Flow, FlowTier, Listeners, Member, MemberState, Network,
+    NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status, Traffic, VtepRow,
 };
 use meshd_core::wire::record::Role;
 use serde::Serialize;
@@ -71,7 +82,7 @@ pub(super) fn time(ms: u64) -> String {
 }
 
 /// `3 d 4 h`, `12 min`, `8 s`.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),
@@ -94,7 +105,7 @@ fn amount(bytes: u64) -> String {
     format!("{value} {unit}")
 }
 
-fn micros(us: Option<u64>) -> String {
+pub(super) fn micros(us: Option<u64>) -> String {
     match us {
         None => "-".to_owned(),
         Some(us) if us < 10_000 => format!("{}.{} ms", us / 1000, us / 100 % 10),
@@ -128,7 +139,7 @@ fn labels(labels: &BTreeMap<String, String>) -> String {
     )
 }
 
-fn or_dash<T: ToString>(value: Option<&T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<&T>) -> String {
     value.map_or_else(|| "-".to_owned(), T::to_string)
 }
 
@@ -176,7 +187,7 @@ pub(super) fn table(
 }
 
 /// Lines `name  value`, values under each other.
-fn facts(facts: &[(&str, String)]) -> String {
+pub(super) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts
         .iter()
         .map(|(name, _)| name.len())
@@ -277,13 +288,26 @@ pub(super) fn members(members: &[Member]) -> String {
                 .map_or_else(|| "-".to_owned(), ToString::to_string),
         ]
     });
-    table(
+    let mut out = table(
         &[
             "NAME", "ID", "STATE", "ROLE", "NETWORKS", "LABELS", "ADDRESS",
         ],
         rows,
         "no members",
-    )
+    );
+    for member in members {
+        for service in &member.services {
+            let (name, at) = (&service.name, list(&service.ips));
+            let note = match service.answered {
+                true => "",
+                false => {
+                    ", not answered: this node's config does not let it have that name ([dns])"
+                }
+            };
+            let _ = writeln!(out, "{}: service {name} at {at}{note}", member.name);
+        }
+    }
+    out
 }
 
 fn traffic(traffic: Traffic) -> [String; 2] {
@@ -329,7 +353,11 @@ pub(super) fn paths(paths: &[Path]) -> String {
             || "-".to_owned(),
             |used| format!("{} Mbit/s", tenths(used / 100)),
         );
-        let mut why = p.reason.clone();
+        let word = |code| Some(serde_json::to_value(code).ok()?.as_str()?.to_owned());
+        let mut why = match p.reason_code.and_then(word) {
+            Some(word) => format!("{word}: {}", p.reason),
+            None => p.reason.clone(),
+        };
         for more in p
             .evidence
             .iter()
@@ -387,7 +415,23 @@ pub(super) fn networks(networks: &[Network]) -> String {
             ))
         })
     });
-    let away: String = away.collect();
+    let bridges = networks.iter().flat_map(|n| {
+        n.bridges.iter().map(move |bridge| {
+            let why = bridge.reason.as_ref().map(|why| format!(": {why}"));
+            let how = match bridge.state {
+                PortState::Failed => "waits for bridge".to_owned(),
+                other => format!("{} with bridge", state(other)),
+            };
+            clean(&format!(
+                "{}: {how} {} (port {}){}\n",
+                n.name,
+                bridge.name.text,
+                bridge.port,
+                why.unwrap_or_default()
+            ))
+        })
+    });
+    let away: String = away.chain(bridges).collect();
     let lines = table(
         &[
             "NAME",
@@ -412,13 +456,67 @@ pub(super) fn vteps(vteps: &[VtepRow]) -> String {
             v.ip.to_string(),
             list(&v.macs),
             v.port.to_string(),
+            v.vni.to_string(),
+            v.remote.map_or_else(|| "-".to_owned(), |r| r.to_string()),
+            match &v.trouble {
+                None => "reached".to_owned(),
+                Some(_) => "not reached".to_owned(),
+            },
         ]
     });
-    table(
-        &["NETWORK", "VTEP", "MACS", "PORT"],
+    let mut out = table(
+        &[
+            "NETWORK",
+            "VTEP",
+            "MACS",
+            "PORT",
+            "VNI",
+            "ITS REMOTE",
+            "STATE",
+        ],
         rows,
         "no foreign VTEPs were declared on this node",
-    )
+    );
+    for v in vteps {
+        if let Some(trouble) = &v.trouble {
+            let _ = writeln!(
+                out,
+                "! {} on {}: {}",
+                v.ip,
+                clean(&v.network),
+                clean(trouble)
+            );
+        }
+    }
+    out
+}
+
+pub(super) fn groups(networks: &[Listeners]) -> String {
+    let rows = networks.iter().flat_map(|n| {
+        n.groups.iter().map(move |row| {
+            vec![
+                n.network.clone(),
+                row.group.to_string(),
+                list(&row.ports),
+                nodes(&row.nodes),
+            ]
+        })
+    });
+    let lines = table(
+        &["NETWORK", "GROUP", "PORTS", "NODES"],
+        rows,
+        "nobody listens to a group that is not for all",
+    );
+    let notes = networks.iter().filter_map(|n| {
+        let name = &n.network;
+        match (n.snooping, n.all.is_empty()) {
+            (false, _) => Some(format!("{name}: all multicast goes to all\n")),
+            (true, false) => Some(format!("{name}: all goes to ports {}\n", list(&n.all))),
+            (true, true) => None,
+        }
+    });
+    let notes: String = notes.map(|note| clean(&note)).collect();
+    lines + &notes
 }
 
 pub(super) fn network_added(network: &Network) -> String {
@@ -432,63 +530,109 @@ pub(super) fn network_added(network: &Network) -> String {
     ))
 }
 
-fn place(netns: &ByteText, ifname: &ByteText) -> String {
+fn place(port: &Port) -> String {
+    let (netns, ifname) = (&port.netns, &port.ifname);
+    if let Some(uplink) = port.kind.uplink() {
+        let vlan = uplink.vlan.map(|vlan| format!(" vlan {vlan}"));
+        let word = port.kind.word();
+        return format!("{word} {}{}", ifname.text, vlan.unwrap_or_default());
+    }
     let short = netns
         .text
         .strip_prefix("/run/netns/")
         .unwrap_or(&netns.text);
-    format!("{short}:{}", ifname.text)
+    match port.kind {
+        PortKind::Veth => format!("{short}:{}", ifname.text),
+        _ => format!("{short}:{} ({})", ifname.text, port.kind.word()),
+    }
+}
+
+/// One word.
+pub(super) fn state(state: PortState) -> &'static str {
+    match state {
+        PortState::Wiring => "wiring",
+        PortState::Ready => "ready",
+        PortState::Blocked => "blocked",
+        PortState::Failed => "failed",
+        PortState::Leaving => "leaving",
+    }
+}
+
+/// Of an uplink, how many are behind it.
+fn mac(port: &Port) -> String {
+    match port.kind {
+        PortKind::Uplink(_) | PortKind::Bridge(_) => format!("{} learned", port.learned),
+        _ => port.mac.to_string(),
+    }
 }
 
 pub(super) fn ports(ports: &[Port]) -> String {
+    // Most have none, and where engines have some, they are long.
+    let owned = ports.iter().any(|port| port.owner.is_some());
     let rows = ports.iter().map(|p| {
-        let state = match p.state {
-            PortState::Wiring => "wiring",
-            PortState::Ready => "ready",
-            PortState::Failed => "failed",
-            PortState::Leaving => "leaving",
-        };
+        let state = state(p.state);
         let state = p
             .reason
             .as_ref()
             .map_or_else(|| state.to_owned(), |why| format!("{state}: {why}"));
         let ips: Vec<_> = p.ips.iter().map(ipnet::IpNet::addr).collect();
-        vec![
+        let mut row = vec![
             p.id.to_string(),
             p.network.clone(),
             or_dash(p.name.as_ref()),
             list(&ips),
-            p.mac.to_string(),
-            place(&p.netns, &p.ifname),
+            mac(p),
+            place(p),
             state,
-        ]
+        ];
+        if owned {
+            row.push(or_dash(p.owner.as_ref()));
+        }
+        row
     });
     let empty = "no ports; `meshd attach NETWORK --netns NAME` makes one";
-    table(
-        &[
-            "PORT",
-            "NETWORK",
-            "NAME",
-            "ADDRESSES",
-            "MAC",
-            "WHERE",
-            "STATE",
-        ],
-        rows,
-        empty,
-    )
+    let mut heads = vec![
+        "PORT",
+        "NETWORK",
+        "NAME",
+        "ADDRESSES",
+        "MAC",
+        "WHERE",
+        "STATE",
+    ];
+    if owned {
+        heads.push("OWNER");
+    }
+    table(&heads, rows, empty)
 }
 
 pub(super) fn attached(port: &Port) -> String {
     let mut lines = vec![
         ("port", port.id.to_string()),
         ("network", format!("{} (VNI {})", port.network, port.vni)),
-        ("where", place(&port.netns, &port.ifname)),
-        ("MAC", port.mac.to_string()),
+        ("where", place(port)),
+        ("MAC", mac(port)),
         ("addresses", list(&port.ips)),
     ];
+    if port.state == PortState::Failed {
+        let why = port.reason.clone().unwrap_or_default();
+        lines.push(("waits", why));
+    }
+    if let Some(device) = &port.device {
+        lines.push(("device", device.text.clone()));
+    }
+    if !port.devices.is_empty() {
+        lines.push(("on this host", port.devices.join(", ")));
+    }
+    if port.queues.len() > 1 {
+        let frames: Vec<String> = port.queues.iter().map(u64::to_string).collect();
+        lines.push(("frames by queue", frames.join(", ")));
+    }
     if let Some(name) = &port.domain_name {
         lines.push(("name", name.clone()));
+    }
+    if let Some(owner) = &port.owner {
+        lines.push(("owner", owner.to_string()));
     }
     facts(&lines)
 }
@@ -607,43 +751,6 @@ pub(super) fn connections(all: &[Connection]) -> String {
     )
 }
 
-pub(super) fn drops(drops: &[Drops]) -> String {
-    let mut sorted: Vec<&Drops> = drops.iter().filter(|d| d.count > 0).collect();
-    sorted.sort_by_key(|d| std::cmp::Reverse(d.count));
-    if sorted.is_empty() {
-        return "no frame was dropped since the daemon started\n".to_owned();
-    }
-    let mut out = String::new();
-    for drop in sorted {
-        let _ = writeln!(out, "{:>10}  {}", drop.count, clean(&drop.explanation));
-        if let Some(last) = &drop.last {
-            let network = last
-                .network
-                .as_ref()
-                .map(|n| format!(" on {n}"))
-                .unwrap_or_default();
-            // Some reasons are found without a look at the frame.
-            let flow = last.flow.as_deref().unwrap_or(match drop.reason {
-                DropReason::Malformed => "a frame that cannot be read",
-                _ => "a frame",
-            });
-            let _ = writeln!(
-                out,
-                "{:>10}  last {}: {} from {}{}",
-                "",
-                time(last.at_ms),
-                clean(flow),
-                clean(&last.origin),
-                clean(&network)
-            );
-            if let Some(why) = &last.why {
-                let _ = writeln!(out, "{:>10}  {}", "", clean(why));
-            }
-        }
-    }
-    out
-}
-
 pub(super) fn event(event: &Event) -> String {
     clean(&format!(
         "{}  {:>4}  {}",
@@ -655,112 +762,12 @@ pub(super) fn event(event: &Event) -> String {
 
 pub(super) fn events(events: &[Event]) -> String {
     if events.is_empty() {
-        return "nothing happened since the daemon started\n".to_owned();
+        return "no such event is remembered\n".to_owned();
     }
     events.iter().fold(String::new(), |mut out, one| {
         let _ = writeln!(out, "{}", event(one));
         out
     })
-}
-
-pub(super) fn trace(report: &TraceReport) -> String {
-    let mut out = clean(&format!(
-        "{}\nfrom {} on network {}\n\n",
-        report.flow, report.origin, report.network
-    ));
-    let width = report
-        .steps
-        .iter()
-        .map(|step| step.what.len())
-        .max()
-        .unwrap_or_default();
-    for (number, step) in report.steps.iter().enumerate() {
-        let _ = writeln!(
-            out,
-            "{:>3}  {:width$}  {}",
-            number + 1,
-            clean(&step.what),
-            clean(&step.detail)
-        );
-    }
-    out.push_str(&policy(&report.plugins));
-    let _ = write!(out, "\n=> {}\n", clean(&report.verdict));
-    if let Some(reason) = report.drop {
-        let _ = writeln!(out, "   {}", reason.explain());
-    }
-    match &report.cached_as {
-        Some(cached) => {
-            let _ = writeln!(out, "   holds for all of: {}", clean(cached));
-        }
-        None => out.push_str("   holds for this frame only\n"),
-    }
-    out
-}
-
-/// What each plugin said, a block for each port that asked.
-fn policy(plugins: &[TracePlugin]) -> String {
-    let mut out = String::new();
-    let mut asks = None;
-    for plugin in plugins {
-        let ask = (&plugin.direction, plugin.port);
-        if asks != Some(ask) {
-            asks = Some(ask);
-            let _ = write!(
-                out,
-                "\npolicy at {} of port {}\n",
-                clean(&plugin.direction),
-                plugin.port
-            );
-        }
-        let reason = plugin.reason.as_ref().or(plugin.failure.as_ref());
-        let _ = writeln!(
-            out,
-            "  {:<8}  {:>5}  {}: {}{}{}",
-            clean(&plugin.stage),
-            plugin.order,
-            plugin.plugin,
-            clean(&plugin.answer),
-            reason.map_or_else(String::new, |reason| format!(", {}", clean(reason))),
-            if plugin.decides { "  <= decides" } else { "" },
-        );
-        for (name, text) in [("read", &plugin.read), ("wants", &plugin.wants)] {
-            if let Some(text) = text {
-                let _ = writeln!(out, "  {:17}{name}: {}", "", clean(text));
-            }
-        }
-    }
-    out
-}
-
-pub(super) fn doctor(report: &Doctor) -> String {
-    let mut out = String::new();
-    let width = report
-        .checks
-        .iter()
-        .map(|check| check.name.len())
-        .max()
-        .unwrap_or_default();
-    for check in &report.checks {
-        let state = match check.state {
-            CheckState::Ok => "ok  ",
-            CheckState::Warn => "WARN",
-            CheckState::Fail => "FAIL",
-        };
-        let _ = writeln!(
-            out,
-            "{state}  {:width$}  {}",
-            clean(&check.name),
-            clean(&check.found)
-        );
-        if let Some(advice) = check
-            .advice
-            .as_ref()
-            .filter(|_| check.state != CheckState::Ok)
-        {
-            let _ = writeln!(out, "      {:width$}  -> {}", "", clean(advice));
-        }
-    }
-    out
 }
 
 /// The word for the algorithm and twelve digits.
@@ -856,8 +863,9 @@ pub(super) fn plugins(plugins: &[Plugin]) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use meshd_core::ident::{MacAddr, NodeId, PortId, Vni};
+    use meshd_core::ident::{MacAddr, NodeId};
     use meshd_core::notice::Notice;
+    use meshd_core::view::ByteText;
 
     #[test]
     fn times_are_rfc_3339() {
@@ -904,21 +912,10 @@ mod tests {
     #[test]
     fn ports_are_one_line_each_within_100_columns() {
         let port = Port {
-            id: PortId(3),
-            network: "demo".into(),
-            vni: Vni::new(7).unwrap(),
-            netns: ByteText::of(b"/run/netns/web"),
             ifname: ByteText::of(b"eth\xff"),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
             ips: vec!["10.0.0.2/24".parse().unwrap()],
-            leased: vec![],
-            name: Some("web".parse().unwrap()),
-            domain_name: Some("web.demo.mesh.internal".into()),
-            labels: BTreeMap::new(),
-            since_at_ms: 0,
-            state: PortState::Ready,
-            reason: None,
-            traffic: Traffic::default(),
+            ..crate::api::tests::web()
         };
         let text = ports(std::slice::from_ref(&port));
         assert_eq!(

@@ -3,8 +3,9 @@
 use crate::bounded;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
-use meshd_core::command::IpSpec;
+use meshd_core::command::{IpSpec, PortRoute};
 use meshd_core::ident::{IfName, Label, MacAddr, Vni, escape};
+use meshd_core::owner::Owner;
 use meshd_plugin_host::{Capability, MAX_CONFIG};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -49,6 +50,33 @@ pub(super) fn mac(text: &str) -> Result<MacAddr, String> {
     } else {
         Err("a port's MAC must be neither zero nor a group address".to_owned())
     }
+}
+
+/// A name in a folder, with the ending that runtimes read.
+pub(super) fn file_name(text: &str) -> Result<String, String> {
+    let plain = !text.contains('/') && !text.starts_with('.') && text.ends_with(".conflist");
+    match plain {
+        true => Ok(text.to_owned()),
+        false => Err("wanted: a file's name that ends in .conflist".to_owned()),
+    }
+}
+
+pub(super) fn owner(text: &str) -> Result<Owner, String> {
+    text.parse()
+        .map_err(|_| "wanted: 1 to 256 printable ASCII characters without a space".to_owned())
+}
+
+/// `CIDR` or `CIDR,ROUTER`.
+pub(super) fn route(text: &str) -> Result<PortRoute, String> {
+    let wanted = || "wanted: CIDR or CIDR,ROUTER, such as 0.0.0.0/0,10.0.0.9".to_owned();
+    let (to, via) = match text.split_once(',') {
+        Some((to, via)) => (to, Some(via)),
+        None => (text, None),
+    };
+    Ok(PortRoute {
+        to: to.parse().map_err(|_| wanted())?,
+        via: via.map(str::parse).transpose().map_err(|_| wanted())?,
+    })
 }
 
 pub(super) fn vni(text: &str) -> Result<Vni, String> {
@@ -176,13 +204,20 @@ impl TypedValueParser for IfNameParser {
     fn parse_ref(
         &self,
         cmd: &clap::Command,
-        _arg: Option<&clap::Arg>,
+        arg: Option<&clap::Arg>,
         value: &OsStr,
     ) -> Result<IfName, clap::Error> {
         IfName::new(value.as_bytes()).map_err(|error| {
+            let of = arg.map_or_else(
+                || "the name of an interface".to_owned(),
+                |arg| format!("'{arg}'"),
+            );
             clap::Error::raw(
                 ErrorKind::ValueValidation,
-                format!("invalid value for '--ifname <IFNAME>': {error}\n"),
+                format!(
+                    "invalid value \"{}\" for {of}: {error}\n",
+                    escape(value.as_bytes())
+                ),
             )
             .with_cmd(cmd)
         })

@@ -13,9 +13,10 @@ use super::args::Common;
 use super::values::{self, show_path};
 use super::{Failure, Printed, show};
 use crate::bounded;
+use crate::coded::Coded;
 use crate::compiler::{Compiler, Loader};
 use crate::rulings::check_config;
-use meshd_core::command::RefusalCode;
+use meshd_core::code::ErrorCode;
 use meshd_plugin_host::{
     Digest, Engine, Instance, Limits, MAX_COMPONENT, Manifest, Plugin, Schema, WIT, World,
 };
@@ -86,30 +87,36 @@ pub(super) fn run(common: &Common, command: WorkCommand) -> Result<Printed, Fail
 }
 
 fn component(file: &Path) -> Result<Vec<u8>, Failure> {
-    bounded::file(file, MAX_COMPONENT)
-        .map_err(|e| Failure::new(format!("read the component {}: {e}", show_path(file))))
+    bounded::file(file, MAX_COMPONENT).map_err(|e| {
+        Failure::new(
+            ErrorCode::FileUnreadable,
+            format!("read the component {}: {e}", show_path(file)),
+        )
+    })
 }
 
-fn invalid(file: &Path, error: &dyn std::fmt::Display) -> Failure {
-    Failure {
-        code: RefusalCode::Invalid,
-        ..Failure::new(format!("{}: {error}", show_path(file)))
-    }
+fn wrong(file: &Path, error: &impl Coded) -> Failure {
+    invalid(error.code(), file, error)
+}
+
+fn invalid(code: ErrorCode, file: &Path, error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(code, format!("{}: {error}", show_path(file)))
 }
 
 /// As the daemon does it: compiled in a process of its own, with limits.
 fn load(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
-    let engine = Engine::new(Limits::default()).map_err(Failure::new)?;
+    let engine = Engine::new(Limits::default())?;
     Loader::uncached(engine, Compiler::itself())
         .load(wasm)
-        .map_err(|e| invalid(file, &e))
+        .map_err(|e| wrong(file, &e))
 }
 
 /// What the daemon would take it with.
 fn start(file: &Path, plugin: &Plugin, config: &str) -> Result<Instance, Failure> {
     let hint = "give its config by --config JSON or --config @FILE";
-    let instance = Instance::new(plugin, config, 1).map_err(|e| invalid(file, &e).hint(hint))?;
-    check_config(config).map_err(|reason| invalid(file, &reason).hint(hint))?;
+    let instance = Instance::new(plugin, config, 1).map_err(|e| wrong(file, &e).hint(hint))?;
+    check_config(config)
+        .map_err(|reason| invalid(ErrorCode::PluginMeterInvalid, file, &reason).hint(hint))?;
     Ok(instance)
 }
 
@@ -118,10 +125,13 @@ fn load_policy(file: &Path, wasm: &[u8]) -> Result<Plugin, Failure> {
     let plugin = load(file, wasm)?;
     match plugin.shape().world {
         World::Policy | World::PolicyTracked | World::Controller => Ok(plugin),
-        World::Steering => Err(Failure::new(format!(
-            "{} is a steering plugin, which is asked about ways and not about frames; its tests are those of `cargo test`",
-            show_path(file)
-        ))),
+        World::Steering => Err(Failure::new(
+            ErrorCode::PluginSteers,
+            format!(
+                "{} is a steering plugin, which is asked about ways and not about frames; its tests are those of `cargo test`",
+                show_path(file)
+            ),
+        )),
     }
 }
 
@@ -131,7 +141,7 @@ fn check(common: &Common, file: &Path, config: Option<&OsString>) -> Result<Prin
     let config = config
         .map(values::config)
         .transpose()
-        .map_err(Failure::new)?;
+        .map_err(|error| Failure::new(ErrorCode::PluginConfigRefused, error))?;
     let started = Instant::now();
     let plugin = load(file, &wasm)?;
     let compile_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);

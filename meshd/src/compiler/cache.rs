@@ -8,6 +8,7 @@
 //! (`compiled.key`) 0600, all owned by who runs the daemon, and the MAC right. Whatever is not so is removed and compiled
 //! again; a lost cache costs time and nothing else. Owns folder, key and files; never takes a file from anywhere else.
 
+use meshd_core::code::ErrorCode;
 use meshd_plugin_host::Digest;
 use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -51,7 +52,7 @@ impl Cache {
             Ok(secret) if secret.len() == KEY_LEN => secret,
             found => {
                 if let Some(error) = found.err().filter(|e| e.kind() != io::ErrorKind::NotFound) {
-                    tracing::warn!(path = %path.display(), %error, "the key of the compiled plugins is replaced; all are compiled again");
+                    tracing::warn!(code = %ErrorCode::PluginCacheFailed, path = %path.display(), %error, "the key of the compiled plugins is replaced; all are compiled again");
                 }
                 let mut secret = vec![0; KEY_LEN];
                 SystemRandom::new()
@@ -85,7 +86,7 @@ impl Cache {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => error.to_string(),
         };
-        tracing::warn!(path = %path.display(), why, "a compiled plugin is not used, and compiled again");
+        tracing::warn!(code = %ErrorCode::PluginCacheFailed, path = %path.display(), why, "a compiled plugin is not used, and compiled again");
         // If it stays, it is refused again.
         let _ = std::fs::remove_file(&path);
         None
@@ -109,7 +110,7 @@ impl Cache {
             context.update(part);
         }
         if let Err(error) = replace(&self.dir, &path, &[MAGIC, context.sign().as_ref(), code]) {
-            tracing::warn!(path = %path.display(), %error, "a compiled plugin is not kept");
+            tracing::warn!(code = %ErrorCode::PluginCacheFailed, path = %path.display(), %error, "a compiled plugin is not kept");
         }
     }
 

@@ -6,6 +6,7 @@ use super::fetch::{Fetch, Slot};
 use super::shares::Mesh;
 use super::surroundings::Snapshot;
 use super::timers::Timers;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{MacAddr, Moment, PortId};
 use meshd_core::node::{PacketOut, PacketTo, SendError};
 use meshd_plugin_host::contract::events::Event;
@@ -72,7 +73,7 @@ impl random::Host for Host {
         let filled = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes);
         if filled.is_err() {
             // Since Linux 3.17 that does not happen once the system is up.
-            tracing::error!("the system gave no random numbers to a plugin");
+            tracing::error!(code = %ErrorCode::NoRandomNumbers, "the system gave no random numbers to a plugin");
         }
         u64::from_ne_bytes(bytes)
     }

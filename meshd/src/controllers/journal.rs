@@ -19,8 +19,9 @@ const RATE: u32 = 50;
 const LINE: usize = 512;
 
 /// A line of a controller's log, to be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = LogLine)]
 pub struct LogLine {
     /// Grows by one with each line of the attachment.
     pub seq: u64,

@@ -10,6 +10,7 @@
 //! transactions a second and no more.
 
 use crate::store::{Store, StoreError};
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Label, Vni};
 use meshd_plugin_host::contract::kv::{Entry, KvError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -87,7 +88,7 @@ impl Kv {
                 continue;
             };
             let Some(kept) = Kept::read(&value) else {
-                tracing::warn!(%plugin, %vni, key, "what a controller kept is damaged and is left out");
+                tracing::warn!(code = %ErrorCode::PluginStateDamaged, %plugin, %vni, key, "what a controller kept is damaged and is left out");
                 continue;
             };
             out.version = out.version.max(kept.version);

@@ -163,9 +163,9 @@ fn snapshot(node: &Node, world: &World<'_>, now: Now, vni: Vni) -> Snapshot {
         };
         out.stations.insert(endpoint.mac, station);
     }
-    for row in node.switch().fdb(vni) {
-        if let Place::Port(port) = row.place {
-            out.learned.insert(row.mac, port);
+    for (mac, place, _) in node.switch().macs(vni) {
+        if let Place::Port(port) = place {
+            out.learned.insert(mac, port);
         }
     }
     out

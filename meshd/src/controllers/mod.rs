@@ -216,8 +216,9 @@ fn budget(grants: &Grants) -> Arc<Dues> {
 }
 
 /// A controller, to be shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = Controller)]
 pub struct ControllerInfo {
     /// Why it does nothing at the moment, if so.
     pub trouble: Option<String>,
@@ -236,6 +237,7 @@ pub struct ControllerInfo {
     /// How often it failed.
     pub faults: u64,
     /// Facts that the policy has of it, and their bytes.
+    #[schema(value_type = Vec<u64>)]
     pub facts: (u64, u64),
     /// Rules that it wrote.
     pub rules: u64,

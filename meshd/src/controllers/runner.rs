@@ -15,6 +15,7 @@ use super::shares;
 use super::surroundings::Snapshot;
 use super::timers::Timers;
 use super::{Attached, Shared};
+use meshd_core::code::ErrorCode;
 use meshd_plugin_host::contract::events::Event;
 use meshd_plugin_host::contract::types::LogLevel;
 use meshd_plugin_host::{Capability, ConfigureError, Controller, Fault, Plugin, StateError};
@@ -144,7 +145,7 @@ impl Cell {
         );
         shared.journal.host(LogLevel::Error, &line);
         // The recovery bounds how often this is said.
-        tracing::warn!(plugin = %shared.plugin, vni = %shared.vni, fault = %text, "a controller failed");
+        tracing::warn!(code = %ErrorCode::PluginFailed, plugin = %shared.plugin, vni = %shared.vni, fault = %text, "a controller failed");
     }
 }
 

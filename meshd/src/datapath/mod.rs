@@ -11,32 +11,43 @@
 //!
 //! Owns the lane tasks, the outlets and the counters that all tiers of `meshd drops` add up. It decides nothing: a frame
 //! goes where its ruling says. One task a lane, so a lane needs no lock; outlets are found in a snapshot. A peer has a lane for
-//! each connection: those of its underlay links are lanes of the same origin.
+//! each connection: those of its underlay links are lanes of the same origin. So are those of a port, which has one for each queue of
+//! its TAP: a flow is always in the same queue, so in the same lane, and stays in order. Rulings go to all lanes of an origin.
 
+pub(crate) mod capture;
+mod ended;
+mod flows;
 mod lane_task;
 mod outlet;
 mod peer;
 mod port;
+mod strand;
 mod vxlan;
 
-pub(crate) use lane_task::LaneFlows;
+pub(crate) use flows::LaneFlows;
 pub(crate) use outlet::{Outlets, PeerOutlet, PortOutlet};
 
 use crate::kernel::{PortTap, Vtap};
+use capture::{Captures, How, Left, Moved, fate};
+use ended::Ended;
 use lane_task::ToLane;
+use strand::{LaneId, Strand};
 
 use crate::clock::Clock;
 use crate::punts::Punts;
 use crate::quic::Connection;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
+use meshd_core::capture::Way;
 use meshd_core::conntrack::Zones;
 use meshd_core::flow::Origin;
+use meshd_core::frame::Frame;
 use meshd_core::ident::{Epoch, NodeId, PortId, SessionId, UpcallId, Vni};
-use meshd_core::lane::{LaneCounters, LaneDrop, LaneLimits};
+use meshd_core::lane::{LaneCounters, LaneLimits, Purse};
 use meshd_core::node::{Input, Monitor};
-use meshd_core::ruling::{self, DropCounts, Ruling};
+use meshd_core::ruling::{self, DropReason, Ruling};
 use meshd_core::steering::{Live, Route, SAMPLE_MS, WayId, WaySample};
+use meshd_core::tally::Tallies;
 use meshd_core::wire::datagram;
 use meshd_core::wire::probe::ProbeFrame;
 use std::collections::BTreeMap;
@@ -44,7 +55,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Rulings that may wait for a lane; it has at most as many upcalls open.
@@ -55,8 +66,8 @@ const RULINGS_MAX: usize = 1024;
 pub(crate) struct LaneReport {
     /// Counted since the lane began.
     pub(crate) counters: LaneCounters,
-    /// The last drop of each reason.
-    pub(crate) last_drops: Vec<LaneDrop>,
+    /// The same, network by network, with the last drop of each reason.
+    pub(crate) tallies: Tallies,
 }
 
 impl LaneReport {
@@ -66,8 +77,9 @@ impl LaneReport {
         self.counters.bytes += other.counters.bytes;
         self.counters.hits += other.counters.hits;
         self.counters.upcalls += other.counters.upcalls;
+        self.counters.mended += other.counters.mended;
         self.counters.drops.merge(&other.counters.drops);
-        self.last_drops.extend(other.last_drops);
+        self.tallies.merge(&other.tallies);
     }
 }
 
@@ -81,8 +93,12 @@ pub(crate) struct Shared {
     inputs: mpsc::Sender<Input>,
     clock: Clock,
     limits: LaneLimits,
+    /// Who looks at frames.
+    captures: Arc<Captures>,
     /// Frames for controllers.
     punts: Punts,
+    /// Ports are read: those that an earlier run left are all there again.
+    begun: watch::Sender<bool>,
 }
 
 struct LaneHandle {
@@ -92,17 +108,15 @@ struct LaneHandle {
     session: Option<SessionId>,
 }
 
-/// Whose lane it is, and of a peer's, by which way its frames come.
-type LaneId = (Origin, Option<WayId>);
-
 /// All lanes of the node. Used by the driver alone.
 pub(crate) struct Datapath {
     shared: Arc<Shared>,
     /// Where lanes run.
     data: Handle,
     lanes: BTreeMap<LaneId, LaneHandle>,
-    /// What lanes that ended had dropped.
-    ended: DropCounts,
+    ended: Ended,
+    /// Of frames that this node made itself.
+    made: Mutex<Tallies>,
     seed: u64,
     vtaps: BTreeMap<Vni, Arc<Vtap>>,
     /// The ports that stand for foreign VTEPs.
@@ -126,17 +140,35 @@ impl Datapath {
             inputs,
             clock,
             limits,
+            captures: Arc::default(),
             punts,
+            begun: watch::Sender::new(false),
         };
         Self {
             shared: Arc::new(shared),
             data,
             lanes: BTreeMap::new(),
-            ended: DropCounts::default(),
+            ended: Ended::default(),
+            made: Mutex::default(),
             seed,
             vtaps: BTreeMap::new(),
             gateways: BTreeMap::new(),
         }
+    }
+
+    /// Who looks at frames.
+    pub(crate) fn captures(&self) -> Arc<Captures> {
+        Arc::clone(&self.shared.captures)
+    }
+
+    /// Are ports read?
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.shared.begun.borrow()
+    }
+
+    /// Ports are read from now on.
+    pub(crate) fn begin(&self) {
+        self.shared.begun.send_replace(true);
     }
 
     /// Only rulings of `epoch` count from now on, on every lane.
@@ -166,16 +198,34 @@ impl Datapath {
         self.seed
     }
 
-    /// A port is there: its frames are read, and it can be sent to.
-    pub(crate) fn add_port(&mut self, port: PortId, vni: Vni, tap: PortTap) {
-        let tap = Arc::new(tap);
-        let outlet = PortOutlet::new(Arc::clone(&tap));
+    /// A port is there: its frames are read, and it can be sent to. Of its queues each has a lane. `guarded`: see
+    /// [`LaneLimits::guarded`].
+    pub(crate) fn add_port(
+        &mut self,
+        port: PortId,
+        vni: Vni,
+        (tap, more): (PortTap, Vec<PortTap>),
+        guarded: bool,
+    ) {
+        let first = Arc::new(tap);
+        let outlet = PortOutlet::new(Arc::clone(&first));
         self.change_outlets(|outlets| {
             outlets.ports.insert(port, outlet.clone());
         });
-        let lane = (Origin::Port(port), None);
+        let origin = Origin::Port(port);
+        self.stop_all(origin);
+        let queues = 1 + more.len();
+        let purse = Purse::default();
         let data = self.data.clone();
-        self.start(lane, None, |start| data.spawn(port::run(start, vni, tap)));
+        let taps = std::iter::once(first).chain(more.into_iter().map(Arc::new));
+        for (queue, tap) in taps.enumerate() {
+            self.start((origin, Strand::Queue(queue)), None, |mut start| {
+                start.limits = start.limits.among(queues);
+                start.limits.guarded = guarded;
+                start.purse = purse.clone();
+                data.spawn(port::run(start, vni, tap))
+            });
+        }
     }
 
     /// A port is gone.
@@ -183,7 +233,7 @@ impl Datapath {
         self.change_outlets(|outlets| {
             outlets.ports.remove(&port);
         });
-        self.stop((Origin::Port(port), None));
+        self.stop_all(Origin::Port(port));
     }
 
     /// A network has a VXLAN device now: what its gate does not let pass is read here, and probes are sent here.
@@ -192,7 +242,7 @@ impl Datapath {
         self.vtaps.insert(vni, Arc::clone(&tap));
         self.open_gateway(vni);
         let data = self.data.clone();
-        self.start((Origin::Vxlan(vni), None), None, |start| {
+        self.start((Origin::Vxlan(vni), Strand::Whole), None, |start| {
             data.spawn(vxlan::run(start, vni, mtu, tap))
         });
     }
@@ -205,7 +255,7 @@ impl Datapath {
                 outlets.ports.remove(port);
             });
         }
-        self.stop((Origin::Vxlan(vni), None));
+        self.stop_all(Origin::Vxlan(vni));
     }
 
     /// Which port of a network stands for its foreign VTEPs: what is sent to it leaves by the VXLAN device.
@@ -273,7 +323,8 @@ impl Datapath {
             outlet.set_way(way, Some(connection.clone()));
         });
         let data = self.data.clone();
-        self.start((Origin::Peer(node), Some(way)), Some(session), |start| {
+        let lane = (Origin::Peer(node), Strand::Way(way));
+        self.start(lane, Some(session), |start| {
             data.spawn(peer::run(start, connection))
         });
     }
@@ -319,7 +370,7 @@ impl Datapath {
             .iter()
             .find(|(_, lane)| lane.session == Some(session))
             .map(|(lane, _)| *lane);
-        let Some(lane @ (Origin::Peer(node), Some(way))) = found else {
+        let Some(lane @ (Origin::Peer(node), Strand::Way(way))) = found else {
             return false;
         };
         self.change_outlets(|outlets| {
@@ -336,8 +387,8 @@ impl Datapath {
 
     /// A lane's upcall was ruled on.
     pub(crate) fn ruling(&mut self, origin: Origin, upcall: UpcallId, ruling: Ruling) {
-        // Of several lanes of a peer the one that asked knows the number, and the others keep the ruling.
-        for (_, lane) in self.lanes.iter().filter(|((of, _), _)| *of == origin) {
+        // Of several lanes the one that asked knows the number, and the others keep the ruling: each counts from a number that it drew.
+        for (_, lane) in self.lanes.range(strand::all(origin)) {
             // A ruling that does not fit is lost; the lane's own time-out gives the parked frames up, and counts them.
             let _ = lane
                 .to_lane
@@ -348,21 +399,44 @@ impl Datapath {
     /// A frame of the switch's own making. What does not fit is asked for again by who sent the question.
     pub(crate) fn inject(&self, vni: Vni, to: ruling::Output, frame: &Bytes) {
         let outlets = self.shared.outlets.load();
-        match to {
-            ruling::Output::Port(port) => {
-                if let Some(outlet) = outlets.ports.get(&port) {
-                    let _ = outlet.send(frame);
-                }
-            }
-            ruling::Output::Peer(node) => {
-                if let Some(outlet) = outlets.peers.get(&node) {
+        let sent = match to {
+            ruling::Output::Port(port) => match outlets.ports.get(&port) {
+                Some(outlet) => outlet.send(frame),
+                None => Err(DropReason::PortAbsent),
+            },
+            ruling::Output::Peer(node) => match outlets.peers.get(&node) {
+                Some(outlet) => {
                     let mut framed = BytesMut::with_capacity(datagram::WHOLE_LEN + frame.len());
                     datagram::Header::Whole { vni }.encode_into(&mut framed);
                     framed.extend_from_slice(frame);
                     let mut outbox = outlet::Outbox::default();
-                    let _ = outlet.send(vni, &framed.freeze(), Route::Any, &mut outbox);
+                    let sent = outlet.send(vni, &framed.freeze(), Route::Any, &mut outbox);
                     outbox.flush();
+                    sent
                 }
+                None => Err(DropReason::NoSession),
+            },
+        };
+        let moved = Moved {
+            vni,
+            spot: to.into(),
+            way: Way::Out,
+            fate: fate(sent),
+            frames: 1,
+        };
+        self.shared.captures.note(&moved, frame, || {
+            How::Made(left(&outlets, to, Route::Any, frame.len(), sent))
+        });
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let tally = made.of(Some(vni));
+        tally.came += 1;
+        tally.bytes += frame.len() as u64;
+        match sent {
+            Ok(()) => tally.sent += 1,
+            Err(reason) => {
+                let parsed = Frame::parse(frame).ok();
+                let key = parsed.map(|parsed| parsed.flow_key(vni));
+                tally.drop(reason, 1, key, self.shared.clock.moment());
             }
         }
     }
@@ -376,6 +450,14 @@ impl Datapath {
         all
     }
 
+    /// Frames that came by each queue of a port's TAP; empty: it has none.
+    pub(crate) fn queues(&self, port: PortId) -> Vec<u64> {
+        let lanes = self.lanes.range(strand::all(Origin::Port(port)));
+        lanes
+            .map(|(_, lane)| read(&lane.report).counters.frames)
+            .collect()
+    }
+
     /// Frames and bytes that went out of a port or to a peer.
     pub(crate) fn sent(&self, origin: Origin) -> (u64, u64) {
         let outlets = self.shared.outlets.load();
@@ -386,13 +468,16 @@ impl Datapath {
         }
     }
 
-    /// Drops over all lanes since the start, also those that ended.
-    pub(crate) fn drops(&self) -> DropCounts {
-        let mut total = self.ended.clone();
-        for lane in self.lanes.values() {
-            total.merge(&read(&lane.report).counters.drops);
+    /// What was counted since the start, by where frames came from; `None`: from this node, or from where nobody knows any more.
+    pub(crate) fn tallies(&self) -> BTreeMap<Option<Origin>, Tallies> {
+        let mut all = self.ended.tallies();
+        for ((origin, _), lane) in &self.lanes {
+            let report = read(&lane.report);
+            all.entry(Some(*origin)).or_default().merge(&report.tallies);
         }
-        total
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(None).or_default().merge(&made);
+        all
     }
 
     fn start(
@@ -408,9 +493,11 @@ impl Datapath {
         let start = lane_task::Start {
             origin: lane.0,
             shared: Arc::clone(&self.shared),
+            limits: self.shared.limits,
             from_driver,
             report: Arc::clone(&report),
             seed,
+            purse: Purse::default(),
         };
         let task = spawn(start);
         self.lanes.insert(
@@ -424,10 +511,19 @@ impl Datapath {
         );
     }
 
-    fn stop(&mut self, lane: LaneId) {
-        if let Some(lane) = self.lanes.remove(&lane) {
+    fn stop(&mut self, id: LaneId) {
+        if let Some(lane) = self.lanes.remove(&id) {
             lane.task.abort();
-            self.ended.merge(&read(&lane.report).counters.drops);
+            self.ended.add(id.0, lane.report, lane.task);
+        }
+    }
+
+    /// All lanes of an origin.
+    fn stop_all(&mut self, origin: Origin) {
+        let all = self.lanes.range(strand::all(origin));
+        let all: Vec<LaneId> = all.map(|(lane, _)| *lane).collect();
+        for lane in all {
+            self.stop(lane);
         }
     }
 
@@ -437,6 +533,25 @@ impl Datapath {
             change(&mut outlets);
             outlets
         });
+    }
+}
+
+/// By which way a frame of so many bytes left.
+fn left(
+    outlets: &Outlets,
+    to: ruling::Output,
+    route: Route,
+    length: usize,
+    sent: Result<(), DropReason>,
+) -> Left {
+    match to {
+        _ if sent.is_err() => Left::Not,
+        ruling::Output::Port(_) => Left::Port,
+        ruling::Output::Peer(node) => {
+            let outlet = outlets.peers.get(&node);
+            let how = outlet.and_then(|outlet| outlet.describe(route, length));
+            how.map_or(Left::Not, Left::Session)
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the way out and its limits: a TAP that is full, or a session whose datagram buffer is, takes no more, and the lane
 //! counts the drop. Nothing waits here.
 
+use super::capture::Encapsulation;
 use crate::kernel::{PortTap, Vtap};
 use crate::quic::{Connection, Outgoing, SendError};
 use crate::underlay::{QUEUE_BYTES, acknowledged};
@@ -11,10 +12,11 @@ use meshd_core::ident::{NodeId, PortId, Vni};
 use meshd_core::node::Monitor;
 use meshd_core::ruling::DropReason;
 use meshd_core::steering::{Live, Route, WAYS_END, WayId, WaySample};
-use meshd_core::superframe::{self, Shape, Unit, VnetHeader};
+use meshd_core::superframe::{self, Cut, Shape, Unit, VnetHeader};
 use meshd_core::wire::datagram;
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -250,6 +252,27 @@ impl PeerOutlet {
         Ok(())
     }
 
+    /// How a frame of so many bytes travels by a route.
+    pub(super) fn describe(&self, route: Route, length: usize) -> Option<Encapsulation> {
+        let line = self.by(route)?;
+        let mut lines = self.ways.iter().zip(0u32..);
+        let same = |other: &Line| other.connection.is(&line.connection);
+        let (_, way) = lines.find(|(other, _)| other.as_ref().is_some_and(same))?;
+        let datagram_max = line.connection.max_datagram_size()?;
+        let room = datagram_max.saturating_sub(datagram::PIECE_LEN).max(1);
+        let link = WayId::new(way).and_then(WayId::nth_link);
+        let remote = line.connection.remote_address();
+        Some(Encapsulation {
+            link: link.map(|nth| nth + 1),
+            remote: SocketAddr::new(remote.ip().to_canonical(), remote.port()),
+            datagram_max,
+            datagrams: match length + datagram::WHOLE_LEN <= datagram_max {
+                true => 1,
+                false => length.div_ceil(room),
+            },
+        })
+    }
+
     fn by(&self, route: Route) -> Option<&Line> {
         match route {
             Route::Any => self.any(),
@@ -365,10 +388,11 @@ impl Line {
             return Some(Err(DropReason::SessionQueueFull));
         }
         let id = self.next_frame.fetch_add(1, Ordering::Relaxed);
-        let room = &mut outbox.slices;
-        let mut slices = superframe::slices(vni, id, unit.bytes(), unit.segment(), max, room)?;
-        let pushed = slices.try_for_each(|slice| push(&mut outgoing, slice));
-        drop(slices);
+        let cut = Cut::of(unit.bytes(), unit.segment(), max)?;
+        let repairs = outgoing.repairs(cut.count());
+        let mut datagrams = cut.datagrams(vni, id, repairs, &mut outbox.slices);
+        let pushed = datagrams.try_for_each(|datagram| push(&mut outgoing, datagram));
+        drop(datagrams);
         outgoing.flush();
         Some(pushed)
     }

@@ -1,11 +1,11 @@
-//! The lane of a peer: reads the datagrams of its session, and puts pieces and slices together.
+//! The lane of a peer: reads the datagrams of its session, puts pieces and slices together, and mends what can be.
 
 use super::lane_task::{LaneTask, Start};
 use crate::quic::Connection;
 use bytes::{BufMut, Bytes, BytesMut};
 use meshd_core::ident::Moment;
 use meshd_core::ruling::DropReason;
-use meshd_core::superframe::{Joined, Run, Slice, Unit};
+use meshd_core::superframe::{Joined, Mender, Missing, Repair, Run, Slice, Unit};
 use meshd_core::wire::datagram::{self, Header, Pushed, Reassembly};
 use std::collections::VecDeque;
 
@@ -18,6 +18,7 @@ pub(super) async fn run(start: Start, connection: Connection) {
     let (mut task, mut from_driver) = LaneTask::new(start);
     let mut parts = Parts::default();
     let mut datagrams = VecDeque::new();
+    let mut overrun = 0;
     loop {
         tokio::select! {
             biased;
@@ -25,10 +26,11 @@ pub(super) async fn run(start: Start, connection: Connection) {
                 Some(told) => task.told(told),
                 None => return,
             },
-            arrived = connection.datagrams(&mut datagrams, BATCH_MAX) => if arrived.is_err() {
-                return;
+            arrived = connection.datagrams(&mut datagrams, BATCH_MAX) => match arrived {
+                Ok(lost) => overrun = lost,
+                Err(_) => return,
             },
-            () = task.timer(parts.reassembly.poll_timeout()) => {
+            () = task.timer(parts.poll_timeout()) => {
                 task.timeout();
             }
         }
@@ -36,11 +38,18 @@ pub(super) async fn run(start: Start, connection: Connection) {
         for datagram in datagrams.drain(..) {
             parts.take(&mut task, &datagram, now);
         }
+        parts.wait_no_longer(&mut task, now);
+        task.mended(parts.mender.take_mended());
         // Nothing more is at hand, and what is missing may be lost.
         parts.end(&mut task);
-        let (full, expired) = parts.reassembly.take_lost();
-        task.drop(DropReason::ReassemblyFull, full);
-        task.drop(DropReason::PieceMissing, expired);
+        for ((vni, reason), frames) in parts.reassembly.take_lost() {
+            task.lost(reason, frames, vni);
+        }
+        task.lost(
+            DropReason::SessionOverrun,
+            std::mem::take(&mut overrun),
+            None,
+        );
         if parts
             .reassembly
             .poll_timeout()
@@ -59,6 +68,10 @@ pub(super) async fn run(start: Start, connection: Connection) {
 #[derive(Default)]
 struct Parts {
     reassembly: Reassembly,
+    mender: Mender,
+    missing: Missing,
+    /// What the mender hands on; empty between two datagrams.
+    mended: VecDeque<Slice>,
     run: Run,
 }
 
@@ -69,17 +82,21 @@ impl Parts {
         }
         if datagram::is_slice(datagram) {
             let Ok(slice) = Slice::decode(datagram) else {
-                return task.drop(DropReason::BadDatagram, 1);
+                return task.lost(DropReason::BadDatagram, 1, None);
             };
-            if let Some(before) = self.run.push(&slice) {
-                hand_over(task, &before);
-            }
-            if self.run.is_complete() {
-                self.end(task);
-            }
-            return;
+            self.mender.slice(slice, now, &mut self.mended);
+            return self.join(task, now);
+        }
+        if datagram::is_repair(datagram) {
+            let Ok(repair) = Repair::decode(datagram) else {
+                return task.lost(DropReason::BadDatagram, 1, None);
+            };
+            self.mender.repair(&repair, now, &mut self.mended);
+            return self.join(task, now);
         }
         // What comes behind a superframe does not overtake it.
+        self.mender.give_up(&mut self.mended);
+        self.join(task, now);
         self.end(task);
         match datagram::decode(datagram) {
             Ok((Header::Whole { vni }, _)) => task.frame(vni, datagram),
@@ -92,9 +109,42 @@ impl Parts {
                 }
                 Pushed::Copy(vni, frame) => task.copied(vni, &frame),
                 Pushed::Wanting => {}
-                Pushed::Rejected => task.drop(DropReason::BadDatagram, 1),
+                Pushed::Rejected => task.lost(DropReason::BadDatagram, 1, None),
             },
-            Err(_) => task.drop(DropReason::BadDatagram, 1),
+            Err(_) => task.lost(DropReason::BadDatagram, 1, None),
+        }
+    }
+
+    /// When something is given up.
+    fn poll_timeout(&self) -> Option<Moment> {
+        let all = [
+            self.reassembly.poll_timeout(),
+            self.mender.poll_timeout(),
+            self.missing.poll_timeout(),
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    fn wait_no_longer(&mut self, task: &mut LaneTask, now: Moment) {
+        self.mender.handle_timeout(now, &mut self.mended);
+        self.join(task, now);
+        while let Some((vni, frames)) = self.missing.handle_timeout(now) {
+            task.lost(DropReason::PieceMissing, frames, Some(vni));
+        }
+    }
+
+    /// Joins the slices that can be handed on.
+    fn join(&mut self, task: &mut LaneTask, now: Moment) {
+        while let Some(slice) = self.mended.pop_front() {
+            if let Some((vni, frames)) = self.missing.slice(&slice, now) {
+                task.lost(DropReason::PieceMissing, frames, Some(vni));
+            }
+            if let Some(before) = self.run.push(&slice) {
+                hand_over(task, &before);
+            }
+            if self.run.is_complete() {
+                self.end(task);
+            }
         }
     }
 
@@ -112,6 +162,6 @@ fn hand_over(task: &mut LaneTask, (vni, framed, segment): &Joined) {
     let frame = framed.get(datagram::WHOLE_LEN..).unwrap_or_default();
     match Unit::of(frame, *segment) {
         Some(unit) => task.superframe(*vni, &unit),
-        None => task.drop(DropReason::BadDatagram, 1),
+        None => task.lost(DropReason::BadDatagram, 1, None),
     }
 }

@@ -1,4 +1,4 @@
-//! The lane of a port: reads its TAP in batches.
+//! The lane of a port, or of one of its queues: reads the TAP in batches.
 
 use super::lane_task::{LaneTask, Start};
 use crate::kernel::PortTap;
@@ -9,6 +9,7 @@ use meshd_core::superframe::{self, Gso, SUPERFRAME_MAX, Unit, VnetHeader};
 use meshd_core::wire::datagram;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Frames and superframes read in a row before rulings, timers and other tasks have their turn.
 const BATCH_MAX: usize = 64;
@@ -18,10 +19,16 @@ const ROOM: usize = datagram::WHOLE_LEN + SUPERFRAME_MAX;
 /// Read ahead of what frames need, so that memory is asked for once in many frames.
 const CHUNK: usize = 256 * 1024;
 
+/// Other ports are waited for so long after a restart.
+const ADOPTED_WITHIN: Duration = Duration::from_secs(3);
+
 /// Reads until the TAP is gone.
 pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
+    // What has waited in one TAP over a restart may be for another that is not there yet.
+    let _ = tokio::time::timeout(ADOPTED_WITHIN, start.begun()).await;
     let (mut task, mut from_driver) = LaneTask::new(start);
-    let mut buffer = BytesMut::zeroed(CHUNK);
+    // A port has many queues, and most are idle: there is a buffer while frames come.
+    let (mut buffer, mut idle) = (BytesMut::new(), true);
     loop {
         tokio::select! {
             biased;
@@ -29,20 +36,28 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
                 Some(told) => task.told(told),
                 None => return,
             },
-            read = tap.read(space(&mut buffer)) => match read {
-                Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
+            read = tap.read_into(&mut buffer, space) => match read {
+                Ok((header, length)) => {
+                    idle = false;
+                    take(&mut task, vni, &mut buffer, &header, length);
+                }
                 // A kind of superframe that this release has not asked for.
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    task.drop(DropReason::Malformed, 1);
+                    task.lost(DropReason::Malformed, 1, Some(vni));
                 }
                 Err(error) => {
                     tracing::debug!(%vni, %error, "the TAP of a port cannot be read any more");
                     return;
                 }
             },
-            () = task.timer(None) => task.timeout(),
+            () = task.timer(None) => {
+                task.timeout();
+                if std::mem::replace(&mut idle, true) {
+                    buffer = BytesMut::new();
+                }
+            }
         }
-        for _ in 1..BATCH_MAX {
+        for _ in 1..if idle { 0 } else { BATCH_MAX } {
             match tap.try_read(space(&mut buffer)) {
                 Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
                 Err(_) => break,
@@ -72,7 +87,7 @@ fn take(task: &mut LaneTask, vni: Vni, buffer: &mut BytesMut, header: &VnetHeade
         let frame = buffer.get(datagram::WHOLE_LEN..end).unwrap_or_default();
         match Unit::of(frame, header.gso_size) {
             Some(unit) if header.gso != Gso::Ufo => task.superframe(vni, &unit),
-            _ => task.drop(DropReason::Malformed, 1),
+            _ => task.lost(DropReason::Malformed, 1, Some(vni)),
         }
         return;
     }

@@ -49,10 +49,10 @@ pub(super) fn offered(host: &Host, underlay: SocketAddr) -> Vec<SocketAddr> {
 }
 
 /// Devices of the overlay: ours, those with a mark, and the far ends of both that are in this namespace.
-fn overlay(host: &Host) -> BTreeSet<u32> {
+pub(super) fn overlay(host: &Host) -> BTreeSet<u32> {
     let mut devices = host.own.clone();
     for link in &host.links {
-        if marks::is_marked(link) || host.own.contains(&link.index) {
+        if marks::is_of_overlay(link) || host.own.contains(&link.index) {
             devices.insert(link.index);
             if link.kind == b"veth" && link.peer_netns.is_none() {
                 devices.extend(link.peer);
@@ -136,6 +136,7 @@ mod tests {
             prefix: 24,
             scope: SCOPE_UNIVERSE,
             flags: 0,
+            proto: 0,
         }
     }
 

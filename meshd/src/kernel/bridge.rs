@@ -13,6 +13,7 @@ use super::failure::{Failure, failure, refused};
 use super::marks::NetworkRole;
 use super::netlink::{self, Body, Link};
 use super::port::Workbench;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Vni, escape};
 use nix::errno::Errno;
 
@@ -147,26 +148,33 @@ impl Workbench<'_> {
                 .map_err(refused("set the bridge", &name, self.own_netns))?;
         }
         self.set_device_up(vni, role, true).await?;
-        self.find_device(vni, role)
-            .await?
-            .ok_or_else(|| failure(format!("the bridge of VNI {vni} went away meanwhile")))
+        self.find_device(vni, role).await?.ok_or_else(|| {
+            failure(
+                ErrorCode::DeviceMeddled,
+                format!("the bridge of VNI {vni} went away meanwhile"),
+            )
+        })
     }
 
     /// Makes a device a port of the network's bridge, without learning and flooding. Changes only what differs.
     pub(super) async fn join_bridge(&self, vni: Vni, device: u32) -> Result<(), Failure> {
         let role = NetworkRole::Bridge;
         let bridge = self.find_device(vni, role).await?;
-        let bridge = bridge.ok_or_else(|| failure(format!("VNI {vni} has no bridge")))?;
+        let bridge = bridge
+            .ok_or_else(|| failure(ErrorCode::DeviceMeddled, format!("VNI {vni} has no bridge")))?;
         let shown = format!("device {device} into {}", escape(&bridge.name));
         let refused = refused("put", &shown, self.own_netns);
         let link = self.own.link_by_index(device).await.map_err(&refused)?;
         let link = link.ok_or_else(|| refused(Errno::ENODEV))?;
         if link.master.is_some_and(|master| master != bridge.index) {
-            return Err(failure(format!(
-                "{} is a port of another bridge (device {}): take it out there",
-                escape(&link.name),
-                link.master.unwrap_or_default()
-            )));
+            return Err(failure(
+                ErrorCode::DeviceForeign,
+                format!(
+                    "{} is a port of another bridge (device {}): take it out there",
+                    escape(&link.name),
+                    link.master.unwrap_or_default()
+                ),
+            ));
         }
         let odds = port_odds(&link);
         if link.master.is_none() || !odds.is_empty() {
@@ -178,7 +186,9 @@ impl Workbench<'_> {
                 flags.body = port_body(device, set).bytes();
             }
             let failed = self.batch.send(&[enter, flags]).await;
-            let failed = failed.map_err(|error| failure(format!("put {shown}: {error}")))?;
+            let failed = failed.map_err(|error| {
+                failure(ErrorCode::KernelRefused, format!("put {shown}: {error}"))
+            })?;
             if let Some((_, error)) = failed.first() {
                 return Err(refused(*error));
             }

@@ -1,4 +1,4 @@
-//! The host's own filter of bridged frames: what of it would drop what the kernel forwards for us.
+//! The host's own filter of bridged frames: what of it would drop or rewrite what the kernel forwards for us.
 //!
 //! ```text
 //!    port -> gate -> bridge --br_netfilter--> FORWARD of ip, ip6, inet --> port or VXLAN device
@@ -6,7 +6,9 @@
 //! ```
 //!
 //! With `br_netfilter` loaded, a bridge sends IPv4 and IPv6 through the host's netfilter hooks, and no setting of a bridge
-//! takes that back. Frames that the daemon forwards do not pass there.
+//! takes that back. Frames that the daemon forwards do not pass there. So does its address translation: a frame that the host
+//! has routed to a port of ours, and has rewritten then, is a second connection of the same addresses to it on the bridge, and
+//! gets another source port.
 //!
 //! Owns the look at those hooks. Refuses to read rules one by one: whether they would let our frames pass depends on
 //! frames that are not there yet, so a chain with rules counts as one that may drop. Changes nothing of the host's.
@@ -26,6 +28,7 @@ const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const CHAIN_USE: u16 = 6;
+const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 /// `NF_INET_FORWARD`, `NF_DROP` of linux/netfilter.h.
 const FORWARD: u32 = 2;
@@ -42,6 +45,8 @@ struct Chain {
     name: String,
     hook: u32,
     drops: bool,
+    /// It translates addresses.
+    nat: bool,
     /// Rules in it: no base chain is ever jumped to, so its uses are those.
     rules: u32,
 }
@@ -62,12 +67,13 @@ fn chain(body: &[u8]) -> Option<Chain> {
         name: text(CHAIN_NAME)?,
         hook: word(hook, HOOK_NUMBER)?,
         drops: word(body, CHAIN_POLICY) == Some(DROP),
+        nat: text(CHAIN_TYPE).as_deref() == Some("nat"),
         rules: word(body, CHAIN_USE).unwrap_or(0),
     })
 }
 
-/// Why it may drop a frame that a bridge forwards.
-fn may_drop(chain: &Chain) -> Option<&'static str> {
+/// Why it may drop or rewrite a frame that a bridge forwards.
+fn may_disturb(chain: &Chain) -> Option<&'static str> {
     match chain {
         Chain { drops: true, .. } => Some("drops by default"),
         Chain {
@@ -75,6 +81,11 @@ fn may_drop(chain: &Chain) -> Option<&'static str> {
             rules: 1..,
             ..
         } => Some("has rules"),
+        Chain {
+            nat: true,
+            rules: 1..,
+            ..
+        } => Some("translates addresses"),
         _ => None,
     }
 }
@@ -105,7 +116,7 @@ async fn look(nft: &Nft) -> Result<Option<String>, Errno> {
             let Some(chain) = chain(&body) else { continue };
             // At the hooks of input and output no forwarded frame passes.
             let forwarded = matches!(chain.hook, 0 | FORWARD | 4);
-            if let (true, Some(why)) = (forwarded, may_drop(&chain)) {
+            if let (true, Some(why)) = (forwarded, may_disturb(&chain)) {
                 return Ok(Some(format!(
                     "chain {} of table {shown} {} {why}",
                     chain.name, chain.table
@@ -119,9 +130,12 @@ async fn look(nft: &Nft) -> Result<Option<String>, Errno> {
             _ => continue,
         };
         let tables = std::fs::read_to_string(legacy).unwrap_or_default();
-        if tables.lines().any(|table| table == "filter") {
+        if let Some(table) = tables
+            .lines()
+            .find(|table| matches!(*table, "filter" | "nat"))
+        {
             return Ok(Some(format!(
-                "iptables-legacy has a filter table ({shown})"
+                "iptables-legacy has a {table} table ({shown})"
             )));
         }
     }
@@ -221,7 +235,6 @@ mod tests {
             run("nft add chain ip other called");
             run("nft add rule ip other called drop");
             run("nft add chain ip other nat { type nat hook postrouting priority 100 ; }");
-            run("nft add rule ip other nat masquerade");
             forward("ip", "accept");
             forward("ip6", "accept");
             assert_eq!(bridge_filter().await, None, "nothing that drops");
@@ -231,6 +244,10 @@ mod tests {
             assert_eq!(bridge_filter().await, there.then_some(rules));
             run("nft flush chain ip6 filter FORWARD");
             assert_eq!(bridge_filter().await, None, "rules are gone");
+            run("nft add rule ip other nat masquerade");
+            let rewrites = "chain nat of table ip other translates addresses".to_owned();
+            assert_eq!(bridge_filter().await, there.then_some(rewrites));
+            run("nft flush chain ip other nat");
             forward("inet", "drop");
             let drops = "chain FORWARD of table inet filter drops by default".to_owned();
             assert_eq!(bridge_filter().await, there.then_some(drops));

@@ -12,6 +12,7 @@ use super::failure::{Failure, failure, refused};
 use super::marks::NetworkRole;
 use super::netlink::{Body, Link};
 use super::port::Workbench;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Vni, escape};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use nix::errno::Errno;
@@ -102,10 +103,13 @@ impl Workbench<'_> {
             self.inventory.networks.add(vni, role, made.index);
             return Ok(made);
         }
-        Err(failure(format!(
-            "all {NAMES_MAX} names such as {} are taken by devices of others",
-            role.name(vni, 0)
-        )))
+        Err(failure(
+            ErrorCode::InterfaceExists,
+            format!(
+                "all {NAMES_MAX} names such as {} are taken by devices of others",
+                role.name(vni, 0)
+            ),
+        ))
     }
 
     /// Our mark, the MTU and the MAC; no ARP and no IPv6, so that the host itself neither speaks nor answers there.
@@ -173,14 +177,18 @@ impl Workbench<'_> {
     ) -> Result<(), Failure> {
         let Some(link) = self.find_device(vni, role).await? else {
             let gone = format!("the {} of VNI {vni} is not there", role.shown());
-            return if is_up { Err(failure(gone)) } else { Ok(()) };
+            return if is_up {
+                Err(failure(ErrorCode::DeviceMeddled, gone))
+            } else {
+                Ok(())
+            };
         };
         let name = escape(&link.name);
         if link.is_up() != is_up {
             self.inventory.networks.unwatch(link.index);
             let flags = if is_up { libc::IFF_UP } else { 0 };
             let body = link_body(link.index, flags, libc::IFF_UP).bytes();
-            let step = if is_up { "raise" } else { "set down" };
+            let step = if is_up { "bring up" } else { "set down" };
             self.own
                 .change(libc::RTM_NEWLINK, 0, body)
                 .await

@@ -4,7 +4,7 @@
 //! kernel is now: whoever takes an entry looks at the whole network again.
 
 use super::marks::NetworkRole;
-use meshd_core::ident::Vni;
+use meshd_core::ident::{PortId, Vni};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
@@ -52,25 +52,32 @@ pub struct Disturbance {
     pub what: What,
 }
 
-impl fmt::Display for Disturbance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.part {
-            Part::Device(role) => write!(f, "the {} of VNI {}", role.shown(), self.vni)?,
-            Part::Port(index) => {
-                write!(f, "the port {index} in the bridge of VNI {}", self.vni)?;
-            }
-            Part::Fdb => write!(f, "the FDB of VNI {}", self.vni)?,
-        }
-        f.write_str(match self.what {
+impl Disturbance {
+    /// In words, of which the network is no part. `port`: whose device [`Part::Port`] is.
+    #[must_use]
+    pub fn told(&self, port: Option<PortId>) -> String {
+        let part = match (self.part, port) {
+            (Part::Device(role), _) => format!("the {}", role.shown()),
+            (Part::Port(_), Some(port)) => format!("port {port} in the bridge"),
+            (Part::Port(index), None) => format!("the device of index {index} in the bridge"),
+            (Part::Fdb, _) => "the FDB".to_owned(),
+        };
+        let what = match self.what {
             What::Gone => " was deleted",
             What::Renamed => " was renamed",
             What::Down => " was set down",
             What::LeftBridge => " left its bridge",
             What::LostFilter => " lost its filter (clsact, cls_bpf)",
             What::Changed => " was changed",
-            What::Unknown => ": events were lost",
-        })?;
-        f.write_str(" by somebody else")
+            What::Unknown => return format!("{part}: events were lost"),
+        };
+        format!("{part}{what} by somebody else")
+    }
+}
+
+impl fmt::Display for Disturbance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VNI {}: {}", self.vni, self.told(None))
     }
 }
 
@@ -123,7 +130,16 @@ mod tests {
         assert_eq!(all.take().await, BTreeSet::from([disturbance]));
         assert_eq!(
             disturbance.to_string(),
-            "the FDB of VNI 7 was changed by somebody else"
+            "VNI 7: the FDB was changed by somebody else"
+        );
+        let port = Disturbance {
+            part: Part::Port(1869),
+            what: What::Gone,
+            ..disturbance
+        };
+        assert_eq!(
+            port.told(Some(PortId(5))),
+            "port 5 in the bridge was deleted by somebody else"
         );
         let more = tokio::time::timeout(std::time::Duration::from_millis(10), all.take());
         assert!(more.await.is_err());

@@ -4,19 +4,22 @@
 
 use super::netlink;
 use super::netns::Netns;
+use meshd_core::code::ErrorCode;
 use nix::errno::Errno;
 use std::fmt;
 
 /// A failed step.
 pub(super) struct Failure {
+    pub(super) code: ErrorCode,
     pub(super) reason: String,
     pub(super) gone: bool,
     /// Another process holds the TAP: nothing is to be undone under its feet.
     pub(super) keep: bool,
 }
 
-pub(super) fn failure(reason: impl fmt::Display) -> Failure {
+pub(super) fn failure(code: ErrorCode, reason: impl fmt::Display) -> Failure {
     Failure {
+        code,
         reason: reason.to_string(),
         gone: false,
         keep: false,
@@ -55,7 +58,41 @@ fn advice(step: &str, error: Errno) -> &'static str {
             ": an IPv6 address needs an MTU of 1280 or more there"
         }
         Errno::EINVAL if step.contains("veth") => ": the kernel refuses the name, MAC or MTU",
-        Errno::EADDRINUSE => ": another program has the UDP port",
+        Errno::EADDRINUSE if !step.starts_with("raise") => ": another program has the UDP port",
+        Errno::EOPNOTSUPP if step.contains("dummy") => ": the kernel has no dummy (CONFIG_DUMMY)",
+        Errno::EOPNOTSUPP if step.contains("make the bond") => {
+            ": the kernel has no bonding (CONFIG_BONDING)"
+        }
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT if step.contains("make the vlan") => {
+            ": the kernel has no VLAN devices (CONFIG_VLAN_8021Q)"
+        }
+        Errno::EOPNOTSUPP if step.contains("make the macvlan") => {
+            ": the kernel has no macvlan (CONFIG_MACVLAN)"
+        }
+        Errno::EOPNOTSUPP if step.contains("make the macvtap") => {
+            ": the kernel has no macvtap (CONFIG_MACVTAP)"
+        }
+        Errno::EBUSY if step.contains("make the macv") => {
+            ": another takes the frames of what it stands on, such as a bond, a bridge or an ipvlan"
+        }
+        Errno::EINVAL if step.contains("make the macv") => {
+            ": what it stands on has a macvlan in mode passthru, or has others and cannot have one"
+        }
+        Errno::EBUSY if step.starts_with("put ") => {
+            ": it carries a macvlan, or is in use otherwise"
+        }
+        Errno::EADDRINUSE if step.starts_with("raise") => ": a sibling has its MAC",
+        Errno::EOPNOTSUPP if step.contains("VLANs") => {
+            ": the kernel has no VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)"
+        }
+        Errno::EEXIST if step.contains("make the vlan") => {
+            ": its parent has a device of this VLAN already"
+        }
+        Errno::ENETDOWN => ": what it stands on is down; raise that (ip link set … up)",
+        Errno::ERANGE | Errno::EINVAL if step.contains("set the MTU") => {
+            ": more than what it stands on can carry (`ip link` shows the MTU of that), or less than it needs"
+        }
+        Errno::ENOTUNIQ if step.contains("into") => ": it is in another bond or bridge",
         Errno::EOPNOTSUPP if step.contains("bridge") => {
             ": the kernel has no bridge (CONFIG_BRIDGE)"
         }
@@ -66,6 +103,29 @@ fn advice(step: &str, error: Errno) -> &'static str {
     }
 }
 
+/// Which fault a refusal of the kernel is. Beside [`advice`], which says it in words.
+fn code(step: &str, error: Errno) -> ErrorCode {
+    match error {
+        // With this one the kernel says that IPv6 is off.
+        Errno::EACCES if step.contains("address") => ErrorCode::KernelRefused,
+        Errno::EPERM | Errno::EACCES => ErrorCode::KernelNotPermitted,
+        Errno::ENOENT | Errno::ENODEV | Errno::ENXIO if step.contains("/dev/net/tun") => {
+            ErrorCode::KernelLacks
+        }
+        Errno::ENODEV | Errno::ENXIO => ErrorCode::InterfaceMissing,
+        Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT | Errno::ENOSYS => {
+            ErrorCode::KernelLacks
+        }
+        Errno::ENOENT if step.contains("clsact") || step.contains("cls_bpf") => {
+            ErrorCode::KernelLacks
+        }
+        Errno::EEXIST => ErrorCode::InterfaceExists,
+        Errno::EADDRINUSE if !step.starts_with("raise") => ErrorCode::UdpPortTaken,
+        Errno::EBUSY | Errno::ENOTUNIQ => ErrorCode::DeviceBusy,
+        _ => ErrorCode::KernelRefused,
+    }
+}
+
 /// Names the step, the device and the namespace.
 pub(super) fn refused<'a>(
     step: &'a str,
@@ -73,12 +133,13 @@ pub(super) fn refused<'a>(
     netns: &'a Netns,
 ) -> impl Fn(Errno) -> Failure + 'a {
     move |error| {
-        failure(format!(
+        let reason = format!(
             "{step} {device} in {}: {}{}",
             netns.shown(),
             error.desc(),
             advice(step, error)
-        ))
+        );
+        failure(code(step, error), reason)
     }
 }
 

@@ -15,6 +15,7 @@ use super::fdb::{self, FdbTarget, Seen};
 use super::inventory::Inventory;
 use super::netlink;
 use super::netns::Netlink;
+use meshd_core::code::ErrorCode;
 use netlink_proto::sys::{AsyncSocket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE};
 use std::io;
 use std::sync::Arc;
@@ -61,7 +62,7 @@ impl FdbMonitor {
                 }
                 Err(error) => {
                     if error.raw_os_error() != Some(libc::ENOBUFS) {
-                        tracing::warn!(%error, "kernel events: read FDB changes");
+                        tracing::warn!(code = %ErrorCode::KernelEvents, %error, "kernel events: read FDB changes");
                         tokio::time::sleep(PAUSE).await;
                     }
                     for vni in self.inventory.networks.networks() {
@@ -104,6 +105,11 @@ impl FdbMonitor {
             false => found.is_some() && !expected,
         };
         if !is_wrong {
+            return;
+        }
+        // Entries go with the port that they lead to, which is told of that port: one of a namespace that went away.
+        let there = self.netlink.link_by_index(seen.entry.device).await;
+        if !matches!(there, Ok(Some(_))) {
             return;
         }
         if let Some((vni, _)) = networks.part(group)

@@ -4,8 +4,10 @@
 
 use super::fence::{Fence, FenceError, FenceState};
 use super::netns::Netlink;
+use super::shelf::Shelf;
 use super::vxlan::VxlanSpec;
-use super::{bridge, device, gate, netlink, tap, vtap};
+use super::{bridge, device, devices, gate, netlink, tap, vtap};
+pub use meshd_core::diagnosis::host::UseOf;
 use meshd_core::ident::Vni;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
@@ -21,17 +23,44 @@ pub struct Feature {
     pub name: &'static str,
     /// The option that it is built with.
     pub option: &'static str,
-    /// Nothing works without it; the others are for the kernel's fast path.
-    pub needed: bool,
+    /// What meshd uses it for.
+    pub use_of: UseOf,
     /// What happened: `Err` has the kernel's answer.
     pub tried: Result<(), String>,
 }
 
-/// Tries all of them.
+/// Tries what host devices need. Where a kernel has it as a module that is loaded by this.
+///
+/// # Errors
+/// If no namespace can be made for the trial: then nothing is known.
+pub async fn try_devices() -> io::Result<Vec<Feature>> {
+    elsewhere(async || {
+        let netlink = Netlink::here()?;
+        // What a VLAN stands on.
+        let _ = make(&netlink, "trial0", InfoKind::Veth).await;
+        let tried = devices::try_here(&netlink).await.into_iter();
+        let feature = |(name, option, tried)| Feature {
+            name,
+            option,
+            use_of: UseOf::Devices,
+            tried,
+        };
+        Ok(tried.map(feature).collect())
+    })
+    .await
+}
+
+/// Tries all that ports and networks need.
 ///
 /// # Errors
 /// If no namespace can be made for the trial: then nothing is known.
 pub async fn try_features() -> io::Result<Vec<Feature>> {
+    elsewhere(try_here).await
+}
+
+async fn elsewhere<T: Send + 'static>(
+    trial: impl AsyncFnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let (tell, told) = tokio::sync::oneshot::channel();
     // A thread of its own: its namespace ends with it, and whatever was made there.
     std::thread::Builder::new()
@@ -43,7 +72,7 @@ pub async fn try_features() -> io::Result<Vec<Feature>> {
                     let runtime = tokio::runtime::Builder::new_current_thread()
                         .enable_all()
                         .build()?;
-                    runtime.block_on(try_here())
+                    runtime.block_on(trial())
                 });
             let _ = tell.send(tried);
         })?;
@@ -55,10 +84,14 @@ async fn try_here() -> io::Result<Vec<Feature>> {
     let netlink = Netlink::here()?;
     let mut features = Vec::new();
     let mut say = |name, option, needed, tried: Result<(), String>| {
+        let use_of = match needed {
+            true => UseOf::Ports,
+            false => UseOf::FastPath,
+        };
         features.push(Feature {
             name,
             option,
-            needed,
+            use_of,
             tried,
         })
     };
@@ -67,9 +100,20 @@ async fn try_here() -> io::Result<Vec<Feature>> {
     let veth = make(&netlink, "trial0", InfoKind::Veth).await;
     say("veth", "CONFIG_VETH", true, veth.clone());
     let data = tokio::runtime::Handle::current();
-    let tun = tap::open(&netlink, &data, "trial1", "trial", 1500, false)
-        .await
-        .map_err(|(step, error)| format!("{step}: {}", error.desc()));
+    let tun = tap::open(
+        &netlink,
+        &data,
+        &Shelf::default(),
+        tap::Wish {
+            name: "trial1",
+            alias: "trial",
+            mtu: 1500,
+            superframes: false,
+            queues: 1,
+        },
+    )
+    .await
+    .map_err(|(step, error)| format!("{step}: {}", error.desc()));
     say(
         "tap",
         "CONFIG_TUN",
@@ -77,7 +121,7 @@ async fn try_here() -> io::Result<Vec<Feature>> {
         tun.as_ref().map(|_| ()).map_err(Clone::clone),
     );
     let patched = match (netlink.link_by_name(b"trial0").await, &tun) {
-        (Ok(Some(veth)), Ok((_, tap))) => gate::redirect(&netlink, veth.index, *tap)
+        (Ok(Some(veth)), Ok(tap)) => gate::redirect(&netlink, veth.index, tap.index)
             .await
             .map_err(|(step, error)| format!("{step} a device: {}", error.desc())),
         _ => Err("not tried, since veth or tap is missing".to_owned()),
@@ -104,11 +148,15 @@ async fn try_here() -> io::Result<Vec<Feature>> {
         false,
         superframes.map_err(|(step, error)| format!("{step}: {}", error.desc())),
     );
+    let spread = vtap::has_queues().and_then(|()| {
+        let file = vtap::open_as("trial7", vtap::Kind::Queues)?;
+        vtap::spread(&file, &gate::spreader()?)
+    });
     say(
-        "macvlan",
-        "CONFIG_MACVLAN",
+        "tap with several queues",
+        "CONFIG_TUN, CONFIG_BPF_SYSCALL",
         false,
-        make(&netlink, "trial4", InfoKind::MacVlan).await,
+        spread.map_err(|(step, error)| format!("{step}: {}", error.desc())),
     );
     say(
         "nftables",
@@ -121,20 +169,10 @@ async fn try_here() -> io::Result<Vec<Feature>> {
 
 async fn make(netlink: &Netlink, name: &str, kind: InfoKind) -> Result<(), String> {
     let mut message = LinkMessage::default();
-    let info = vec![LinkInfo::Kind(kind.clone())];
     message.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::LinkInfo(info),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)]),
     ];
-    if kind == InfoKind::MacVlan {
-        let lower = netlink
-            .link_by_name(b"trial0")
-            .await
-            .ok()
-            .flatten()
-            .ok_or("not tried, since veth is missing")?;
-        message.attributes.push(LinkAttribute::Link(lower.index));
-    }
     netlink
         .rt
         .link()
@@ -234,9 +272,8 @@ mod tests {
                 .iter()
                 .any(|feature| feature.name == name && feature.tried.is_ok())
         };
-        assert!(
-            is_there("bridge") && is_there("vxlan") && is_there("macvlan") && is_there("nftables")
-        );
+        assert!(is_there("bridge") && is_there("vxlan") && is_there("nftables"));
         assert!(is_there("tap with virtio-net header") && is_there("tap with superframes"));
+        assert!(is_there("tap with several queues"));
     }
 }

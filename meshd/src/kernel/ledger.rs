@@ -11,7 +11,9 @@ use super::disturbance::Part;
 use super::gate::{Entry, Gate, Key, L4, StepError};
 use super::inventory::Inventory;
 use super::marks::NetworkRole;
-use meshd_core::ident::{Epoch, Moment};
+use super::tally::{Passed, Tally};
+use meshd_core::code::ErrorCode;
+use meshd_core::ident::{Epoch, Moment, PortId};
 use meshd_core::node::PathTraffic;
 use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, PathSlot};
 use std::collections::BTreeMap;
@@ -34,6 +36,7 @@ pub struct Ledger {
     inventory: Arc<Inventory>,
     /// What CLOCK_MONOTONIC shows at moment 0.
     zero: u64,
+    tally: Tally,
     seen: Mutex<BTreeMap<GateMatch, Seen>>,
     told: Mutex<BTreeMap<PathSlot, (u64, u64)>>,
     /// Slots in use, and one more.
@@ -44,6 +47,7 @@ impl Ledger {
     /// `now`: what the daemon's clock shows at this moment.
     pub(super) fn new(gate: Gate, inventory: Arc<Inventory>, now: Moment) -> Self {
         Self {
+            tally: Tally::from_now(&gate),
             gate,
             inventory,
             zero: Gate::now().saturating_sub(now.0),
@@ -105,7 +109,7 @@ impl Ledger {
         let done = match op {
             GateOp::Open(flow) => self.open(&flow),
             GateOp::Close(matches) => match self.key(&matches) {
-                Some(key) => self.gate.close(&key).map(drop),
+                Some(key) => self.tally.close(&self.gate, &key),
                 // The device is gone, and with it all that entered by it.
                 None => Ok(()),
             },
@@ -120,7 +124,7 @@ impl Ledger {
             }
         };
         if let Err((step, error)) = done {
-            tracing::warn!(error = error.desc(), "{step} the gates");
+            tracing::warn!(code = %ErrorCode::GateFailed, error = error.desc(), "{step} the gates");
         }
     }
 
@@ -132,6 +136,10 @@ impl Ledger {
             until: flow
                 .until
                 .and_then(|until| NonZeroU64::new(self.zero.saturating_add(until.0))),
+            to: flow
+                .to
+                .and_then(|port| self.inventory.of(port).veth)
+                .unwrap_or_default(),
             ..Entry::new(flow.epoch.0, flow.slot.0)
         };
         self.gate.open(&key, &entry)
@@ -178,7 +186,7 @@ impl Ledger {
         let (mut now, mut idle) = (BTreeMap::new(), Vec::new());
         for (key, entry) in entries {
             let Some(matches) = self.matches(&key) else {
-                let _ = self.gate.close(&key);
+                let _ = self.tally.close(&self.gate, &key);
                 continue;
             };
             let before = seen.get(&matches).copied().unwrap_or_default();
@@ -199,7 +207,16 @@ impl Ledger {
             );
         }
         *seen = now;
+        self.tally.retain(|device| self.inventory.holds(device));
         idle
+    }
+
+    /// What the kernel forwarded by itself from and to each port, since this daemon began.
+    #[must_use]
+    pub fn by_port(&self) -> BTreeMap<PortId, Passed> {
+        let sums = self.tally.sums(&self.gate).into_iter();
+        sums.filter_map(|(device, passed)| Some((self.inventory.port_of_veth(device)?, passed)))
+            .collect()
     }
 
     /// One more than the highest slot of a path.

@@ -1,15 +1,26 @@
 //! How a device says whose it is.
 //!
-//! Owns the mark: the ifalias `meshd:<mesh>:<node>:<port>`, and `meshd:<mesh>:<node>:n<vni>` for what a network has. A
+//! Owns the mark: the ifalias `meshd:<mesh>:<node>:<port>`, of an uplink's TAP with `:u<interface>:<VLAN>:<how it was>` behind, and `meshd:<mesh>:<node>:n<vni>` for what a network has. A
 //! veth, a bridge and a VXLAN device are made with a MAC that is derived from their mark, since the kernel takes an alias
-//! only in a second request: so a device that was left between the two is recognised as well.
+//! only in a second request: so a device that was left between the two is recognised as well. A host device has the alias
+//! `meshd:<mesh>:<node>:d`, and after it, each with a colon in front, the names of what we put into it; until it has that, its
+//! name says whose it is.
 
 use super::netlink::Link;
-use meshd_core::ident::{MacAddr, MeshId, NodeId, PortId, Vni};
+use meshd_core::ident::{IfName, MacAddr, MeshId, NodeId, PortId, Vni};
+use std::collections::BTreeSet;
 
 /// True if the device bears the mark of a node, whichever.
 pub(super) fn is_marked(link: &Link) -> bool {
     link.alias.starts_with(b"meshd:")
+}
+
+/// True if what it carries is, or may be, of the overlay: it is marked, and is no host device that leads to the underlay. A
+/// dummy leads nowhere, and its addresses may be those of several hosts.
+pub(super) fn is_of_overlay(link: &Link) -> bool {
+    let mut parts = link.alias.split(|&byte| byte == b':').skip(3);
+    let is_host_device = parts.next() == Some(b"d") && link.kind != b"dummy";
+    is_marked(link) && !is_host_device
 }
 
 /// Marks of one node.
@@ -25,6 +36,8 @@ pub(super) enum Role {
     Veth,
     /// The TAP.
     Tap,
+    /// The other end of the veth, where a macvlan or macvtap is over it.
+    Lower,
 }
 
 impl Role {
@@ -33,6 +46,7 @@ impl Role {
         let letters = match self {
             Self::Veth => "mv",
             Self::Tap => "mt",
+            Self::Lower => "ml",
         };
         name(letters, port.0, attempt)
     }
@@ -86,6 +100,50 @@ impl NetworkRole {
     }
 }
 
+/// How an interface of the host was before it became an uplink. The mark of the uplink's TAP keeps it: whoever finds the TAP can
+/// put the interface back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Former {
+    /// Index of the interface.
+    pub(super) index: u32,
+    /// The VLAN of the uplink.
+    pub(super) vlan: Option<u16>,
+    /// It was up.
+    pub(super) up: bool,
+    /// It was set to take frames for all.
+    pub(super) promiscuous: bool,
+    /// It had the clsact qdisc.
+    pub(super) hooked: bool,
+}
+
+impl Former {
+    fn write(self) -> String {
+        let letter = |is: bool, letter| if is { letter } else { "" };
+        format!(
+            ":u{}:{}:{}{}{}",
+            self.index,
+            self.vlan.unwrap_or(0),
+            letter(self.up, "u"),
+            letter(self.promiscuous, "p"),
+            letter(self.hooked, "c")
+        )
+    }
+
+    fn read(suffix: &[u8]) -> Option<Self> {
+        let mut parts = str::from_utf8(suffix).ok()?.strip_prefix('u')?.split(':');
+        let index = parts.next()?.parse().ok()?;
+        let vlan: u16 = parts.next()?.parse().ok()?;
+        let letters = parts.next()?;
+        Some(Self {
+            index,
+            vlan: (vlan != 0).then_some(vlan),
+            up: letters.contains('u'),
+            promiscuous: letters.contains('p'),
+            hooked: letters.contains('c'),
+        })
+    }
+}
+
 fn name(letters: &str, number: u32, attempt: u32) -> String {
     if attempt == 0 {
         format!("{letters}{number:x}")
@@ -115,6 +173,35 @@ impl Marks {
         format!("{}{port}", self.prefix)
     }
 
+    /// The port whose mark, alone, this is.
+    pub(super) fn port_of(&self, mark: &[u8]) -> Option<PortId> {
+        let number = mark.strip_prefix(self.prefix.as_bytes())?;
+        Some(PortId(str::from_utf8(number).ok()?.parse().ok()?))
+    }
+
+    /// The alias of an uplink's TAP.
+    pub(super) fn of_uplink(&self, port: PortId, former: Former) -> String {
+        format!("{}{}", self.of(port), former.write())
+    }
+
+    /// What the mark of an uplink's TAP keeps, if it is one of this node's.
+    pub(super) fn read_former(&self, link: &Link) -> Option<Former> {
+        self.read(link).filter(|(_, role)| *role == Role::Tap)?;
+        let at = link.alias.get(self.prefix.len()..)?;
+        let colon = at.iter().position(|&byte| byte == b':')?;
+        Former::read(at.get(colon + 1..)?)
+    }
+
+    /// The alias of the lower end of a macvlan's veth.
+    pub(super) fn of_lower(&self, port: PortId) -> String {
+        format!("{}:l", self.of(port))
+    }
+
+    /// Its MAC.
+    pub(super) fn lower_mac(&self, port: PortId) -> MacAddr {
+        derived(&self.of_lower(port))
+    }
+
     /// The MAC that the host's end of the veth is made with: locally administered, unique to the mark.
     pub(super) fn mac(&self, port: PortId) -> MacAddr {
         derived(&self.of(port))
@@ -133,6 +220,61 @@ impl Marks {
     /// The mark of what is no device, such as the fence.
     pub(super) fn of_thing(&self, thing: &str) -> String {
         format!("{}{thing}", self.prefix)
+    }
+
+    /// The alias of a host device that we put these into. No name holds a colon.
+    pub(super) fn of_host_device(&self, put: &BTreeSet<IfName>) -> Vec<u8> {
+        let mut alias = format!("{}d", self.prefix).into_bytes();
+        for name in put {
+            alias.push(b':');
+            alias.extend_from_slice(name.as_bytes());
+        }
+        alias
+    }
+
+    /// The alias of a host device that is put into another namespace: there it may have any name. No name holds a colon.
+    pub(super) fn of_placed(&self, name: &IfName) -> Vec<u8> {
+        let mut alias = format!("{}p:", self.prefix).into_bytes();
+        alias.extend_from_slice(name.as_bytes());
+        alias
+    }
+
+    /// The wished name of a host device that is, or is about to be, in another namespace.
+    pub(super) fn read_placed(&self, link: &Link) -> Option<IfName> {
+        let rest = link.alias.strip_prefix(self.prefix.as_bytes())?;
+        IfName::new(rest.strip_prefix(b"p:")?).ok()
+    }
+
+    /// The mark in the name of a macvtap's file.
+    pub(super) fn of_file(&self, name: &IfName) -> String {
+        // Of two names no two are the same, whatever bytes they have.
+        let safe = name.as_bytes().iter().map(|&byte| match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => char::from(byte).to_string(),
+            _ => format!("_{byte:02x}"),
+        });
+        format!("{}f:{}", self.prefix, safe.collect::<String>())
+    }
+
+    /// The name of a host device while it is built.
+    pub(super) fn working_name(&self) -> String {
+        let MacAddr([_, _, a, b, c, d]) = derived(&self.prefix);
+        format!("mw{a:02x}{b:02x}{c:02x}{d:02x}")
+    }
+
+    /// The MAC of a host device, unless another is wished.
+    pub(super) fn host_device_mac(&self, name: &IfName) -> MacAddr {
+        derived(&format!("{}d:{name}", self.prefix))
+    }
+
+    /// What was put into it, if it is a host device of this node.
+    pub(super) fn read_host_device(&self, link: &Link) -> Option<BTreeSet<IfName>> {
+        if link.alias.is_empty() && link.name == self.working_name().as_bytes() {
+            return Some(BTreeSet::new());
+        }
+        let rest = link.alias.strip_prefix(self.prefix.as_bytes())?;
+        let mut parts = rest.split(|&byte| byte == b':');
+        (parts.next() == Some(b"d"))
+            .then(|| parts.filter_map(|name| IfName::new(name).ok()).collect())
     }
 
     /// Which network's it is, if it is this node's.
@@ -167,7 +309,13 @@ impl Marks {
             return (role == Role::Veth && link.mac == Some(self.mac(port)))
                 .then_some((port, role));
         }
-        let number = link.alias.strip_prefix(self.prefix.as_bytes())?;
+        let mark = link.alias.strip_prefix(self.prefix.as_bytes())?;
+        let mut parts = mark.split(|&byte| byte == b':');
+        let number = parts.next()?;
+        let role = match (role, parts.next()) {
+            (Role::Veth, Some(b"l")) => Role::Lower,
+            (role, _) => role,
+        };
         Some((PortId(str::from_utf8(number).ok()?.parse().ok()?), role))
     }
 }
@@ -200,6 +348,38 @@ mod tests {
         };
         assert_eq!(marks(2).read(&link), Some((PortId(31), Role::Tap)));
         assert_eq!(marks(3).read(&link), None);
+    }
+
+    #[test]
+    fn no_two_names_have_one_mark_of_a_file() {
+        let marks = marks(1);
+        let names: [&[u8]; 6] = [b"vm.0", b"vm-0", b"vm_0", b"vm_2d0", b"vm\xff0", b"vm0"];
+        let files = names.map(|name| marks.of_file(&IfName::new(name).unwrap()));
+        let all: std::collections::BTreeSet<&String> = files.iter().collect();
+        assert_eq!(all.len(), names.len(), "{files:?}");
+    }
+
+    #[test]
+    fn the_mark_of_an_uplink_keeps_how_the_interface_was() {
+        for bits in 0..8u8 {
+            let former = Former {
+                index: 17,
+                vlan: (bits & 1 != 0).then_some(4094),
+                up: bits & 2 != 0,
+                promiscuous: bits & 4 != 0,
+                hooked: bits & 1 == 0,
+            };
+            let alias = marks(2).of_uplink(PortId(u32::MAX), former);
+            assert!(alias.len() < 256, "IFALIASZ");
+            let link = Link {
+                alias: alias.into_bytes(),
+                kind: b"tun".to_vec(),
+                ..Link::default()
+            };
+            assert_eq!(marks(2).read_former(&link), Some(former));
+            assert_eq!(marks(2).read(&link), Some((PortId(u32::MAX), Role::Tap)));
+            assert_eq!(marks(3).read_former(&link), None);
+        }
     }
 
     #[test]
@@ -241,6 +421,34 @@ mod tests {
             ..Link::default()
         };
         assert_eq!(marks(2).read_network(&port), None);
+    }
+
+    #[test]
+    fn a_host_device_says_whose_it_is_and_what_was_put_into_it() {
+        let put = BTreeSet::from([b"eth1", b"eth2"].map(|name| IfName::new(name).unwrap()));
+        let mut link = Link {
+            name: b"bond0".to_vec(),
+            kind: b"bond".to_vec(),
+            alias: marks(2).of_host_device(&put),
+            ..Link::default()
+        };
+        assert_eq!(marks(2).read_host_device(&link), Some(put));
+        assert_eq!(marks(3).read_host_device(&link), None);
+        assert!(!is_of_overlay(&link));
+        link.kind = b"dummy".to_vec();
+        assert!(is_of_overlay(&link));
+        (link.name, link.alias) = (marks(2).working_name().into_bytes(), Vec::new());
+        assert_eq!(marks(2).read_host_device(&link), Some(BTreeSet::new()));
+        assert_eq!(marks(3).read_host_device(&link), None);
+        link.alias = marks(2).of(PortId(7)).into_bytes();
+        assert_eq!(marks(2).read_host_device(&link), None);
+        assert_eq!(marks(2).read_placed(&link), None);
+        assert!(is_of_overlay(&link));
+        let web = IfName::new(b"web").unwrap();
+        link.alias = marks(2).of_placed(&web);
+        assert_eq!(marks(2).read_placed(&link), Some(web));
+        assert_eq!(marks(3).read_placed(&link), None);
+        assert_eq!(marks(2).read_host_device(&link), None);
     }
 
     #[test]

@@ -11,10 +11,12 @@
 //! The daemon's own namespace is never left: work inside another one is done by sockets that were opened there.
 
 mod addresses;
+mod adopted;
 mod batch;
 mod bridge;
 mod bridge_filter;
 mod device;
+mod devices;
 mod disturbance;
 mod entries;
 mod failure;
@@ -28,6 +30,9 @@ mod hint;
 mod holdings;
 mod inventory;
 mod ledger;
+mod listen;
+mod losses;
+mod macvlan;
 mod marks;
 mod monitor;
 mod nameless;
@@ -38,23 +43,40 @@ mod network;
 mod network_tests;
 mod nft;
 mod port;
+mod removal;
+mod renamed;
+mod route;
+pub(crate) mod shelf;
+mod still;
+mod tally;
 mod tap;
+mod tap_file;
 #[cfg(test)]
 mod tests;
+mod uplink;
+#[cfg(test)]
+mod uplink_tests;
+mod vrf;
 mod vtap;
 mod vxlan;
+mod wireless;
 
 pub use bridge_filter::{BridgeFilterWatch, bridge_filter};
+pub use devices::{DeviceError, DeviceWatch, HostDevices};
 pub use disturbance::{Disturbance, Part, What};
 pub use fdb::{FdbChange, FdbEntry, FdbFailure, FdbTable, FdbTarget};
-pub use features::{Feature, try_features};
+pub use features::{Feature, UseOf, try_devices, try_features};
 pub use fence::{Fence, FenceError, FenceReading, FenceState, FenceWatch};
 pub use ledger::Ledger;
+pub use listen::{Heard, Listener};
+pub use losses::KernelLosses;
 pub use marks::NetworkRole;
 pub use network::{NetworkDevice, NetworkError, Observed};
+pub use route::{RouteFound, routes_to};
+pub use tally::Passed;
 pub use tap::PortTap;
 pub use vtap::Vtap;
-pub use vxlan::VxlanSpec;
+pub use vxlan::{VxlanSpec, foreign_vxlans};
 
 use batch::Batch;
 use fdb_monitor::FdbMonitor;
@@ -64,13 +86,17 @@ pub use nameless::settle;
 pub use netns::Netlink;
 use netns::Netns;
 use port::Workbench;
+pub use shelf::Shelf;
+use tap::StepError;
 
+use meshd_core::code::ErrorCode;
 use meshd_core::command::{PortRecord, PortWiring};
 use meshd_core::ident::{IfName, MacAddr, MeshId, Moment, NodeId, PortId};
 use meshd_core::node::{Input, KernelEvent};
 use monitor::Monitor;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, MutexGuard, mpsc};
@@ -87,10 +113,14 @@ pub struct KernelConfig {
     pub underlay: SocketAddr,
     /// Have ports hand over superframes, where the kernel can.
     pub superframes: bool,
+    /// Queues of a port, where the kernel can: at least one.
+    pub queues: usize,
     /// Bytes of the largest superframe that a port's far end is to send; `None`: as the kernel has it.
     pub gso_max: Option<u32>,
     /// Where TAPs are waited for.
     pub data: Handle,
+    /// Descriptors of TAPs that outlive the daemon.
+    pub taps: Shelf,
 }
 
 /// A port that is as it should be.
@@ -101,6 +131,10 @@ pub struct Wired {
     pub mac: MacAddr,
     /// The port's frames, from the destination MAC on.
     pub tap: PortTap,
+    /// Further queues of the same TAP, which has a part of the flows in each.
+    pub more: Vec<PortTap>,
+    /// The file of a macvtap.
+    pub file: Option<PathBuf>,
 }
 
 /// A port that was looked through.
@@ -117,6 +151,8 @@ pub struct Mended {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct WireError {
+    /// What kind of fault.
+    pub code: ErrorCode,
     /// Step, device, namespace, and what to do.
     pub reason: String,
     /// The namespace, or the far end in it, does not exist any more: give the port up.
@@ -177,6 +213,11 @@ const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 /// Ports that are worked on at the same time, at most; the same port never twice.
 const LANES: usize = 16;
 
+/// A port's lane.
+fn place(port: PortId) -> usize {
+    port.0 as usize % LANES
+}
+
 /// The kernel's side of this node. Clones are the same.
 #[derive(Clone)]
 pub struct Kernel(Arc<Inner>);
@@ -187,8 +228,10 @@ struct Inner {
     marks: Marks,
     inventory: Arc<Inventory>,
     superframes: bool,
+    queues: usize,
     gso_max: Option<u32>,
     data: Handle,
+    taps: Shelf,
     lanes: [Mutex<()>; LANES],
     network_lanes: [Mutex<()>; LANES],
     batch: Batch,
@@ -228,6 +271,7 @@ impl Kernel {
         ))?;
         let marks = Marks::new(config.mesh, config.node);
         let (superframes, gso_max, data) = (config.superframes, config.gso_max, config.data);
+        let (taps, queues) = (config.taps, config.queues);
         // Subscribed before the reading, so that nothing falls between.
         let inventory = Arc::new(Inventory::default());
         let monitor = Monitor::open(own.clone(), Arc::clone(&inventory), config.underlay, events)
@@ -259,8 +303,10 @@ impl Kernel {
             marks,
             inventory,
             superframes,
+            queues,
             gso_max,
             data,
+            taps,
             lanes: Default::default(),
             network_lanes: Default::default(),
             batch,
@@ -278,8 +324,10 @@ impl Kernel {
             marks,
             inventory,
             superframes,
+            queues,
             gso_max,
             data,
+            taps,
             batch,
             ledger,
             ..
@@ -290,8 +338,10 @@ impl Kernel {
             marks,
             inventory,
             superframes: *superframes,
+            queues: *queues,
             gso_max: *gso_max,
             data,
+            taps,
             batch,
             gate: ledger.gate(),
         }
@@ -331,7 +381,7 @@ impl Kernel {
 
     /// Held while a port is worked on.
     async fn lane(&self, port: PortId) -> Option<MutexGuard<'_, ()>> {
-        match self.0.lanes.get(port.0 as usize % LANES) {
+        match self.0.lanes.get(place(port)) {
             Some(lane) => Some(lane.lock().await),
             None => None,
         }
@@ -347,6 +397,11 @@ impl Kernel {
         self.bench().wire(wiring).await
     }
 
+    /// Has the monitor tell whether what is behind a port carries frames; to be asked once it was told that the port is wired.
+    pub fn look_at_far_end(&self, port: PortId) {
+        self.0.inventory.have_seen(port);
+    }
+
     /// Looks through a port that carries frames, and mends what somebody did to its veth and its far end: up, MAC, MTU,
     /// addresses. The TAP and the filters are watched by themselves.
     ///
@@ -359,8 +414,24 @@ impl Kernel {
 
     /// Removes all of the port; goes on after a failure. The answer is what could not be undone.
     pub async fn unwire(&self, port: &PortRecord) -> Vec<String> {
-        let _lane = self.lane(port.id).await;
-        self.bench().unwire(port).await
+        let all = self.unwire_all(std::slice::from_ref(port)).await;
+        all.into_iter().flatten().collect()
+    }
+
+    /// The same of several ports, which takes little longer than of one. Answers of each in their order.
+    pub async fn unwire_all(&self, ports: &[PortRecord]) -> Vec<Vec<String>> {
+        let places: BTreeSet<usize> = ports.iter().map(|port| place(port.id)).collect();
+        // In this order always, so that nobody waits for somebody who waits for him.
+        let mut held = Vec::new();
+        for place in places {
+            if let Some(lane) = self.0.lanes.get(place) {
+                held.push(lane.lock().await);
+            }
+        }
+        for port in ports {
+            self.0.inventory.forget_awaited(port.id);
+        }
+        self.bench().unwire(ports).await
     }
 
     /// Removes devices with our mark whose port is not in `keep`. The answer is what could not be removed.
@@ -375,8 +446,11 @@ impl Kernel {
         {
             let _lane = self.lane(port).await;
             tracing::info!(%port, "removing devices that no port has");
-            errors.extend(self.bench().remove_devices(port).await);
+            let failed = self.bench().remove_devices(&[port]).await;
+            errors.extend(failed.into_iter().map(|(_, error)| error));
         }
+        let keeps = |port| keep.contains(&port);
+        errors.extend(self.bench().sweep_uplinks(&keeps).await);
         errors
     }
 }

@@ -18,7 +18,8 @@ use super::inventory::Inventory;
 use super::marks::Role;
 use super::netlink::{self, Link};
 use super::netns::Netlink;
-use meshd_core::ident::PortId;
+use meshd_core::code::ErrorCode;
+use meshd_core::ident::{PortId, escape};
 use meshd_core::node::{Input, KernelEvent};
 use netlink_proto::sys::{
     AsyncSocket, SocketAddr as NetlinkAddr, TokioSocket, protocols::NETLINK_ROUTE,
@@ -88,6 +89,7 @@ impl Monitor {
     async fn watch(&mut self) -> Result<(), Closed> {
         // The first reading is due at once.
         let mut due = Some(Instant::now());
+        let inventory = Arc::clone(&self.inventory);
         loop {
             let wake = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
@@ -96,7 +98,7 @@ impl Monitor {
                         Ok((datagram, _)) => self.read(&datagram).await?,
                         Err(error) => {
                             if error.raw_os_error() != Some(libc::ENOBUFS) {
-                                tracing::warn!(%error, "kernel events: read");
+                                tracing::warn!(code = %ErrorCode::KernelEvents, %error, "kernel events: read");
                                 // Never a busy loop, whatever is wrong.
                                 tokio::time::sleep(DEBOUNCE).await;
                             }
@@ -114,6 +116,13 @@ impl Monitor {
                     self.last_read = Some(Instant::now());
                     if !self.reread_addresses().await? {
                         due = Some(Instant::now() + READ_PERIOD_MIN);
+                    }
+                }
+                devices = inventory.to_see() => {
+                    for index in devices {
+                        self.look_at_far_end(index).await?;
+                        self.look_at_uplink(index).await?;
+                        self.look_at_adopted(index).await?;
                     }
                 }
                 () = self.events.closed() => return Err(Closed),
@@ -136,6 +145,7 @@ impl Monitor {
                         continue;
                     };
                     self.network_device_gone(link.index);
+                    self.uplink_gone(link.index).await?;
                     match self.inventory.forget_device(link.index) {
                         Some((port, role, live)) => self.lost(port, role, live).await?,
                         None => disturbed = true,
@@ -155,6 +165,12 @@ impl Monitor {
                     if self.inventory.networks.differs(&link).is_some() {
                         self.look_at(link.index).await;
                     }
+                    self.look_at_uplink(link.index).await?;
+                    self.look_at_adopted(link.index).await?;
+                    for port in self.inventory.take_awaited(&link.name) {
+                        self.tell(KernelEvent::Appeared { port }).await?;
+                    }
+                    self.look_over(link.index).await?;
                     match self.inventory.moved_away(&link) {
                         Some(port) => self.tell(KernelEvent::PortGone { port }).await?,
                         None if !self.inventory.holds(link.index) => disturbed = true,
@@ -166,6 +182,7 @@ impl Monitor {
                     if let Some(index) = netlink::tc_device(body) {
                         self.look_at_filter(index).await;
                         self.inspect(index).await?;
+                        self.inspect_uplink(index).await?;
                     }
                 }
                 _ => {}
@@ -209,6 +226,12 @@ impl Monitor {
 
     fn network_device_gone(&self, index: u32) {
         self.inventory.entries.forget(index);
+        // A port's own device goes with its namespace: that is told of the port, and its place in the bridge went with it.
+        if self.inventory.is_of_port(index) {
+            self.inventory.networks.forget(index);
+            self.inventory.entries.forget_port(index);
+            return;
+        }
         if let Some((vni, part)) = self.inventory.networks.forget(index) {
             let what = What::Gone;
             let disturbance = Disturbance { vni, part, what };
@@ -218,12 +241,14 @@ impl Monitor {
 
     async fn lost(&self, port: PortId, role: Role, live: bool) -> Result<(), Closed> {
         match (live, role) {
-            (false, _) => Ok(()),
+            // With the lower end the other one goes, and is told.
+            (false, _) | (true, Role::Lower) => Ok(()),
             (true, Role::Veth) => self.tell(KernelEvent::PortGone { port }).await,
             (true, Role::Tap) => {
                 let reason = "its TAP was deleted by somebody else; it is wired again".to_owned();
                 self.tell(KernelEvent::WireFailed {
                     port,
+                    code: ErrorCode::DeviceMeddled,
                     reason,
                     gone: false,
                 })
@@ -238,11 +263,15 @@ impl Monitor {
         let Some((port, role)) = self.inventory.live(index) else {
             return Ok(());
         };
+        let filtered = role != Role::Lower && !self.inventory.is_adopted(port);
         let what = match self.netlink.link_by_index(index).await {
             // If it is gone that is told by itself.
             Err(_) | Ok(None) => return Ok(()),
             Ok(Some(link)) if !link.is_up() => "was set down",
-            Ok(Some(_)) if !matches!(gate::attached(&self.netlink, index).await, Ok(Some(_))) => {
+            Ok(Some(_))
+                if filtered
+                    && !matches!(gate::attached(&self.netlink, index).await, Ok(Some(_))) =>
+            {
                 "lost its filter (clsact, cls_bpf)"
             }
             Ok(Some(_)) => return Ok(()),
@@ -251,10 +280,12 @@ impl Monitor {
         let device = match role {
             Role::Veth => "its veth",
             Role::Tap => "its TAP",
+            Role::Lower => "the lower end of its veth",
         };
         let reason = format!("{device} {what} by somebody else; it is wired again");
         self.tell(KernelEvent::WireFailed {
             port,
+            code: ErrorCode::DeviceMeddled,
             reason,
             gone: false,
         })
@@ -275,6 +306,109 @@ impl Monitor {
         }
     }
 
+    /// The lower end of a macvlan's veth changed: is the macvlan still there? It goes with its namespace, or by somebody's hand.
+    async fn look_over(&self, index: u32) -> Result<(), Closed> {
+        let Some((port, upper)) = self.inventory.upper(index) else {
+            return Ok(());
+        };
+        match self.netlink.link_in(upper.number, upper.index).await {
+            // A namespace that is no more has no number.
+            Ok(None) | Err(nix::errno::Errno::EINVAL) => {
+                self.inventory.forget_upper(index);
+                self.tell(KernelEvent::PortGone { port }).await
+            }
+            Ok(Some(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// An interface that is an uplink changed: does it carry frames? What was heard may be old, so this looks.
+    async fn look_at_uplink(&self, index: u32) -> Result<(), Closed> {
+        if self.inventory.uplinks_at(index).is_empty() {
+            return Ok(());
+        }
+        if let Ok(Some(link)) = self.netlink.link_by_index(index).await {
+            // The interface that was asked for is that of the name.
+            for port in self.inventory.uplinks_renamed(&link) {
+                let what = format!(
+                    "was renamed to \"{}\" by somebody else: name it as it was, or detach the port and attach that name",
+                    escape(&link.name)
+                );
+                self.uplink_broken(port, &what).await?;
+            }
+            let uplinks = self.inventory.uplinks_at(index);
+            let up = link.is_up() && link.has_carrier();
+            for (port, _) in uplinks {
+                self.tell(KernelEvent::FarEnd { port, up }).await?;
+                let mtu = link.mtu;
+                self.tell(KernelEvent::FarMtu { port, mtu }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Our TAP in a bridge of somebody else changed, or that bridge: is it still in it? What was heard may be old, so this looks.
+    async fn look_at_adopted(&self, index: u32) -> Result<(), Closed> {
+        for (port, tap, bridge) in self.inventory.adopted_at(index) {
+            // If our own is gone that is told by itself.
+            let Ok(Some(ours)) = self.netlink.link_by_index(tap).await else {
+                continue;
+            };
+            if ours.master != Some(bridge) {
+                self.inventory.set_broken(port);
+                let reason =
+                    "it is not in its bridge any more, or that is gone; it is put back".to_owned();
+                self.tell(KernelEvent::WireFailed {
+                    port,
+                    code: ErrorCode::DeviceMeddled,
+                    reason,
+                    gone: false,
+                })
+                .await?;
+            } else if let Ok(Some(bridge)) = self.netlink.link_by_index(bridge).await {
+                let up = bridge.is_up();
+                self.tell(KernelEvent::FarEnd { port, up }).await?;
+                let mtu = bridge.mtu;
+                self.tell(KernelEvent::FarMtu { port, mtu }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Filters went from an interface: those of its uplinks as well?
+    async fn inspect_uplink(&self, index: u32) -> Result<(), Closed> {
+        for (port, priority) in self.inventory.uplinks_at(index) {
+            if !matches!(
+                gate::attached_at(&self.netlink, index, priority).await,
+                Ok(None)
+            ) {
+                continue;
+            }
+            let what = "lost its filter (clsact, cls_bpf) by somebody else; it is wired again";
+            self.uplink_broken(port, what).await?;
+        }
+        Ok(())
+    }
+
+    async fn uplink_gone(&self, index: u32) -> Result<(), Closed> {
+        for (port, _) in self.inventory.uplinks_at(index) {
+            let what = "went away; it is wired again once it is back";
+            self.uplink_broken(port, what).await?;
+        }
+        Ok(())
+    }
+
+    async fn uplink_broken(&self, port: PortId, what: &str) -> Result<(), Closed> {
+        self.inventory.set_broken(port);
+        let reason = format!("its interface {what}");
+        self.tell(KernelEvent::WireFailed {
+            port,
+            code: ErrorCode::DeviceMeddled,
+            reason,
+            gone: false,
+        })
+        .await
+    }
+
     async fn tell(&self, event: KernelEvent) -> Result<(), Closed> {
         self.events
             .send(Input::Kernel(event))
@@ -284,17 +418,23 @@ impl Monitor {
 
     /// After an overrun: which devices went away unheard.
     async fn reread_ports(&self) -> Result<(), Closed> {
-        tracing::warn!("kernel events: overrun, reading all devices again");
+        tracing::warn!(code = %ErrorCode::KernelEvents, "kernel events: overrun, reading all devices again");
         let links = match self.netlink.links().await {
             Ok(links) => links,
             Err(error) => {
-                tracing::warn!(%error, "kernel events: read devices");
+                tracing::warn!(code = %ErrorCode::KernelEvents, %error, "kernel events: read devices");
                 return Ok(());
             }
         };
         for index in self.inventory.missing_from(&links) {
+            self.network_device_gone(index);
             if let Some((port, role, live)) = self.inventory.forget_device(index) {
                 self.lost(port, role, live).await?;
+            }
+        }
+        for index in self.inventory.uplinks() {
+            if !links.iter().any(|link| link.index == index) {
+                self.uplink_gone(index).await?;
             }
         }
         for index in self.inventory.networks.missing_from(&links) {
@@ -303,6 +443,15 @@ impl Monitor {
         for link in &links {
             self.compare(link);
             self.look_at_filter(link.index).await;
+            self.inspect(link.index).await?;
+            self.look_at_far_end(link.index).await?;
+            self.look_over(link.index).await?;
+            self.look_at_uplink(link.index).await?;
+            self.look_at_adopted(link.index).await?;
+            for port in self.inventory.take_awaited(&link.name) {
+                self.tell(KernelEvent::Appeared { port }).await?;
+            }
+            self.inspect_uplink(link.index).await?;
         }
         for port in links
             .iter()
@@ -318,7 +467,7 @@ impl Monitor {
         let host = match host(&self.netlink, &self.inventory).await {
             Ok(host) => host,
             Err(error) => {
-                tracing::warn!(%error, "kernel events: read addresses");
+                tracing::warn!(code = %ErrorCode::KernelEvents, %error, "kernel events: read addresses");
                 return Ok(false);
             }
         };

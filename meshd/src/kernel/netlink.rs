@@ -213,6 +213,8 @@ pub(super) struct Address {
     pub(super) scope: u8,
     /// `IFA_F_*`.
     pub(super) flags: u32,
+    /// Who gave it (`IFA_PROTO`); 0: not said.
+    pub(super) proto: u8,
 }
 
 impl Address {
@@ -221,12 +223,14 @@ impl Address {
         // struct ifaddrmsg: family 1, prefix length 1, flags 1, scope 1, index 4.
         let &[family, prefix, flags, scope] = body.first_chunk::<4>()?;
         let (index, mut flags) = (word(body.get(4..)?)?, u32::from(flags));
-        let (mut local, mut address) = (None, None);
+        const IFA_PROTO: u16 = 11;
+        let (mut local, mut address, mut proto) = (None, None, 0);
         for (kind, value) in attributes(body, 8) {
             match kind {
                 libc::IFA_LOCAL => local = ip(family, value),
                 libc::IFA_ADDRESS => address = ip(family, value),
                 libc::IFA_FLAGS => flags = word(value)?,
+                IFA_PROTO => proto = value.first().copied().unwrap_or_default(),
                 _ => {}
             }
         }
@@ -237,6 +241,7 @@ impl Address {
             prefix,
             scope,
             flags,
+            proto,
         })
     }
 }

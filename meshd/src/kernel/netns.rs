@@ -10,8 +10,11 @@
 //!
 //! Owns the entering of namespaces. Refuses paths that are no namespace.
 
+#![allow(unsafe_code)] // One ioctl, which asks an open namespace for its kind.
+
 use super::netlink::{self, Address, Link, Raw};
 use futures_util::StreamExt;
+use meshd_core::code::ErrorCode;
 use meshd_core::command::NetnsRef;
 use meshd_core::ident::escape;
 use netlink_packet_core::{NLM_F_DUMP_INTR, NetlinkPayload};
@@ -26,6 +29,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// An open network namespace: it cannot come to mean another one while this value lives.
 pub(super) struct Netns {
@@ -55,6 +59,29 @@ impl NetnsError {
     pub(super) fn is_gone(&self) -> bool {
         matches!(self, Self::Gone(_))
     }
+
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Gone(_) => ErrorCode::NetnsMissing,
+            Self::Other(_) => ErrorCode::NetnsInvalid,
+            Self::Open(..) => ErrorCode::KernelNotPermitted,
+        }
+    }
+}
+
+nix::ioctl_none!(
+    /// NS_GET_NSTYPE of linux/nsfs.h: which kind of namespace it is, as the flag of clone(2) that makes one.
+    ns_get_nstype,
+    0xb7,
+    0x3
+);
+
+/// False of a namespace of another kind, such as `/proc/PID/ns/mnt`.
+fn is_network(namespace: &File) -> bool {
+    // SAFETY: it takes no argument, and the descriptor is open.
+    let kind = unsafe { ns_get_nstype(namespace.as_raw_fd()) };
+    // Kernels before 4.11 do not say.
+    kind.map_or(true, |kind| kind == libc::CLONE_NEWNET)
 }
 
 pub(super) fn path(netns: &NetnsRef) -> PathBuf {
@@ -84,6 +111,11 @@ impl Netns {
             Err(error) => return Err(NetnsError::Open(shown, error)),
         };
         match nix::sys::statfs::fstatfs(&file) {
+            Ok(stat)
+                if stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC && !is_network(&file) =>
+            {
+                Err(NetnsError::Other(shown))
+            }
             Ok(stat) if stat.filesystem_type() == nix::sys::statfs::NSFS_MAGIC => Ok(Self {
                 file,
                 shown: format!("network namespace {shown}"),
@@ -167,6 +199,12 @@ fn socket() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
+/// `IFLA_TARGET_NETNSID` of linux/if_link.h.
+const TARGET: u16 = 46;
+/// Another dump on the same socket is waited for so often, this far apart.
+const DUMP_TRIES: u32 = 100;
+const DUMP_PAUSE: Duration = Duration::from_millis(5);
+
 impl Netlink {
     /// In the caller's namespace. Needs a tokio runtime.
     ///
@@ -174,6 +212,14 @@ impl Netlink {
     /// If the sockets cannot be opened.
     pub fn here() -> io::Result<Self> {
         Ok(Self::over(socket()?, socket()?))
+    }
+
+    /// In the caller's namespace, where the kernel takes dumps at their word (`NETLINK_GET_STRICT_CHK`): it filters, and refuses
+    /// what it does not know.
+    pub(super) fn strict() -> io::Result<Self> {
+        let reading = socket()?;
+        reading.socket_ref().set_netlink_get_strict_chk(true)?;
+        Ok(Self::over(socket()?, reading))
     }
 
     /// In another one.
@@ -194,18 +240,32 @@ impl Netlink {
         Self { rt, raw }
     }
 
-    /// Asks once, or dumps; a dump that was disturbed by changes is repeated.
+    /// Asks once, or dumps; a dump that was disturbed by changes is repeated, and one waits while the kernel is at another on the
+    /// same socket.
     pub(super) async fn ask(
         &self,
         kind: u16,
         dump: bool,
         body: Vec<u8>,
     ) -> Result<Vec<Vec<u8>>, Errno> {
+        let mut waited = 0;
+        loop {
+            match self.ask_once(kind, dump, &body).await {
+                Err(Errno::EBUSY) if dump && waited < DUMP_TRIES => {
+                    waited += 1;
+                    tokio::time::sleep(DUMP_PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(&self, kind: u16, dump: bool, body: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
         for _ in 0..5 {
             let mut answers = self
                 .raw
                 .request(
-                    netlink::request(kind, dump, body.clone()),
+                    netlink::request(kind, dump, body.to_vec()),
                     SocketAddr::new(0, 0),
                 )
                 .map_err(|_| Errno::ENOTCONN)?;
@@ -246,15 +306,60 @@ impl Netlink {
 
     /// All devices.
     pub(super) async fn links(&self) -> Result<Vec<Link>, Errno> {
+        self.links_that(netlink::Body::new(0, 16)).await
+    }
+
+    /// The ports of a bridge. The kernel leaves out the others, so this costs as much as there are ports, not devices.
+    pub(super) async fn links_of(&self, bridge: u32) -> Result<Vec<Link>, Errno> {
+        let body = netlink::Body::new(0, 16);
+        let links = self
+            .links_that(body.attribute(libc::IFLA_MASTER, &bridge.to_ne_bytes()))
+            .await?;
+        // The filter came with Linux 4.6.
+        let of_it = |link: &Link| link.master == Some(bridge);
+        Ok(links.into_iter().filter(of_it).collect())
+    }
+
+    async fn links_that(&self, body: netlink::Body) -> Result<Vec<Link>, Errno> {
         const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
-        let body = netlink::Body::new(0, 16)
-            .attribute(libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+        let body = body.attribute(libc::IFLA_EXT_MASK, &RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
         Ok(self
             .ask(libc::RTM_GETLINK, true, body.bytes())
             .await?
             .iter()
             .filter_map(|body| Link::parse(body))
             .collect())
+    }
+
+    /// All devices of the namespace that this one calls so.
+    pub(super) async fn links_in(&self, netns: i32) -> Result<Vec<Link>, Errno> {
+        let body = netlink::Body::new(0, 16).attribute(TARGET, &netns.to_ne_bytes());
+        let answers = self.ask(libc::RTM_GETLINK, true, body.bytes()).await?;
+        Ok(answers
+            .iter()
+            .filter_map(|body| Link::parse(body))
+            .collect())
+    }
+
+    /// Deletes a device of the namespace that this one calls so; one that is gone is fine.
+    pub(super) async fn delete_in(&self, netns: i32, index: u32) -> Result<(), Errno> {
+        let body = netlink::Body::new(0, 16)
+            .set(4, &index.to_ne_bytes())
+            .attribute(TARGET, &netns.to_ne_bytes());
+        match self.change(libc::RTM_DELLINK, 0, body.bytes()).await {
+            Ok(()) | Err(Errno::ENODEV) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What this namespace calls the others that it has called something.
+    pub(super) async fn numbers(&self) -> Result<Vec<i32>, Errno> {
+        let body = netlink::Body::new(0, 4).bytes();
+        let answers = self.ask(libc::RTM_GETNSID, true, body).await?;
+        let numbers = answers
+            .iter()
+            .filter_map(|body| netlink::netns_number(body));
+        Ok(numbers.collect())
     }
 
     async fn link(&self, body: netlink::Body) -> Result<Option<Link>, Errno> {
@@ -269,6 +374,20 @@ impl Netlink {
     pub(super) async fn link_by_index(&self, index: u32) -> Result<Option<Link>, Errno> {
         self.link(netlink::Body::new(0, 16).set(4, &index.to_ne_bytes()))
             .await
+    }
+
+    /// One device of the namespace that this one calls so; `None` if there is none of this number.
+    pub(super) async fn link_in(
+        &self,
+        netns: Option<i32>,
+        index: u32,
+    ) -> Result<Option<Link>, Errno> {
+        let body = netlink::Body::new(0, 16).set(4, &index.to_ne_bytes());
+        let body = match netns {
+            Some(number) => body.attribute(TARGET, &number.to_ne_bytes()),
+            None => body,
+        };
+        self.link(body).await
     }
 
     /// One device; `None` if there is none of this name.
@@ -288,6 +407,25 @@ impl Netlink {
             .iter()
             .filter_map(|body| Address::parse(body))
             .collect())
+    }
+
+    /// As [`Self::number_of`], but gives it a number if it has none.
+    pub(super) async fn number(&self, netns: &Netns) -> Result<Option<i32>, Errno> {
+        /// `RTM_NEWNSID` of linux/rtnetlink.h.
+        const RTM_NEWNSID: u16 = 88;
+        const NETNSA_NSID: u16 = 1;
+        const NETNSA_FD: u16 = 3;
+        if let Some(number) = self.number_of(netns).await? {
+            return Ok(Some(number));
+        }
+        // The kernel chooses.
+        let body = netlink::Body::new(0, 4)
+            .attribute(NETNSA_NSID, &(-1i32).to_ne_bytes())
+            .attribute(NETNSA_FD, &netns.fd().to_ne_bytes());
+        match self.change(RTM_NEWNSID, 0, body.bytes()).await {
+            Ok(()) | Err(Errno::EEXIST) => self.number_of(netns).await,
+            Err(error) => Err(error),
+        }
     }
 
     /// The number that this namespace gave to another one; `None` if it gave none.

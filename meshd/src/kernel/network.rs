@@ -17,6 +17,7 @@ use super::vtap::Vtap;
 use super::vxlan::VxlanSpec;
 use super::{Kernel, LANES, bridge, gate};
 use meshd_core::ident::{PortId, Vni, escape};
+use nix::errno::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::MutexGuard;
 
@@ -164,6 +165,18 @@ impl Kernel {
         self.0.inventory.of(port).veth
     }
 
+    /// Names of the devices that a port has in the daemon's namespace; those that are gone are left out.
+    #[must_use]
+    pub fn device_names(&self, port: PortId) -> Vec<String> {
+        let devices = self.0.inventory.of(port);
+        let indices = [devices.veth, devices.tap, devices.lower];
+        let names = indices.into_iter().flatten().filter_map(|index| {
+            let name = nix::net::if_::if_indextoname(index).ok()?;
+            Some(name.to_string_lossy().into_owned())
+        });
+        names.collect()
+    }
+
     /// The port whose host's end this device is.
     #[must_use]
     pub fn port_of(&self, device: u32) -> Option<PortId> {
@@ -221,15 +234,18 @@ impl Kernel {
     /// If the devices cannot be read.
     pub async fn observe(&self, vni: Vni) -> Result<Observed, NetworkError> {
         let inner = &self.0;
-        let links = inner.own.links().await.map_err(|error| NetworkError {
+        let failed = |error: Errno| NetworkError {
             reason: format!("read the network devices: {}", error.desc()),
-        })?;
+        };
         let mut observed = Observed::default();
-        for link in &links {
-            let Some((of, role)) = inner.marks.read_network(link) else {
+        for role in [NetworkRole::Bridge, NetworkRole::Vxlan, NetworkRole::Vtap] {
+            let Some(index) = inner.inventory.networks.of(vni, role) else {
                 continue;
             };
-            if of == vni && inner.inventory.networks.of(vni, role) == Some(link.index) {
+            let link = inner.own.link_by_index(index).await.map_err(failed)?;
+            if let Some(link) = &link
+                && inner.marks.read_network(link) == Some((vni, role))
+            {
                 observed.devices.insert(role, link.into());
                 let mac = Some(inner.marks.network_mac(vni, role));
                 let is_right = match role {
@@ -251,10 +267,10 @@ impl Kernel {
         }
         let bridge = observed.devices.get(&NetworkRole::Bridge);
         if let Some(bridge) = bridge.map(|bridge| bridge.index) {
-            for link in links.iter().filter(|link| link.master == Some(bridge)) {
-                let is_set = bridge::port_odds(link).is_empty();
+            for link in inner.own.links_of(bridge).await.map_err(failed)? {
+                let is_set = bridge::port_odds(&link).is_empty();
                 if is_set && inner.inventory.networks.bridge_of(link.index) == Some(bridge) {
-                    inner.inventory.networks.watch_again(link);
+                    inner.inventory.networks.watch_again(&link);
                 }
                 observed.ports.insert(link.index, is_set);
             }

@@ -1,9 +1,8 @@
-//! A port's devices: making them, adopting what is there, undoing them.
+//! A port's devices: making them, and adopting what is there; `removal.rs` undoes them.
 //!
 //! ```text
 //!    wire:   namespace -> veth pair, far end inside at once -> TAP -> patch both ways -> host ends up -> far end up,
 //!            addresses, routes -> hint -> look whether the veth is still there
-//!    unwire: veth (its far end, addresses and routes go with it), TAP, hint; all are tried
 //! ```
 //!
 //! Each step looks first and changes only what differs, so that the same walk makes a port, repairs one, and adopts one
@@ -15,10 +14,14 @@ use super::inventory::Inventory;
 use super::marks::{Marks, Role};
 use super::netlink::{self, Link};
 use super::netns::{Netlink, Netns};
-use super::tap::{PortTap, StepError};
-use super::{Mended, QUEUE_LEN, WireError, Wired, gate, hint, nameless, tap};
+use super::still::still;
+use super::tap::{OpenTap, StepError, Wish};
+use super::{Mended, QUEUE_LEN, Shelf, WireError, Wired, gate, hint, nameless, renamed, tap, vrf};
+use ipnet::IpNet;
+use meshd_core::code::ErrorCode;
 use meshd_core::command::{NetnsRef, PortRecord, PortWiring};
 use meshd_core::ident::{IfName, PortId, escape};
+use meshd_core::kind::PortKind;
 use netlink_packet_core::DefaultNla;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{
@@ -47,14 +50,16 @@ pub(super) struct Workbench<'a> {
     pub(super) marks: &'a Marks,
     pub(super) inventory: &'a Inventory,
     pub(super) superframes: bool,
+    pub(super) queues: usize,
     pub(super) gso_max: Option<u32>,
     /// Where TAPs are waited for.
     pub(super) data: &'a Handle,
+    pub(super) taps: &'a Shelf,
     pub(super) batch: &'a Batch,
     pub(super) gate: &'a gate::Gate,
 }
 
-fn change(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+pub(super) fn change(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = attributes;
@@ -89,16 +94,18 @@ impl Workbench<'_> {
             Ok(wired) => Ok(wired),
             // Whoever hears of it says which port it is.
             Err(Failure {
+                code,
                 mut reason,
                 gone,
                 keep,
             }) => {
                 if !keep {
-                    for left in self.unwire(&wiring.port).await {
+                    let all = self.unwire(std::slice::from_ref(&wiring.port)).await;
+                    for left in all.into_iter().flatten() {
                         reason = format!("{reason}; and undoing it: {left}");
                     }
                 }
-                Err(WireError { reason, gone })
+                Err(WireError { code, reason, gone })
             }
         }
     }
@@ -106,34 +113,59 @@ impl Workbench<'_> {
     /// Mends what is not as it should be of a port that carries frames.
     pub(super) async fn mend(&self, wiring: &PortWiring) -> Result<Mended, WireError> {
         let found = self.try_mend(wiring).await;
-        found.map_err(|Failure { reason, gone, .. }| WireError {
-            reason: format!("port {}: {reason}", wiring.port.id),
-            gone,
+        found.map_err(|failure| WireError {
+            code: failure.code,
+            reason: format!("port {}: {}", wiring.port.id, failure.reason),
+            gone: failure.gone,
         })
     }
 
     async fn try_mend(&self, wiring: &PortWiring) -> Result<Mended, Failure> {
         let port = &wiring.port;
+        if matches!(port.kind, PortKind::Bridge(_)) {
+            return self.mend_bridge(wiring).await;
+        }
+        if let Some(uplink) = port.kind.uplink() {
+            return self.mend_uplink(wiring, uplink).await;
+        }
         let veth = self
             .find(port.id, Role::Veth)
             .await?
-            .ok_or_else(|| failure("its veth is not there"))?;
-        let Some((netns, far)) = self.enter(port, true).await? else {
+            .ok_or_else(|| failure(ErrorCode::DeviceMeddled, "its veth is not there"))?;
+        let proof = port.kind.macvlan().is_none();
+        let Some((netns, far)) = self.enter(port, proof).await? else {
             // Alive, and out of our reach: only this end can be seen to.
-            self.raise_host_end(&veth, wiring, HOST_MTU).await?;
+            self.raise_host_end(&veth, &self.marks.of(port.id), HOST_MTU)
+                .await?;
             return Ok(Mended {
                 ifname: port.ifname.clone(),
                 mac: port.mac,
                 mended: Vec::new(),
             });
         };
-        let veth = self.check_far_end(veth, &netns).await?;
-        let index = veth.peer.unwrap_or(0);
+        let index = match port.kind.macvlan() {
+            None => {
+                let veth = self.check_far_end(veth.clone(), &netns).await?;
+                veth.peer.unwrap_or(0)
+            }
+            Some(_) => {
+                let over = self.find_over(&veth, &port.kind, (&netns, &far)).await?;
+                let gone = || Failure {
+                    gone: true,
+                    ..failure(
+                        ErrorCode::InterfaceMissing,
+                        format!("its {} is not there any more", port.kind.word()),
+                    )
+                };
+                over.ok_or_else(gone)?.index
+            }
+        };
         let read = refused("read the far end of", &"the veth", &netns);
         let link = far.link_by_index(index).await.map_err(&read)?;
         let link = link.ok_or_else(|| read(Errno::ENODEV))?;
         let there = far.addresses().await.map_err(&read)?;
         let mut mended = Vec::new();
+        mended.extend(renamed::give_back(port, &link, (&netns, &far)).await?);
         if !link.is_up() {
             mended.push("it was down".to_owned());
         }
@@ -143,7 +175,10 @@ impl Workbench<'_> {
         if link.mtu != u32::from(wiring.mtu) {
             mended.push(format!("its MTU was {}", link.mtu));
         }
-        for net in &port.ips {
+        if port.vrf.is_some() && link.master.is_none() {
+            mended.push("it was in no VRF".to_owned());
+        }
+        for net in far_ips(port) {
             let is_there = there
                 .iter()
                 .any(|a| (a.index, a.ip, a.prefix) == (index, net.addr(), net.prefix_len()));
@@ -151,10 +186,14 @@ impl Workbench<'_> {
                 mended.push(format!("{net} was missing"));
             }
         }
-        self.raise_host_end(&veth, wiring, HOST_MTU).await?;
-        let inside = self.raise_far_end(&veth, wiring, &netns, &far).await?;
+        self.raise_host_end(&veth, &self.marks.of(port.id), HOST_MTU)
+            .await?;
+        let inside = self
+            .raise_far_end(Some(index), wiring, &netns, &far)
+            .await?;
         Ok(Mended {
-            ifname: IfName::new(&inside.name).map_err(failure)?,
+            ifname: IfName::new(&inside.name)
+                .map_err(|error| failure(ErrorCode::InterfaceNameInvalid, error))?,
             mac: inside.mac.unwrap_or(port.mac),
             mended,
         })
@@ -162,19 +201,44 @@ impl Workbench<'_> {
 
     async fn try_wire(&self, wiring: &PortWiring) -> Result<Wired, Failure> {
         let port = &wiring.port;
+        if matches!(port.kind, PortKind::Bridge(_)) {
+            return self.wire_bridge(wiring).await;
+        }
+        if let Some(uplink) = port.kind.uplink() {
+            return self.wire_uplink(wiring, uplink).await;
+        }
+        let macvlan = port.kind.macvlan();
         let found = self.find(port.id, Role::Veth).await?;
-        let place = self.enter(port, found.is_some()).await?;
-        let veth = match (found, &place) {
-            (Some(veth), Some((netns, _))) => self.check_far_end(veth, netns).await?,
-            (Some(veth), None) => veth,
-            (None, Some((netns, far))) => self.make_veth(wiring, netns, far).await?,
-            (None, None) => return Err(failure("its namespace cannot be entered")),
+        // The far end of a macvlan's veth is here, and proves nothing of its namespace.
+        let proof = found.is_some() && macvlan.is_none();
+        let place = self.enter(port, proof).await?;
+        let mut over = None;
+        let veth = match (found, &place, macvlan) {
+            (_, Some((netns, far)), Some(spec)) => {
+                let veth = self.macvlan_veth(wiring, spec).await?;
+                let place = (netns, far);
+                over = Some(self.macvlan_over(wiring, spec, &veth, place).await?);
+                veth
+            }
+            (Some(veth), Some((netns, _)), None) => self.check_far_end(veth, netns).await?,
+            (Some(veth), None, _) => veth,
+            (None, Some((netns, far)), None) => self.make_veth(wiring, netns, far).await?,
+            (None, None, None) if port.netns == NetnsRef::Handed => {
+                self.make_to_hand(wiring).await?
+            }
+            (None, None, _) => {
+                return Err(failure(
+                    ErrorCode::NetnsMissing,
+                    "its namespace cannot be entered",
+                ));
+            }
         };
-        let (tap, tap_index) = self.open_tap(wiring).await?;
+        let alias = self.marks.of(port.id);
+        let OpenTap { tap, more, index } = self.open_tap(wiring, &alias).await?;
         let device = format!("the devices of port {}", port.id);
         let patched = async {
-            gate::redirect(self.own, tap_index, veth.index).await?;
-            let program = self.gate.port_program(tap_index, wiring.mtu)?;
+            gate::redirect(self.own, index, veth.index).await?;
+            let program = self.gate.port_program(index, wiring.mtu)?;
             gate::attach(self.own, veth.index, &program, "port").await
         };
         patched
@@ -182,18 +246,22 @@ impl Workbench<'_> {
             .map_err(|(step, error)| refused(step, &device, self.own_netns)(error))?;
         // What the container sends is to get here whatever MTU it has: a veth drops in silence what is longer than the far
         // end's, and the switch tells who sent it.
-        self.raise_host_end(&veth, wiring, HOST_MTU).await?;
-        let tap_link = self
-            .find(port.id, Role::Tap)
-            .await?
-            .ok_or_else(|| failure("its TAP was deleted by somebody else"))?;
-        self.raise_host_end(&tap_link, wiring, wiring.mtu.into())
+        self.raise_host_end(&veth, &alias, HOST_MTU).await?;
+        let tap_link = self.find(port.id, Role::Tap).await?.ok_or_else(|| {
+            failure(
+                ErrorCode::DeviceMeddled,
+                "its TAP was deleted by somebody else",
+            )
+        })?;
+        self.raise_host_end(&tap_link, &alias, wiring.mtu.into())
             .await?;
         let (ifname, mac) = match &place {
             Some((netns, far)) => {
-                let inside = self.raise_far_end(&veth, wiring, netns, far).await?;
+                let index = over.as_ref().map_or(veth.peer, |over| Some(over.index));
+                let inside = self.raise_far_end(index, wiring, netns, far).await?;
                 (
-                    IfName::new(&inside.name).map_err(failure)?,
+                    IfName::new(&inside.name)
+                        .map_err(|error| failure(ErrorCode::InterfaceNameInvalid, error))?,
                     inside.mac.unwrap_or(port.mac),
                 )
             }
@@ -203,19 +271,35 @@ impl Workbench<'_> {
         if let Some(dns) = &wiring.dns {
             // Names are a comfort: a port without them works.
             if let Err(error) = hint::write(&port.netns, dns, &self.marks.of(port.id)) {
-                tracing::warn!(port = %port.id, %error, "resolv.conf of the port's namespace: write");
+                tracing::warn!(code = %ErrorCode::FileUnwritten, port = %port.id, %error, "resolv.conf of the port's namespace: write");
             }
         }
+        let file = match (over, &place) {
+            (Some(over), Some((netns, _))) => {
+                self.macvlan_live(wiring, &veth, &over, netns).await?
+            }
+            _ => None,
+        };
         // Told from here on; what went before is seen by the look after it.
         let veth = self.find(port.id, Role::Veth).await?.unwrap_or(veth);
-        self.inventory.set_live(port.id, &veth);
+        let handed = port.netns == NetnsRef::Handed;
+        self.inventory.set_live(port.id, &veth, handed);
         if self.find(port.id, Role::Veth).await?.is_none() {
             return Err(Failure {
                 gone: true,
-                ..failure("its network namespace went away meanwhile")
+                ..failure(
+                    ErrorCode::NetnsMissing,
+                    "its network namespace went away meanwhile",
+                )
             });
         }
-        Ok(Wired { ifname, mac, tap })
+        Ok(Wired {
+            ifname,
+            mac,
+            tap,
+            more,
+            file,
+        })
     }
 
     /// The port's namespace, with netlink there; `None`: it is alive, as the veth that leads into it shows, but there is no
@@ -226,6 +310,7 @@ impl Workbench<'_> {
         has_veth: bool,
     ) -> Result<Option<(Netns, Netlink)>, Failure> {
         let opened = match &port.netns {
+            NetnsRef::Handed => return Ok(None),
             NetnsRef::Path(_) => Netns::open(&port.netns).map(Some),
             NetnsRef::Nameless(nameless) => {
                 nameless::open(nameless, has_veth, port.ready, self.own_netns)
@@ -233,7 +318,7 @@ impl Workbench<'_> {
         };
         let opened = opened.map_err(|error| Failure {
             gone: error.is_gone(),
-            ..failure(&error)
+            ..failure(error.code(), &error)
         })?;
         let Some(netns) = opened else {
             return Ok(None);
@@ -248,11 +333,12 @@ impl Workbench<'_> {
     }
 
     /// The port's device of this role, if it is there and still ours.
-    async fn find(&self, port: PortId, role: Role) -> Result<Option<Link>, Failure> {
+    pub(super) async fn find(&self, port: PortId, role: Role) -> Result<Option<Link>, Failure> {
         let devices = self.inventory.of(port);
         let index = match role {
             Role::Veth => devices.veth,
             Role::Tap => devices.tap,
+            Role::Lower => devices.lower,
         };
         let Some(index) = index else { return Ok(None) };
         let found =
@@ -283,13 +369,13 @@ impl Workbench<'_> {
             );
             return Err(Failure {
                 gone: true,
-                ..failure(reason)
+                ..failure(ErrorCode::NetnsMissing, reason)
             });
         }
         Ok(veth)
     }
 
-    async fn make_veth(
+    pub(super) async fn make_veth(
         &self,
         wiring: &PortWiring,
         netns: &Netns,
@@ -354,7 +440,7 @@ impl Workbench<'_> {
                             netns.shown(),
                             port.asked_ifname
                         );
-                        return Err(failure(reason));
+                        return Err(failure(ErrorCode::InterfaceExists, reason));
                     }
                     // Somebody else was faster with the host end's name.
                     continue;
@@ -372,38 +458,93 @@ impl Workbench<'_> {
             self.inventory.add(port.id, Role::Veth, made.index);
             return Ok(made);
         }
-        Err(failure(format!(
-            "all {NAMES_MAX} names such as {} are taken by devices of others",
-            Role::Veth.name(port.id, 0)
-        )))
+        Err(failure(
+            ErrorCode::InterfaceExists,
+            format!(
+                "all {NAMES_MAX} names such as {} are taken by devices of others",
+                Role::Veth.name(port.id, 0)
+            ),
+        ))
     }
 
-    async fn tap(&self, name: &str, alias: &str, mtu: u16) -> Result<(PortTap, u32), StepError> {
-        tap::open(self.own, self.data, name, alias, mtu, self.superframes).await
+    /// A veth whose far end waits here, bare and down, to be taken away. Once: a container that lost its interface gets no
+    /// other from us, its engine makes it a new port.
+    async fn make_to_hand(&self, wiring: &PortWiring) -> Result<Link, Failure> {
+        if wiring.port.ready {
+            return Err(Failure {
+                gone: true,
+                ..failure(
+                    ErrorCode::InterfaceMissing,
+                    "the interface that was handed over is gone, with its container most likely",
+                )
+            });
+        }
+        let veth = self.make_veth(wiring, self.own_netns, self.own).await?;
+        if let (Some(max), Some(far)) = (self.gso_max, veth.peer) {
+            let shown = format!("\"{}\"", wiring.port.asked_ifname);
+            self.own
+                .rt
+                .link()
+                .set(change(far, vec![LinkAttribute::GsoMaxSize(max)]))
+                .execute()
+                .await
+                .map_err(refused_rt(
+                    "set the largest superframe of",
+                    &shown,
+                    self.own_netns,
+                ))?;
+        }
+        Ok(veth)
     }
 
-    async fn open_tap(&self, wiring: &PortWiring) -> Result<(PortTap, u32), Failure> {
+    async fn tap(
+        &self,
+        name: &str,
+        alias: &str,
+        wiring: &PortWiring,
+    ) -> Result<OpenTap, StepError> {
+        let wish = Wish {
+            name,
+            alias,
+            mtu: wiring.mtu,
+            superframes: self.superframes,
+            // What a LAN floods has one rate, which one lane keeps; and its bridge or its card spreads nothing by our program.
+            queues: match wiring.port.kind.uplink() {
+                Some(_) => 1,
+                None => self.queues,
+            },
+        };
+        tap::open(self.own, self.data, self.taps, wish).await
+    }
+
+    pub(super) async fn open_tap(
+        &self,
+        wiring: &PortWiring,
+        alias: &str,
+    ) -> Result<OpenTap, Failure> {
         let id = wiring.port.id;
-        let alias = self.marks.of(id);
         if let Some(link) = self.find(id, Role::Tap).await? {
             let name = String::from_utf8(link.name).map_err(|_| {
-                failure("its TAP was renamed by somebody else to what is no UTF-8: rename it back")
+                failure(
+                    ErrorCode::DeviceMeddled,
+                    "its TAP was renamed by somebody else to what is no UTF-8: rename it back",
+                )
             })?;
-            let mut opened = self.tap(&name, &alias, wiring.mtu).await;
+            let mut opened = self.tap(&name, alias, wiring).await;
             // A lane of ours that has just ended closes its descriptor when its task is next looked at.
             for _ in 0..TAP_TRIES {
                 if !matches!(opened, Err((_, Errno::EBUSY))) {
                     break;
                 }
                 tokio::time::sleep(TAP_WAIT).await;
-                opened = self.tap(&name, &alias, wiring.mtu).await;
+                opened = self.tap(&name, alias, wiring).await;
             }
             let opened = opened.map_err(|(step, error)| Failure {
                 keep: error == Errno::EBUSY,
                 ..refused(step, &name, self.own_netns)(error)
             })?;
             // Another index, if it was deleted between the look and the opening.
-            self.inventory.add(id, Role::Tap, opened.1);
+            self.inventory.add(id, Role::Tap, opened.index);
             return Ok(opened);
         }
         for attempt in 0..NAMES_MAX {
@@ -418,35 +559,37 @@ impl Workbench<'_> {
             {
                 continue;
             }
-            match self.tap(&name, &alias, wiring.mtu).await {
-                Ok((tun, index)) => {
-                    self.inventory.add(id, Role::Tap, index);
-                    return Ok((tun, index));
+            match self.tap(&name, alias, wiring).await {
+                Ok(opened) => {
+                    self.inventory.add(id, Role::Tap, opened.index);
+                    return Ok(opened);
                 }
                 // Somebody else was faster.
                 Err((_, Errno::EBUSY)) => {}
                 Err((step, error)) => return Err(refused(step)(error)),
             }
         }
-        Err(failure(format!(
-            "all {NAMES_MAX} names such as {} are taken by devices of others",
-            Role::Tap.name(id, 0)
-        )))
+        Err(failure(
+            ErrorCode::InterfaceExists,
+            format!(
+                "all {NAMES_MAX} names such as {} are taken by devices of others",
+                Role::Tap.name(id, 0)
+            ),
+        ))
     }
 
     /// Our mark, the MTU, no chatter of the host's own on it, up.
-    async fn raise_host_end(
+    pub(super) async fn raise_host_end(
         &self,
         link: &Link,
-        wiring: &PortWiring,
+        alias: &str,
         mtu: u32,
     ) -> Result<(), Failure> {
         let name = escape(&link.name);
         let refused = |step| refused_rt(step, &name, self.own_netns);
-        let alias = self.marks.of(wiring.port.id);
         let mut attributes = Vec::new();
         if link.alias != alias.as_bytes() {
-            attributes.push(LinkAttribute::IfAlias(alias));
+            attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
         }
         if link.mtu != mtu {
             attributes.push(LinkAttribute::Mtu(mtu));
@@ -484,13 +627,13 @@ impl Workbench<'_> {
     /// MAC, MTU, up, addresses, routes; answers how the far end is then.
     async fn raise_far_end(
         &self,
-        veth: &Link,
+        index: Option<u32>,
         wiring: &PortWiring,
         netns: &Netns,
         far: &Netlink,
     ) -> Result<Link, Failure> {
         let port = &wiring.port;
-        let index = veth.peer.unwrap_or(0);
+        let index = index.unwrap_or(0);
         let read = refused("read the far end of", &"the veth", netns);
         let link = far
             .link_by_index(index)
@@ -518,6 +661,17 @@ impl Workbench<'_> {
                 .await
                 .map_err(refused("set MAC, MTU and the largest superframe of"))?;
         }
+        // Before it has addresses, so that their routes go to the VRF's table.
+        let table = vrf::enter(wiring, &link, (netns, far)).await?;
+        if matches!(port.kind, PortKind::Macvtap(_)) {
+            still(index, &link.name, (netns, far))
+                .await
+                .map_err(self::refused(
+                    "keep the host's own packets off",
+                    &name,
+                    netns,
+                ))?;
+        }
         if !link.is_up() {
             self.raise_with_link_local(index, wiring, far)
                 .await
@@ -540,7 +694,7 @@ impl Workbench<'_> {
             far.addresses()
                 .await
                 .map_err(self::refused("read the addresses of", &name, netns))?;
-        for net in &port.ips {
+        for net in far_ips(port) {
             if there
                 .iter()
                 .any(|a| (a.index, a.ip, a.prefix) == (index, net.addr(), net.prefix_len()))
@@ -552,15 +706,23 @@ impl Workbench<'_> {
                 .await
                 .map_err(refused_rt("add the address", &shown, netns))?;
         }
-        for net in &wiring.routes {
-            let shown = format!("{net} to \"{name}\"");
+        for wanted in &port.routes {
+            let shown = format!("{wanted} to \"{name}\"");
+            let refused =
+                |error| failure(ErrorCode::RouteInvalid, format!("route {shown}: {error}"));
             let route = RouteMessageBuilder::<IpAddr>::new()
-                .destination_prefix(net.network(), net.prefix_len());
-            let route = route
-                .map_err(|error| failure(format!("route {shown}: {error}")))?
-                .output_interface(index)
-                .scope(RouteScope::Link)
-                .build();
+                .destination_prefix(wanted.to.network(), wanted.to.prefix_len())
+                .map_err(refused)?
+                .output_interface(index);
+            let route = match table {
+                Some(table) => route.table_id(table),
+                None => route,
+            };
+            let route = match wanted.via {
+                Some(via) => route.gateway(via).map_err(refused)?,
+                None => route.scope(RouteScope::Link),
+            };
+            let route = route.build();
             match far.rt.route().add(route).execute().await {
                 Err(error) if netlink::errno(&error) != Errno::EEXIST => {
                     return Err(refused_rt("add the route", &shown, netns)(error));
@@ -625,45 +787,12 @@ impl Workbench<'_> {
             answer => answer,
         }
     }
+}
 
-    /// Removes all of the port.
-    pub(super) async fn unwire(&self, port: &PortRecord) -> Vec<String> {
-        let mut errors = self.remove_devices(port.id).await;
-        if let Err(error) = hint::remove(&port.netns, &self.marks.of(port.id)) {
-            errors.push(format!("remove the resolv.conf of its namespace: {error}"));
-        }
-        errors
-    }
-
-    /// Removes the port's devices that are still ours.
-    pub(super) async fn remove_devices(&self, port: PortId) -> Vec<String> {
-        let mut errors = Vec::new();
-        let mut left = Vec::new();
-        for role in [Role::Veth, Role::Tap] {
-            match self.find(port, role).await {
-                Ok(found) => left.extend(found.map(|link| (role, link))),
-                Err(failure) => errors.push(failure.reason),
-            }
-        }
-        self.inventory.forget(port);
-        for (role, link) in left {
-            match self
-                .own
-                .rt
-                .link()
-                .del(link.index)
-                .execute()
-                .await
-                .map_err(|error| netlink::errno(&error))
-            {
-                Ok(()) | Err(Errno::ENODEV) => {}
-                Err(error) => {
-                    self.inventory.add(port, role, link.index);
-                    errors
-                        .push(refused("delete", &escape(&link.name), self.own_netns)(error).reason);
-                }
-            }
-        }
-        errors
+/// The addresses that the far end has. Those of a macvtap's port are for the machine that opens its file: it gives them to itself.
+fn far_ips(port: &PortRecord) -> &[IpNet] {
+    match port.kind {
+        PortKind::Macvtap(_) => &[],
+        _ => &port.ips,
     }
 }

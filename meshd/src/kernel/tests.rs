@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use meshd_core::command::{DnsHint, NetnsRef};
+use meshd_core::command::{DnsHint, NetnsRef, PortRoute};
 use meshd_core::ident::{Label, Vni};
+use meshd_core::kind::PortKind;
 use meshd_core::node::KernelEvent;
 use nix::sched::{CloneFlags, unshare};
 use std::collections::BTreeMap;
@@ -107,8 +108,10 @@ pub(in crate::kernel) async fn kernel(node: u8) -> (Kernel, mpsc::Receiver<Input
         underlay: UNDERLAY.parse().unwrap(),
         // Nodes with an odd number: both kinds of TAPs are tried.
         superframes: node % 2 == 1,
+        queues: 1,
         gso_max: (node % 2 == 1).then_some(GSO_MAX),
         data: tokio::runtime::Handle::current(),
+        taps: Shelf::default(),
     };
     (
         Kernel::start(config, Moment(0), events).await.unwrap(),
@@ -123,6 +126,7 @@ pub(super) fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> P
         port: PortRecord {
             id: PortId(id),
             vni: Vni::new(7).unwrap(),
+            kind: PortKind::Veth,
             netns,
             ifname: ifname.clone(),
             mac: MacAddr([2, 0, 0, 0, a, b]),
@@ -132,10 +136,14 @@ pub(super) fn wiring(id: u32, netns: NetnsRef, ifname: &[u8], ips: &[&str]) -> P
             labels: BTreeMap::new(),
             since: 0,
             ready: false,
+            file: None,
             asked_ifname: ifname,
+            mtu: None,
+            routes: Vec::new(),
+            vrf: None,
+            owner: None,
         },
         mtu: 1450,
-        routes: Vec::new(),
         dns: None,
     }
 }
@@ -236,7 +244,11 @@ fn containers_reach_each_other_over_wired_ports_by_tcp_and_udp_on_ipv4_and_ipv6_
             let (kernel, _events) = kernel(1).await;
             let (one, other) = (Container::start(), Container::start());
             let mut wire_one = wiring(1, one.netns(), b"eth0", &["10.7.0.2/24", "fd07::2/64"]);
-            wire_one.routes = vec!["10.8.0.0/24".parse().unwrap(), "fd08::/64".parse().unwrap()];
+            let route = |to: &str| PortRoute {
+                to: to.parse().unwrap(),
+                via: None,
+            };
+            wire_one.port.routes = vec![route("10.8.0.0/24"), route("fd08::/64")];
             wire_one.mtu = mtu;
             let mut wire_other = wiring(
                 2,
@@ -555,6 +567,38 @@ fn devices_of_others_are_never_touched() {
 }
 
 #[test]
+fn ports_that_go_together_leave_nothing_and_one_that_is_gone_already_keeps_no_other() {
+    on_a_host(async || {
+        let ip = |words: &str| {
+            let words: Vec<&str> = words.split(' ').collect();
+            assert!(Command::new("ip").args(words).status().unwrap().success());
+        };
+        ip("link add stranger type veth peer name other");
+        let foreign = devices().await;
+        let container = Container::start();
+        let (kernel, _events) = kernel(1).await;
+        let mut wired = Vec::new();
+        let wirings: Vec<_> = (1..=4)
+            .map(|id| wiring(id, container.netns(), format!("e{id}").as_bytes(), &[]))
+            .collect();
+        for wiring in &wirings {
+            wired.push(kernel.wire(wiring).await.unwrap());
+        }
+        assert_eq!(devices().await.len(), foreign.len() + 8);
+        ip("link del mv2");
+        let ports: Vec<_> = wirings.iter().map(|wiring| wiring.port.clone()).collect();
+        let errors = kernel.unwire_all(&ports).await;
+        assert_eq!(errors, vec![Vec::<String>::new(); 4]);
+        assert_eq!(devices().await, foreign);
+        // A second time there is nothing to do.
+        assert_eq!(
+            kernel.unwire_all(&ports).await.concat(),
+            Vec::<String>::new()
+        );
+    });
+}
+
+#[test]
 fn what_a_daemon_left_that_died_while_wiring_is_found_again() {
     on_a_host(async || {
         let marks = Marks::new(MeshId([1; 32]), NodeId([1; 32]));
@@ -831,11 +875,8 @@ fn two_hundred_ports_are_wired_and_unwired_quickly() {
         println!("200 ports adopted in {:?}", start.elapsed());
         drop(again);
         let start = Instant::now();
-        let errors = futures_util::future::join_all(
-            wirings.iter().map(|wiring| kernel.unwire(&wiring.port)),
-        )
-        .await
-        .concat();
+        let ports: Vec<_> = wirings.iter().map(|wiring| wiring.port.clone()).collect();
+        let errors = kernel.unwire_all(&ports).await.concat();
         assert_eq!(errors, Vec::<String>::new());
         println!("200 ports unwired in {:?}", start.elapsed());
         assert_eq!(devices().await, Vec::<String>::new());

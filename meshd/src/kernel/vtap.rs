@@ -9,19 +9,20 @@
 //! Owns its opening, which tokio-tun cannot do with that header. It is made persistent only after
 //! it bears our mark, as the ports' TAPs are. Refuses to have offloads set here: so the kernel cuts superframes and fills in
 //! checksums before the daemon reads. Ports' TAPs have them ([`offload`]).
-#![allow(unsafe_code)] // Two ioctls on a descriptor of our own, and waiting for it.
+#![allow(unsafe_code)] // Ioctls on a descriptor of our own, and waiting for it.
 
 use super::device::NAMES_MAX;
 use super::failure::{Failure, failure, refused};
 use super::marks::NetworkRole;
 use super::port::Workbench;
 use super::tap::StepError;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Vni, escape};
 use meshd_core::superframe::VnetHeader;
 use nix::errno::Errno;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -37,6 +38,20 @@ nix::ioctl_write_int!(
     tunsetoffload,
     b'T',
     208
+);
+nix::ioctl_read!(
+    /// TUNGETFEATURES of linux/if_tun.h: the flags that TUNSETIFF knows.
+    tungetfeatures,
+    b'T',
+    207,
+    libc::c_uint
+);
+nix::ioctl_read!(
+    /// TUNSETSTEERINGEBPF of linux/if_tun.h, which calls itself a reading one: the descriptor of the program that picks the queue.
+    tunsetsteeringebpf,
+    b'T',
+    224,
+    libc::c_int
 );
 nix::ioctl_readwrite_bad!(
     /// TUNSETIFF of linux/if_tun.h, a number that says `int` and means `struct ifreq`.
@@ -77,9 +92,21 @@ impl Vtap {
     /// # Errors
     /// The kernel's; EBADFD or EIO once the device is deleted. `InvalidData`: a header that we do not know.
     pub async fn read(&self, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
+        self.read_into(frame, |frame| frame).await
+    }
+
+    /// As [`Self::read`], into the room that `buffer` has once there is something to read.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn read_into<B: ?Sized>(
+        &self,
+        buffer: &mut B,
+        room: fn(&mut B) -> &mut [u8],
+    ) -> io::Result<(VnetHeader, usize)> {
         loop {
             let mut ready = self.file.ready(Self::COMES).await?;
-            if let Ok(read) = ready.try_io(|file| read(file.get_ref(), frame)) {
+            if let Ok(read) = ready.try_io(|file| read(file.get_ref(), room(buffer))) {
                 return read;
             }
         }
@@ -116,12 +143,8 @@ fn read(mut file: &File, frame: &mut [u8]) -> io::Result<(VnetHeader, usize)> {
     Ok((header, len))
 }
 
-/// Opens the TAP `name`, making it if there is none. It ends with its descriptor until [`keep`] is called.
-///
-/// # Errors
-/// EBUSY: another descriptor is open on it.
-pub(super) fn open(name: &str) -> Result<File, StepError> {
-    let file = File::options()
+fn unbound() -> Result<File, StepError> {
+    File::options()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -129,7 +152,47 @@ pub(super) fn open(name: &str) -> Result<File, StepError> {
         .map_err(|error| {
             let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
             ("open /dev/net/tun for", errno)
-        })?;
+        })
+}
+
+/// Does the kernel have TAPs with several queues?
+///
+/// # Errors
+/// EOPNOTSUPP: it does not.
+pub(super) fn has_queues() -> Result<(), StepError> {
+    let (file, mut features) = (unbound()?, 0);
+    // SAFETY: the descriptor is open and `file`'s; `features` is an `unsigned int` that lives over the call.
+    unsafe { tungetfeatures(file.as_raw_fd(), &raw mut features) }
+        .map_err(|error| ("read the features of", error))?;
+    match features & libc::IFF_MULTI_QUEUE.cast_unsigned() {
+        0 => Err(("have several queues by", Errno::EOPNOTSUPP)),
+        _ => Ok(()),
+    }
+}
+
+/// Opens the TAP `name`, making it if there is none. It ends with its descriptor until [`keep`] is called.
+///
+/// # Errors
+/// EBUSY: another descriptor is open on it.
+pub(super) fn open(name: &str) -> Result<File, StepError> {
+    open_as(name, Kind::Single)
+}
+
+/// How many descriptors a TAP may have; it keeps to that for life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One.
+    Single,
+    /// A queue for each.
+    Queues,
+}
+
+/// As [`open`], of this kind; one more queue, if there is a descriptor already.
+///
+/// # Errors
+/// EINVAL: the TAP is of the other kind, or the kernel does not know this one. EBUSY: another descriptor is open on a single one.
+pub(super) fn open_as(name: &str, kind: Kind) -> Result<File, StepError> {
+    let file = unbound()?;
     let mut ifr_name: [libc::c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
     if name.len() >= ifr_name.len() {
         return Err(("name", Errno::ENAMETOOLONG));
@@ -137,7 +200,11 @@ pub(super) fn open(name: &str) -> Result<File, StepError> {
     for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let queues = match kind {
+        Kind::Single => 0,
+        Kind::Queues => libc::IFF_MULTI_QUEUE,
+    };
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | queues;
     let mut wish = libc::ifreq {
         ifr_name,
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
@@ -170,6 +237,30 @@ pub(super) fn offload(file: &File) -> Result<(), StepError> {
     Err(("have superframes by", Errno::EINVAL))
 }
 
+/// The inverse of [`offload`]: the kernel cuts superframes and fills in checksums.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn cut(file: &File) -> Result<(), StepError> {
+    // SAFETY: the descriptor is open and `file`'s; the argument is a plain number.
+    unsafe { tunsetoffload(file.as_raw_fd(), 0) }
+        .map(drop)
+        .map_err(|error| ("have no superframes by", error))
+}
+
+/// From now on this program picks the queue for what is sent to the device, in the place of the kernel's own way; also when the
+/// device has been opened anew.
+///
+/// # Errors
+/// EINVAL: the kernel cannot do that (Linux 4.16).
+pub(super) fn spread(file: &File, program: &OwnedFd) -> Result<(), StepError> {
+    let mut program = program.as_raw_fd();
+    // SAFETY: the descriptor is open and `file`'s; `program` is an `int` that lives over the call, and is only read.
+    unsafe { tunsetsteeringebpf(file.as_raw_fd(), &raw mut program) }
+        .map(drop)
+        .map_err(|error| ("spread flows over the queues of", error))
+}
+
 /// The device stays when its descriptor is closed, also by a `kill -9`.
 pub(super) fn keep(file: &File) -> Result<(), StepError> {
     // SAFETY: the descriptor is open and `file`'s; the argument is a plain number.
@@ -184,7 +275,7 @@ impl Workbench<'_> {
         let role = NetworkRole::Vtap;
         if let Some(link) = self.find_device(vni, role).await? {
             let name = String::from_utf8(link.name).map_err(|_| {
-                failure(format!(
+                failure(ErrorCode::DeviceMeddled, format!(
                     "the TAP of VNI {vni} was renamed by somebody else to what is no UTF-8: rename it back"
                 ))
             })?;
@@ -208,10 +299,13 @@ impl Workbench<'_> {
                 Err((step, error)) => return Err(refused(step)(error)),
             }
         }
-        Err(failure(format!(
-            "all {NAMES_MAX} names such as {} are taken by devices of others",
-            role.name(vni, 0)
-        )))
+        Err(failure(
+            ErrorCode::InterfaceExists,
+            format!(
+                "all {NAMES_MAX} names such as {} are taken by devices of others",
+                role.name(vni, 0)
+            ),
+        ))
     }
 
     async fn adopt_vtap(
@@ -233,8 +327,12 @@ impl Workbench<'_> {
         keep(&file).map_err(|(step, error)| refused(step)(error))?;
         self.set_device_up(vni, role, true).await?;
         let _on = self.data.enter();
-        Vtap::new(file, link.index)
-            .map_err(|error| failure(format!("wait for {}: {error}", escape(name.as_bytes()))))
+        Vtap::new(file, link.index).map_err(|error| {
+            failure(
+                ErrorCode::KernelRefused,
+                format!("wait for {}: {error}", escape(name.as_bytes())),
+            )
+        })
     }
 }
 

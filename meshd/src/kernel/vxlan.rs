@@ -8,9 +8,11 @@
 //! be changed of it while it lives (address, port) takes another device.
 
 use super::failure::{Failure, failure};
-use super::marks::NetworkRole;
+use super::marks::{self, NetworkRole};
 use super::netlink::{self, Body, Link};
+use super::netns::Netlink;
 use super::port::Workbench;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Vni, escape};
 use std::net::IpAddr;
 
@@ -150,6 +152,25 @@ pub(super) fn holder<'a>(links: &'a [Link], spec: &VxlanSpec) -> Option<&'a Link
     })
 }
 
+/// VXLAN devices in the caller's namespace that no mesh has, on this UDP port: name and VNI; `None`: it takes all (`external`). Needs
+/// no rights and no daemon.
+///
+/// # Errors
+/// If netlink cannot be opened or read.
+pub async fn foreign_vxlans(port: u16) -> std::io::Result<Vec<(Vec<u8>, Option<u32>)>> {
+    let links = Netlink::here()?.links().await?;
+    let others = links
+        .into_iter()
+        .filter(|link| link.kind == b"vxlan" && !marks::is_of_overlay(link));
+    Ok(others
+        .filter_map(|link| {
+            let there = settings(&link.data);
+            let all = there.odd.contains(&COLLECT_METADATA);
+            (there.port == port).then_some((link.name, (!all).then_some(there.vni)))
+        })
+        .collect())
+}
+
 impl Workbench<'_> {
     /// Makes the network's VXLAN device, or adopts it. A new one is down and in no bridge; true: it is new, and an earlier
     /// one, which was set otherwise, is gone with its FDB.
@@ -181,10 +202,10 @@ impl Workbench<'_> {
         self.watch_device(link.index).await?;
         let link = self.find_device(spec.vni, role).await?;
         let link = link.ok_or_else(|| {
-            failure(format!(
-                "the VXLAN device of VNI {} went away meanwhile",
-                spec.vni
-            ))
+            failure(
+                ErrorCode::DeviceMeddled,
+                format!("the VXLAN device of VNI {} went away meanwhile", spec.vni),
+            )
         })?;
         Ok((link, new))
     }
@@ -193,12 +214,15 @@ impl Workbench<'_> {
     async fn explain(&self, spec: &VxlanSpec, refusal: Failure) -> Failure {
         let links = self.own.links().await.unwrap_or_default();
         match holder(&links, spec) {
-            Some(link) => failure(format!(
-                "the device {} has VNI {} on UDP port {} already, and is not this node's: remove it, or give the network another VNI",
-                escape(&link.name),
-                spec.vni,
-                spec.port
-            )),
+            Some(link) => failure(
+                ErrorCode::VniTakenHere,
+                format!(
+                    "the device {} has VNI {} on UDP port {} already, and is not this node's: remove it, or give the network another VNI",
+                    escape(&link.name),
+                    spec.vni,
+                    spec.port
+                ),
+            ),
             None => refusal,
         }
     }

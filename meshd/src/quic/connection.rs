@@ -58,6 +58,17 @@ impl Outgoing<'_> {
         self.state.machine.datagrams().send_buffer_space()
     }
 
+    /// How many repairs a superframe of so many slices is to have, by what the path has lost lately.
+    pub(crate) fn repairs(&mut self, slices: usize) -> u8 {
+        let path = self.state.machine.stats().path;
+        let queue = path.rtt.saturating_sub(path.min_rtt).as_micros();
+        let queue = u64::try_from(queue).unwrap_or(u64::MAX);
+        self.state
+            .losses
+            .look(path.sent_packets, path.lost_packets, queue);
+        self.state.losses.repairs(slices)
+    }
+
     /// One more.
     ///
     /// # Errors
@@ -182,7 +193,8 @@ impl Connection {
         self.shared().drive(Instant::now());
     }
 
-    /// Takes up to `max` datagrams that have come, at least one. Cancelling loses nothing.
+    /// Takes up to `max` datagrams that have come, at least one. Cancelling loses nothing. The answer is how many were not kept
+    /// since the last one, for lack of room.
     ///
     /// # Errors
     /// If the connection is over, and none is left.
@@ -190,31 +202,32 @@ impl Connection {
         &self,
         into: &mut VecDeque<Bytes>,
         max: usize,
-    ) -> Result<(), ConnectionError> {
+    ) -> Result<u64, ConnectionError> {
         let shared = self.shared();
         loop {
             let mut arrived = std::pin::pin!(shared.arrived.notified());
             arrived.as_mut().enable();
-            if self.take_datagrams(into, max)? {
-                return Ok(());
+            if let Some(lost) = self.take_datagrams(into, max)? {
+                return Ok(lost);
             }
             arrived.await;
         }
     }
 
-    /// The same of what is there now; false: nothing is.
+    /// The same of what is there now; `None`: nothing is.
     pub(crate) fn take_datagrams(
         &self,
         into: &mut VecDeque<Bytes>,
         max: usize,
-    ) -> Result<bool, ConnectionError> {
+    ) -> Result<Option<u64>, ConnectionError> {
         let mut state = self.shared().state();
         let before = into.len();
         let taken = std::iter::from_fn(|| state.datagram());
         into.extend(taken.take(max));
         match state.over() {
             Some(over) if into.len() == before => Err(over),
-            _ => Ok(into.len() > before),
+            _ if into.len() == before => Ok(None),
+            _ => Ok(Some(state.take_overrun())),
         }
     }
 

@@ -1,13 +1,21 @@
 //! An endpoint: who hears a packet, and who may connect.
 //!
-//! Owns the reader task and the table of connections. The reader ends when nobody holds the endpoint and its last connection has
-//! drained, and the socket goes with it.
+//! ```text
+//!   far ends --UDP--> socket ----> reader -----+                     one address; the kernel gives each far end
+//!            \-UDP--> socket ----> reader -----+--> connections      one socket of it (SO_REUSEPORT)
+//!                       ^--------------------------- packets out: by the first socket, from whoever has some
+//! ```
+//!
+//! Owns the reader tasks and the table of connections. The readers end when nobody holds the endpoint and its last connection has
+//! drained, and the sockets go with them. A far end whose address changes may come by another socket from then on: a connection's
+//! packets may come from any reader.
 
 use super::connection::Connection;
 use super::machine::Shared;
 use super::silence::Pace;
 use super::socket::{Inbox, Socket};
 use bytes::Bytes;
+use meshd_core::code::ErrorCode;
 use quinn::{ClientConfig, ConnectError, ConnectionError, EndpointConfig, ServerConfig, VarInt};
 use quinn_proto::{ConnectionEvent, ConnectionHandle, DatagramEvent, EndpointEvent};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,11 +27,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 /// Pause of the reader after an error of the socket that is none of QUIC's, as when an uplink is gone.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// One UDP socket and the connections over it. Clones share it; after the last one open connections go on to their end.
+/// A UDP address and the connections over it. Clones share it; after the last one open connections go on to their end.
 #[derive(Clone)]
 pub(crate) struct Endpoint(Arc<Owner>);
 
@@ -39,6 +48,7 @@ impl Drop for Owner {
 }
 
 pub(super) struct Inner {
+    /// What leaves, leaves by it. Other sockets of the same address are with their readers.
     pub(super) socket: Socket,
     table: Mutex<Table>,
     /// A stranger waits, a connection has drained, or the endpoint is closing.
@@ -64,16 +74,20 @@ struct Table {
 }
 
 impl Endpoint {
-    /// Reads `socket` from now on, in the runtime that this is called in; `server`: strangers may connect.
+    /// Reads `sockets`, which are bound to one address, from now on, in the runtime that this is called in; `server`: strangers may
+    /// connect.
     ///
     /// # Errors
-    /// If the socket cannot be used, or there is no runtime.
+    /// If a socket cannot be used or there is none, or there is no runtime.
     pub(crate) fn new(
         config: EndpointConfig,
         server: Option<ServerConfig>,
-        socket: UdpSocket,
+        sockets: Vec<UdpSocket>,
     ) -> io::Result<Self> {
-        let socket = Socket::new(socket)?;
+        let sockets: Result<Vec<Socket>, _> = sockets.into_iter().map(Socket::new).collect();
+        let mut sockets = sockets?.into_iter();
+        let socket = sockets.next();
+        let socket = socket.ok_or_else(|| io::Error::other("an endpoint needs a socket"))?;
         let learns = !socket.may_fragment();
         let machine =
             quinn_proto::Endpoint::new(Arc::new(config), server.map(Arc::new), learns, None);
@@ -93,7 +107,11 @@ impl Endpoint {
             unblock: Notify::new(),
             runtime: Handle::current(),
         });
-        tokio::spawn(read(Arc::clone(&inner)));
+        let mut beside = JoinSet::new();
+        for socket in sockets {
+            beside.spawn(read_beside(Arc::clone(&inner), socket));
+        }
+        tokio::spawn(read(Arc::clone(&inner), beside));
         Ok(Self(Arc::new(Owner(inner))))
     }
 
@@ -310,27 +328,26 @@ impl Sorted {
     }
 }
 
-/// Gives each connection its packets, until the endpoint is not needed any more.
-async fn read(inner: Arc<Inner>) {
-    let mut inbox = Inbox::new();
-    let mut sorted = Sorted::default();
-    let mut unblock = std::pin::pin!(inner.unblock());
-    while inner.is_needed() {
-        let all = tokio::select! {
-            read = inner.socket.receive(&mut inbox) => match read {
-                Ok(all) => all,
-                Err(error) => {
-                    tracing::warn!(%error, "the underlay's socket cannot be read; it is tried again");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            },
-            () = inner.reader.notified() => continue,
-            () = &mut unblock => continue,
+/// What a reader reads with.
+#[derive(Default)]
+struct Desk {
+    inbox: Inbox,
+    sorted: Sorted,
+}
+
+impl Desk {
+    /// Gives each connection its packets, of one call of the kernel. `read`: see [`Socket::receive`].
+    async fn deliver(&mut self, inner: &Inner, read: io::Result<bool>) {
+        let all = match read {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!(code = %ErrorCode::UnderlayReadFailed, %error, "the underlay's socket cannot be read; it is tried again");
+                return tokio::time::sleep(PAUSE).await;
+            }
         };
-        inner.sort(&mut inbox, &mut sorted);
-        for (connection, count) in sorted.runs.drain(..) {
-            let events = sorted.events.drain(..count);
+        inner.sort(&mut self.inbox, &mut self.sorted);
+        for (connection, count) in self.sorted.runs.drain(..) {
+            let events = self.sorted.events.drain(..count);
             // A bug that a packet meets must cost its connection, and not all others of the node.
             let delivered = catch_unwind(AssertUnwindSafe(|| connection.deliver(events)));
             if delivered.is_err() {
@@ -342,9 +359,33 @@ async fn read(inner: Arc<Inner>) {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Reads the first socket, until the endpoint is not needed any more; those who read others, `beside`, end then, too.
+async fn read(inner: Arc<Inner>, beside: JoinSet<()>) {
+    let mut desk = Desk::default();
+    let mut unblock = std::pin::pin!(inner.unblock());
+    while inner.is_needed() {
+        let read = tokio::select! {
+            read = inner.socket.receive(&mut desk.inbox) => read,
+            () = inner.reader.notified() => continue,
+            () = &mut unblock => continue,
+        };
+        desk.deliver(&inner, read).await;
+    }
+    drop(beside);
     // Who is still here would hold the socket.
     inner.table().refuse_all(&inner.socket);
     inner.blocked().clear();
+}
+
+/// Reads another socket of the endpoint.
+async fn read_beside(inner: Arc<Inner>, socket: Socket) {
+    let mut desk = Desk::default();
+    loop {
+        let read = socket.receive(&mut desk.inbox).await;
+        desk.deliver(&inner, read).await;
+    }
 }
 
 impl Inner {

@@ -1,7 +1,8 @@
 //! The machine of a connection behind one lock, driven by whoever has something for it.
 //!
 //! ```text
-//!    reader --mail--> whoever holds the state, on his way out; what is left: keep_time
+//!    reader --------> act, if nobody holds the state
+//!           --mail--> else whoever does, on his way out; what is left: keep_time
 //!    keep_time --deadlines--> act: packets to the socket, events to who waits, the next deadline
 //!    lanes, sessions --push, write, close--> act
 //! ```
@@ -14,6 +15,7 @@ use super::endpoint::Inner;
 use super::silence::{Due, Pace, Silence};
 use super::socket::Socket;
 use bytes::Bytes;
+use meshd_core::superframe::Losses;
 use quinn::{ConnectionError, Transmit, TransportErrorCode, VarInt};
 use quinn_proto::{ConnectionEvent, ConnectionHandle, EndpointEvent, Event, TransportError};
 use std::cell::RefCell;
@@ -67,7 +69,12 @@ pub(super) struct State {
     /// Those that have come meanwhile, copied.
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
+    /// Datagrams that were read, and those that came and made room for others.
+    taken: u64,
+    overrun: u64,
     pub(super) silence: Silence,
+    /// Of packets that this end has sent.
+    pub(super) losses: Losses,
     /// Of the far end's frames, as many as had come when it was heard last.
     frames_heard: u64,
 }
@@ -95,11 +102,28 @@ impl State {
 
     /// The next one that has come.
     pub(super) fn datagram(&mut self) -> Option<Bytes> {
-        let Some(kept) = self.kept.pop_front() else {
-            return self.machine.datagrams().recv();
+        let datagram = match self.kept.pop_front() {
+            Some(kept) => {
+                self.kept_bytes -= kept.len() + KEPT_COST;
+                Some(kept)
+            }
+            None => self.machine.datagrams().recv(),
         };
-        self.kept_bytes -= kept.len() + KEPT_COST;
-        Some(kept)
+        match datagram.is_some() {
+            true => self.taken += 1,
+            // Nothing waits: of those that came, what was not read is gone.
+            false => {
+                let came = self.machine.stats().frame_rx.datagram;
+                self.overrun += came.saturating_sub(self.taken);
+                self.taken = self.taken.max(came);
+            }
+        }
+        datagram
+    }
+
+    /// How many made room for others, since the last call.
+    pub(super) fn take_overrun(&mut self) -> u64 {
+        std::mem::take(&mut self.overrun)
     }
 
     /// Has the far end been heard? Only what was in packets that it has sealed counts, each once: anybody can send the others.
@@ -170,7 +194,10 @@ impl Shared {
                 hoards: true,
                 kept: VecDeque::new(),
                 kept_bytes: 0,
+                taken: 0,
+                overrun: 0,
                 silence: Silence::new(pace, Instant::now()),
+                losses: Losses::default(),
                 frames_heard: 0,
             }),
             mail: Mutex::default(),
@@ -206,7 +233,12 @@ impl Shared {
     }
 
     /// Packets have come. Waits for nobody; what is more than who holds the state will get to is as good as lost on the way.
-    pub(super) fn deliver(self: &Arc<Self>, events: impl Iterator<Item = ConnectionEvent>) {
+    pub(super) fn deliver(self: &Arc<Self>, mut events: impl Iterator<Item = ConnectionEvent>) {
+        // One task reads the socket, so nothing comes between these two looks. An event is long: it is better not put down and taken up.
+        let is_first = self.mail().is_empty();
+        if let (true, Ok(mut state)) = (is_first, self.state.try_lock()) {
+            self.take(&mut state, events.by_ref().take(ROUND_MAX));
+        }
         let mut mail = self.mail();
         let room = MAIL_MAX.saturating_sub(mail.len());
         mail.extend(events.take(room));
@@ -232,12 +264,17 @@ impl Shared {
             round.extend(mail.drain(..count));
             !mail.is_empty()
         };
-        let now = Instant::now();
-        round.drain(..).for_each(|event| state.handle(event));
+        self.take(&mut state, round.drain(..));
         state.round = round;
-        state.listen(now);
-        self.act(&mut state, now);
         left
+    }
+
+    /// Handles packets, and does what follows.
+    fn take(self: &Arc<Self>, state: &mut State, events: impl Iterator<Item = ConnectionEvent>) {
+        let now = Instant::now();
+        events.for_each(|event| state.handle(event));
+        state.listen(now);
+        self.act(state, now);
     }
 
     /// Its machine cannot be used any more: the connection is over without a word to the far end.

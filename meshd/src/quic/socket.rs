@@ -152,15 +152,17 @@ pub(super) struct Inbox {
     batches: usize,
 }
 
-impl Inbox {
-    pub(super) fn new() -> Self {
+impl Default for Inbox {
+    fn default() -> Self {
         Self {
             rooms: std::array::from_fn(|_| BytesMut::new()),
             metas: [RecvMeta::default(); ROOMS],
             batches: 0,
         }
     }
+}
 
+impl Inbox {
     /// Makes all rooms whole again.
     fn refill(&mut self) {
         for room in &mut self.rooms {

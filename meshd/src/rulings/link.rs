@@ -18,6 +18,7 @@ use super::place::Place;
 use super::shadow::Shadow;
 use super::tolls::{Tallies, Tolls};
 use crate::punts::PuntBox;
+use meshd_core::code::ErrorCode;
 use meshd_core::flow::FlowMask;
 use meshd_core::ident::Label;
 use meshd_core::node::Question;
@@ -293,7 +294,7 @@ impl Link {
                 Some((spare.digest, self.place.with_manifest(manifest), decision))
             }
             Err(fault) => {
-                tracing::warn!(plugin = %self.name, vni = %question.vni, %fault, "the last good version failed too");
+                tracing::warn!(code = %ErrorCode::PluginFailed, plugin = %self.name, vni = %question.vni, %fault, "the last good version failed too");
                 spare_breaker.fault(now);
                 None
             }
@@ -396,10 +397,10 @@ impl Link {
                     let text = fault.to_string();
                     self.counters.fault(&fault);
                     // The breaker bounds how often this is said.
-                    tracing::warn!(plugin = %self.name, vni = %question.vni, fault = %text, "a policy plugin failed");
+                    tracing::warn!(code = %ErrorCode::PluginFailed, plugin = %self.name, vni = %question.vni, fault = %text, "a policy plugin failed");
                     *last_fault = Some(text.clone());
                     if breaker.fault(now) {
-                        tracing::warn!(plugin = %self.name, vni = %question.vni, "the plugin is not asked for {} s; its fail mode answers", breaker::PAUSE.as_secs());
+                        tracing::warn!(code = %ErrorCode::PluginFailed, plugin = %self.name, vni = %question.vni, "the plugin is not asked for {} s; its fail mode answers", breaker::PAUSE.as_secs());
                     }
                     text
                 })
@@ -451,10 +452,10 @@ impl Link {
                 let text = fault.to_string();
                 add(&self.counters.failed, 1);
                 self.counters.fault(&fault);
-                tracing::warn!(plugin = %self.name, vni = %question.key.vni, fault = %text, "a steering plugin failed; the choice that holds goes on to hold");
+                tracing::warn!(code = %ErrorCode::PluginFailed, plugin = %self.name, vni = %question.key.vni, fault = %text, "a steering plugin failed; the choice that holds goes on to hold");
                 *last_fault = Some(text);
                 if breaker.fault(now) {
-                    tracing::warn!(plugin = %self.name, vni = %question.key.vni, "the plugin is not asked for {} s", breaker::PAUSE.as_secs());
+                    tracing::warn!(code = %ErrorCode::PluginFailed, plugin = %self.name, vni = %question.key.vni, "the plugin is not asked for {} s", breaker::PAUSE.as_secs());
                 }
                 None
             }

@@ -44,9 +44,11 @@ pub struct PluginInfo {
 }
 
 /// A version beside the one in use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = Shadow)]
 pub struct ShadowInfo {
     /// SHA-256 of its component.
+    #[schema(value_type = String)]
     pub digest: Digest,
     /// What came of it.
     #[serde(flatten)]
@@ -119,7 +121,7 @@ pub struct AttachmentInfo {
 }
 
 /// Frames that were counted under a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct LabelCount {
     /// As the plugin numbers it.
     pub label: u32,
@@ -130,7 +132,7 @@ pub struct LabelCount {
 }
 
 /// A meter, and what it did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct MeterInfo {
     /// As the config names it, behind the plugin's name.
     pub meter: String,

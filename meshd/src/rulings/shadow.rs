@@ -29,8 +29,11 @@ const REST_MAX: Duration = Duration::from_secs(5);
 const EXAMPLES: usize = 3;
 
 /// In what two versions differ; the gravest is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = ShadowDifference)]
 pub enum Difference {
     /// The new one fails where the old one does not.
     Fails,
@@ -49,7 +52,8 @@ pub enum Difference {
 }
 
 /// One question that was answered in two ways.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ShadowExample)]
 pub struct Example {
     /// The frame, as `meshd trace` shows it.
     pub flow: String,
@@ -60,15 +64,18 @@ pub struct Example {
 }
 
 /// What came of a shadow so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(as = ShadowTally)]
 pub struct Tally {
     /// Questions that both answered.
     pub compared: u64,
     /// Questions that the shadow had no time for.
     pub passed_over: u64,
     /// Of those compared, those that differ, by kind.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pub differences: BTreeMap<Difference, u64>,
     /// The last ones of each kind.
+    #[schema(value_type = BTreeMap<String, Vec<Example>>)]
     pub examples: BTreeMap<Difference, VecDeque<Example>>,
 }
 

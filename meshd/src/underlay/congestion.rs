@@ -4,6 +4,9 @@
 //!    floor 64 KiB  <=  CUBIC  <=  ceiling: what 10 Gbit/s take in the smallest round trip seen, 1 to 16 MiB
 //! ```
 //!
+//! A loss shrinks it only where more than 2 % is lost, as BBR's second version has it: a wire that loses a packet of a thousand is not
+//! full. Frames inside mostly have congestion control of their own, which hears of each loss that is not mended.
+//!
 //! The ceiling, because an unbounded window only moves the loss into the far end's socket buffer and the queue into every
 //! flow's latency. The floor, because the frames inside have congestion control of their own: a tunnel that shrinks to two
 //! packets on a path with random loss would stop them where they would go on slowly.
@@ -20,6 +23,10 @@ const CEILING_MIN: u64 = 1 << 20;
 const CEILING_MAX: u64 = 16 << 20;
 /// 10 Gbit/s.
 const BYTES_PER_US: u64 = 1250;
+/// One lost byte of so many is no sign of congestion.
+const LOST_OF: u64 = 50;
+/// Bytes over which that is looked at.
+const LOOK: u64 = 512 << 10;
 
 /// Makes one per session.
 #[derive(Default)]
@@ -33,6 +40,7 @@ impl ControllerFactory for BoundedCubic {
             cubic: Arc::new(config).build(now, mtu),
             ceiling: CEILING_MIN,
             acknowledged: 0,
+            recent: Recent::default(),
         })
     }
 }
@@ -41,6 +49,29 @@ struct Bounded {
     cubic: Box<dyn Controller>,
     ceiling: u64,
     acknowledged: u64,
+    recent: Recent,
+}
+
+/// Bytes that came and that did not, lately.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    came: u64,
+    lost: u64,
+}
+
+impl Recent {
+    fn arrived(&mut self, bytes: u64) {
+        self.came += bytes;
+        if self.came > LOOK {
+            (self.came, self.lost) = (self.came / 2, self.lost / 2);
+        }
+    }
+
+    /// Is it congestion? A mark of the network (RFC 3168) comes as a loss of nothing, and always means it.
+    fn tells(&mut self, persistent: bool, lost_bytes: u64) -> bool {
+        self.lost += lost_bytes;
+        persistent || lost_bytes == 0 || self.lost * LOST_OF > self.came
+    }
 }
 
 /// Bytes of a connection that its far end has acknowledged. The count of acknowledgements in its statistics grows with each that is said
@@ -71,6 +102,7 @@ impl Controller for Bounded {
         rtt: &RttEstimator,
     ) {
         self.acknowledged += bytes;
+        self.recent.arrived(bytes);
         self.ceiling = ceiling(rtt.min());
         // Growth beyond the ceiling would be spent by the first losses without any effect.
         let app_limited = app_limited || self.cubic.window() >= self.ceiling;
@@ -94,8 +126,10 @@ impl Controller for Bounded {
         persistent: bool,
         lost_bytes: u64,
     ) {
-        self.cubic
-            .on_congestion_event(now, sent, persistent, lost_bytes);
+        if self.recent.tells(persistent, lost_bytes) {
+            self.cubic
+                .on_congestion_event(now, sent, persistent, lost_bytes);
+        }
     }
 
     fn on_mtu_update(&mut self, mtu: u16) {
@@ -111,6 +145,7 @@ impl Controller for Bounded {
             cubic: self.cubic.clone_box(),
             ceiling: self.ceiling,
             acknowledged: self.acknowledged,
+            recent: self.recent,
         })
     }
 
@@ -126,6 +161,22 @@ impl Controller for Bounded {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_losses_are_no_congestion_and_many_or_a_mark_are() {
+        let after = |came, lost| Recent { came, lost }.tells(false, 1200);
+        assert!(!after(100_000, 0) && after(100_000, 2000));
+        assert!(after(1000, 0), "the first packets say nothing of a share");
+        let mut quiet = Recent {
+            came: 500_000,
+            lost: 0,
+        };
+        assert!(!quiet.tells(false, 1200));
+        assert!(quiet.tells(false, 0), "a mark");
+        assert!(quiet.tells(true, 1200), "nothing came for long");
+        (0..20).for_each(|_| quiet.arrived(LOOK));
+        assert!(quiet.came <= LOOK && quiet.lost == 0);
+    }
 
     #[test]
     fn the_window_stays_between_floor_and_ceiling() {

@@ -1,4 +1,4 @@
-//! The QUIC endpoint: one UDP socket, this node's key, and what each connection may hold.
+//! The QUIC endpoint: a UDP address, this node's key, and what each connection may hold.
 //!
 //! Owns the transport parameters. A session is tuned for its path: the largest packet that is searched for is what the
 //! kernel's route takes, so that no search begins with packets that cannot leave the host.
@@ -38,6 +38,12 @@ const IDLE_MS: u32 = 30_000;
 /// Smallest and largest UDP payload, in bytes: RFC 9000 §14.1; a 9000-byte underlay.
 const PAYLOAD_MIN: u16 = 1200;
 const PAYLOAD_MAX: u16 = 8952;
+/// A packet is lost when so many that were sent behind it have come, or when one has and so many round trips went by. RFC 9002 §6.1
+/// advises 3 and 9/8, for who sends again what is lost. Here nobody waits for that: frames that come late are as good as others, and
+/// what takes them for lost slows down and sends repairs in vain. Bounded, since all that may be lost yet is gone through with each
+/// acknowledgement.
+const LOST_BEHIND: u32 = 512;
+const LOST_AFTER: f32 = 1.5;
 /// Frames that wait to leave, in bytes: a few milliseconds at a gigabit. What comes then is refused.
 pub(crate) const QUEUE_BYTES: usize = 1 << 20;
 /// Frames that wait to be read, in bytes.
@@ -70,6 +76,8 @@ fn transport(side: Side, remote: SocketAddr) -> Arc<TransportConfig> {
         .datagram_send_buffer_size(QUEUE_BYTES)
         .datagram_receive_buffer_size(Some(DATAGRAMS_IN))
         .congestion_controller_factory(Arc::new(BoundedCubic))
+        .packet_threshold(LOST_BEHIND)
+        .time_threshold(LOST_AFTER)
         // One control stream, opened by the dialer; nothing else.
         .max_concurrent_bidi_streams(VarInt::from_u32(u32::from(side == Side::Acceptor)))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
@@ -106,7 +114,7 @@ pub enum DialError {
     Local(String),
 }
 
-/// One UDP socket and a key. Clones share it.
+/// A UDP address and a key. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     pub(super) quic: quic::Endpoint,
@@ -118,13 +126,15 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Binds `listen`. With `accept`, connections are taken too.
+    /// Binds `listen`, to be read by one task for each of `readers`. With `accept`, connections are taken too.
     pub(crate) fn bind(
         listen: SocketAddr,
+        readers: usize,
         key: &NodeKey,
         accept: bool,
     ) -> Result<Self, UnderlayError> {
-        let udp = socket::bind(listen).map_err(|source| UnderlayError::Bind { listen, source })?;
+        let bound = socket::bind(listen, readers);
+        let udp = bound.map_err(|source| UnderlayError::Bind { listen, source })?;
         Self::over(udp, listen, key, accept)
     }
 
@@ -132,7 +142,7 @@ impl Endpoint {
     pub(super) fn bind_link(address: SocketAddr, key: &NodeKey) -> Result<Self, UnderlayError> {
         let udp =
             socket::bind_link(address).map_err(|source| UnderlayError::Link { address, source })?;
-        Ok(Self::over(udp, address, key, true)?.watchful())
+        Ok(Self::over(vec![udp], address, key, true)?.watchful())
     }
 
     /// Of a node with several uplinks.
@@ -144,7 +154,7 @@ impl Endpoint {
     }
 
     fn over(
-        udp: UdpSocket,
+        udp: Vec<UdpSocket>,
         listen: SocketAddr,
         key: &NodeKey,
         accept: bool,

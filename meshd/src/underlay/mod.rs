@@ -20,7 +20,7 @@ mod pace;
 mod queue;
 mod session;
 mod shrink;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -34,7 +34,9 @@ pub use session::Heard;
 
 use crate::identity::Identity;
 use crate::quic::Connection;
+use crate::telemetry::{self, operation};
 use gate::{Entry, Gate, Place};
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::{NodeId, SessionId};
 use meshd_core::node::SessionEvent;
 use meshd_core::steering::WayId;
@@ -49,6 +51,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 /// UDP port, unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7650;
@@ -60,6 +63,8 @@ const CLOSE_WITHIN: Duration = Duration::from_millis(500);
 pub struct UnderlayConfig {
     /// Where to listen. `[::]` takes IPv4 too, and means `0.0.0.0` on a host without IPv6. Port 0: any.
     pub listen: SocketAddr,
+    /// Tasks that read there: each has a socket of its own, and a far end is read by one of them.
+    pub readers: usize,
     /// The addresses of the underlay links, in the order of the config file. Port 0: any.
     pub links: Vec<SocketAddr>,
 }
@@ -68,6 +73,7 @@ impl Default for UnderlayConfig {
     fn default() -> Self {
         Self {
             listen: (Ipv6Addr::UNSPECIFIED, DEFAULT_PORT).into(),
+            readers: 1,
             links: Vec::new(),
         }
     }
@@ -173,7 +179,8 @@ impl Underlay {
         data: &Handle,
     ) -> Result<Self, UnderlayError> {
         let on = data.enter();
-        let mut endpoint = Endpoint::bind(config.listen, identity.node_key(), true)?;
+        let mut endpoint =
+            Endpoint::bind(config.listen, config.readers, identity.node_key(), true)?;
         if !config.links.is_empty() {
             endpoint = endpoint.watchful();
         }
@@ -207,6 +214,20 @@ impl Underlay {
     /// The UDP port.
     #[must_use]
     pub fn local_port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// The UDP ports of all sockets.
+    #[must_use]
+    pub fn local_ports(&self) -> Vec<u16> {
+        let links = (0..self.0.links.len()).filter_map(WayId::link);
+        let links = links.filter_map(|way| self.link_port(way));
+        links.chain([self.0.port]).collect()
+    }
+
+    /// The UDP port of all but the links.
+    #[must_use]
+    pub fn port(&self) -> u16 {
         self.0.port
     }
 
@@ -246,10 +267,13 @@ impl Underlay {
     pub fn dial(&self, node: NodeId, addresses: Vec<SocketAddr>) {
         let underlay = self.clone();
         self.start_dial((node, WayId::MAIN), async move {
-            match race(&underlay.0.endpoint, node, &addresses).await {
+            let span = operation!("dial", peer = %node, addresses = addresses.len());
+            let race = race(&underlay.0.endpoint, node, &addresses);
+            match race.instrument(span.clone()).await {
                 Ok(connection) => Some(Dialed::To(connection)),
                 Err(error) => {
                     let reason = error.to_string();
+                    telemetry::failed(&span, ErrorCode::PeerSilent, &reason);
                     let failed = SessionEvent::DialFailed { node, reason };
                     Some(Dialed::Nowhere(failed))
                 }

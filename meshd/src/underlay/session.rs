@@ -334,7 +334,12 @@ impl Session {
         if !self.dialed {
             let drops = async {
                 let mut frames = VecDeque::new();
-                while let Ok(()) = self.connection.datagrams(&mut frames, DROP_MAX).await {
+                while self
+                    .connection
+                    .datagrams(&mut frames, DROP_MAX)
+                    .await
+                    .is_ok()
+                {
                     frames.clear();
                     tokio::task::consume_budget().await;
                 }

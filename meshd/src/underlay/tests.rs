@@ -29,6 +29,8 @@ async fn party_with(inputs_max: usize, listen: &str) -> Party {
     let underlay = Underlay::start(
         UnderlayConfig {
             listen,
+            // One reader or two, as it comes.
+            readers: 1 + usize::from(id.0[0] & 1),
             links: Vec::new(),
         },
         identity,
@@ -120,7 +122,7 @@ struct Stranger {
 
 fn stranger(listen: &str) -> Stranger {
     let (folder, store, identity) = fresh("stranger");
-    let endpoint = Endpoint::bind(listen.parse().unwrap(), identity.node_key(), false).unwrap();
+    let endpoint = Endpoint::bind(listen.parse().unwrap(), 1, identity.node_key(), false).unwrap();
     Stranger {
         endpoint,
         _state: (folder, store),

@@ -1,8 +1,9 @@
 //! What `meshd doctor` says of the underlay links of this node.
 
+use meshd_core::diagnosis::{Finding, fail, warn, well};
 use meshd_core::node::Node;
 use meshd_core::steering::WayId;
-use meshd_core::view::{Check, CheckState};
+use meshd_core::view::Check;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
 
@@ -23,27 +24,21 @@ pub(super) fn checks(node: &Node) -> Vec<Check> {
         // Any port will do: it is about the address.
         let absent = UdpSocket::bind((ip, 0))
             .is_err_and(|error| error.kind() == ErrorKind::AddrNotAvailable);
-        let (state, found, advice) = if absent {
+        let name = format!("underlay link {}", link.name);
+        Some(if absent {
             let advice = "give the host the address, or correct `address` under [[underlay.link]]";
             let found = format!("this host does not have the address {ip}");
-            (CheckState::Fail, found, Some(advice))
+            fail(Finding::LinkAddress, name, found, advice)
         } else if common == 0 && !peers.is_empty() {
             let advice = "declare a link of the same name under [[underlay.link]] on other nodes";
-            let found = "no peer has a link of this name".to_owned();
-            (CheckState::Warn, found, Some(advice))
+            warn(Finding::LinkAlone, name, "no peer has a link of this name", advice)
         } else if up < common {
             let advice = "see `meshd paths`; is UDP open between these uplinks, and does the reply leave by the same one?";
             let found = format!("connected to {up} of {common} peers that have it");
-            (CheckState::Warn, found, Some(advice))
+            warn(Finding::LinkDown, name, found, advice)
         } else {
             let found = format!("at {}, connected to all {common} peers that have it", link.address);
-            (CheckState::Ok, found, None)
-        };
-        Some(Check {
-            name: format!("underlay link {}", link.name),
-            state,
-            found,
-            advice: advice.map(str::to_owned),
+            well(name, found)
         })
     })
     .collect()

@@ -44,6 +44,30 @@ pub(super) enum What {
         #[arg(long)]
         quick: bool,
     },
+    /// What many sessions cost a node in throughput, idle time and memory (root)
+    Crowd {
+        /// One round of one second with a few peers, to see that it works
+        #[arg(long)]
+        quick: bool,
+        /// Sessions of a node
+        #[arg(long, value_name = "COUNT", default_value_t = 256)]
+        peers: usize,
+    },
+    /// What metrics, top, events and a capture cost the data path (root)
+    Observe {
+        /// One round of one second, to see that it works
+        #[arg(long)]
+        quick: bool,
+    },
+    /// How long status, peers, FDB and metrics take with 10,000 endpoints and many peers, and what traffic feels of it (root)
+    Views {
+        /// Three rounds with a few peers, to see that it works
+        #[arg(long)]
+        quick: bool,
+        /// Peers with a session
+        #[arg(long, value_name = "COUNT", default_value_t = 128)]
+        peers: usize,
+    },
     /// What a network of 500 peers and 10,000 endpoints costs a node
     Scale,
 }
@@ -54,7 +78,7 @@ pub(super) struct Overlays {
     /// One round of one second, to see that it works
     #[arg(long)]
     quick: bool,
-    /// Every setting: both ends, MTUs 1500 and 9000, offloads and wire mode; what is not between containers at 1500 in brief
+    /// Every setting: both ends, MTUs 1500 and 9000, offloads and wire mode, and long ways; what is not between containers at 1500 in brief
     #[arg(long)]
     all: bool,
     /// Only these systems or measures; may be repeated. `--list` has their names; the yardstick is always there
@@ -63,7 +87,7 @@ pub(super) struct Overlays {
     /// Only these MTUs of the underlay
     #[arg(long, value_name = "BYTES", value_delimiter = ',')]
     mtu: Vec<u32>,
-    /// Only these underlays: `offloads` passes superframes whole, `wire` none
+    /// Only these underlays: `offloads` passes superframes whole, `wire` none; the others are long ways, simulated
     #[arg(long, value_enum, value_delimiter = ',')]
     underlay: Vec<UnderlayWord>,
     /// Only between these
@@ -103,8 +127,18 @@ pub(super) struct Overlays {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum UnderlayWord {
+    /// Superframes of 64 KiB pass whole
     Offloads,
+    /// Packets of the MTU pass
     Wire,
+    /// 100 Mbit/s, 100 ms there and back
+    Far,
+    /// The same, and one packet of a thousand is lost
+    FarLossy,
+    /// 20 Mbit/s, 30 ms, and one packet of fifty is late
+    Reordered,
+    /// 1 Mbit/s, 40 ms
+    Narrow,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -112,6 +146,22 @@ enum EndsWord {
     Containers,
     Hosts,
 }
+
+/// The long ways.
+const LINKS: [Underlay; 4] = [
+    Underlay::Far,
+    Underlay::FarLossy,
+    Underlay::Reordered,
+    Underlay::Narrow,
+];
+
+/// What is told of a long way: it decides what is carried and how long that takes, and not the machine.
+const OF_A_LINK: [Measure; 4] = [
+    Measure::Tcp1,
+    Measure::Tcp4,
+    Measure::LoadedP50,
+    Measure::LoadedP99,
+];
 
 /// What is told where little is asked.
 const BRIEF: [Measure; 5] = [
@@ -160,7 +210,11 @@ impl Overlays {
         let systems = self.systems(programs)?;
         let plan = |setting: Setting| {
             let main = setting.ends == Ends::Containers && setting.mtu == 1500;
-            let usual: &[Measure] = if main { &Measure::ALL } else { &BRIEF };
+            let usual: &[Measure] = match setting.underlay.link() {
+                Some(_) => &OF_A_LINK,
+                None if main => &Measure::ALL,
+                None => &BRIEF,
+            };
             Ok(Plan {
                 setting,
                 systems: systems.clone(),
@@ -192,6 +246,13 @@ impl Overlays {
             told => told.iter().map(|word| word.meant()).collect(),
         };
         let mut settings = Vec::new();
+        if self.all && self.underlay.is_empty() {
+            settings.extend(LINKS.map(|underlay| Setting {
+                ends: Ends::Containers,
+                mtu: 1500,
+                underlay,
+            }));
+        }
         for ends in ends {
             for mtu in &mtus {
                 for underlay in &underlays {
@@ -240,6 +301,10 @@ impl UnderlayWord {
         match self {
             Self::Offloads => Underlay::Offloads,
             Self::Wire => Underlay::Wire,
+            Self::Far => Underlay::Far,
+            Self::FarLossy => Underlay::FarLossy,
+            Self::Reordered => Underlay::Reordered,
+            Self::Narrow => Underlay::Narrow,
         }
     }
 }
@@ -279,7 +344,7 @@ mod tests {
     fn all_is_every_setting_and_most_of_them_in_brief() {
         let plans = plans("--all");
         let brief = plans.iter().filter(|plan| plan.measures == BRIEF).count();
-        assert_eq!((plans.len(), brief), (8, 6));
+        assert_eq!((plans.len(), brief), (12, 6));
     }
 
     #[test]

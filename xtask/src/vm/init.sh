@@ -18,6 +18,8 @@ ip link set lo up
 export MESHD_GUEST=1 MESHD_BIN=/meshd/meshd MESHD_PLUGINS=/meshd/plugins
 sh /meshd/job
 echo "meshd-guest-ended-with $?"
+# The line has to be through the serial port before the machine is gone.
+sleep 1
 echo 1 >/proc/sys/kernel/sysrq
 echo b >/proc/sysrq-trigger
 sleep 60

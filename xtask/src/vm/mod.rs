@@ -26,7 +26,6 @@ use guest::Guest;
 use image::Image;
 use kernel::Kernel;
 use order::{Order, Suite};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -49,6 +48,16 @@ pub(crate) fn own_tests(read: impl FnMut(&str)) -> Result<bool> {
         ..Order::of(OWN)
     };
     boot(&order, read)
+}
+
+/// The kernel that guests boot, for tests of the lab that start one themselves: fetched unless it was.
+pub(crate) fn fetch_kernel() -> Result<()> {
+    if let Some(why) = obstacle() {
+        println!("no kernel for guests here: {why}");
+        return Ok(());
+    }
+    setup::for_vm()?;
+    Kernel::get(&target()?.join("vm"), &Order::of(OWN).kernel, None).map(drop)
 }
 
 /// Why this machine cannot run a guest, if it is of a kind that never will.
@@ -128,17 +137,18 @@ fn daemon() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("MESHD_BIN") {
         return Ok(path.into());
     }
-    run(&mut cargo("build --quiet -p meshd"))?;
+    // As for tests, with the features that they ask for: else everything would be built once more.
+    run(&mut cargo("test --quiet --workspace --no-run"))?;
     Ok(target()?.join("debug/meshd"))
 }
 
 /// Builds the tests; the program of each suite, in order.
 fn test_programs(suites: &[Suite]) -> Result<Vec<PathBuf>> {
-    let mut command = cargo("test --quiet -p interop-tests --no-run --message-format=json");
+    let mut command = cargo("test --quiet --workspace --no-run --message-format=json");
     for suite in suites {
         command.args(["--test", &suite.name]);
     }
-    let found = executables(&crate::shell::output(&mut command)?);
+    let found = crate::suites::executables(&crate::shell::output(&mut command)?);
     suites
         .iter()
         .map(|suite| {
@@ -146,16 +156,6 @@ fn test_programs(suites: &[Suite]) -> Result<Vec<PathBuf>> {
             program.with_context(|| format!("cargo built no program of the tests {}", suite.name))
         })
         .collect()
-}
-
-/// Programs by the name of their target, from cargo's messages.
-fn executables(messages: &str) -> BTreeMap<String, PathBuf> {
-    let of = |line: &str| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let name = message["target"]["name"].as_str()?.to_owned();
-        Some((name, PathBuf::from(message["executable"].as_str()?)))
-    };
-    messages.lines().filter_map(of).collect()
 }
 
 /// A folder for one run, removed when it ends.
@@ -199,20 +199,4 @@ fn tell(command: &mut Command) -> Result<String> {
         String::from_utf8_lossy(&out.stderr).trim()
     );
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_found_in_what_cargo_says() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"name":"interop_tests"},"executable":null}
-not json
-{"reason":"compiler-artifact","target":{"name":"fastpath"},"executable":"/t/debug/deps/fastpath-1"}
-{"reason":"build-finished","success":true}"#;
-        let found = executables(messages);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found["fastpath"], Path::new("/t/debug/deps/fastpath-1"));
-    }
 }

@@ -160,6 +160,8 @@ impl Measure {
     #[must_use]
     pub fn number(self, value: f64) -> String {
         let digits = match self.unit() {
+            // Long ways carry a hundredth of what the machine does.
+            "Gbit/s" if value < 0.1 => 4,
             "Gbit/s" | "s/GiB" => 2,
             "1000/GiB" if value < 10.0 => 1,
             _ => 0,

@@ -20,7 +20,7 @@ use meshd_core::frame::Frame;
 use meshd_core::ident::{Epoch, Moment, NodeId, PortId, Vni};
 use meshd_core::lane::{Lane, LaneLimits, Step};
 use meshd_core::ruling::{Action, DropReason, Megaflow, Output, Ruling};
-use meshd_core::superframe::{self, Run, Slice, Unit};
+use meshd_core::superframe::{self, Cut, Run, Slice, Unit};
 use std::hint::black_box;
 
 const EPOCH: Epoch = Epoch(1);
@@ -266,9 +266,10 @@ fn superframe_segments() -> Option<Act> {
 fn superframe_slices() -> Option<Act> {
     let (vni, frame, mut room) = (vni()?, superframe(SEGMENTS), BytesMut::new());
     Some(Box::new(move || {
-        let slices = superframe::slices(vni, 1, black_box(&frame), SEGMENT, DATAGRAM, &mut room);
-        for slice in slices.into_iter().flatten() {
-            black_box(slice);
+        if let Some(cut) = Cut::of(black_box(&frame), SEGMENT, DATAGRAM) {
+            cut.datagrams(vni, 1, 0, &mut room).for_each(|slice| {
+                black_box(slice);
+            });
         }
     }))
 }
@@ -276,8 +277,8 @@ fn superframe_slices() -> Option<Act> {
 fn superframe_join() -> Option<Act> {
     let vni = vni()?;
     let (frame, mut room) = (superframe(SEGMENTS), BytesMut::new());
-    let slices = superframe::slices(vni, 1, &frame, SEGMENT, DATAGRAM, &mut room)?;
-    let datagrams: Vec<Bytes> = slices.collect();
+    let cut = Cut::of(&frame, SEGMENT, DATAGRAM)?;
+    let datagrams: Vec<Bytes> = cut.datagrams(vni, 1, 0, &mut room).collect();
     let mut run = Run::default();
     Some(Box::new(move || {
         for datagram in &datagrams {

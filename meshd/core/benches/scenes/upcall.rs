@@ -12,6 +12,7 @@ use meshd_core::flow::{FlowMask, Origin};
 use meshd_core::ident::{
     CommandId, Epoch, IfName, Label, MacAddr, Moment, Now, PortId, Vni, WallTime,
 };
+use meshd_core::kind::PortKind;
 use meshd_core::lane::{Lane, LaneLimits, Released, Step};
 use meshd_core::machine::NodeConfig;
 use meshd_core::node::{Input, KernelEvent, Node, Output, Question};
@@ -69,6 +70,8 @@ fn node() -> Result<Node, Box<dyn Error>> {
             port: 4789,
             first_slot: 0,
         },
+        multicast: BTreeMap::new(),
+        services: Default::default(),
         gates: (Epoch(0), Vec::new()),
     };
     Ok(Node::new(config, Arc::new(root), 7, Vec::new(), clock(0))?)
@@ -121,6 +124,11 @@ impl<A: FnMut(&Question) -> Answer> Bench<A> {
                 mac: None,
                 name: Some(name.parse::<Label>()?),
                 labels: BTreeMap::new(),
+                mtu: None,
+                routes: Vec::new(),
+                vrf: None,
+                owner: None,
+                kind: PortKind::Veth,
             }));
         }
         bench.command(Command::PolicyChain { vni, plugins: 1 });
@@ -163,6 +171,7 @@ impl<A: FnMut(&Question) -> Answer> Bench<A> {
                         port: port.id,
                         ifname: port.ifname,
                         mac: port.mac,
+                        file: None,
                     };
                     self.node.handle(Input::Kernel(event), now);
                 }

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 /// How far a connection is. TCP goes from top to bottom; what is no TCP has the last two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", schema(as = ConnectionState))]
 pub enum State {
     /// A SYN went out.
     SynSent,

@@ -1,6 +1,7 @@
 //! Who holds what when several claim it: endpoints by [`crate::claims`], networks by age.
 
 use super::{Change, Directory, claims_of};
+use crate::attach::SHARED_LABEL;
 use crate::claims::{Claim, Conflict};
 use crate::ident::{Label, NodeId, Now, Vni, WallTime};
 use crate::node::Output;
@@ -8,8 +9,32 @@ use crate::notice::Notice;
 use crate::outbox::Outbox;
 use crate::wire::record::{Endpoint, Endpoints, NetworkDef};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Says the node that others may have it as well? A MAC is never shared: it says which endpoint is meant.
+fn is_shared(endpoint: &Endpoint, claim: &Claim) -> bool {
+    let says = endpoint.labels.get(SHARED_LABEL);
+    says.is_some_and(|value| value == "true") && !matches!(claim, Claim::Mac(_))
+}
 
 impl Directory {
+    /// Would it be no conflict if one more node shared it?
+    #[must_use]
+    pub fn is_shared(&self, vni: Vni, claim: &Claim) -> bool {
+        self.claims.is_shared(vni, claim)
+    }
+
+    /// The addresses of an endpoint that other nodes may have as well.
+    #[must_use]
+    pub fn shared_ips(&self, vni: Vni, endpoint: &Endpoint) -> Vec<IpAddr> {
+        let ips = endpoint.ips.iter().copied();
+        let shared = |ip: &IpAddr| {
+            let claim = Claim::Ip(*ip);
+            is_shared(endpoint, &claim) && self.is_shared(vni, &claim)
+        };
+        ips.filter(shared).collect()
+    }
+
     pub(super) fn contest(
         &mut self,
         before: &[Endpoint],
@@ -45,7 +70,7 @@ impl Directory {
                 endpoint.since,
                 floor,
                 now.moment,
-                endpoint.roams,
+                (endpoint.roams, is_shared(endpoint, claim)),
             );
             touched.insert(claim);
         }

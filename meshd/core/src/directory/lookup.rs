@@ -4,7 +4,7 @@ use super::{Directory, is_expired};
 use crate::claims::{Claim, Conflict};
 use crate::ident::{Label, MacAddr, NodeId, Vni, WallTime};
 use crate::wire::record::{
-    Endpoint, Endpoints, Membership, NetworkDef, NodeAdvert, Record, RecordKey, Signed,
+    Endpoint, Endpoints, Membership, NetworkDef, NodeAdvert, Record, RecordKey, Service, Signed,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -105,6 +105,20 @@ impl Directory {
     #[must_use]
     pub fn in_good_standing(&self, node: NodeId, wall: WallTime) -> bool {
         !self.is_revoked(node) && self.membership(node).is_some_and(|m| !is_expired(m, wall))
+    }
+
+    /// What answers at addresses of hosts in reach, this one among them: name and addresses, of each node by itself.
+    pub fn services(&self) -> impl Iterator<Item = (NodeId, &Service)> {
+        let (low, high) = (
+            RecordKey::Node(NodeId([0; 32])),
+            RecordKey::Node(NodeId([0xff; 32])),
+        );
+        let adverts = self.records.range(low..=high);
+        let adverts = adverts.filter_map(|(_, entry)| match &entry.record {
+            Record::Node(advert) if self.reachable(advert.node) => Some(advert),
+            _ => None,
+        });
+        adverts.flat_map(|advert| advert.services.iter().map(|service| (advert.node, service)))
     }
 
     /// Reachable members that have a port on the network, this node not among them.

@@ -290,6 +290,7 @@ fn a_node_that_lost_its_state_goes_on_above_its_old_records() {
             vtep: None,
             trusted: vec![],
             links: vec![],
+            services: vec![],
         })
     };
     for n in 1..=5 {

@@ -137,10 +137,16 @@ impl Parking {
 
     /// What has waited too long, one after the other.
     pub(super) fn take_overdue(&mut self, now: Moment) -> Option<Box<Waiting>> {
-        let (&upcall, waiting) = self.by_upcall.first_key_value()?;
+        let (_, waiting) = self.by_upcall.first_key_value()?;
         if waiting.deadline > now {
             return None;
         }
+        self.take_oldest()
+    }
+
+    /// What waits for longest.
+    pub(super) fn take_oldest(&mut self) -> Option<Box<Waiting>> {
+        let (&upcall, _) = self.by_upcall.first_key_value()?;
         self.take(upcall)
     }
 }

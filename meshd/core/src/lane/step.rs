@@ -2,6 +2,7 @@
 
 #[allow(unused_imports, reason = "named in the docs")]
 use super::Lane;
+use crate::capture::Fate;
 use crate::conntrack::Tracked;
 use crate::edit::Edit;
 use crate::flow::FlowKey;
@@ -91,6 +92,17 @@ pub struct Released {
     pub copies: Option<Arc<[Copied]>>,
     /// Those that are to be forwarded.
     pub frames: Vec<Bytes>,
+}
+
+/// A frame that waited, and went no further; see [`Lane::fallen`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallen {
+    /// Its fields.
+    pub key: FlowKey,
+    /// As it came.
+    pub frame: Bytes,
+    /// What became of it.
+    pub fate: Fate,
 }
 
 /// A frame for controllers; see [`Lane::punted`].

@@ -192,7 +192,7 @@ fn a_ruling_on_drop_counts_each_frame_and_remembers_the_last() {
     );
     assert_eq!(lane.counters().drops.get(DropReason::Policy), 2);
     assert_eq!(
-        lane.last_drops(),
+        lane.tallies().total().last,
         [LaneDrop {
             reason: DropReason::Policy,
             at: at(5),
@@ -572,7 +572,10 @@ fn what_is_due_is_paid_by_each_frame_cached_or_parked_and_the_meter_is_named() {
         [true, false, false, true, false]
     );
     assert_eq!(lane.counters().drops.get(DropReason::Metered), 3);
-    assert_eq!(lane.last_drops()[0].meter.as_deref(), Some("qos: gold"));
+    assert_eq!(
+        lane.tallies().total().last[0].meter.as_deref(),
+        Some("qos: gold")
+    );
     assert_eq!(tally.read().packets, 7);
     let bytes = 2 * first.len() + 5 * frame(80, 1).len();
     assert_eq!(tally.read().bytes, bytes as u64);
@@ -633,7 +636,7 @@ fn a_superframe_goes_as_one_where_it_can_and_is_counted_as_the_frames_that_it_st
     let go =
         |lane: &mut Lane, unit: &Unit<'_>| lane.frame_in(Zones::NONE, vni(), unit, EPOCH, at(1));
     assert_eq!(go(&mut lane, &unit), Step::Cut, "the switch sees frames");
-    assert_eq!(lane.counters(), &LaneCounters::default());
+    assert_eq!(lane.counters(), LaneCounters::default());
     teach(&mut lane, &frame(80, 0), to_b(), to_port(), at(0));
     assert!(matches!(go(&mut lane, &unit), Step::Forward { .. }));
     assert_eq!((lane.counters().frames, lane.counters().hits), (6, 5));
@@ -691,9 +694,9 @@ fn copies_have_a_rate_of_their_own_and_those_beyond_it_are_counted() {
         copies_per_s: 10,
         ..LaneLimits::default()
     });
-    let made = (0..100).filter(|_| lane.may_copy(at(0))).count();
+    let made = (0..100).filter(|_| lane.may_copy(vni(), at(0))).count();
     assert_eq!(made, 10);
     assert_eq!(lane.counters().drops.get(DropReason::MirrorLimit), 90);
-    let made = (0..100).filter(|_| lane.may_copy(at(500))).count();
+    let made = (0..100).filter(|_| lane.may_copy(vni(), at(500))).count();
     assert_eq!(made, 5);
 }

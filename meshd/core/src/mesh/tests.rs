@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::command::InviteSpec;
-use crate::ident::WallTime;
+use crate::ident::{Vni, WallTime};
 use crate::testing::FakeKeyring;
 use crate::wire::control::{Hello, JoinRefusal, JoinRequest, VERSION, Welcome};
-use crate::wire::record::{Membership, Role};
+use crate::wire::record::{Endpoint, Membership, RecordKey, Role, Service};
 use std::collections::{BTreeMap, VecDeque};
 
 mod distrust;
+mod services;
 
 const SECRET: [u8; 16] = [7; 16];
 
@@ -402,6 +403,55 @@ fn nodes_learn_of_each_other_from_the_one_they_joined_and_agree() {
 }
 
 #[test]
+fn a_node_is_believed_to_live_again_after_a_copy_of_it_that_began_later_has_ended() {
+    let mut world = lab(3);
+    let membership = world
+        .mesh(3)
+        .directory
+        .signed(&RecordKey::Membership(id(3)))
+        .unwrap()
+        .clone();
+    for other in [1, 2] {
+        world.cut(3, other);
+    }
+    world.idle_out();
+    let copied = world.state[&3].clone();
+    // It says more than its copy will: nobody has the copy's words any more when it is back.
+    for n in 0..9 {
+        let services = vec![Service {
+            name: label(&format!("s{n}")),
+            ips: vec!["10.0.0.9".parse().unwrap()],
+        }];
+        world.with(3, |m, now, out| m.advertise_services(services, now, out));
+    }
+    let original = world.nodes.remove(&3).unwrap();
+    world.state.insert(3, copied);
+    world.cut.clear();
+    world.run(10_000);
+    world.start(3, membership, &[]);
+    world.run(10_000);
+    let lives = |world: &World| [1, 2].map(|n| world.mesh(n).swim.alive(id(3)));
+    assert_eq!(lives(&world), [true; 2]);
+    world.kill(3);
+    world.idle_out();
+    assert!(
+        [1, 2]
+            .iter()
+            .all(|&n| world.mesh(n).session_of(id(3)).is_none())
+    );
+    world.run(10_000);
+    assert_eq!(lives(&world), [false; 2]);
+    world.nodes.insert(3, original);
+    world.run(40_000);
+    assert!(world.all_sessions());
+    assert_eq!(lives(&world), [true; 2]);
+    for n in [1, 2] {
+        let advert = world.mesh(n).directory.advert(id(3)).unwrap();
+        assert_eq!(advert.services[0].name, label("s8"));
+    }
+}
+
+#[test]
 fn a_dead_node_is_gone_within_five_seconds_and_back_within_two() {
     let mut world = lab(4);
     world
@@ -744,7 +794,18 @@ fn pool_messages_of_peers_are_handed_on_and_those_of_strangers_are_not() {
         subnet: 0,
         request: 1,
         urgent: false,
+        within: None,
     });
     assert!(world.with(2, |m, _, out| m.send(id(1), request, out)));
     assert_eq!(world.pools, 1);
+}
+
+#[test]
+fn a_node_has_heard_of_its_mesh_once_it_had_a_peer_and_time_for_the_first_exchange() {
+    let mut alone = World::new();
+    alone.run(60_000);
+    assert!(!alone.mesh(1).is_settled());
+    let mut world = lab(2);
+    world.run(30_000);
+    assert!(world.mesh(1).is_settled() && world.mesh(2).is_settled());
 }

@@ -1,7 +1,8 @@
 //! What an operator asks of the mesh: networks, invites, revocations.
 
 use super::Mesh;
-use crate::command::{InviteSpec, NetworkSpec, Refusal, RefusalCode, Reply};
+use crate::code::ErrorCode;
+use crate::command::{InviteSpec, NetworkSpec, Refusal, Reply};
 use crate::ident::{Now, WallTime};
 use crate::networks::{self, Added, Author};
 use crate::node::Output;
@@ -33,7 +34,7 @@ impl Mesh {
         if let Added::New(def) = &added {
             if self.directory.networks().count() >= NETWORKS_MAX {
                 return refuse(
-                    RefusalCode::Unavailable,
+                    ErrorCode::NetworksFull,
                     format!("the mesh has {NETWORKS_MAX} networks already; remove one"),
                 );
             }
@@ -41,7 +42,10 @@ impl Mesh {
                 .directory
                 .publish(Record::Network(def.clone()), now, out)
             {
-                return refuse(RefusalCode::Invalid, format!("network {}: {why}", def.name));
+                return refuse(
+                    ErrorCode::RecordRefused,
+                    format!("network {}: {why}", def.name),
+                );
             }
             out.push(Output::Notice(Notice::NetworkAdded {
                 vni: def.vni,
@@ -84,7 +88,10 @@ impl Mesh {
             .directory
             .publish(Record::Network(def.clone()), now, out)
         {
-            return refuse(RefusalCode::Failed, format!("network {}: {why}", def.name));
+            return refuse(
+                ErrorCode::RecordRefused,
+                format!("network {}: {why}", def.name),
+            );
         }
         out.push(Output::Notice(Notice::NetworkRemoved {
             vni: def.vni,
@@ -123,7 +130,7 @@ impl Mesh {
                 Ok(Reply::Done)
             } else {
                 refuse(
-                    RefusalCode::NotFound,
+                    ErrorCode::MemberUnknown,
                     format!(
                         "no member is called {member:?}, and no id begins so in only one way; `meshd members` shows all"
                     ),
@@ -132,18 +139,18 @@ impl Mesh {
         };
         if node == self.directory.me() {
             return refuse(
-                RefusalCode::Forbidden,
+                ErrorCode::RevokeSelf,
                 format!("{name} is this node; a node cannot revoke itself"),
             );
         }
         if self.keyring.sign_as_root(b"").is_none() {
-            return refuse(RefusalCode::Forbidden, "this node cannot revoke: only the node that ran `meshd init` holds the mesh's root key; revoke there".into());
+            return refuse(ErrorCode::RootKeyElsewhere, "this node cannot revoke: only the node that ran `meshd init` holds the mesh's root key; revoke there".into());
         }
         let mut nodes = self.directory.revoked().clone();
         nodes.insert(node);
         if nodes.len() > REVOKED_MAX {
             return refuse(
-                RefusalCode::Unavailable,
+                ErrorCode::RevocationsFull,
                 format!("the list of revocations is full ({REVOKED_MAX} keys)"),
             );
         }
@@ -153,7 +160,7 @@ impl Mesh {
             nodes: nodes.into_iter().collect(),
         };
         if let Err(why) = self.directory.publish(Record::Revocations(list), now, out) {
-            return refuse(RefusalCode::Failed, format!("revoke {name}: {why}"));
+            return refuse(ErrorCode::RecordRefused, format!("revoke {name}: {why}"));
         }
         self.follow_up(now, out);
         Ok(Reply::Done)
@@ -166,6 +173,6 @@ impl Mesh {
     }
 }
 
-pub(super) fn refuse<T>(code: RefusalCode, message: String) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(code: ErrorCode, message: String) -> Result<T, Refusal> {
     Err(Refusal { code, message })
 }

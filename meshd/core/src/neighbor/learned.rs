@@ -42,11 +42,10 @@ impl LearnedIps {
         (fdb.lookup(mac) == Some(place)).then_some(Owner { mac, place })
     }
 
-    /// Those of a MAC.
-    pub(super) fn ips_of(&self, mac: MacAddr, place: Place) -> impl Iterator<Item = IpAddr> + '_ {
+    /// All of them, with their MACs and where these are.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (IpAddr, MacAddr, Place)> + '_ {
         let all = self.entries.iter();
-        all.filter(move |(_, e)| e.mac == mac && Place::Port(e.port) == place)
-            .map(|(&ip, _)| ip)
+        all.map(|(&ip, entry)| (ip, entry.mac, Place::Port(entry.port)))
     }
 
     /// Enters one, or what is now said of it. Without room for it nothing happens.

@@ -11,8 +11,9 @@ use crate::wire::probe::Fault;
 const DEAD_MS: u64 = 200;
 /// What is added while data arrives there: a queue may have swallowed the probes.
 const DATA_MS: u64 = 200;
-/// Growths of the peer's count of data that show that data arrives; one could be old news.
-const DATA_GROWN_MIN: u32 = 2;
+/// How late a peer counts its data: it looks each 50 ms. With time to spare for a busy one, where a wrong reason would hang on it.
+const COUNTED_MS: u64 = 50;
+const COUNTED_MS_MAX: u64 = 150;
 /// Probes sent after it, while active and while idle.
 const LATER_ACTIVE_MIN: u32 = 3;
 const LATER_IDLE_MIN: u32 = 2;
@@ -108,7 +109,7 @@ impl Life {
             return silent.then(|| (Reason::Silent, self.silent_evidence(self.session_at, own)));
         }
         let waiting = self.voice.waiting()?;
-        let data = self.voice.data_grown >= DATA_GROWN_MIN;
+        let data = self.voice.data_since(&waiting, COUNTED_MS).is_some();
         let dead = self
             .dead_at(&waiting, data, own)
             .is_some_and(|at| own >= at);
@@ -146,9 +147,13 @@ impl Life {
             evidence += &format!("; {} came altered", self.voice.altered_grown);
             return (Reason::Altered, evidence);
         }
-        if tally.small_heard > 0 || self.voice.data_grown >= DATA_GROWN_MIN {
-            if tally.small_heard == 0 {
-                evidence += &format!("; {} frames of data came there", self.voice.data_grown);
+        let waiting = self.voice.waiting();
+        let data = waiting.and_then(|waiting| self.voice.data_since(&waiting, COUNTED_MS_MAX));
+        if tally.small_heard > 0 || data.is_some() {
+            if let Some(later) = data {
+                evidence += &format!(
+                    "; data came there {later} ms after the oldest unanswered one was sent"
+                );
             }
             if let Some((passed, stuck)) = self.voice.search.bounds() {
                 evidence += &format!("; {passed} bytes pass, {stuck} do not");

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Why a kernel path is in its state. The evidence beside it has the figures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "schema", schema(as = PathReason))]
 pub enum Reason {
     /// This node does not trust the underlay between the two.
     NotTrustedHere,
@@ -51,6 +53,31 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::NotTrustedHere,
+        Self::NotTrustedThere,
+        Self::NoVxlanHere,
+        Self::NoVxlanThere,
+        Self::NoCommonFamily,
+        Self::NoSession,
+        Self::Proving,
+        Self::Proved,
+        Self::Adopted,
+        Self::UdpBlocked,
+        Self::OneWay,
+        Self::MtuHole,
+        Self::OffloadBad,
+        Self::Altered,
+        Self::Lossy,
+        Self::Silent,
+        Self::DeviceGone,
+        Self::SessionDown,
+        Self::HostBusy,
+        Self::Held,
+        Self::Changed,
+    ];
+
     /// What it means, in a sentence.
     #[must_use]
     pub fn explain(self) -> &'static str {

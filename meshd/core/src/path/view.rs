@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a kernel path is, seen from this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum PathState {
     /// It cannot be; nothing is sent.
     Ineligible,

@@ -138,9 +138,10 @@ pub(super) struct Voice {
     pub(super) supers: Supers,
     /// When the last echo came.
     pub(super) echo_at: Option<Moment>,
-    data: Option<u32>,
-    /// Echoes with more data than the one before, since a full-size probe was heard last.
-    pub(super) data_grown: u32,
+    /// The peer's count of data, and when the newest echo that had it was made, in own time.
+    data: Option<(u32, Moment)>,
+    /// The count grew in an echo that was made later than this. What it grew by may have come a while before, and was counted late.
+    data_after: Option<Moment>,
     altered: u16,
     /// Altered probes since a full-size probe was heard last.
     pub(super) altered_grown: u32,
@@ -160,7 +161,7 @@ impl Voice {
             supers: Supers::default(),
             echo_at: None,
             data: None,
-            data_grown: 0,
+            data_after: None,
             altered: 0,
             altered_grown: 0,
         }
@@ -178,7 +179,6 @@ impl Voice {
     /// What was not answered so far will not be held against the path.
     pub(super) fn wait_anew(&mut self) {
         self.floor = self.seq;
-        self.data_grown = 0;
         self.altered_grown = 0;
     }
 
@@ -200,7 +200,7 @@ impl Voice {
             return true;
         }
         self.token = Some(token);
-        self.data = None;
+        (self.data, self.data_after) = (None, None);
         self.altered = 0;
         self.forget_unanswered();
         false
@@ -276,9 +276,8 @@ impl Voice {
             self.rtt.sample(rtt);
         }
         self.supers.echo(heard);
-        self.counts(heard);
+        self.counts(heard, Moment(made.unwrap_or_default()));
         if full_heard {
-            self.data_grown = 0;
             self.altered_grown = 0;
         }
         full_heard
@@ -298,21 +297,31 @@ impl Voice {
     }
 
     /// Counters wrap, and an echo that is older than the last one would turn them back: no news then.
-    fn counts(&mut self, heard: &Heard) {
+    fn counts(&mut self, heard: &Heard, made: Moment) {
         let altered = heard.altered.wrapping_sub(self.altered);
         if (1..1 << 15).contains(&altered) {
             self.altered = heard.altered;
             self.altered_grown = self.altered_grown.saturating_add(altered.into());
         }
-        let grown = self.data.map(|data| heard.data.wrapping_sub(data));
-        match grown {
-            None => self.data = Some(heard.data),
-            Some(1..0x8000_0000) => {
-                self.data = Some(heard.data);
-                self.data_grown = self.data_grown.saturating_add(1);
+        let Some((data, before)) = self.data else {
+            self.data = Some((heard.data, made));
+            return;
+        };
+        match heard.data.wrapping_sub(data) {
+            0 => self.data = Some((data, before.max(made))),
+            1..0x8000_0000 => {
+                self.data = Some((heard.data, made));
+                self.data_after = self.data_after.max(Some(before));
             }
-            Some(_) => {}
+            _ => {}
         }
+    }
+
+    /// How long after `waiting` was sent data still arrived, as far as is known, in milliseconds; a peer that counts each
+    /// `late` milliseconds may have counted older data by then. `None`: none did.
+    pub(super) fn data_since(&self, waiting: &Waiting, late: u64) -> Option<u64> {
+        let after = self.data_after?;
+        (after >= ms(waiting.at, late)).then(|| after.ms_since(waiting.at))
     }
 
     fn fulls(&self) -> impl DoubleEndedIterator<Item = &Sent> {

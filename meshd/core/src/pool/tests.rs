@@ -137,9 +137,10 @@ impl World {
         }
     }
 
-    fn try_lease(&mut self, at: usize) -> bool {
+    fn try_lease(&mut self, at: usize, within: Span) -> bool {
         let port = PortId(self.next_port);
-        let Some(ip) = self.hosts[at].pools.lease(vni(), 0, port, &|_| false) else {
+        let pools = &mut self.hosts[at].pools;
+        let Some(ip) = pools.lease(vni(), 0, port, within, &|_| false) else {
             return false;
         };
         self.next_port += 1;
@@ -151,9 +152,11 @@ impl World {
         match step {
             Step::Lease(at) => {
                 self.hosts[at].pools.set_active(vni(), true);
-                if !self.try_lease(at) {
+                if !self.try_lease(at, Span::ALL) {
                     let mut out = Outbox::default();
-                    self.hosts[at].pools.want(vni(), 0, self.now, &mut out);
+                    self.hosts[at]
+                        .pools
+                        .want(vni(), 0, Span::ALL, self.now, &mut out);
                     self.drain(at, out);
                 }
             }
@@ -271,16 +274,21 @@ impl World {
 
     /// As an attach does it: 5 seconds, nothing lost.
     fn lease_patiently(&mut self, at: usize) -> bool {
-        if self.try_lease(at) {
+        self.lease_patiently_of(at, Span::ALL)
+    }
+
+    fn lease_patiently_of(&mut self, at: usize, within: Span) -> bool {
+        if self.try_lease(at, within) {
             return true;
         }
         let mut out = Outbox::default();
-        self.hosts[at].pools.want(vni(), 0, self.now, &mut out);
+        let pools = &mut self.hosts[at].pools;
+        pools.want(vni(), 0, within, self.now, &mut out);
         self.drain(at, out);
         for _ in 0..50 {
             while !self.flying.is_empty() {
                 self.step(Step::Deliver(0));
-                if self.try_lease(at) {
+                if self.try_lease(at, within) {
                     return true;
                 }
             }
@@ -347,7 +355,9 @@ fn a_grant_that_comes_twice_does_not_bring_back_what_was_given_on() {
 fn a_request_is_durable_before_it_leaves_and_a_gift_before_it_is_told() {
     let mut world = World::new("10.0.0.0/28");
     let mut out = Outbox::default();
-    world.hosts[1].pools.want(vni(), 0, world.now, &mut out);
+    world.hosts[1]
+        .pools
+        .want(vni(), 0, Span::ALL, world.now, &mut out);
     assert!(matches!(out.pop(), Some(Output::Persist { .. })));
     assert!(matches!(out.pop(), Some(Output::Persist { .. })));
     let Some(Output::Message {
@@ -414,7 +424,10 @@ fn a_damaged_pool_owns_nothing_rather_than_all() {
     );
     let mut out = Outbox::default();
     pools.define(&network("10.0.0.0/24"), false, &mut out);
-    assert_eq!(pools.lease(vni(), 0, PortId(1), &|_| false), None);
+    assert_eq!(
+        pools.lease(vni(), 0, PortId(1), Span::ALL, &|_| false),
+        None
+    );
 }
 
 #[test]
@@ -442,7 +455,8 @@ fn a_network_that_is_defined_anew_begins_with_a_new_pool() {
     );
     assert_eq!(
         pools
-            .lease(vni(), 0, PortId(1), &|ip| ip.to_string() == "10.0.0.2")
+            .lease(vni(), 0, PortId(1), Span::ALL, &|ip| ip.to_string()
+                == "10.0.0.2")
             .unwrap()
             .to_string(),
         "10.0.0.3"
@@ -454,7 +468,7 @@ proptest! {
     fn a_run_is_split_into_two_parts_of_fair_size(first: u128, span in 1u128..100_000) {
         let first = first.min(u128::MAX - span);
         let last = first + span;
-        let at = split(first, last);
+        let at = gifts::split(first, last);
         prop_assert!(first < at && at <= last);
         prop_assert!(span < 8 || ((at - first) * 5 > span && (last - at + 1) * 5 > span), "{} {}", at - first, span);
     }
@@ -484,7 +498,7 @@ fn a_freed_address_is_leased_again_only_when_no_other_is_left_and_the_first_free
     let mut pools = Pools::new(node(0));
     pools.define(&network("10.0.0.0/29"), true, &mut Outbox::default());
     let port = PortId(1);
-    let lease = |pools: &mut Pools| pools.lease(vni(), 0, port, &|_| false);
+    let lease = |pools: &mut Pools| pools.lease(vni(), 0, port, Span::ALL, &|_| false);
     let ip = |last: u8| IpAddr::from([10, 0, 0, last]);
     assert_eq!(lease(&mut pools), Some(ip(2)));
     assert_eq!(lease(&mut pools), Some(ip(3)));
@@ -493,4 +507,35 @@ fn a_freed_address_is_leased_again_only_when_no_other_is_left_and_the_first_free
     }
     let all: Vec<_> = std::iter::from_fn(|| lease(&mut pools)).collect();
     assert_eq!(all, [ip(4), ip(5), ip(6), ip(3), ip(2)]);
+}
+
+proptest! {
+    #[test]
+    fn who_looks_for_addresses_of_a_part_gets_all_of_it_and_comes_to_own_nothing_else(
+        asker in 1..NODES,
+        before in proptest::collection::vec(0..NODES, 0..8),
+        first in 2u128..250,
+        len in 1u128..24,
+    ) {
+        let mut world = World::new("10.0.0.0/24");
+        // So that the part is in several hands.
+        for at in before.into_iter().filter(|&at| at != asker) {
+            prop_assert!(world.lease_patiently(at));
+        }
+        let base = 0x0a00_0000;
+        let part = Span { first: base + first, last: base + (first + len - 1).min(254) };
+        let taken = |world: &World| {
+            let all = world.hosts.iter().flat_map(|host| host.leases.keys());
+            all.filter(|ip| part.contains(number(**ip))).count() as u128
+        };
+        let free = part.last - part.first + 1 - taken(&world);
+        let mut got = 0;
+        while world.lease_patiently_of(asker, part) {
+            got += 1;
+            world.check();
+        }
+        prop_assert_eq!(got, free);
+        let owned = &world.hosts[asker].pools.pools[&(vni(), 0)].kept.owned;
+        prop_assert!(owned.iter().all(|(first, last)| part.contains(first) && part.contains(last)));
+    }
 }

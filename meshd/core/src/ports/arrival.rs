@@ -2,11 +2,14 @@
 
 use super::{Phase, Port, Ports, WAITERS_MAX, show_network};
 use crate::attach::{Surroundings, check, refusal, same_wish};
-use crate::command::{AttachSpec, IpSpec, PortRecord, Refusal, RefusalCode};
+use crate::code::ErrorCode;
+use crate::command::{AttachSpec, IpSpec, PortRecord, Refusal, Reply};
 use crate::ident::{CommandId, MacAddr, NodeId, Now, PortId, Vni, escape};
+use crate::kind::PortKind;
 use crate::node::Output;
 use crate::outbox::Outbox;
 use crate::pool::{Pools, WANT_MS};
+use crate::ranges::Span;
 use crate::state::{Counter, StateKey, keep};
 use crate::wire::record::NetworkDef;
 use ipnet::IpNet;
@@ -45,7 +48,9 @@ impl Ports {
         let net = around
             .network(&spec.network)
             .ok_or_else(|| no_network(&spec.network, around))?;
-        if let Some(known) = self.at_same_place(&spec, net.vni) {
+        let same_place = self.at_same_place(&spec, net.vni);
+        self.check_owner(&spec, same_place)?;
+        if let Some(known) = same_place {
             return self.attach_again(id, known, &spec, net, around, out);
         }
         if self.ports.len() >= self.config.ports_max {
@@ -53,17 +58,21 @@ impl Ports {
                 "this node has {} ports already; raise `ports` under [limits] in its configuration",
                 self.ports.len()
             );
-            return Err(refusal(RefusalCode::Unavailable, message));
+            return Err(refusal(ErrorCode::PortsFull, message));
         }
         check(&spec, net, self.records(), around, self.me)?;
+        check_reserved(&spec, net, pools)?;
         let port_id = self.allocate(out)?;
+        let uplink = spec.kind.uplink().is_some();
         let mac = match spec.mac {
             Some(mac) => mac,
+            None if uplink => MacAddr::default(),
             None => self.make_mac(net.vni, around),
         };
         let mut record = PortRecord {
             id: port_id,
             vni: net.vni,
+            kind: spec.kind,
             netns: spec.netns,
             ifname: spec.ifname.clone(),
             mac,
@@ -73,11 +82,17 @@ impl Ports {
             labels: spec.labels,
             since: now.wall.0,
             ready: false,
+            file: None,
             asked_ifname: spec.ifname,
+            mtu: spec.mtu,
+            routes: spec.routes,
+            vrf: spec.vrf,
+            owner: spec.owner,
         };
         let mut missing = BTreeSet::new();
         match spec.ip {
             IpSpec::None => {}
+            IpSpec::Auto if uplink => {}
             IpSpec::Auto => missing.extend((0..=u8::MAX).take(net.subnets.len())),
             IpSpec::Fixed(ips) => {
                 // An address of ours that was set by hand must not be leased to others as well.
@@ -99,6 +114,9 @@ impl Ports {
                 attaching: vec![id],
                 detaching: Vec::new(),
                 far_down: false,
+                narrow: None,
+                file: None,
+                told: None,
             },
         );
         pools.set_active(net.vni, true);
@@ -107,7 +125,7 @@ impl Ports {
             self.ports.get(&port_id).map(|port| &port.phase)
         {
             for &subnet in missing {
-                pools.want(net.vni, subnet, now, out);
+                pools.want(net.vni, subnet, Span::ALL, now, out);
             }
             self.give_up_waiting(Some(port_id), around, pools, now, out);
         }
@@ -122,10 +140,28 @@ impl Ports {
             record.netns.same(&spec.netns)
                 && (record.asked_ifname == spec.ifname || record.ifname == spec.ifname)
                 && (!pattern || record.vni == vni)
+                && record.kind.vlan() == spec.kind.vlan()
         };
         self.records()
             .find(|record| same(record))
             .map(|record| record.id)
+    }
+
+    /// An owner has one port, so it has it at this place or nowhere.
+    fn check_owner(&self, spec: &AttachSpec, same_place: Option<PortId>) -> Result<(), Refusal> {
+        let owned = spec.owner.as_ref().and_then(|owner| self.owned_by(owner));
+        match owned {
+            Some(record) if Some(record.id) != same_place => {
+                let (id, ifname) = (record.id, &record.ifname);
+                let place = escape(record.netns.path());
+                let owner = spec.owner.as_ref().map_or("", |owner| owner.as_str());
+                let message = format!(
+                    "owner {owner} has port {id} already, interface {ifname} of {place}; detach it first (`meshd detach {id}`) or name another owner"
+                );
+                Err(refusal(ErrorCode::OwnerTaken, message))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn attach_again(
@@ -142,8 +178,26 @@ impl Ports {
         };
         if port.record.vni != net.vni {
             let other = show_network(port.record.vni, around);
+            if matches!(spec.kind, PortKind::Bridge(_)) {
+                return Err(refusal(
+                    ErrorCode::BridgeTaken,
+                    format!(
+                        "bridge {} is that of network {other} here, by port {known}, and would join both: a bridge is of one network; detach it there first (`meshd detach {known}`), or name another bridge for network {}",
+                        port.record.ifname, net.name
+                    ),
+                ));
+            }
+            if spec.kind.uplink().is_some() {
+                return Err(refusal(
+                    ErrorCode::InterfaceTaken,
+                    format!(
+                        "interface {} is an uplink of network {other} already, by port {known}; detach it there first (`meshd detach {known}`), or name another interface",
+                        port.record.ifname
+                    ),
+                ));
+            }
             return Err(refusal(
-                RefusalCode::Conflict,
+                ErrorCode::InterfaceTaken,
                 format!(
                     "interface {} of that namespace is port {known} on network {other}; detach it first (`meshd detach {known}`) or use another --ifname",
                     port.record.ifname
@@ -161,13 +215,13 @@ impl Ports {
                 "waited for by many already"
             };
             return Err(refusal(
-                RefusalCode::Unavailable,
+                ErrorCode::PortBusy,
                 format!("port {known} at that interface is {why}; try again in a moment"),
             ));
         }
         if let Err(what) = same_wish(&port.record, spec) {
             return Err(refusal(
-                RefusalCode::Conflict,
+                ErrorCode::PortDiffers,
                 format!(
                     "port {known} is at that interface already, with other {what}; detach it first (`meshd detach {known}`)"
                 ),
@@ -180,11 +234,15 @@ impl Ports {
                 let record = port.record.clone();
                 out.push(Output::Mend(self.wiring(record, net)));
             }
+            Phase::Failed { .. } if port.record.kind.waits() => out.push(Output::Reply {
+                id,
+                result: Ok(Reply::Port(port.record.clone())),
+            }),
             Phase::Failed { reason, .. } => {
                 let message = format!(
                     "port {known} is at that interface already, but does not work: {reason}; it is tried again by itself"
                 );
-                return Err(refusal(RefusalCode::Failed, message));
+                return Err(refusal(ErrorCode::PortFailed, message));
             }
             _ => port.attaching.push(id),
         }
@@ -195,7 +253,7 @@ impl Ports {
         let id = PortId(self.next_id);
         self.next_id = self.next_id.checked_add(1).ok_or_else(|| {
             refusal(
-                RefusalCode::Unavailable,
+                ErrorCode::PortNumbersUsedUp,
                 "this node has used up all port numbers; make it anew with another state folder",
             )
         })?;
@@ -254,7 +312,9 @@ impl Ports {
                 .map(|ip| (record.vni, ip.addr()))
                 .collect::<Vec<_>>()
         };
-        let ours: BTreeSet<(Vni, IpAddr)> = self.records().flat_map(used).collect();
+        let mut ours: BTreeSet<(Vni, IpAddr)> = self.records().flat_map(used).collect();
+        // What a port is to be routed by is a router's, whether that is there already or not.
+        ours.extend(self.records().flat_map(PortRecord::routers));
         let me = self.me;
         let Some(port) = self.ports.get_mut(&id) else {
             return;
@@ -274,7 +334,7 @@ impl Ports {
             if !missing.contains(&index) {
                 continue;
             }
-            let Some(ip) = pools.lease(vni, index, id, &avoid) else {
+            let Some(ip) = pools.lease(vni, index, id, Span::ALL, &avoid) else {
                 continue;
             };
             // The prefix is that of an existing subnet, so it fits.
@@ -322,12 +382,30 @@ impl Ports {
             let message = no_address(port.record.vni, subnet, around, pools);
             self.drop_port(
                 id,
-                Err(refusal(RefusalCode::Unavailable, message)),
+                Err(refusal(ErrorCode::AddressPending, message)),
                 pools,
                 out,
             );
         }
     }
+}
+
+/// An address that is kept for a port with a certain MAC is for no other port.
+fn check_reserved(spec: &AttachSpec, net: &NetworkDef, pools: &Pools) -> Result<(), Refusal> {
+    let IpSpec::Fixed(ips) = &spec.ip else {
+        return Ok(());
+    };
+    let kept = ips.iter().find_map(|ip| {
+        let mac = pools.reserved_for(net.vni, ip.addr())?;
+        (spec.mac != Some(mac)).then_some((ip, mac))
+    });
+    kept.map_or(Ok(()), |(ip, mac)| {
+        let message = format!(
+            "address {ip} of network {} is kept for a port with MAC {mac}; use another",
+            net.name
+        );
+        Err(refusal(ErrorCode::AddressReserved, message))
+    })
 }
 
 pub(super) fn no_network(text: &str, around: &dyn Surroundings) -> Refusal {
@@ -338,13 +416,13 @@ pub(super) fn no_network(text: &str, around: &dyn Surroundings) -> Refusal {
         false => format!("there are: {}", names.join(", ")),
     };
     refusal(
-        RefusalCode::NotFound,
+        ErrorCode::NetworkUnknown,
         format!("there is no network \"{shown}\"; {advice}"),
     )
 }
 
 /// Why there is no address, who was asked, and what to do.
-pub(super) fn no_address(vni: Vni, subnet: u8, around: &dyn Surroundings, pools: &Pools) -> String {
+pub(crate) fn no_address(vni: Vni, subnet: u8, around: &dyn Surroundings, pools: &Pools) -> String {
     let hunt = pools.hunt(vni, subnet);
     let net = around.network_by_vni(vni);
     let range = net

@@ -2,11 +2,13 @@
 
 use super::{Phase, PortChange, Ports, WAITERS_MAX, show_network};
 use crate::attach::{Surroundings, refusal};
-use crate::command::{PortRecord, Refusal, RefusalCode, Reply};
+use crate::code::ErrorCode;
+use crate::command::{PortRecord, Refusal, Reply};
 use crate::ident::{CommandId, Now, PortId, escape};
 use crate::node::Output;
 use crate::notice::Notice;
 use crate::outbox::Outbox;
+use crate::owner::Owner;
 use crate::pool::Pools;
 use crate::state::{StateKey, forget};
 
@@ -20,14 +22,48 @@ impl Ports {
         pools: &mut Pools,
         out: &mut Outbox,
     ) {
-        let found = self.find(target, around).and_then(|port_id| {
+        let found = self.find(target, around);
+        self.detach_found(id, found, pools, out);
+    }
+
+    /// Removes the port of an owner, as [`Ports::detach`] does.
+    pub fn detach_owner(
+        &mut self,
+        id: CommandId,
+        owner: &Owner,
+        pools: &mut Pools,
+        out: &mut Outbox,
+    ) {
+        let found = self.owned_by(owner).map(|record| record.id).ok_or_else(|| {
+            let message = format!(
+                "there is no port of owner {owner} on this node; `meshd ports --json` shows whose there are"
+            );
+            refusal(ErrorCode::PortUnknown, message)
+        });
+        self.detach_found(id, found, pools, out);
+    }
+
+    /// The port that an owner has.
+    pub(super) fn owned_by(&self, owner: &Owner) -> Option<&PortRecord> {
+        self.records()
+            .find(|record| record.owner.as_ref() == Some(owner))
+    }
+
+    fn detach_found(
+        &mut self,
+        id: CommandId,
+        found: Result<PortId, Refusal>,
+        pools: &mut Pools,
+        out: &mut Outbox,
+    ) {
+        let found = found.and_then(|port_id| {
             let full = self
                 .ports
                 .get(&port_id)
                 .is_some_and(|port| port.detaching.len() >= WAITERS_MAX);
             if full {
                 Err(refusal(
-                    RefusalCode::Unavailable,
+                    ErrorCode::PortBusy,
                     format!("port {port_id} is being removed already"),
                 ))
             } else {
@@ -82,7 +118,7 @@ impl Ports {
             [] => {
                 let shown = escape(target.as_bytes().get(..80).unwrap_or(target.as_bytes()));
                 Err(refusal(
-                    RefusalCode::NotFound,
+                    ErrorCode::PortUnknown,
                     format!(
                         "there is no port \"{shown}\" on this node; `meshd ports` shows which there are"
                     ),
@@ -95,7 +131,7 @@ impl Ports {
                     .map(|r| format!("{name}.{}", show_network(r.vni, around)))
                     .collect();
                 Err(refusal(
-                    RefusalCode::Conflict,
+                    ErrorCode::PortAmbiguous,
                     format!(
                         "several ports are called {name}; say which: {}",
                         names.join(", ")
@@ -126,8 +162,9 @@ impl Ports {
         let Some(port) = self.ports.get_mut(&id) else {
             return;
         };
+        // No `Conflict`: nothing is taken, and nobody is to try another name.
         let refused = refusal(
-            RefusalCode::Conflict,
+            ErrorCode::PortWithdrawn,
             format!("port {id} is not made: {why}"),
         );
         match &mut port.phase {
@@ -177,7 +214,7 @@ impl Ports {
         let left = (!errors.is_empty()).then(|| {
             let shown: Vec<&str> = errors.iter().take(8).map(String::as_str).collect();
             refusal(
-                RefusalCode::Failed,
+                ErrorCode::PortLeftovers,
                 format!(
                     "port {id} is removed, but something of it is left: {}",
                     shown.join("; ")
@@ -240,7 +277,7 @@ impl Ports {
         }
         let failed = result
             .err()
-            .unwrap_or_else(|| refusal(RefusalCode::Conflict, format!("port {id} was removed")));
+            .unwrap_or_else(|| refusal(ErrorCode::PortWithdrawn, format!("port {id} was removed")));
         for waiter in port.attaching {
             out.push(Output::Reply {
                 id: waiter,

@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::code::RefusalKind;
 use crate::command::{AttachSpec, IpSpec, NetnsRef, Refusal};
 use crate::ident::{SessionId, WallTime};
+use crate::kind::PortKind;
 use crate::wire::control::{Message, PoolGrant};
 use proptest::prelude::*;
+
+mod bridges;
+mod owners;
 
 const ME: NodeId = NodeId([1; 32]);
 const OTHER: NodeId = NodeId([2; 32]);
@@ -39,6 +44,9 @@ impl Surroundings for Around {
     }
     fn name_holder(&self, _: Vni, name: &Label) -> Option<NodeId> {
         self.names.get(name).copied()
+    }
+    fn is_shared(&self, _: Vni, _: &crate::claims::Claim) -> bool {
+        false
     }
     fn show_node(&self, node: NodeId) -> String {
         if node == OTHER {
@@ -141,6 +149,15 @@ impl Lab {
         let id = CommandId(self.next);
         self.ports
             .detach(id, target, &self.around, &mut self.pools, &mut self.out);
+        id
+    }
+
+    fn detach_owner(&mut self, owner: &str) -> CommandId {
+        self.next += 1;
+        let id = CommandId(self.next);
+        let owner = owner.parse().unwrap();
+        self.ports
+            .detach_owner(id, &owner, &mut self.pools, &mut self.out);
         id
     }
 
@@ -257,6 +274,11 @@ fn spec(network: &str, netns: &str) -> AttachSpec {
         mac: None,
         name: None,
         labels: BTreeMap::new(),
+        mtu: None,
+        routes: Vec::new(),
+        vrf: None,
+        owner: None,
+        kind: PortKind::Veth,
     }
 }
 
@@ -371,7 +393,7 @@ fn the_same_attach_again_is_the_same_port_and_another_wish_there_is_a_conflict()
             .message
             .contains("on network blue; detach it first")
     );
-    assert_eq!(lab.refused(spec("red", "a")).code, RefusalCode::Conflict);
+    assert_eq!(lab.refused(spec("red", "a")).kind(), RefusalKind::Conflict);
     // A pattern on another network is another interface.
     let pattern = |network| AttachSpec {
         ifname: IfName::new(b"eth%d").unwrap(),
@@ -558,7 +580,7 @@ fn a_failed_wiring_gives_everything_back_and_says_why() {
     let wiring = wire_of(&lab.outputs()).unwrap();
     lab.ports.wire_failed(
         wiring.port.id,
-        "no such namespace".into(),
+        (ErrorCode::KernelRefused, "no such namespace".into()),
         true,
         lab.now,
         &mut lab.pools,
@@ -603,6 +625,60 @@ fn a_detach_during_wiring_is_done_once_the_kernel_is() {
     );
 }
 
+fn routed(netns: &str, to: &str, via: &str) -> AttachSpec {
+    AttachSpec {
+        routes: vec![crate::command::PortRoute {
+            to: to.parse().unwrap(),
+            via: Some(via.parse().unwrap()),
+        }],
+        ..spec("red", netns)
+    }
+}
+
+#[test]
+fn the_address_of_a_router_is_leased_to_nobody_and_set_by_hand_at_the_router_alone() {
+    let mut lab = Lab::new(ME);
+    let by_router = |netns| routed(netns, "0.0.0.0/0", "10.0.0.3");
+    let mut given = Vec::new();
+    for spec in [by_router("a"), by_router("b"), spec("red", "c")] {
+        given.push(lab.up(spec).ips[0].to_string());
+    }
+    assert_eq!(given, ["10.0.0.2/29", "10.0.0.4/29", "10.0.0.5/29"]);
+    let itself = AttachSpec {
+        ip: IpSpec::Fixed(vec!["10.0.0.3/29".parse().unwrap()]),
+        ..by_router("d")
+    };
+    let refused = lab.refused(itself);
+    assert_eq!(refused.code, ErrorCode::RouteInvalid);
+    assert!(refused.message.contains("the port's own"), "{refused}");
+    let router = lab.up(fixed("red", "e", "10.0.0.3/29"));
+    assert_eq!(router.leased, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
+}
+
+#[test]
+fn two_routes_to_one_destination_and_routers_that_cannot_be_are_refused_with_their_values() {
+    let mut lab = Lab::new(ME);
+    let mut two = routed("a", "0.0.0.0/0", "10.0.0.3");
+    two.routes
+        .extend(routed("a", "0.0.0.0/0", "10.0.0.4").routes);
+    for (spec, why) in [
+        (two, "0.0.0.0/0 via 10.0.0.4 lead to the same destination"),
+        (
+            routed("a", "10.9.0.0/16", "10.0.0.0"),
+            "10.0.0.0 is the network",
+        ),
+        (
+            routed("a", "10.9.0.0/16", "10.0.0.7"),
+            "10.0.0.7 is the network or broadcast",
+        ),
+        (routed("a", "10.9.0.0/16", "10.0.0.1"), "own service"),
+    ] {
+        let refused = lab.refused(spec);
+        assert_eq!(refused.code, ErrorCode::RouteInvalid);
+        assert!(refused.message.contains(why), "{refused}");
+    }
+}
+
 #[test]
 fn a_detach_that_leaves_something_says_so_but_the_port_is_gone() {
     let mut lab = Lab::new(ME);
@@ -614,8 +690,8 @@ fn a_detach_that_leaves_something_says_so_but_the_port_is_gone() {
     assert_eq!(lab.ports.iter().count(), 0);
     lab.detach("nope");
     assert_eq!(
-        replies(&lab.outputs())[0].1.clone().unwrap_err().code,
-        RefusalCode::NotFound
+        replies(&lab.outputs())[0].1.clone().unwrap_err().kind(),
+        RefusalKind::NotFound
     );
 }
 
@@ -677,7 +753,7 @@ fn a_port_that_loses_a_part_carries_nothing_until_it_is_whole_again() {
     for _ in 0..2 {
         lab.ports.wire_failed(
             record.id,
-            "its TAP was deleted".into(),
+            (ErrorCode::KernelRefused, "its TAP was deleted".into()),
             false,
             lab.now,
             &mut lab.pools,
@@ -692,8 +768,10 @@ fn a_port_that_loses_a_part_carries_nothing_until_it_is_whole_again() {
         lab.outputs().as_slice(),
         [Output::Notice(Notice::PortFailed { .. })]
     ));
+    // Frames wait for it: no pause but the one for whoever is not done yet.
+    let lost = lab.now.moment;
     lab.now.moment = lab.ports.poll_timeout().unwrap().0;
-    assert!(lab.now.moment <= Moment::default().plus_ms(2_000));
+    assert!(lab.now.moment.ms_since(lost) <= 200);
     lab.ports
         .handle_timeout(&lab.around, &mut lab.pools, lab.now, &mut lab.out);
     let wiring = wire_of(&lab.outputs()).unwrap();
@@ -745,7 +823,7 @@ fn a_kept_port_that_the_kernel_refuses_is_tried_again_unless_its_namespace_is_go
     lab.outputs();
     lab.ports.wire_failed(
         record.id,
-        "busy".into(),
+        (ErrorCode::KernelRefused, "busy".into()),
         false,
         lab.now,
         &mut lab.pools,
@@ -763,7 +841,7 @@ fn a_kept_port_that_the_kernel_refuses_is_tried_again_unless_its_namespace_is_go
     assert_eq!(wire_of(&lab.outputs()).unwrap().port.id, record.id);
     lab.ports.wire_failed(
         record.id,
-        "no namespace".into(),
+        (ErrorCode::KernelRefused, "no namespace".into()),
         true,
         lab.now,
         &mut lab.pools,
@@ -803,7 +881,7 @@ proptest! {
                 }
                 4 if !wiring.is_empty() => {
                     let record = wiring.remove(at % wiring.len());
-                    lab.ports.wire_failed(record.id, "why".into(), at == 0, lab.now, &mut lab.pools, &mut lab.out);
+                    lab.ports.wire_failed(record.id, (ErrorCode::KernelRefused, "why".into()), at == 0, lab.now, &mut lab.pools, &mut lab.out);
                 }
                 5 if !unwiring.is_empty() => {
                     let id = unwiring.remove(at % unwiring.len());
@@ -965,4 +1043,29 @@ fn an_interface_that_its_container_set_down_is_told_once_and_shown_until_it_is_u
     let (state, why) = lab.state();
     assert!(state == PortState::Ready && why.contains("down"), "{why}");
     assert_eq!((told(&mut lab, true), lab.state().1), (1, String::new()));
+}
+
+#[test]
+fn an_interface_that_becomes_too_narrow_is_told_once_and_goes_on() {
+    let mut lab = Lab::new(ME);
+    let port = lab.up(spec("red", "a"));
+    let told = |lab: &mut Lab, mtu| {
+        lab.ports.far_mtu(port.id, mtu, &lab.around, &mut lab.out);
+        lab.outputs().len()
+    };
+    let steps = [9000, 1450, 1400, 1400, 1300, 1450].map(|mtu| told(&mut lab, mtu));
+    assert_eq!(steps, [0, 0, 1, 0, 1, 1]);
+    assert_eq!(told(&mut lab, 600), 1);
+    let (state, why) = lab.state();
+    assert_eq!(state, PortState::Ready);
+    assert!(
+        why.contains("MTU of 600 now, and the network of 1450"),
+        "{why}"
+    );
+    // A far end that is down comes first; it is narrow still when it is up.
+    lab.ports.far_end(port.id, false, &mut lab.out);
+    assert!(lab.state().1.contains("down"));
+    lab.ports.far_end(port.id, true, &mut lab.out);
+    assert!(lab.state().1.contains("MTU"));
+    assert!(lab.ports.has_link(port.id));
 }

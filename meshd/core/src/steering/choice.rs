@@ -130,7 +130,7 @@ impl Choice {
     }
 
     /// Another order holds from now on, for what begins anew.
-    pub(crate) fn set(&self, order: &Order) {
+    pub fn set(&self, order: &Order) {
         self.order.store(Packed::of(order).0, Ordering::Relaxed);
     }
 

@@ -114,7 +114,8 @@ impl Live {
         WayId::new(self.0.load(Ordering::Relaxed) >> BEST_SHIFT)
     }
 
-    pub(crate) fn set(&self, ways: Ways, best: Option<WayId>) {
+    /// From now on.
+    pub fn set(&self, ways: Ways, best: Option<WayId>) {
         let best = best.map_or(0, WayId::number) << BEST_SHIFT;
         self.0.store(ways.0 | best, Ordering::Relaxed);
     }

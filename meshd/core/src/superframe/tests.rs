@@ -1,5 +1,8 @@
 //! Claims about superframes, of each kind, with and without tags and extension headers.
 
+mod mending;
+mod missing;
+
 use super::checksum::{fold, sum};
 use super::*;
 use crate::frame::Frame;
@@ -177,13 +180,13 @@ proptest! {
     fn slices_that_come_in_order_become_what_was_cut(made in made(), max in 400usize..9000) {
         let frame = made.frame();
         let mut room = BytesMut::new();
-        let Some(all) = slices(vni(), 5, &frame, made.segment, max, &mut room) else {
+        let Some(all) = Cut::of(&frame, made.segment, max) else {
             // Only a datagram of UDP has to fit whole.
             prop_assert!(made.udp && usize::from(made.segment) + 16 + 120 > max);
             return Ok(());
         };
         let mut run = Run::default();
-        for datagram in all {
+        for datagram in all.datagrams(vni(), 5, 0, &mut room) {
             prop_assert!(datagram.len() <= max);
             let slice = Slice::decode(&datagram).unwrap();
             prop_assert!(!run.is_complete() && run.push(&slice).is_none());
@@ -199,8 +202,8 @@ proptest! {
     ) {
         let frame = made.frame();
         let mut room = BytesMut::new();
-        let Some(all) = slices(vni(), 5, &frame, made.segment, max, &mut room) else { return Ok(()) };
-        let mut all: Vec<Bytes> = all.zip(fate.iter().cycle()).filter(|(_, fate)| **fate > 0).map(|(d, _)| d).collect();
+        let Some(all) = Cut::of(&frame, made.segment, max) else { return Ok(()) };
+        let mut all: Vec<Bytes> = all.datagrams(vni(), 5, 0, &mut room).zip(fate.iter().cycle()).filter(|(_, fate)| **fate > 0).map(|(d, _)| d).collect();
         for (at, fate) in fate.iter().enumerate() {
             if *fate == 1 && at + 1 < all.len() {
                 all.swap(at, at + 1);
@@ -239,7 +242,7 @@ proptest! {
     ) {
         let frame = made.frame();
         let mut room = BytesMut::new();
-        let all = slices(vni(), 5, &frame, made.segment, 1400, &mut room);
+        let all = Cut::of(&frame, made.segment, 1400).map(|cut| cut.datagrams(vni(), 5, 0, &mut room));
         let mut run = Run::default();
         for datagram in all.into_iter().flatten() {
             let mut bytes = datagram.to_vec();

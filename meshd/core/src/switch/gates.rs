@@ -264,6 +264,23 @@ impl Switch {
             return Err(Obstacle::Idle);
         }
         let network = self.networks.get(&key.vni);
+        let uplink = |port| network.is_some_and(|network| network.uplink(port).is_some());
+        let from = matches!(origin, Origin::Port(port) if uplink(port));
+        let to = |to: &Output| matches!(*to, Output::Port(port) if uplink(port));
+        if from || matches!(&decision.action, Action::Forward(all) if all.iter().any(to)) {
+            return Err(Obstacle::Uplink);
+        }
+        let service = |port| {
+            let face = network.and_then(|network| network.ports.get(&port));
+            face.is_some_and(|face| face.service)
+        };
+        let from = matches!(origin, Origin::Port(port) if service(port));
+        let to = |to: &Output| matches!(*to, Output::Port(port) if service(port));
+        if from
+            || matches!(&decision.action, Action::Forward(all) if all.len() == 1 && all.iter().all(to))
+        {
+            return Err(Obstacle::Service);
+        }
         let mask = self.gate_mask(decision, key)?;
         let flow = consider(
             self.gates.planes.get(&key.vni),

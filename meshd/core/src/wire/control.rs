@@ -3,7 +3,9 @@
 //! Owns the alphabet, the version and the bounds. The stream itself is the shell's.
 
 use crate::ident::{Label, MeshId, NodeId, Vni};
+use crate::multicast::GroupReport;
 use crate::path::PathReport;
+use crate::wire::inquiry::InquiryWord;
 use crate::wire::record::Signed;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,10 @@ pub enum Message {
     PoolGrant(PoolGrant),
     /// What the sender heard of the receiver's probes and data on VXLAN, by network.
     Paths(Vec<PathReport>),
+    /// What the sender wants of a network's multicast.
+    Groups(GroupReport),
+    /// What a person at one end wants to know of the other.
+    Inquiry(InquiryWord),
 }
 
 /// One line of a digest.
@@ -156,6 +162,8 @@ pub struct PoolRequest {
     pub request: u64,
     /// Somebody waits for an address: the giver's last one is given too. Else this is for reserve.
     pub urgent: bool,
+    /// First and last address that is of use, as numbers; others are not given. `None`: any is.
+    pub within: Option<(u128, u128)>,
 }
 
 /// Part of a pool changes hands.
@@ -316,16 +324,22 @@ mod tests {
                     have,
                     reply
                 }),
-            (vni(), any::<u8>(), any::<u64>(), any::<bool>()).prop_map(
-                |(vni, subnet, request, urgent)| {
+            (
+                vni(),
+                any::<u8>(),
+                any::<u64>(),
+                any::<bool>(),
+                any::<Option<(u128, u128)>>()
+            )
+                .prop_map(|(vni, subnet, request, urgent, within)| {
                     Message::PoolRequest(PoolRequest {
                         vni,
                         subnet,
                         request,
                         urgent,
+                        within,
                     })
-                }
-            ),
+                }),
             (
                 vni(),
                 any::<u8>(),

@@ -4,7 +4,8 @@
 //!   whole   | 0x01 | VNI 3 | frame ...                                     4 bytes
 //!   piece   | 0x02 | VNI 3 | frame id 4 | offset 2 | total 2 | bytes ...  12 bytes     all big-endian
 //!   copy    | 0x03, and 0x04 in pieces: as 0x01 and 0x02, for a mirror's copy of a frame
-//!   slice   | 0x05 | VNI 3 | …      a part of a superframe, with headers of its own: see `superframe/run.rs`
+//!   slice   | 0x05 | VNI 3 | …      a part of a superframe, with headers of its own: see `superframe/slice.rs`
+//!   repair  | 0x06 | VNI 3 | …      the sum of some of its slices: see there
 //!   padding | 0x00 | anything                                              for the path's sake; nobody reads it
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! [`PIECES_MS_MAX`]. Pieces may come in any order.
 
 use crate::ident::{Moment, Vni};
+use crate::ruling::DropReason;
 use bytes::{BufMut, Bytes};
 use core::ops::Range;
 use std::collections::{BTreeMap, VecDeque};
@@ -40,6 +42,8 @@ const COPY: u8 = 3;
 const COPY_PIECE: u8 = 4;
 /// A part of a superframe.
 pub(crate) const SLICE: u8 = 5;
+/// The sum of some of them.
+pub(crate) const REPAIR: u8 = 6;
 const PADDING: u8 = 0;
 
 /// What a datagram carries.
@@ -198,6 +202,12 @@ pub fn is_slice(datagram: &Bytes) -> bool {
     datagram.first() == Some(&SLICE)
 }
 
+/// True if a datagram carries a sum of such parts: for [`Repair::decode`](crate::superframe::Repair::decode).
+#[must_use]
+pub fn is_repair(datagram: &Bytes) -> bool {
+    datagram.first() == Some(&REPAIR)
+}
+
 /// True if a datagram carries nothing.
 #[must_use]
 pub fn is_padding(datagram: &Bytes) -> bool {
@@ -280,9 +290,14 @@ pub struct Reassembly {
     order: VecDeque<u32>,
     bytes: usize,
     finished: VecDeque<u32>,
-    full: u64,
-    expired: u64,
+    lost: Lost,
 }
+
+/// Frames that were given up, by network and reason.
+pub type Lost = BTreeMap<(Option<Vni>, DropReason), u64>;
+
+/// Networks and reasons that are told apart between two looks at what was given up.
+const LOST_MAX: usize = 64;
 
 impl Reassembly {
     /// Nothing yet.
@@ -322,8 +337,7 @@ impl Reassembly {
             while self.unfinished.len() >= UNFINISHED_MAX
                 || self.bytes + total_len > UNFINISHED_BYTES_MAX
             {
-                self.give_up_oldest();
-                self.full += 1;
+                self.give_up_oldest(DropReason::ReassemblyFull);
             }
             self.bytes += total_len;
             self.order.push_back(id);
@@ -366,8 +380,7 @@ impl Reassembly {
     /// Gives up frames whose pieces took too long.
     pub fn handle_timeout(&mut self, now: Moment) {
         while self.poll_timeout().is_some_and(|due| due <= now) {
-            self.give_up_oldest();
-            self.expired += 1;
+            self.give_up_oldest(DropReason::PieceMissing);
         }
     }
 
@@ -379,11 +392,8 @@ impl Reassembly {
     }
 
     /// Frames given up since the last call: for lack of room, and for lack of a piece in time.
-    pub fn take_lost(&mut self) -> (u64, u64) {
-        (
-            core::mem::take(&mut self.full),
-            core::mem::take(&mut self.expired),
-        )
+    pub fn take_lost(&mut self) -> Lost {
+        core::mem::take(&mut self.lost)
     }
 
     /// Unfinished frames, and their bytes.
@@ -392,9 +402,13 @@ impl Reassembly {
         (self.unfinished.len(), self.bytes)
     }
 
-    fn give_up_oldest(&mut self) {
-        if let Some(id) = self.order.pop_front() {
-            self.take(id);
+    fn give_up_oldest(&mut self, reason: DropReason) {
+        let oldest = self.order.pop_front().and_then(|id| self.take(id));
+        if let Some(frame) = oldest {
+            let known =
+                self.lost.len() < LOST_MAX || self.lost.contains_key(&(Some(frame.vni), reason));
+            let vni = known.then_some(frame.vni);
+            *self.lost.entry((vni, reason)).or_default() += 1;
         }
     }
 
@@ -634,7 +648,10 @@ mod tests {
         reassembly.handle_timeout(Moment(0).plus_ms(1000));
         assert_eq!(
             (reassembly.sizes(), reassembly.take_lost()),
-            ((0, 0), (0, 1))
+            (
+                (0, 0),
+                Lost::from([((Some(vni()), DropReason::PieceMissing), 1)])
+            )
         );
     }
 
@@ -648,7 +665,10 @@ mod tests {
                 Moment(0),
             );
         }
-        assert_eq!(reassembly.take_lost(), (1, 0));
+        assert_eq!(
+            reassembly.take_lost(),
+            Lost::from([((Some(vni()), DropReason::ReassemblyFull), 1)])
+        );
         let newest = datagrams(UNFINISHED_MAX as u32, &[0; 3000], 1200);
         push(&mut reassembly, &newest[1], Moment(0));
         assert!(matches!(

@@ -65,6 +65,8 @@ pub const VALUE_MAX: usize = 64 << 10;
 pub const SHARED_BYTES_MAX: usize = 192 << 10;
 /// What a shared value takes beside its bytes, so that many empty ones are bounded too.
 const VALUE_EACH: usize = 64;
+/// Most services of a node.
+pub const SERVICES_MAX: usize = 16;
 /// Longest version text, in bytes.
 pub const VERSION_TEXT_MAX: usize = 64;
 
@@ -124,6 +126,7 @@ pub struct Membership {
 /// What a member may do beyond having ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Role {
     /// Ports on networks that exist.
     Member,
@@ -170,7 +173,7 @@ pub struct NodeAdvert {
     pub node: NodeId,
     /// Grows; survives restarts.
     pub serial: u64,
-    /// Grows by one each start.
+    /// Grows with each start, and above that of a copy of this node that began later.
     pub boot: u64,
     /// Underlay addresses, most likely first, at most 16.
     pub addresses: Vec<SocketAddr>,
@@ -184,6 +187,17 @@ pub struct NodeAdvert {
     pub trusted: Vec<ipnet::IpNet>,
     /// Its underlay links, at most 6, each name once.
     pub links: Vec<LinkAdvert>,
+    /// What answers at addresses of the host's own devices, at most 16, sorted by name. Several nodes may say the same.
+    pub services: Vec<Service>,
+}
+
+/// A name in the domain of the mesh, and the underlay addresses where it answers.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Service {
+    /// Its name.
+    pub name: Label,
+    /// 1 to 16.
+    pub ips: Vec<IpAddr>,
 }
 
 /// Where a node takes connections of one of its underlay links.
@@ -425,7 +439,16 @@ impl Record {
             }
             Self::Node(a) if a.links.len() > LINKS_MAX => Some("links are more than 6"),
             Self::Node(a) if has_twin(&a.links) => Some("links have one name twice"),
-            Self::Node(_) => None,
+            Self::Node(a) if a.services.len() > SERVICES_MAX => Some("services are more than 16"),
+            Self::Node(a) if !a.services.is_sorted_by(|x, y| x.name < y.name) => {
+                Some("services are not sorted by name")
+            }
+            Self::Node(a) => {
+                let bounds = 1..=IPS_MAX;
+                let odd = |service: &Service| !bounds.contains(&service.ips.len());
+                let odd = a.services.iter().any(odd);
+                odd.then_some("service has no address, or more than 16")
+            }
             Self::Endpoints(e) if e.list.len() > ENDPOINTS_MAX => {
                 Some("endpoints are more than 4096")
             }
@@ -603,6 +626,7 @@ mod tests {
             vtep: None,
             trusted: vec![],
             links: vec![],
+            services: vec![],
         })
     }
 

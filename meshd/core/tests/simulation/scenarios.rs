@@ -4,6 +4,7 @@ use crate::link::Weather;
 use crate::world::{World, views, vni};
 use meshd_core::command::Command;
 use meshd_core::ident::{MacAddr, PortId, Vni};
+use meshd_core::wire::record::RecordKey;
 use rand::RngExt as _;
 use std::collections::BTreeSet;
 
@@ -149,6 +150,40 @@ fn a_broadcast_reaches_every_other_port_of_its_network_once() {
         let id = mesh.world.send(from, port, MacAddr::BROADCAST);
         mesh.world.run(1_000);
         assert_eq!(mesh.world.checkers.copies(id), 7);
+    });
+}
+
+#[test]
+fn a_flood_of_new_macs_is_told_in_few_records_and_all_are_known_a_second_later() {
+    with_seed(seed(), |seed| {
+        let mut world = World::new(seed, Weather::fair());
+        world.macs_per_port = 1024;
+        let mut mesh = mesh_in(world, 3);
+        assert!(agree(&mut mesh.world, 30_000));
+        // The first host was there before.
+        let (from, port, _) = mesh.ports[1];
+        let (teller, vni) = (mesh.world.id(from), mesh.vni);
+        let known = |world: &World, at: usize| {
+            let directory = world.hosts[at].node.as_ref().unwrap().directory();
+            directory.endpoints(vni).count()
+        };
+        let serial = |world: &World| {
+            let directory = world.hosts[0].node.as_ref().unwrap().directory();
+            let signed = directory.signed(&RecordKey::Endpoints(teller, vni));
+            directory.open(signed.unwrap()).unwrap().serial()
+        };
+        let before = serial(&mesh.world);
+        for number in 0..1_000u16 {
+            let [high, low] = number.to_be_bytes();
+            let mac = MacAddr([2, 0xee, 0, 0, high, low]);
+            mesh.world.send_from(from, port, mac, MacAddr::BROADCAST, 7);
+            mesh.world.run(1);
+        }
+        let all_known =
+            |world: &World| (0..3).all(|at| known(world, at) == 1_000 + mesh.ports.len());
+        assert!(mesh.world.run_until(2_000, all_known));
+        let records = serial(&mesh.world) - before;
+        assert!((2..60).contains(&records), "{records} records");
     });
 }
 

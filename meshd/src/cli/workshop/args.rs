@@ -40,7 +40,7 @@ pub(in crate::cli) enum WorkCommand {
         #[arg(long, value_enum, default_value = "policy")]
         kind: KindArg,
         /// A checkout of meshd, or its `sdk` folder.
-        #[arg(long, value_name = "PATH", env = "MESHD_SDK")]
+        #[arg(long, value_name = "PATH", env = "MESHD_SDK", hide_env_values = true)]
         sdk: Option<PathBuf>,
     },
     /// Make the component of a project, or of a core module.
@@ -113,7 +113,7 @@ pub(in crate::cli) enum WorkCommand {
     },
     /// Show what a plugin would do to recorded traffic, before it is attached.
     #[command(
-        after_help = "Examples:\n  tcpdump -i mv-web -w office.pcap -c 10000\n  meshd plugin replay acl.wasm office.pcap --config @acl.json\n  meshd plugin replay acl.wasm office.pcap --golden acl.golden --bless\n\n\
+        after_help = "Examples:\n  meshd capture lan in -w office.pcap -c 10000\n  meshd plugin replay acl.wasm office.pcap --config @acl.json\n  meshd plugin replay acl.wasm office.pcap --golden acl.golden --bless\n\n\
         Frames are asked about as on their way in from one port. Frames that the daemon's cache would answer are asked about all\n\
         the same, and must get the same answer. A golden trace has one line a frame; the SDK's tests read and write the same.\n\
         Exit code 1 if the cache would answer wrongly, the plugin fails, or a golden trace says otherwise."

@@ -3,8 +3,9 @@
 use super::super::args::Common;
 use super::super::values::{self, show_path};
 use super::super::{Failure, Printed, show};
-use super::{component, invalid, load_policy, make, start};
+use super::{component, invalid, load_policy, make, start, wrong};
 use crate::bounded;
+use meshd_core::code::ErrorCode;
 use meshd_core::ident::escape;
 use meshd_plugin_host::ConfigureError;
 use meshd_workbench::{
@@ -26,26 +27,42 @@ const EXAMINED: usize = 1_000;
 const SHOWN: usize = 100;
 
 fn recording(path: &Path) -> Result<Recording, Failure> {
-    let bytes = bounded::file(path, MAX_RECORDING)
-        .map_err(|e| Failure::new(format!("read the recording {}: {e}", show_path(path))))?;
-    Recording::read(&bytes).map_err(|e| invalid(path, &e))
+    let bytes = bounded::file(path, MAX_RECORDING).map_err(|e| {
+        Failure::new(
+            ErrorCode::FileUnreadable,
+            format!("read the recording {}: {e}", show_path(path)),
+        )
+    })?;
+    Recording::read(&bytes).map_err(|e| invalid(ErrorCode::RecordingInvalid, path, &e))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    std::fs::write(path, bytes).map_err(|e| Failure::new(format!("write {}: {e}", show_path(path))))
+    std::fs::write(path, bytes).map_err(|e| {
+        Failure::new(
+            ErrorCode::FileUnwritten,
+            format!("write {}: {e}", show_path(path)),
+        )
+    })
 }
 
 fn text(path: &Path) -> Result<String, Failure> {
-    bounded::text(path, MAX_TEXT)
-        .map_err(|e| Failure::new(format!("read {}: {e}", show_path(path))))
+    bounded::text(path, MAX_TEXT).map_err(|e| {
+        Failure::new(
+            ErrorCode::FileUnreadable,
+            format!("read {}: {e}", show_path(path)),
+        )
+    })
 }
 
 fn given(config: Option<&OsString>) -> Result<Option<String>, Failure> {
-    config.map(values::config).transpose().map_err(Failure::new)
+    config
+        .map(values::config)
+        .transpose()
+        .map_err(|error| Failure::new(ErrorCode::PluginConfigRefused, error))
 }
 
 fn configure(file: &Path, error: &ConfigureError) -> Failure {
-    invalid(file, error).hint("give its config by --config JSON or --config @FILE")
+    wrong(file, error).hint("give its config by --config JSON or --config @FILE")
 }
 
 /// What came of the recordings of a project, each against its golden trace.
@@ -207,7 +224,10 @@ pub(super) fn bench(
 ) -> Result<Printed, Failure> {
     let config = given(config)?.unwrap_or_default();
     let before: Option<Figures> = compare
-        .map(|path| serde_json::from_str(&text(path)?).map_err(|e| invalid(path, &e)))
+        .map(|path| {
+            serde_json::from_str(&text(path)?)
+                .map_err(|e| invalid(ErrorCode::FileUnreadable, path, &e))
+        })
         .transpose()?;
     let plugin = load_policy(file, &component(file)?)?;
     let frames = match pcap {
@@ -216,7 +236,7 @@ pub(super) fn bench(
     };
     let now = measure(&plugin, &config, &frames)
         .map_err(|e| configure(file, &e))?
-        .map_err(|fault| invalid(file, &fault))?;
+        .map_err(|fault| invalid(ErrorCode::PluginFailsAtOnce, file, &fault))?;
     if let Some(save) = save {
         write(save, show::json(&json!(now)).as_bytes())?;
     }
@@ -275,7 +295,9 @@ pub(super) fn replay(
         }
     }
     if let Some(out) = out {
-        let bytes = passed.write().map_err(|e| invalid(out, &e))?;
+        let bytes = passed
+            .write()
+            .map_err(|e| invalid(ErrorCode::RecordingInvalid, out, &e))?;
         write(out, &bytes)?;
     }
     let done = seen.wrong == 0 && seen.faults.is_empty() && differs.is_none();

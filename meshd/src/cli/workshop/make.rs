@@ -6,7 +6,7 @@ use super::super::{Failure, Printed, show};
 use super::args::KindArg;
 use super::load;
 use crate::bounded;
-use meshd_core::command::RefusalCode;
+use meshd_core::code::ErrorCode;
 use meshd_plugin_host::{Digest, MAX_COMPONENT};
 use meshd_plugin_kit::{Built, Kind, Missing, Project, Template, Toolchain, component, find_sdk};
 use serde_json::json;
@@ -17,10 +17,7 @@ const MAX_MANIFEST: usize = 1 << 20;
 
 /// The error and its causes; the kit's are sentences.
 fn invalid(error: &anyhow::Error) -> Failure {
-    Failure {
-        code: RefusalCode::Invalid,
-        ..Failure::new(format!("{error:#}"))
-    }
+    Failure::new(ErrorCode::PluginProjectInvalid, format!("{error:#}"))
 }
 
 pub(super) fn new(
@@ -30,7 +27,8 @@ pub(super) fn new(
     kind: KindArg,
     sdk: Option<&Path>,
 ) -> Result<Printed, Failure> {
-    let here = std::env::current_dir().map_err(|e| Failure::new(format!("no folder: {e}")))?;
+    let here = std::env::current_dir()
+        .map_err(|e| Failure::new(ErrorCode::FileUnreadable, format!("no folder: {e}")))?;
     let program = std::env::current_exe().unwrap_or_default();
     let sdk = find_sdk(sdk, &[&here, &program]).map_err(|e| invalid(&e))?;
     let template = Template::new(name, &sdk).map_err(|e| invalid(&e))?;
@@ -65,6 +63,7 @@ pub(super) fn build(
         false => {
             if manifest.is_some() {
                 return Err(Failure::new(
+                    ErrorCode::UsageConflict,
                     "--manifest is for a core module; a project's manifest is written by the SDK",
                 ));
             }
@@ -94,9 +93,19 @@ pub(super) fn build(
 
 fn of_module(from: &Path, out: Option<&Path>, manifest: Option<&Path>) -> Result<Built, Failure> {
     let read = |path: &Path, max| {
-        bounded::file(path, max).map_err(|e| Failure::new(format!("read {}: {e}", show_path(path))))
+        bounded::file(path, max).map_err(|e| {
+            Failure::new(
+                ErrorCode::FileUnreadable,
+                format!("read {}: {e}", show_path(path)),
+            )
+        })
     };
-    let out = out.ok_or_else(|| Failure::new("say where the component goes: --out FILE"))?;
+    let out = out.ok_or_else(|| {
+        Failure::new(
+            ErrorCode::UsageMissingArgument,
+            "say where the component goes: --out FILE",
+        )
+    })?;
     let module = read(from, MAX_COMPONENT)?;
     let manifest = manifest.map(|path| read(path, MAX_MANIFEST)).transpose()?;
     let component = component(&module, manifest.as_deref())

@@ -3,9 +3,10 @@
 use super::super::args::Common;
 use super::super::values::show_path;
 use super::super::{Failure, Printed, show};
-use super::{component, invalid};
+use super::{component, invalid, wrong};
 use crate::bounded;
 use data_encoding::BASE64;
+use meshd_core::code::ErrorCode;
 use meshd_core::signer::Signer;
 use meshd_plugin_host as host;
 use ring::rand::SecureRandom;
@@ -43,15 +44,30 @@ pub(super) fn keygen(common: &Common, file: &Path) -> Result<Printed, Failure> {
     let mut seed = Zeroizing::new([0; 32]);
     ring::rand::SystemRandom::new()
         .fill(&mut seed[..])
-        .map_err(|_| Failure::new("the system gives no random numbers"))?;
-    let key = Ed25519KeyPair::from_seed_unchecked(&seed[..])
-        .map_err(|_| Failure::new("the key is refused by the library that made it"))?;
+        .map_err(|_| {
+            Failure::new(
+                ErrorCode::NoRandomNumbers,
+                "the system gives no random numbers",
+            )
+        })?;
+    let key = Ed25519KeyPair::from_seed_unchecked(&seed[..]).map_err(|_| {
+        Failure::new(
+            ErrorCode::PluginKeyInvalid,
+            "the key is refused by the library that made it",
+        )
+    })?;
     let unwritten = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::new(format!(
-            "{} is there already, and a key is never overwritten; take another name",
-            show_path(file)
-        )),
-        _ => Failure::new(format!("write {}: {e}", show_path(file))),
+        std::io::ErrorKind::AlreadyExists => Failure::new(
+            ErrorCode::FileForeign,
+            format!(
+                "{} is there already, and a key is never overwritten; take another name",
+                show_path(file)
+            ),
+        ),
+        _ => Failure::new(
+            ErrorCode::FileUnwritten,
+            format!("write {}: {e}", show_path(file)),
+        ),
     };
     let mut out = std::fs::OpenOptions::new()
         .write(true)
@@ -82,14 +98,20 @@ pub(super) fn sign(
     let wasm = component(file)?;
     let text = bounded::text(key, MAX_KEY)
         .map(Zeroizing::new)
-        .map_err(|e| Failure::new(format!("read the key {}: {e}", show_path(key))))?;
+        .map_err(|e| {
+            Failure::new(
+                ErrorCode::FileUnreadable,
+                format!("read the key {}: {e}", show_path(key)),
+            )
+        })?;
     let pair = read_pem(&text).ok_or_else(|| {
         invalid(
+            ErrorCode::PluginKeyInvalid,
             key,
             &"this is no Ed25519 key (PKCS#8 in PEM); `meshd plugin keygen FILE` makes one",
         )
     })?;
-    let signed = host::sign(&wasm, &pair).map_err(|e| invalid(file, &e))?;
+    let signed = host::sign(&wasm, &pair).map_err(|e| wrong(file, &e))?;
     write(out, &signed)?;
     let signer = host::signer_of(&pair).to_string();
     let digest = host::Digest::of(&signed).to_string();
@@ -123,13 +145,18 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         temporary.persist(path).map_err(|e| e.error)?;
         Ok(())
     });
-    kept.map_err(|e| Failure::new(format!("write {}: {e}", show_path(path))))
+    kept.map_err(|e| {
+        Failure::new(
+            ErrorCode::FileUnwritten,
+            format!("write {}: {e}", show_path(path)),
+        )
+    })
 }
 
 pub(super) fn verify(common: &Common, file: &Path, trusted: &[Signer]) -> Result<Printed, Failure> {
     let wasm = component(file)?;
-    let signers = host::signers(&wasm).map_err(|e| invalid(file, &e))?;
-    let digest = host::signed_digest(&wasm).map_err(|e| invalid(file, &e))?;
+    let signers = host::signers(&wasm).map_err(|e| wrong(file, &e))?;
+    let digest = host::signed_digest(&wasm).map_err(|e| wrong(file, &e))?;
     let relied = signers.iter().any(|signer| trusted.contains(signer));
     let done = relied || (trusted.is_empty() && !signers.is_empty());
     let text = match common.json {

@@ -61,7 +61,9 @@ impl Size {
 pub(super) enum Op {
     Add,
     Sub,
+    Mul,
     And,
+    Xor,
     ShiftLeft,
     ShiftRight,
     Move,
@@ -72,7 +74,9 @@ impl Op {
         match self {
             Self::Add => 0x00,
             Self::Sub => 0x10,
+            Self::Mul => 0x20,
             Self::And => 0x50,
+            Self::Xor => 0xa0,
             Self::ShiftLeft => 0x60,
             Self::ShiftRight => 0x70,
             Self::Move => 0xb0,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   key    device 4 | src MAC 6 | dst MAC 6 | EtherType 2 | kind 1 | IP protocol 1 | ports 2 + 2 | src IP 16 | dst IP 16
-//!   entry  epoch 8 | until 8 | path 4 | 0 4 | packets 8 | bytes 8 | made 8
+//!   entry  epoch 8 | until 8 | path 4 | to 4 | packets 8 | bytes 8 | made 8
 //! ```
 //!
 //! Owns the layout of both, which the programs share: numbers of the frame in network order, all others as the host has them.
@@ -58,6 +58,8 @@ pub struct Entry {
     pub until: Option<NonZeroU64>,
     /// Slot of the path that the frames leave by; 0: none, they stay on this host.
     pub path: u32,
+    /// Index of the device that they leave by; 0: none of a port.
+    pub to: u32,
     /// Packets that passed; a superframe counts as its segments.
     pub packets: u64,
     /// Their bytes, from the Ethernet header on; a superframe has one header.
@@ -167,7 +169,7 @@ impl Entry {
         out.put(&self.epoch.to_ne_bytes());
         out.put(&until.to_ne_bytes());
         out.put(&self.path.to_ne_bytes());
-        out.put(&[0; 4]);
+        out.put(&self.to.to_ne_bytes());
         out.put(&self.packets.to_ne_bytes());
         out.put(&self.bytes.to_ne_bytes());
         out.put(&self.made.to_ne_bytes());
@@ -177,13 +179,11 @@ impl Entry {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut from = Reader(bytes);
         let (epoch, until) = (from.take()?, from.take()?);
-        let (path, [0, 0, 0, 0]) = (from.take()?, from.take()?) else {
-            return None;
-        };
         let entry = Self {
             epoch: u64::from_ne_bytes(epoch),
             until: NonZeroU64::new(u64::from_ne_bytes(until)),
-            path: u32::from_ne_bytes(path),
+            path: u32::from_ne_bytes(from.take()?),
+            to: u32::from_ne_bytes(from.take()?),
             packets: u64::from_ne_bytes(from.take()?),
             bytes: u64::from_ne_bytes(from.take()?),
             made: u64::from_ne_bytes(from.take()?),
@@ -242,8 +242,8 @@ pub(super) mod tests {
         }
     }
     prop_compose! {
-        fn any_entry()(epoch: u64, until: u64, path: u32, packets: u64, bytes: u64, made: u64) -> Entry {
-            Entry { epoch, until: NonZeroU64::new(until), path, packets, bytes, made }
+        fn any_entry()(epoch: u64, until: u64, path: u32, to: u32, packets: u64, bytes: u64, made: u64) -> Entry {
+            Entry { epoch, until: NonZeroU64::new(until), path, to, packets, bytes, made }
         }
     }
 

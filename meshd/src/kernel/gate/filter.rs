@@ -19,6 +19,37 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// With which the names of our filters begin.
 const NAME: &str = "meshd";
 
+/// The ingress of clsact, as a parent.
+const INGRESS: u32 = 0xffff_fff2;
+/// Its egress.
+const EGRESS: u32 = 0xffff_fff3;
+
+/// Where our filter is on devices of our own.
+const FIRST: u16 = 1;
+
+fn clsact(device: u32) -> Result<TcMessage, StepError> {
+    let index = i32::try_from(device).map_err(|_| ("patch", Errno::ENODEV))?;
+    let mut qdisc = TcMessage::with_index(index);
+    qdisc.header.parent = TcHandle::CLSACT;
+    qdisc.header.handle = TcHandle::from(0xffff_0000);
+    qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
+    Ok(qdisc)
+}
+
+/// The message that names the filters of a priority at the entry of a device.
+fn at(device: u32, priority: u16) -> Result<TcMessage, StepError> {
+    let index = i32::try_from(device).map_err(|_| ("patch", Errno::ENODEV))?;
+    let mut filter = TcMessage::with_index(index);
+    filter.header.parent = TcHandle {
+        major: 0xffff,
+        minor: TcHandle::MIN_INGRESS,
+    };
+    // ETH_P_ALL in network order: the same filter again replaces the one before.
+    filter.header.info =
+        u32::from(priority) << 16 | u32::from(u16::try_from(libc::ETH_P_ALL).unwrap_or(3).to_be());
+    Ok(filter)
+}
+
 /// Makes `program` the judge of all frames that enter `device`, in place of the one that was it before. `name` tells what it
 /// is; `meshd` is put before it.
 ///
@@ -30,31 +61,58 @@ pub async fn attach(
     program: &OwnedFd,
     name: &str,
 ) -> Result<(), StepError> {
-    let index = i32::try_from(device).map_err(|_| ("patch", Errno::ENODEV))?;
+    hook(netlink, device).await?;
+    attach_at(netlink, device, FIRST, program, name).await
+}
 
-    let mut qdisc = TcMessage::with_index(index);
-    qdisc.header.parent = TcHandle::CLSACT;
-    qdisc.header.handle = TcHandle::from(0xffff_0000);
-    qdisc.attributes = vec![TcAttribute::Kind("clsact".to_owned())];
+/// Puts the clsact qdisc on a device; true: it was not there.
+///
+/// # Errors
+/// The kernel's.
+pub(in crate::kernel) async fn hook(netlink: &Netlink, device: u32) -> Result<bool, StepError> {
     match send(
         netlink,
-        RouteNetlinkMessage::NewQueueDiscipline(qdisc),
+        RouteNetlinkMessage::NewQueueDiscipline(clsact(device)?),
         NLM_F_CREATE | NLM_F_EXCL,
     )
     .await
     {
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(error) => return Err(("put the clsact qdisc on", error)),
+        Ok(()) => Ok(true),
+        Err(Errno::EEXIST) => Ok(false),
+        Err(error) => Err(("put the clsact qdisc on", error)),
     }
+}
 
-    let mut filter = TcMessage::with_index(index);
-    filter.header.parent = TcHandle {
-        major: 0xffff,
-        minor: TcHandle::MIN_INGRESS,
-    };
+/// Takes the clsact qdisc off a device, unless somebody's filter is at it.
+///
+/// # Errors
+/// The kernel's.
+pub(in crate::kernel) async fn unhook(netlink: &Netlink, device: u32) -> Result<(), StepError> {
+    for parent in [INGRESS, EGRESS] {
+        if !filters(netlink, device, parent).await?.is_empty() {
+            return Ok(());
+        }
+    }
+    let gone = RouteNetlinkMessage::DelQueueDiscipline(clsact(device)?);
+    match send(netlink, gone, 0).await {
+        Ok(()) | Err(Errno::ENODEV | Errno::ENOENT | Errno::EINVAL) => Ok(()),
+        Err(error) => Err(("take the clsact qdisc off", error)),
+    }
+}
+
+/// As [`attach`], beside filters of other priorities; the clsact qdisc must be there. Lower ones are asked first.
+///
+/// # Errors
+/// The kernel's.
+pub(in crate::kernel) async fn attach_at(
+    netlink: &Netlink,
+    device: u32,
+    priority: u16,
+    program: &OwnedFd,
+    name: &str,
+) -> Result<(), StepError> {
+    let mut filter = at(device, priority)?;
     filter.header.handle = TcHandle::from(1);
-    // Priority 1 and ETH_P_ALL in network order: the same filter again replaces the one before.
-    filter.header.info = (1 << 16) | u32::from(u16::try_from(libc::ETH_P_ALL).unwrap_or(3).to_be());
     let fd = program.as_raw_fd().cast_unsigned();
     filter.attributes = vec![
         TcAttribute::Kind("bpf".to_owned()),
@@ -74,18 +132,97 @@ pub async fn attach(
     .map_err(|error| ("attach the filter (cls_bpf) to", error))
 }
 
+/// Removes our filter of that priority, if it is there.
+///
+/// # Errors
+/// The kernel's.
+pub(in crate::kernel) async fn detach_at(
+    netlink: &Netlink,
+    device: u32,
+    priority: u16,
+) -> Result<(), StepError> {
+    if attached_at(netlink, device, priority).await?.is_none() {
+        return Ok(());
+    }
+    let gone = RouteNetlinkMessage::DelTrafficFilter(at(device, priority)?);
+    match send(netlink, gone, 0).await {
+        Ok(()) | Err(Errno::ENODEV | Errno::ENOENT) => Ok(()),
+        Err(error) => Err(("remove the filter (cls_bpf) from", error)),
+    }
+}
+
+/// The name of our filter of that priority at the entry of a device; `None`: there is none.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub(in crate::kernel) async fn attached_at(
+    netlink: &Netlink,
+    device: u32,
+    priority: u16,
+) -> Result<Option<Vec<u8>>, StepError> {
+    let found = filters(netlink, device, INGRESS).await?;
+    let mut ours = found
+        .into_iter()
+        .filter(|(at, name)| *at == priority && name.starts_with(NAME.as_bytes()));
+    Ok(ours.next().map(|(_, name)| name))
+}
+
+/// Priority and name of our filters at the entry of a device.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub(in crate::kernel) async fn all_at(
+    netlink: &Netlink,
+    device: u32,
+) -> Result<Vec<(u16, Vec<u8>)>, StepError> {
+    let mut found = filters(netlink, device, INGRESS).await?;
+    found.retain(|(_, name)| name.starts_with(NAME.as_bytes()));
+    Ok(found)
+}
+
+/// Priority and name of all filters at one side of a device; of one that is not of kind bpf the name is empty.
+async fn filters(
+    netlink: &Netlink,
+    device: u32,
+    parent: u32,
+) -> Result<Vec<(u16, Vec<u8>)>, StepError> {
+    let answer = match netlink
+        .ask(libc::RTM_GETTFILTER, true, asking(device, parent))
+        .await
+    {
+        // No qdisc, or no device.
+        Err(Errno::EINVAL | Errno::ENODEV | Errno::ENOENT) => return Ok(Vec::new()),
+        answer => answer.map_err(|error| ("read the filters of", error))?,
+    };
+    let priority = |body: &[u8]| {
+        // struct tcmsg ends with info: priority in its upper half.
+        let info = body.get(16..20)?.first_chunk::<4>()?;
+        u16::try_from(u32::from_ne_bytes(*info) >> 16).ok()
+    };
+    Ok(answer
+        .iter()
+        .filter_map(|body| {
+            let name = netlink::bpf_filter(body).map(|filter| filter.name);
+            Some((priority(body)?, name.unwrap_or_default()))
+        })
+        .collect())
+}
+
+// struct tcmsg: family 1, padding 3, index 4, handle 4, parent 4, info 4.
+fn asking(device: u32, parent: u32) -> Vec<u8> {
+    netlink::Body::new(0, 20)
+        .set(4, &device.to_ne_bytes())
+        .set(12, &parent.to_ne_bytes())
+        .bytes()
+}
+
 /// Which program of ours stands at the entry of `device`: its number in the kernel. `None`: none.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
 pub async fn attached(netlink: &Netlink, device: u32) -> Result<Option<u32>, StepError> {
-    // struct tcmsg: family 1, padding 3, index 4, handle 4, parent 4, info 4. The parent is the ingress of clsact.
-    let parent: u32 = 0xffff_fff2;
-    let body = netlink::Body::new(0, 20)
-        .set(4, &device.to_ne_bytes())
-        .set(12, &parent.to_ne_bytes());
     let answer = netlink
-        .ask(libc::RTM_GETTFILTER, true, body.bytes())
+        .ask(libc::RTM_GETTFILTER, true, asking(device, INGRESS))
         .await
         .map_err(|error| ("read the filters of", error))?;
     let mut ours = answer

@@ -17,17 +17,22 @@
 mod asm;
 mod entry;
 mod filter;
+mod outer;
 mod program;
+mod spread;
 mod sys;
 #[cfg(test)]
 mod tests;
 
 pub use super::tap::StepError;
 pub use entry::{Entry, Key, L4};
+pub(super) use filter::{all_at, attach_at, attached_at, detach_at, hook, unhook};
 pub use filter::{attach, attached};
 
 use super::netns::Netlink;
 use entry::{ENTRY_LEN, KEY_LEN};
+use meshd_core::code::ErrorCode;
+use meshd_core::ident::Vni;
 use nix::errno::Errno;
 use program::{Plan, Side};
 use std::os::fd::OwnedFd;
@@ -38,6 +43,8 @@ use sys::{Map, MapSpec, Shared};
 pub const ENTRIES_MAX: u32 = 65_536;
 /// Slots for paths; slot 0 is none.
 pub const PATHS_MAX: u32 = 16_384;
+/// Bytes of a frame that a listener hears at most: all of the longest superframe.
+const HEARD_MAX: i32 = 262_144;
 /// Words of a path's value: open, packets sent, bytes sent, packets heard.
 const PATH_WORDS: usize = 4;
 
@@ -162,6 +169,38 @@ impl Gate {
         self.program(Side::Vxlan, up, mtu, *b"meshd_vxlan\0\0\0\0\0")
     }
 
+    /// The filter of a socket that listens at a port's device: it hears what the gate there lets in, and what the kernel lets
+    /// out; nothing of what comes from the device `miss` or goes there.
+    ///
+    /// # Errors
+    /// As [`Self::port_program`].
+    pub(super) fn port_listener(&self, miss: u32, mtu: u16) -> Result<OwnedFd, StepError> {
+        self.listener(Side::Port, miss, mtu)
+    }
+
+    /// The same at a VXLAN device.
+    ///
+    /// # Errors
+    /// As [`Self::port_program`].
+    pub(super) fn vxlan_listener(&self, up: u32, mtu: u16) -> Result<OwnedFd, StepError> {
+        self.listener(Side::Vxlan, up, mtu)
+    }
+
+    fn listener(&self, side: Side, miss: u32, mtu: u16) -> Result<OwnedFd, StepError> {
+        loaded_listener(program::listen(self.plan(side, miss, mtu), HEARD_MAX))
+    }
+
+    fn plan(&self, side: Side, miss: u32, mtu: u16) -> Plan {
+        Plan {
+            side,
+            miss,
+            mtu,
+            flows: self.flows.fd(),
+            paths: self.paths.fd(),
+            epoch: self.epoch.fd(),
+        }
+    }
+
     fn program(
         &self,
         side: Side,
@@ -170,15 +209,7 @@ impl Gate {
         name: [u8; 16],
     ) -> Result<OwnedFd, StepError> {
         const STEP: &str = "load the gate's program (bpf) for";
-        let plan = Plan {
-            side,
-            miss,
-            mtu,
-            flows: self.flows.fd(),
-            paths: self.paths.fd(),
-            epoch: self.epoch.fd(),
-        };
-        let program = program::gate(plan).map_err(|error| (STEP, error))?;
+        let program = program::gate(self.plan(side, miss, mtu)).map_err(|error| (STEP, error))?;
         load(&program, name).map_err(|error| (STEP, error))
     }
 
@@ -343,13 +374,56 @@ fn counters(
 }
 
 fn load(program: &[asm::Instruction], name: [u8; 16]) -> Result<OwnedFd, Errno> {
-    sys::load(program, name).map_err(|error| {
+    load_as(sys::Kind::Classifier, program, name)
+}
+
+fn load_as(
+    kind: sys::Kind,
+    program: &[asm::Instruction],
+    name: [u8; 16],
+) -> Result<OwnedFd, Errno> {
+    sys::load(kind, program, name).map_err(|error| {
         if !error.log.is_empty() {
             // Its end has the reason.
-            tracing::error!(errno = %error.errno, log = error.log, "the kernel's verifier refused a program");
+            tracing::error!(code = %ErrorCode::GateFailed, errno = %error.errno, log = error.log, "the kernel's verifier refused a program");
         }
         error.errno
     })
+}
+
+fn loaded_listener(program: Result<Vec<asm::Instruction>, Errno>) -> Result<OwnedFd, StepError> {
+    program
+        .and_then(|program| {
+            let name = *b"meshd_listen\0\0\0\0";
+            load_as(sys::Kind::SocketFilter, &program, name)
+        })
+        .map_err(|error| ("load the filter (bpf) to listen at", error))
+}
+
+/// The filter of a socket that listens on the underlay: VXLAN to this UDP port, of this network or of all.
+///
+/// # Errors
+/// As [`Gate::port_program`].
+pub(super) fn underlay_listener(port: u16, vni: Option<Vni>) -> Result<OwnedFd, StepError> {
+    loaded_listener(outer::listen(port, vni, HEARD_MAX))
+}
+
+/// The program that picks the queue of a TAP for what is sent to it: see `spread.rs`.
+///
+/// # Errors
+/// EPERM without CAP_BPF.
+pub(super) fn spreader() -> Result<OwnedFd, StepError> {
+    spread::by_flow()
+        .and_then(|program| {
+            let name = *b"meshd_spread\0\0\0\0";
+            load_as(sys::Kind::SocketFilter, &program, name)
+        })
+        .map_err(|error| {
+            (
+                "load the program (bpf) that spreads flows over the queues of",
+                error,
+            )
+        })
 }
 
 /// All frames that enter `from` leave `to`: the patch between a device and a TAP.
@@ -361,4 +435,39 @@ pub(super) async fn redirect(netlink: &Netlink, from: u32, to: u32) -> Result<()
         .and_then(|program| load(&program, *b"meshd_patch\0\0\0\0\0"))
         .map_err(|error| ("load the redirect program (bpf) for", error))?;
     attach(netlink, from, &program, "").await
+}
+
+/// What the filter of an uplink is called, before the mark of its port.
+pub(super) const UPLINK: &str = "meshduplink ";
+
+/// Where the filter of an uplink is at its interface: those of VLANs come before the one that takes the rest.
+pub(super) fn uplink_priority(vlan: Option<u16>) -> u16 {
+    vlan.map_or(5000, |vlan| 100 + vlan)
+}
+
+/// The patch between an interface of the host and the TAP of an uplink, both ways; of a VLAN's uplink the tag is taken off on
+/// the way in and put on again on the way out. The interface has the clsact qdisc, and its filter bears the mark of the port.
+///
+/// # Errors
+/// The step that the kernel refused.
+pub(super) async fn patch_uplink(
+    netlink: &Netlink,
+    interface: u32,
+    tap: u32,
+    vlan: Option<u16>,
+    mark: &str,
+) -> Result<(), StepError> {
+    let loaded = |program: Result<Vec<asm::Instruction>, Errno>| {
+        program
+            .and_then(|program| load(&program, *b"meshd_uplink\0\0\0\0"))
+            .map_err(|error| ("load the program (bpf) for", error))
+    };
+    let (enter, leave) = match vlan {
+        None => (program::redirect(tap), program::redirect(interface)),
+        Some(vlan) => (program::untag(tap, vlan), program::tag(interface, vlan)),
+    };
+    attach(netlink, tap, &loaded(leave)?, "").await?;
+    let priority = uplink_priority(vlan);
+    let name = format!("uplink {mark}");
+    attach_at(netlink, interface, priority, &loaded(enter)?, &name).await
 }

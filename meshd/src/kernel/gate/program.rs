@@ -19,17 +19,23 @@ use nix::errno::Errno;
 use std::os::fd::RawFd;
 
 /// `enum bpf_func_id`.
-mod helper {
+pub(super) mod helper {
     pub(super) const MAP_LOOKUP_ELEM: i32 = 1;
     pub(super) const KTIME_GET_NS: i32 = 5;
+    pub(super) const SKB_VLAN_PUSH: i32 = 18;
+    pub(super) const SKB_VLAN_POP: i32 = 19;
     pub(super) const REDIRECT: i32 = 23;
-    pub(super) const SKB_LOAD_BYTES: i32 = 26;
+    pub(in crate::kernel::gate) const SKB_LOAD_BYTES: i32 = 26;
 }
 
 /// Offsets in `struct __sk_buff`.
-mod skb {
+pub(super) mod skb {
     pub(super) const LEN: i16 = 0;
+    pub(in crate::kernel::gate) const PKT_TYPE: i16 = 4;
     pub(super) const VLAN_PRESENT: i16 = 20;
+    pub(super) const VLAN_TCI: i16 = 24;
+    pub(super) const VLAN_PROTO: i16 = 28;
+    pub(super) const INGRESS_IFINDEX: i16 = 36;
     pub(super) const IFINDEX: i16 = 40;
     pub(super) const GSO_SEGS: i16 = 164;
     pub(super) const GSO_SIZE: i16 = 176;
@@ -85,6 +91,11 @@ const ETHERNET_LEN: i32 = 14;
 const ETHER_PROBE: i32 = 0x88b5;
 /// `TC_ACT_UNSPEC`: the filters of others go on, and then the kernel.
 const TC_ACT_UNSPEC: i32 = -1;
+/// `TC_ACT_SHOT`: the frame is dropped.
+const TC_ACT_SHOT: i32 = 2;
+
+/// `PACKET_OUTGOING` of linux/if_packet.h.
+const PACKET_OUTGOING: i32 = 4;
 
 /// Which gate it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +126,47 @@ pub(super) fn redirect(device: u32) -> Result<Vec<Instruction>, Errno> {
     asm.finish()
 }
 
+/// Frames of a VLAN leave by `device`, without its tag. Others go on.
+pub(super) fn untag(device: u32, vlan: u16) -> Result<Vec<Instruction>, Errno> {
+    let mut asm = Assembler::default();
+    let (other, failed) = (asm.label(), asm.label());
+    asm.copy(R6, R1);
+    asm.load(Size::Word, R0, R6, skb::VLAN_PRESENT);
+    asm.jump_if(If::Equal, R0, 0, other);
+    // A provider's tag (802.1ad) is another, of whatever number.
+    asm.load(Size::Word, R0, R6, skb::VLAN_PROTO);
+    asm.jump_if(If::NotEqual, R0, u16::to_be(0x8100).into(), other);
+    asm.load(Size::Word, R0, R6, skb::VLAN_TCI);
+    asm.compute(Op::And, R0, 0x0fff);
+    asm.jump_if(If::NotEqual, R0, vlan.into(), other);
+    asm.copy(R1, R6);
+    asm.call(helper::SKB_VLAN_POP);
+    asm.jump_if(If::NotEqual, R0, 0, failed);
+    leave_by(&mut asm, device);
+    asm.here(other);
+    asm.set(R0, TC_ACT_UNSPEC);
+    asm.exit();
+    asm.here(failed);
+    asm.set(R0, TC_ACT_SHOT);
+    asm.exit();
+    asm.finish()
+}
+
+/// All frames leave by `device`, with the tag of a VLAN.
+pub(super) fn tag(device: u32, vlan: u16) -> Result<Vec<Instruction>, Errno> {
+    let mut asm = Assembler::default();
+    let failed = asm.label();
+    asm.set(R2, u16::to_be(0x8100).into());
+    asm.set(R3, vlan.into());
+    asm.call(helper::SKB_VLAN_PUSH);
+    asm.jump_if(If::NotEqual, R0, 0, failed);
+    leave_by(&mut asm, device);
+    asm.here(failed);
+    asm.set(R0, TC_ACT_SHOT);
+    asm.exit();
+    asm.finish()
+}
+
 fn leave_by(asm: &mut Assembler, device: u32) {
     asm.set(R1, device.cast_signed());
     asm.set(R2, 0);
@@ -124,19 +176,42 @@ fn leave_by(asm: &mut Assembler, device: u32) {
 
 /// A gate.
 pub(super) fn gate(plan: Plan) -> Result<Vec<Instruction>, Errno> {
-    let mut asm = Assembler::default();
-    let places = Places {
-        pair: asm.label(),
-        pass: asm.label(),
-        miss: asm.label(),
-    };
-    let mut writer = Writer { asm, plan, places };
+    let asm = Assembler::default();
+    let mut writer = Writer::new(asm, plan);
     writer.ethernet();
     writer.lookups();
     writer.pass();
-    let Writer { mut asm, .. } = writer;
+    let Writer {
+        mut asm, places, ..
+    } = writer;
     asm.here(places.miss);
     leave_by(&mut asm, plan.miss);
+    asm.finish()
+}
+
+/// For a socket that listens at the device of a gate: so many bytes at most of what the gate lets in there, and of what leaves
+/// there by the kernel. What came in and is the daemon's, or is from the daemon, it does not hear.
+pub(super) fn listen(plan: Plan, snaplen: i32) -> Result<Vec<Instruction>, Errno> {
+    let mut asm = Assembler::default();
+    let entered = asm.label();
+    asm.load(Size::Word, R0, R1, skb::PKT_TYPE);
+    asm.jump_if(If::NotEqual, R0, PACKET_OUTGOING, entered);
+    asm.load(Size::Word, R0, R1, skb::INGRESS_IFINDEX);
+    let mut writer = Writer::new(asm, plan);
+    let places = writer.places;
+    let device = plan.miss.cast_signed();
+    writer.asm.jump_if(If::Equal, R0, device, places.miss);
+    writer.asm.jump(places.pass);
+    writer.asm.here(entered);
+    writer.ethernet();
+    writer.lookups();
+    let Writer { mut asm, .. } = writer;
+    asm.here(places.pass);
+    asm.set(R0, snaplen);
+    asm.exit();
+    asm.here(places.miss);
+    asm.set(R0, 0);
+    asm.exit();
     asm.finish()
 }
 
@@ -157,6 +232,15 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(mut asm: Assembler, plan: Plan) -> Self {
+        let places = Places {
+            pair: asm.label(),
+            pass: asm.label(),
+            miss: asm.label(),
+        };
+        Self { asm, plan, places }
+    }
+
     /// Copies bytes of the frame to the stack. What is not there is a miss.
     fn read(&mut self, at: impl FnOnce(&mut Assembler), to: i16, len: i32) {
         at(&mut self.asm);

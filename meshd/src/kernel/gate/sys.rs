@@ -473,13 +473,26 @@ struct ProgramLoad {
     prog_name: [u8; 16],
 }
 
-/// Loads a program for traffic control.
-pub(super) fn load(program: &[Instruction], name: [u8; 16]) -> Result<OwnedFd, LoadError> {
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+/// `enum bpf_prog_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Kind {
+    /// Decides which packets a socket hears, and how much of them.
+    SocketFilter = 1,
+    /// For traffic control.
+    Classifier = 3,
+}
+
+/// Loads a program.
+pub(super) fn load(
+    kind: Kind,
+    program: &[Instruction],
+    name: [u8; 16],
+) -> Result<OwnedFd, LoadError> {
     let mut log = Vec::new();
     let attempt = |log: &mut Vec<u8>| {
         let mut attributes = ProgramLoad {
-            prog_type: BPF_PROG_TYPE_SCHED_CLS,
+            prog_type: kind as u32,
             insn_cnt: u32::try_from(program.len()).map_err(|_| Errno::E2BIG)?,
             insns: address(program),
             license: c"Dual MIT/GPL".as_ptr().expose_provenance() as u64,

@@ -3,6 +3,7 @@
 
 mod devices;
 mod frames;
+mod spread;
 
 use super::*;
 use crate::kernel::tests::on_a_host;
@@ -330,7 +331,8 @@ fn the_verifier_says_why_it_refuses_a_program() {
         // Nothing is in R0.
         let mut asm = asm::Assembler::default();
         asm.exit();
-        let refused = sys::load(&asm.finish().unwrap(), [0; 16]).unwrap_err();
+        let refused =
+            sys::load(sys::Kind::Classifier, &asm.finish().unwrap(), [0; 16]).unwrap_err();
         assert!(refused.log.contains("R0 !read_ok"), "{refused:?}");
     });
 }

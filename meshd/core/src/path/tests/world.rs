@@ -308,7 +308,9 @@ impl World {
                         |map: &BTreeMap<Vni, u64>| map.get(vni).copied().unwrap_or_default();
                     paths.traffic(peer, *vni, count(sent), count(heard), now);
                 }
-                self.put(now.plus_ms(100), host, Event::Poll);
+                // As a daemon's gauge, which others may keep from the processor for a moment.
+                let late = self.rng.random_range(0..10);
+                self.put(now.plus_ms(50 + late), host, Event::Poll);
             }
         }
         self.drain(host);

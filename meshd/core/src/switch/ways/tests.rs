@@ -63,6 +63,7 @@ impl Bench {
             since: Moment(0),
             router: false,
             monitor: false,
+            uplink: None,
         };
         switch.add_port(face, at(0), &mut out).unwrap();
         switch.set_members(vni(), BTreeSet::from([PEER]), &mut out);
@@ -70,6 +71,7 @@ impl Bench {
             node: PEER,
             mac: THERE,
             ips: Vec::new(),
+            shared: Vec::new(),
             roams: None,
             router: false,
         };

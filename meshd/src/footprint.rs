@@ -1,0 +1,115 @@
+//! What the daemon keeps in memory beside what it works with: what only its start used.
+//!
+//! Reading configs, opening stores, setting up TLS and the plugins' engine touch most of the binary once, and need more memory than
+//! anything later. The kernel maps each touched place of the binary with its neighbours, and leaves it mapped; the allocator keeps
+//! what was freed: together two thirds of an idle daemon's resident memory. [`leave_start`] gives both back. What is used again of
+//! the binary comes back by a minor fault from the page cache.
+//!
+//! Owns no memory. Of the binary it touches what was never written, so nothing can be lost.
+#![allow(unsafe_code)] // madvise(2) over addresses that the kernel told, malloc_trim(3).
+
+use nix::sys::mman::{MmapAdvise, madvise};
+use std::ffi::c_void;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::time::Duration;
+
+/// From ready to idle: what the first networks, ports and peers need was used by then.
+pub(crate) const AFTER: Duration = Duration::from_secs(3);
+
+/// Unmaps what this program's file has, and what is used again is mapped again; gives freed memory back.
+///
+/// # Errors
+/// If `/proc` cannot be read, or by madvise(2). Then all stays as it is.
+pub(crate) fn leave_start() -> io::Result<()> {
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let maps = std::fs::read_to_string("/proc/self/smaps")?;
+    for range in unwritten(&maps, &program.to_string_lossy()) {
+        let Some(start) =
+            NonNull::new(std::ptr::with_exposed_provenance_mut::<c_void>(range.start))
+        else {
+            continue;
+        };
+        // SAFETY: the range is a mapping of a file without the right to write, of which no page was ever written, so its pages are
+        // those of the file, and come back as they were (madvise(2), MADV_DONTNEED).
+        unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) }?;
+    }
+    // SAFETY: it takes no pointer, and may be called at any time by any thread.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+    Ok(())
+}
+
+/// The mappings of `program` in this text of `/proc/self/smaps` (proc_pid_smaps(5)) that nobody can write and nobody has written.
+/// Constants with addresses in them were: the loader did, and took the right away after (`PT_GNU_RELRO`).
+fn unwritten(smaps: &str, program: &str) -> Vec<Range<usize>> {
+    let (mut found, mut mapping) = (Vec::new(), None);
+    for line in smaps.lines() {
+        if let Some(read_only) = mapping_of(line, program) {
+            mapping = read_only;
+        } else if line.split_ascii_whitespace().eq(["Anonymous:", "0", "kB"]) {
+            found.extend(mapping.take());
+        }
+    }
+    found
+}
+
+/// `None`: the line does not begin a mapping. Its addresses, if it is one of `program` that nobody can write.
+fn mapping_of(line: &str, program: &str) -> Option<Option<Range<usize>>> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    let range = address(start)?..address(end)?;
+    let is_fixed = matches!(words.next()?, "r-xp" | "r--p");
+    let path = words.skip(3).collect::<Vec<_>>().join(" ");
+    Some((is_fixed && path == program).then_some(range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_never_written_of_the_program_is_left() {
+        let mapping = |rights: &str, path: &str, written: u32| {
+            format!(
+                "7f00a000-7f00c000 {rights} 00001000 fe:00 42    {path}\nRss:  8 kB\nAnonymous:    {written} kB\nVmFlags: rd\n"
+            )
+        };
+        let left = |text: String| unwritten(&text, "/usr/bin/meshd");
+        let all = 0x7f00_a000..0x7f00_c000;
+        for rights in ["r-xp", "r--p"] {
+            assert_eq!(
+                left(mapping(rights, "/usr/bin/meshd", 0)),
+                std::slice::from_ref(&all)
+            );
+            assert!(left(mapping(rights, "/usr/bin/meshd", 4)).is_empty());
+        }
+        for (rights, path) in [
+            ("rw-p", "/usr/bin/meshd"),
+            ("rwxp", "/usr/bin/meshd"),
+            ("r-xp", "/usr/lib/libc.so.6"),
+            ("r--p", ""),
+        ] {
+            let text = mapping("r--p", "/usr/bin/meshd", 4) + &mapping(rights, path, 0);
+            assert!(left(text).is_empty());
+        }
+        assert!(left("7f00a000".to_owned()).is_empty());
+    }
+
+    #[test]
+    fn the_program_goes_on_after_its_text_was_left() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find(|line| line.starts_with("RssFile:"));
+            let number = line.unwrap().split_ascii_whitespace().nth(1).unwrap();
+            number.parse::<u64>().unwrap()
+        };
+        let before = resident();
+        leave_start().unwrap();
+        assert!(resident() < before, "{} kB, before {before}", resident());
+    }
+}
