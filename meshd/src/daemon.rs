@@ -349,12 +349,7 @@ async fn serve(
     let beating = tokio::spawn(watchdog::beat(handle.clone(), data.clone()));
     tracing::info!(node = %identity.node_id(), mesh = %identity.mesh_name(), socket = %options.socket.display(), "ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    let trimming = tokio::spawn(async {
-        tokio::time::sleep(footprint::AFTER).await;
-        if let Err(error) = footprint::leave_start() {
-            tracing::debug!(%error, "what only the start used stays in memory");
-        }
-    });
+    let trimming = tokio::spawn(footprint::keep_small());
     let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,

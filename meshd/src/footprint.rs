@@ -1,9 +1,10 @@
-//! What the daemon keeps in memory beside what it works with: what only its start used.
+//! What the daemon keeps in memory beside what it works with: what only its start, or a burst of peers that came, used.
 //!
 //! Reading configs, opening stores, setting up TLS and the plugins' engine touch most of the binary once, and need more memory than
 //! anything later. The kernel maps each touched place of the binary with its neighbours, and leaves it mapped; the allocator keeps
-//! what was freed: together two thirds of an idle daemon's resident memory. [`leave_start`] gives both back. What is used again of
-//! the binary comes back by a minor fault from the page cache.
+//! what was freed: together two thirds of an idle daemon's resident memory. [`give_back`] gives both back: soon after the start, and
+//! later when [`GROWTH`] was added since, so that what stays large costs nothing again. What is used again of the binary comes back
+//! by a minor fault from the page cache.
 //!
 //! Owns no memory. Of the binary it touches what was never written, so nothing can be lost.
 #![allow(unsafe_code)] // madvise(2) over addresses that the kernel told, malloc_trim(3).
@@ -16,13 +17,50 @@ use std::ptr::NonNull;
 use std::time::Duration;
 
 /// From ready to idle: what the first networks, ports and peers need was used by then.
-pub(crate) const AFTER: Duration = Duration::from_secs(3);
+const AFTER: Duration = Duration::from_secs(3);
+/// Between two looks at what was added.
+const EACH: Duration = Duration::from_secs(15);
+/// KiB of heap and stacks beside those that stayed when memory was last given back.
+const GROWTH: u64 = 1024;
+
+/// Gives memory back for as long as it is polled: after the start, and whenever much was added.
+pub(crate) async fn keep_small() {
+    let (mut kept, mut pause) = (0, AFTER);
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = EACH;
+        let look = || -> io::Result<u64> {
+            if written()? < kept.saturating_add(GROWTH) {
+                return Ok(kept);
+            }
+            give_back()?;
+            written()
+        };
+        match look() {
+            Ok(now) => kept = now,
+            Err(error) => {
+                tracing::debug!(%error, "memory that is not used is kept");
+                return;
+            }
+        }
+    }
+}
+
+/// Resident KiB that are of no file: heap and stacks (`RssAnon` of proc_pid_status(5)).
+fn written() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let number = line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| io::Error::other("/proc/self/status has no RssAnon"))
+}
 
 /// Unmaps what this program's file has, and what is used again is mapped again; gives freed memory back.
 ///
 /// # Errors
 /// If `/proc` cannot be read, or by madvise(2). Then all stays as it is.
-pub(crate) fn leave_start() -> io::Result<()> {
+fn give_back() -> io::Result<()> {
     let program = std::fs::read_link("/proc/self/exe")?;
     let maps = std::fs::read_to_string("/proc/self/smaps")?;
     for range in unwritten(&maps, &program.to_string_lossy()) {
@@ -101,6 +139,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_and_freed_is_given_back() {
+        // Much beside what the tests that run at the same time take.
+        const HELD: u64 = 128 * 1024;
+        let before = written().unwrap();
+        let held = (0..HELD).map(|_| vec![1_u8; 1024]).collect::<Vec<_>>();
+        assert!(written().unwrap() > before + HELD / 2);
+        drop(held);
+        give_back().unwrap();
+        assert!(written().unwrap() < before + HELD / 2);
+    }
+
+    #[test]
     fn the_program_goes_on_after_its_text_was_left() {
         let resident = || {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -109,7 +159,7 @@ mod tests {
             number.parse::<u64>().unwrap()
         };
         let before = resident();
-        leave_start().unwrap();
+        give_back().unwrap();
         assert!(resident() < before, "{} kB, before {before}", resident());
     }
 }
