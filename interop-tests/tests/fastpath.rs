@@ -91,6 +91,19 @@ fn what_trusted_hosts_say_to_each_other_no_daemon_sees() {
         );
         transfer(&here.netns, &far.netns, far.port.v4()?, 5001, 64 << 20)?;
         transfer(&far.netns, &here.netns, here.port.v6()?, 5001, 64 << 20)?;
+        for host in 0..2 {
+            // The kernel's counters are read a moment later.
+            interop_tests::wait("peer and path tell what the kernel carried", SOON, || {
+                let node = lab.node(host);
+                let (peers, paths) = (node.list("peers")?, node.list("paths")?);
+                let path = paths.iter().find(|path| path["kind"] == "kernel-vxlan");
+                let peer = peers.first().context("a peer")?;
+                let carried = |way: &str| peer["kernel"][way].as_u64() >= Some(64 << 20);
+                Ok(carried("rx_bytes")
+                    && carried("tx_bytes")
+                    && path.is_some_and(|path| path["kernel"] == peer["kernel"]))
+            })?;
+        }
         Ok(())
     });
 }

@@ -12,7 +12,6 @@ pub(crate) use paths::paths;
 
 use crate::datapath::{LaneFlows, LaneReport};
 use crate::driver::World;
-use crate::kernel::Passed;
 use meshd_core::claims::{Claim, Conflict};
 use meshd_core::fdb::{How, Place};
 use meshd_core::flow::{FlowKey, Origin};
@@ -218,11 +217,16 @@ pub(crate) fn members(node: &Node) -> Vec<Member> {
 /// `meshd peers`.
 pub(crate) fn peers(node: &Node, world: &World<'_>, now: Now) -> Vec<Peer> {
     let reports = world.datapath.reports();
-    node.mesh()
-        .peers()
-        .into_iter()
-        .map(|peer| show_peer(node, world, now, &reports, peer))
-        .collect()
+    let mut kernel: BTreeMap<NodeId, KernelTraffic> = BTreeMap::new();
+    for path in node.planes().paths(now.moment) {
+        let sum = kernel.entry(path.peer).or_default();
+        *sum = sum.and(path.passed);
+    }
+    let show = |peer: PeerView| Peer {
+        kernel: kernel.get(&peer.node).copied().unwrap_or_default(),
+        ..show_peer(node, world, now, &reports, peer)
+    };
+    node.mesh().peers().into_iter().map(show).collect()
 }
 
 fn show_peer(
@@ -254,6 +258,7 @@ fn show_peer(
             .and_then(|s| s.datagram_max)
             .and_then(|max| u32::try_from(max).ok()),
         traffic: traffic(world, reports, origin),
+        kernel: KernelTraffic::default(),
         lost_packets: stats.map(|s| s.lost_packets),
         mended: reports
             .get(&origin)
@@ -274,15 +279,6 @@ fn traffic(world: &World<'_>, reports: &BTreeMap<Origin, LaneReport>, origin: Or
         tx_frames,
         tx_bytes,
         dropped,
-    }
-}
-
-fn by_kernel(passed: &Passed) -> KernelTraffic {
-    KernelTraffic {
-        rx_frames: passed.rx_frames,
-        rx_bytes: passed.rx_bytes,
-        tx_frames: passed.tx_frames,
-        tx_bytes: passed.tx_bytes,
     }
 }
 
@@ -412,7 +408,7 @@ fn missing_bridges(node: &Node) -> impl Iterator<Item = String> {
 pub(crate) fn ports(
     node: &Node,
     world: &World<'_>,
-    kernel: &BTreeMap<PortId, Passed>,
+    kernel: &BTreeMap<PortId, KernelTraffic>,
 ) -> Vec<Port> {
     let reports = world.datapath.reports();
     let mtu = |vni| node.directory().network_by_vni(vni).map(|def| def.mtu);
@@ -462,9 +458,7 @@ pub(crate) fn ports(
                 learned: learned.get(&record.id).copied().unwrap_or(0),
                 stp_root: node.guard().root(record.id),
                 traffic: traffic(world, &reports, Origin::Port(record.id)),
-                kernel: kernel
-                    .get(&record.id)
-                    .map_or_else(KernelTraffic::default, by_kernel),
+                kernel: kernel.get(&record.id).copied().unwrap_or_default(),
             }
         })
         .collect()

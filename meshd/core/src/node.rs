@@ -25,7 +25,7 @@ use crate::ident::{
     CommandId, Epoch, IfName, MacAddr, NodeId, PortId, QueryId, SessionId, UpcallId, Vni,
 };
 use crate::notice::Notice;
-use crate::offload::{GateMatch, GateOp, PathSlot};
+use crate::offload::{GateMatch, GateOp, KernelTraffic, PathSlot};
 use crate::plan::NetworkPlan;
 use crate::policy::Answer;
 use crate::ruling::{self, Ruling};
@@ -256,21 +256,19 @@ pub enum KernelEvent {
         /// What could not be done, and why, in words for the operator.
         problems: Vec<String>,
     },
-    /// Frames that gates counted on open paths since they were made, where that changed.
+    /// Frames that gates counted on paths since they were told last, where there were any.
     Traffic(Vec<PathTraffic>),
     /// Entries of gates that no frame met for long.
     GatesIdle(Vec<GateMatch>),
 }
 
-/// Frames on a path, as the kernel's gates counted them.
+/// What passed on a path since it was told last, as the kernel's gates counted it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathTraffic {
     /// The path.
     pub slot: PathSlot,
-    /// Frames sent.
-    pub sent: u64,
-    /// Frames that came in.
-    pub heard: u64,
+    /// From and to the peer.
+    pub passed: KernelTraffic,
 }
 
 /// What a node wants done.

@@ -82,6 +82,40 @@ impl PathSlot {
     pub const NONE: Self = Self(0);
 }
 
+/// Frames that never met the daemon: the kernel knew the rulings. A superframe counts as its segments, and has one header. They came
+/// from, or went to, whatever it is told of: a port, or a path to a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct KernelTraffic {
+    /// Frames that came from it.
+    pub rx_frames: u64,
+    /// Their bytes, from the destination MAC on.
+    pub rx_bytes: u64,
+    /// Frames that went to it.
+    pub tx_frames: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
+impl KernelTraffic {
+    /// Each figure of the one joined with that of the other.
+    #[must_use]
+    pub fn each(self, with: Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            rx_frames: join(self.rx_frames, with.rx_frames),
+            rx_bytes: join(self.rx_bytes, with.rx_bytes),
+            tx_frames: join(self.tx_frames, with.tx_frames),
+            tx_bytes: join(self.tx_bytes, with.tx_bytes),
+        }
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn and(self, more: Self) -> Self {
+        self.each(more, u64::saturating_add)
+    }
+}
+
 /// One entry of a gate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateFlow {

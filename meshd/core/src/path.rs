@@ -38,6 +38,7 @@ pub use reason::Reason;
 pub use view::{PathState, PathView, Transition};
 
 use crate::ident::{MacAddr, Moment, NodeId, Vni};
+use crate::offload::KernelTraffic;
 use crate::wire::probe::{Heard, Probe, ProbeError, ProbeFrame, parse, probe_mac};
 use life::{Context, Life};
 use rand::rngs::SmallRng;
@@ -282,12 +283,12 @@ impl Paths {
         });
     }
 
-    /// Data frames that the kernel sent to the peer and heard of it on this path, since whenever it counts. To be told some
-    /// ten times a second for paths whose counters grow.
-    pub fn traffic(&mut self, peer: NodeId, vni: Vni, sent: u64, heard: u64, now: Moment) {
+    /// Data frames that the kernel sent to the peer and heard of it on this path since this was told last: some twenty times a second
+    /// for paths with traffic.
+    pub fn traffic(&mut self, peer: NodeId, vni: Vni, passed: KernelTraffic, now: Moment) {
         let own = self.clock(now);
         self.with((peer, vni), own, now, |life, context| {
-            life.traffic(sent, heard, context);
+            life.traffic(passed, context);
         });
     }
 

@@ -628,14 +628,13 @@ impl Planes {
         }
     }
 
-    /// The gates' counters moved.
+    /// The gates counted.
     pub fn traffic(&mut self, counted: &[PathTraffic], now: Moment) {
         let by_slot: BTreeMap<PathSlot, (Vni, NodeId)> =
             self.slots.iter().map(|(&at, &slot)| (slot, at)).collect();
         for traffic in counted {
             if let Some(&(vni, node)) = by_slot.get(&traffic.slot) {
-                self.paths
-                    .traffic(node, vni, traffic.sent, traffic.heard, now);
+                self.paths.traffic(node, vni, traffic.passed, now);
             }
         }
     }

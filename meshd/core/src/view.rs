@@ -24,6 +24,7 @@ use crate::command::PortRoute;
 use crate::ident::{Epoch, Label, MacAddr, MeshId, NodeId, PortId, Vni, escape};
 use crate::kind::PortKind;
 use crate::notice::Notice;
+pub use crate::offload::KernelTraffic;
 use crate::offload::Obstacle;
 use crate::owner::Owner;
 use crate::path;
@@ -232,8 +233,10 @@ pub struct Peer {
     pub rtt_us: Option<u64>,
     /// Largest datagram, in bytes; a longer frame travels in pieces.
     pub datagram_max: Option<u32>,
-    /// To and from the peer.
+    /// To and from the peer over QUIC.
     pub traffic: Traffic,
+    /// What the kernel forwarded by itself over VXLAN, besides, since this daemon or the peer's membership of the networks began.
+    pub kernel: KernelTraffic,
     /// QUIC packets of this node that the underlay lost.
     pub lost_packets: Option<u64>,
     /// Of what the peer sent and the underlay lost, the parts of superframes that were made again of repairs.
@@ -271,20 +274,6 @@ pub struct Traffic {
     pub tx_bytes: u64,
     /// Frames of either way that were dropped here.
     pub dropped: u64,
-}
-
-/// Frames of a port that never met the daemon: the kernel knew the rulings. A superframe counts as its segments.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub struct KernelTraffic {
-    /// Frames that came from the port.
-    pub rx_frames: u64,
-    /// Their bytes, from the destination MAC on.
-    pub rx_bytes: u64,
-    /// Frames that went to the port.
-    pub tx_frames: u64,
-    /// Their bytes.
-    pub tx_bytes: u64,
 }
 
 /// One line of `meshd paths`: a way to a peer.
@@ -328,6 +317,8 @@ pub struct Path {
     pub window_bytes: Option<u64>,
     /// The lower is taken first.
     pub cost: u32,
+    /// Of a `kernel-vxlan` path: what the kernel forwarded by itself, from and to the peer.
+    pub kernel: Option<KernelTraffic>,
     /// Mean deviation of the round trip over the last second, where there is a choice of ways.
     pub jitter_us: Option<u32>,
     /// What it takes now, where there is a choice of ways.

@@ -17,8 +17,9 @@ pub(super) use trace::trace;
 use comfy_table::{ContentArrangement, Table};
 use meshd_core::kind::PortKind;
 use meshd_core::view::{
-    Connection, Event, FdbEntry, FdbKind, Flow, FlowTier, Listeners, Member, MemberState, Network,
-    NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status, Traffic, VtepRow,
+    Connection, Event, FdbEntry, FdbKind, Flow, FlowTier, KernelTraffic, Listeners, Member,
+    MemberState, Network, NodeRef, Path, Peer, PeerState, Plugin, Port, PortState, Status, Traffic,
+    VtepRow,
 };
 use meshd_core::wire::record::Role;
 use serde::Serialize;
@@ -310,8 +311,12 @@ pub(super) fn members(members: &[Member]) -> String {
     out
 }
 
-fn traffic(traffic: Traffic) -> [String; 2] {
-    [amount(traffic.rx_bytes), amount(traffic.tx_bytes)]
+/// By the daemon and by the kernel.
+fn traffic(traffic: Traffic, kernel: KernelTraffic) -> [String; 2] {
+    [
+        amount(traffic.rx_bytes.saturating_add(kernel.rx_bytes)),
+        amount(traffic.tx_bytes.saturating_add(kernel.tx_bytes)),
+    ]
 }
 
 pub(super) fn peers(peers: &[Peer]) -> String {
@@ -323,7 +328,7 @@ pub(super) fn peers(peers: &[Peer]) -> String {
             PeerState::Waiting => "waiting",
             PeerState::Down => "down",
         };
-        let [rx, tx] = traffic(p.traffic);
+        let [rx, tx] = traffic(p.traffic, p.kernel);
         let mut why = p.reason.clone().unwrap_or_else(|| "-".to_owned());
         if let Some(ms) = p.retry_in_ms {
             let _ = write!(why, " (again in {} s)", ms.div_ceil(1000));

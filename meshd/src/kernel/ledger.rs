@@ -8,14 +8,14 @@
 //! their entries nobody meets any more. Decides nothing.
 
 use super::disturbance::Part;
-use super::gate::{Entry, Gate, Key, L4, StepError};
+use super::gate::{Entry, Gate, Key, L4, PATHS_MAX, PathCounters, StepError};
 use super::inventory::Inventory;
 use super::marks::NetworkRole;
-use super::tally::{Passed, Tally};
+use super::tally::Tally;
 use meshd_core::code::ErrorCode;
 use meshd_core::ident::{Epoch, Moment, PortId};
 use meshd_core::node::PathTraffic;
-use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, PathSlot};
+use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, KernelTraffic, PathSlot};
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,7 +38,8 @@ pub struct Ledger {
     zero: u64,
     tally: Tally,
     seen: Mutex<BTreeMap<GateMatch, Seen>>,
-    told: Mutex<BTreeMap<PathSlot, (u64, u64)>>,
+    /// What paths had counted when it was told last.
+    told: Mutex<BTreeMap<u32, KernelTraffic>>,
     /// Slots in use, and one more.
     slots: std::sync::atomic::AtomicU32,
 }
@@ -46,13 +47,17 @@ pub struct Ledger {
 impl Ledger {
     /// `now`: what the daemon's clock shows at this moment.
     pub(super) fn new(gate: Gate, inventory: Arc<Inventory>, now: Moment) -> Self {
+        // What an earlier daemon's paths carried is none of ours.
+        let told = (0..)
+            .zip(gate.paths(PATHS_MAX).iter().map(passed))
+            .filter(|(_, passed)| *passed != KernelTraffic::default());
         Self {
+            told: Mutex::new(told.collect()),
             tally: Tally::from_now(&gate),
             gate,
             inventory,
             zero: Gate::now().saturating_sub(now.0),
             seen: Mutex::default(),
-            told: Mutex::default(),
             slots: std::sync::atomic::AtomicU32::new(1),
         }
     }
@@ -213,7 +218,7 @@ impl Ledger {
 
     /// What the kernel forwarded by itself from and to each port, since this daemon began.
     #[must_use]
-    pub fn by_port(&self) -> BTreeMap<PortId, Passed> {
+    pub fn by_port(&self) -> BTreeMap<PortId, KernelTraffic> {
         let sums = self.tally.sums(&self.gate).into_iter();
         sums.filter_map(|(device, passed)| Some((self.inventory.port_of_veth(device)?, passed)))
             .collect()
@@ -229,7 +234,7 @@ impl Ledger {
         self.slots() > 1
     }
 
-    /// What was counted on paths since the last call, where it changed.
+    /// What passed on paths since the last call, where anything did.
     pub(super) fn traffic(&self) -> Vec<PathTraffic> {
         if !self.has_paths() {
             return Vec::new();
@@ -237,16 +242,27 @@ impl Ledger {
         let upto = self.slots();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = Vec::new();
-        for (slot, path) in (0u32..).zip(self.gate.paths(upto)).skip(1) {
-            let now = (path.sent_packets, path.heard_packets);
-            if told.insert(PathSlot(slot), now) != Some(now) {
+        for (slot, now) in (0u32..)
+            .zip(self.gate.paths(upto).iter().map(passed))
+            .skip(1)
+        {
+            let before = told.insert(slot, now).unwrap_or_default();
+            if now != before {
                 changed.push(PathTraffic {
                     slot: PathSlot(slot),
-                    sent: now.0,
-                    heard: now.1,
+                    passed: now.each(before, u64::saturating_sub),
                 });
             }
         }
         changed
+    }
+}
+
+fn passed(path: &PathCounters) -> KernelTraffic {
+    KernelTraffic {
+        rx_frames: path.heard_packets,
+        rx_bytes: path.heard_bytes,
+        tx_frames: path.sent_packets,
+        tx_bytes: path.sent_bytes,
     }
 }

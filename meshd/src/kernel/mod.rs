@@ -73,7 +73,6 @@ pub use losses::KernelLosses;
 pub use marks::NetworkRole;
 pub use network::{NetworkDevice, NetworkError, Observed};
 pub use route::{RouteFound, routes_to};
-pub use tally::Passed;
 pub use tap::PortTap;
 pub use vtap::Vtap;
 pub use vxlan::{VxlanSpec, foreign_vxlans};

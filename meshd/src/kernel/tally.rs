@@ -9,58 +9,34 @@
 //! Owns what entries counted that are no more, and what they had counted when this daemon began. Does not know what a port is.
 
 use super::gate::{Entry, Gate, Key, StepError};
+use meshd_core::offload::KernelTraffic;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Frames and bytes that the kernel forwarded by itself; a superframe counts as its segments, and has one header.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Passed {
-    /// Frames that entered by the device.
-    pub rx_frames: u64,
-    /// Their bytes, from the destination MAC on.
-    pub rx_bytes: u64,
-    /// Frames that left by it.
-    pub tx_frames: u64,
-    /// Their bytes.
-    pub tx_bytes: u64,
-}
-
-impl Passed {
-    /// Each figure of both, which may have gone below 0.
-    fn each(self, with: Self, join: impl Fn(u64, u64) -> u64) -> Self {
-        Self {
-            rx_frames: join(self.rx_frames, with.rx_frames),
-            rx_bytes: join(self.rx_bytes, with.rx_bytes),
-            tx_frames: join(self.tx_frames, with.tx_frames),
-            tx_bytes: join(self.tx_bytes, with.tx_bytes),
-        }
-    }
-
-    /// What `entry` counted, by each device that it concerns.
-    fn of(key: &Key, entry: &Entry) -> impl Iterator<Item = (u32, Self)> + use<> {
-        let (frames, bytes) = (entry.packets, entry.bytes);
-        let came = Self {
-            rx_frames: frames,
-            rx_bytes: bytes,
-            ..Self::default()
-        };
-        let went = Self {
-            tx_frames: frames,
-            tx_bytes: bytes,
-            ..Self::default()
-        };
-        let both = [(key.device, came), (entry.to, went)];
-        both.into_iter().filter(|(device, _)| *device != 0)
-    }
+/// What `entry` counted, by each device that it concerns.
+fn passed(key: &Key, entry: &Entry) -> impl Iterator<Item = (u32, KernelTraffic)> + use<> {
+    let (frames, bytes) = (entry.packets, entry.bytes);
+    let came = KernelTraffic {
+        rx_frames: frames,
+        rx_bytes: bytes,
+        ..KernelTraffic::default()
+    };
+    let went = KernelTraffic {
+        tx_frames: frames,
+        tx_bytes: bytes,
+        ..KernelTraffic::default()
+    };
+    let both = [(key.device, came), (entry.to, went)];
+    both.into_iter().filter(|(device, _)| *device != 0)
 }
 
 #[derive(Debug, Default)]
 struct Row {
     /// Of entries that are closed, less what those counted that were found; below 0 it wraps.
-    kept: Passed,
+    kept: KernelTraffic,
     /// An entry that is written anew may lose what passes in that moment, and one that is being closed is missing for once; the sum
     /// does not go back for it.
-    said: Passed,
+    said: KernelTraffic,
 }
 
 /// By index of the device.
@@ -74,7 +50,7 @@ impl Tally {
     pub(super) fn from_now(gate: &Gate) -> Self {
         let mut rows: BTreeMap<u32, Row> = BTreeMap::new();
         for (key, entry) in gate.entries().unwrap_or_default() {
-            for (device, passed) in Passed::of(&key, &entry) {
+            for (device, passed) in passed(&key, &entry) {
                 let kept = &mut rows.entry(device).or_default().kept;
                 *kept = kept.each(passed, u64::wrapping_sub);
             }
@@ -92,7 +68,7 @@ impl Tally {
     pub(super) fn close(&self, gate: &Gate, key: &Key) -> Result<(), StepError> {
         if let Some(entry) = gate.close(key)? {
             let mut rows = self.rows();
-            for (device, passed) in Passed::of(key, &entry) {
+            for (device, passed) in passed(key, &entry) {
                 let kept = &mut rows.entry(device).or_default().kept;
                 *kept = kept.each(passed, u64::wrapping_add);
             }
@@ -101,14 +77,14 @@ impl Tally {
     }
 
     /// What passed, by device. Reads all entries: milliseconds, if there are many.
-    pub(super) fn sums(&self, gate: &Gate) -> BTreeMap<u32, Passed> {
+    pub(super) fn sums(&self, gate: &Gate) -> BTreeMap<u32, KernelTraffic> {
         // Before the entries: what is closed meanwhile is then missing, and never counted twice.
         let rows = self.rows();
-        let mut sums: BTreeMap<u32, Passed> =
+        let mut sums: BTreeMap<u32, KernelTraffic> =
             rows.iter().map(|(&at, row)| (at, row.kept)).collect();
         drop(rows);
         for (key, entry) in gate.entries().unwrap_or_default() {
-            for (device, passed) in Passed::of(&key, &entry) {
+            for (device, passed) in passed(&key, &entry) {
                 let sum = sums.entry(device).or_default();
                 *sum = sum.each(passed, u64::wrapping_add);
             }
@@ -162,8 +138,8 @@ mod tests {
         gate.open(key, &entry).unwrap();
     }
 
-    fn passed(rx: u64, tx: u64) -> Passed {
-        Passed {
+    fn figures(rx: u64, tx: u64) -> KernelTraffic {
+        KernelTraffic {
             rx_frames: rx,
             rx_bytes: 100 * rx,
             tx_frames: tx,
@@ -178,12 +154,12 @@ mod tests {
             let gate = Gate::make().unwrap();
             open(&gate, &key(5, 2), 6, 1000);
             let tally = Tally::from_now(&gate);
-            assert_eq!(tally.sums(&gate).get(&5), Some(&passed(0, 0)));
+            assert_eq!(tally.sums(&gate).get(&5), Some(&figures(0, 0)));
             open(&gate, &key(5, 3), 6, 7);
             open(&gate, &key(6, 4), 0, 3);
-            let wanted = |sums: &BTreeMap<u32, Passed>| {
-                assert_eq!(sums.get(&5), Some(&passed(7, 0)));
-                assert_eq!(sums.get(&6), Some(&passed(3, 7)));
+            let wanted = |sums: &BTreeMap<u32, KernelTraffic>| {
+                assert_eq!(sums.get(&5), Some(&figures(7, 0)));
+                assert_eq!(sums.get(&6), Some(&figures(3, 7)));
             };
             wanted(&tally.sums(&gate));
             for key in [key(5, 2), key(5, 3), key(6, 4), key(6, 5)] {

@@ -31,6 +31,7 @@ pub(super) static ALL: &[Asset] = assets! {
     "/icon.svg", "icon.svg", "image/svg+xml";
     "/main.js", "main.js", SCRIPT;
     "/daemon.js", "daemon.js", SCRIPT;
+    "/amounts.js", "amounts.js", SCRIPT;
     "/dom.js", "dom.js", SCRIPT;
     "/words.js", "words.js", SCRIPT;
     "/table.js", "table.js", SCRIPT;

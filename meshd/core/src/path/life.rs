@@ -16,6 +16,7 @@ use super::voice::Voice;
 use super::{IDLE_MS, MS, Output, PathReport, PathState, PathView, Reason, Transition, ms};
 use crate::frame::ETHERNET_LEN;
 use crate::ident::{MacAddr, Moment, NodeId, Vni};
+use crate::offload::KernelTraffic;
 use crate::wire::probe::{Fault, Heard, PROBE_MIN, Plain, Segment, probe_mac};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -83,8 +84,8 @@ pub(super) struct Life {
     pub(super) held_until: Moment,
     pub(super) active_until: Moment,
     pub(super) fast_until: Moment,
-    /// The kernel's counters: sent, heard.
-    pub(super) counted: Option<(u64, u64)>,
+    /// What the kernel forwarded since the path was made.
+    pub(super) passed: KernelTraffic,
     pub(super) stretch: u64,
     pub(super) next_probe: Moment,
     pub(super) next_super: Moment,
@@ -131,7 +132,7 @@ impl Life {
             held_until: own,
             active_until: Moment(0),
             fast_until: own,
-            counted: None,
+            passed: KernelTraffic::default(),
             stretch: 1000,
             next_probe: own,
             next_super: own,
@@ -253,15 +254,14 @@ impl Life {
         }
     }
 
-    /// The kernel's counters of data on the path, since it was made.
-    pub(super) fn traffic(&mut self, sent: u64, heard: u64, context: &Context<'_>) {
+    /// The kernel forwarded data on the path.
+    pub(super) fn traffic(&mut self, passed: KernelTraffic, context: &Context<'_>) {
         let own = context.own;
-        let (sent_before, heard_before) = self.counted.replace((sent, heard)).unwrap_or_default();
-        let came = heard.saturating_sub(heard_before);
-        if came > 0 {
-            self.ear.data(came, own);
+        self.passed = self.passed.and(passed);
+        if passed.rx_frames > 0 {
+            self.ear.data(passed.rx_frames, own);
         }
-        if came > 0 || sent > sent_before {
+        if passed.rx_frames > 0 || passed.tx_frames > 0 {
             if !self.is_active(own) {
                 self.voice.wait_anew();
                 self.next_probe = self.next_probe.min(own);
@@ -431,6 +431,7 @@ impl Life {
             },
             loss_ppm: (all > 0).then(|| u32::try_from(ppm).unwrap_or(u32::MAX)),
             held_until,
+            passed: self.passed,
             history: self.history.iter().cloned().collect(),
         }
     }

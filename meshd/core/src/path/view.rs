@@ -2,6 +2,7 @@
 
 use super::Reason;
 use crate::ident::{Moment, NodeId, Vni};
+use crate::offload::KernelTraffic;
 use serde::{Deserialize, Serialize};
 
 /// How a kernel path is, seen from this end.
@@ -59,6 +60,8 @@ pub struct PathView {
     pub loss_ppm: Option<u32>,
     /// When it will be tried again, if it is held.
     pub held_until: Option<Moment>,
+    /// What the kernel forwarded since this path was made.
+    pub passed: KernelTraffic,
     /// Oldest first.
     pub history: Vec<Transition>,
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use meshd_core::frame::Frame;
 use meshd_core::ident::{Epoch, MacAddr, Moment, PortId, Vni};
 use meshd_core::node::PathTraffic;
-use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, PathSlot};
+use meshd_core::offload::{Entrance, GateFlow, GateL4, GateMatch, GateOp, KernelTraffic, PathSlot};
 use meshd_core::plan::NetworkPlan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -163,7 +163,15 @@ impl Kernel {
             .counts
             .iter()
             .filter(|(slot, counts)| self.told.get(slot) != Some(counts))
-            .map(|(&slot, &(sent, heard))| PathTraffic { slot, sent, heard })
+            .map(|(&slot, &(sent, heard))| {
+                let (sent_before, heard_before) = self.told.get(&slot).copied().unwrap_or_default();
+                let passed = KernelTraffic {
+                    rx_frames: heard - heard_before,
+                    tx_frames: sent - sent_before,
+                    ..KernelTraffic::default()
+                };
+                PathTraffic { slot, passed }
+            })
             .collect();
         self.told = self.counts.clone();
         news

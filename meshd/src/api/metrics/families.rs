@@ -128,6 +128,10 @@ families! {
     PEER_RX_BYTES: Counter "peer_received" in "bytes" ["peer"] "Bytes of frames that came from the peer over QUIC.";
     PEER_TX_FRAMES: Counter "peer_sent_frames" ["peer"] "Frames that were sent to the peer over QUIC.";
     PEER_TX_BYTES: Counter "peer_sent" in "bytes" ["peer"] "Bytes of frames that were sent to the peer over QUIC.";
+    PEER_KERNEL_RX_FRAMES: Counter "peer_kernel_received_frames" ["peer"] "Frames from the peer over VXLAN that the kernel forwarded by itself.";
+    PEER_KERNEL_RX_BYTES: Counter "peer_kernel_received" in "bytes" ["peer"] "Bytes of frames from the peer over VXLAN that the kernel forwarded by itself.";
+    PEER_KERNEL_TX_FRAMES: Counter "peer_kernel_sent_frames" ["peer"] "Frames to the peer over VXLAN that the kernel forwarded by itself.";
+    PEER_KERNEL_TX_BYTES: Counter "peer_kernel_sent" in "bytes" ["peer"] "Bytes of frames to the peer over VXLAN that the kernel forwarded by itself.";
     PEER_DROPS: Counter "peer_dropped_frames" ["peer"] "Frames from or to the peer that were dropped.";
     PEER_LOST: Counter "peer_lost_packets" ["peer"] "QUIC packets of the session that the underlay lost.";
     PATH_ACTIVE: Gauge "path_active" ["peer", "kind", "of"] "1 if traffic may take the path, else 0; `of` is its network or link.";
@@ -340,6 +344,10 @@ fn of_peers(rows: &mut Rows, peers: &[Peer]) {
         let labels: &[&str] = &[&name];
         rows.is(&PEER_UP, labels, peer.state == PeerState::Up);
         traffic(rows, defs, labels, peer.traffic);
+        rows.count(&PEER_KERNEL_RX_FRAMES, labels, peer.kernel.rx_frames);
+        rows.count(&PEER_KERNEL_RX_BYTES, labels, peer.kernel.rx_bytes);
+        rows.count(&PEER_KERNEL_TX_FRAMES, labels, peer.kernel.tx_frames);
+        rows.count(&PEER_KERNEL_TX_BYTES, labels, peer.kernel.tx_bytes);
         if let Some(us) = peer.rtt_us {
             rows.gauge(&PEER_RTT, labels, us as f64 / 1e6);
         }

@@ -2,7 +2,9 @@
 
 use super::super::show::{clean, micros, or_dash, span, state, time};
 use crate::api::plugin_views::PluginStats;
-use meshd_core::view::{Drops, Event, Flow, FlowTier, Path, Peer, PeerState, Port, PortState};
+use meshd_core::view::{
+    Drops, Event, Flow, FlowTier, KernelTraffic, Path, Peer, PeerState, Port, PortState, Traffic,
+};
 use std::collections::BTreeMap;
 
 /// By line: two totals of what it counts, by the second.
@@ -161,12 +163,13 @@ impl Content {
         match self {
             Self::Peers(peers) => {
                 let all = peers.iter();
-                all.map(|p| (peer_id(p), [p.traffic.rx_bytes, p.traffic.tx_bytes]))
+                all.map(|p| (peer_id(p), bytes_of(p.traffic, p.kernel)))
                     .collect()
             }
             Self::Ports(ports) => {
                 let all = ports.iter();
-                all.map(|p| (port_id(p), bytes_of_port(p))).collect()
+                all.map(|p| (port_id(p), bytes_of(p.traffic, p.kernel)))
+                    .collect()
             }
             Self::Flows(flows) => flows.iter().map(|f| (flow_id(f), [f.bytes, 0])).collect(),
             Self::Plugins(stats) => stats
@@ -292,10 +295,10 @@ fn path(p: &Path) -> Line {
 }
 
 /// Of both the daemon and the kernel: what came from it, and what went to it.
-fn bytes_of_port(p: &Port) -> [u64; 2] {
+fn bytes_of(daemon: Traffic, kernel: KernelTraffic) -> [u64; 2] {
     [
-        p.traffic.rx_bytes.saturating_add(p.kernel.rx_bytes),
-        p.traffic.tx_bytes.saturating_add(p.kernel.tx_bytes),
+        daemon.rx_bytes.saturating_add(kernel.rx_bytes),
+        daemon.tx_bytes.saturating_add(kernel.tx_bytes),
     ]
 }
 
@@ -425,7 +428,7 @@ pub(super) mod tests {
     use super::super::model::Seen;
     use super::*;
     use meshd_core::ident::NodeId;
-    use meshd_core::view::{NodeRef, Status, Traffic};
+    use meshd_core::view::{NodeRef, Status};
 
     pub(in super::super) fn peer(number: u8, rx_bytes: u64) -> Peer {
         Peer {
@@ -445,6 +448,7 @@ pub(super) mod tests {
                 rx_bytes,
                 ..Traffic::default()
             },
+            kernel: KernelTraffic::default(),
             lost_packets: None,
             mended: 0,
         }

@@ -45,8 +45,8 @@ pub const ENTRIES_MAX: u32 = 65_536;
 pub const PATHS_MAX: u32 = 16_384;
 /// Bytes of a frame that a listener hears at most: all of the longest superframe.
 const HEARD_MAX: i32 = 262_144;
-/// Words of a path's value: open, packets sent, bytes sent, packets heard.
-const PATH_WORDS: usize = 4;
+/// Words of a path's value: open, packets sent, bytes sent, packets heard, bytes heard.
+const PATH_WORDS: usize = 5;
 
 const FLOWS: MapSpec = MapSpec {
     // BPF_MAP_TYPE_HASH, BPF_F_NO_PREALLOC.
@@ -61,7 +61,7 @@ const PATHS: MapSpec = MapSpec {
     // BPF_MAP_TYPE_ARRAY, BPF_F_MMAPABLE.
     kind: 2,
     key_len: 4,
-    value_len: 32,
+    value_len: 40,
     capacity: PATHS_MAX,
     flags: 1 << 10,
     name: *b"meshd_paths\0\0\0\0\0",
@@ -84,6 +84,8 @@ pub struct PathCounters {
     pub sent_bytes: u64,
     /// Packets that a VXLAN device's gate let pass, open or not.
     pub heard_packets: u64,
+    /// Their bytes.
+    pub heard_bytes: u64,
 }
 
 /// The gate of this node. Its programs stand at many devices; all of them read the same maps.
@@ -363,13 +365,14 @@ impl Gate {
 }
 
 fn counters(
-    [open, sent_packets, sent_bytes, heard_packets]: &[AtomicU64; PATH_WORDS],
+    [open, sent_packets, sent_bytes, heard_packets, heard_bytes]: &[AtomicU64; PATH_WORDS],
 ) -> PathCounters {
     PathCounters {
         open: open.load(Ordering::SeqCst) != 0,
         sent_packets: sent_packets.load(Ordering::Relaxed),
         sent_bytes: sent_bytes.load(Ordering::Relaxed),
         heard_packets: heard_packets.load(Ordering::Relaxed),
+        heard_bytes: heard_bytes.load(Ordering::Relaxed),
     }
 }
 

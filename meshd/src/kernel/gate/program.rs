@@ -84,6 +84,7 @@ mod path {
     pub(super) const SENT_PACKETS: i16 = 8;
     pub(super) const SENT_BYTES: i16 = 16;
     pub(super) const HEARD_PACKETS: i16 = 24;
+    pub(super) const HEARD_BYTES: i16 = 32;
 }
 
 const ETHERNET_LEN: i32 = 14;
@@ -570,7 +571,10 @@ impl Writer {
                 asm.add_atomically(R9, path::SENT_PACKETS, packets);
                 asm.add_atomically(R9, path::SENT_BYTES, bytes);
             }
-            Side::Vxlan => asm.add_atomically(R9, path::HEARD_PACKETS, packets),
+            Side::Vxlan => {
+                asm.add_atomically(R9, path::HEARD_PACKETS, packets);
+                asm.add_atomically(R9, path::HEARD_BYTES, bytes);
+            }
         }
         asm.here(counted);
         asm.set(R0, TC_ACT_UNSPEC);

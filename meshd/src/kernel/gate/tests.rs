@@ -154,6 +154,7 @@ fn a_closed_path_closes_what_leaves_by_it_and_not_what_came_by_it() {
             sent_packets: 1,
             sent_bytes: len,
             heard_packets: 3,
+            heard_bytes: 3 * len,
         };
         assert_eq!(trial.gate.path(slot), Some(counters));
         assert_eq!(trial.gate.paths(PATHS_MAX).last(), Some(&counters));

@@ -1,9 +1,10 @@
 // Networks of the mesh, ports of this node, and where each endpoint is.
 
+import { moved, total } from "./amounts.js";
 import { h } from "./dom.js";
-import { known, now, rate } from "./daemon.js";
+import { known, now } from "./daemon.js";
 import { Table } from "./table.js";
-import { ago, bits, byteText, bytes, count, kindName, nodeName, span } from "./words.js";
+import { ago, byteText, count, kindName, nodeName, span } from "./words.js";
 
 function view(title, lead, table) {
   return h("div", { class: "view" }, h("h1", null, title), h("p", { class: "lead" }, lead), table.element);
@@ -32,13 +33,6 @@ export function networks() {
 const PORT_TONE = { ready: "good", wiring: "warn", leaving: "info", blocked: "bad", failed: "bad" };
 
 export function ports() {
-  // The daemon's and the kernel's together.
-  const total = (port, way) => port.traffic[`${way}_bytes`] + (port.kernel?.[`${way}_bytes`] ?? 0);
-  const moved = (port, way) => {
-    const perSecond = rate(`${way}:${port.id}`, total(port, way));
-    const kernel = port.kernel?.[`${way}_bytes`] ?? 0;
-    return { text: bytes(total(port, way)), sub: perSecond ? bits(perSecond * 8) : null, title: kernel ? `${bytes(kernel)} of it by the kernel` : null };
-  };
   const table = new Table(
     "Ports",
     [
@@ -50,8 +44,8 @@ export function ports() {
       { name: "Addresses", get: (p) => ({ text: (p.ips ?? []).join(", "), mono: true }) },
       { name: "MAC", get: (p) => ({ text: p.mac, mono: true, sub: p.learned ? `and ${count(p.learned)} learned` : null }) },
       { name: "Where", get: (p) => ({ text: `${byteText(p.netns).split("/").pop()}:${byteText(p.ifname)}`, title: byteText(p.netns), sub: kindName(p.kind) }) },
-      { name: "From it", num: true, get: (p) => moved(p, "rx"), sort: (p) => total(p, "rx") },
-      { name: "To it", num: true, get: (p) => moved(p, "tx"), sort: (p) => total(p, "tx") },
+      { name: "From it", num: true, get: (p) => moved(`port:${p.id}`, p, "rx"), sort: (p) => total(p, "rx") },
+      { name: "To it", num: true, get: (p) => moved(`port:${p.id}`, p, "tx"), sort: (p) => total(p, "tx") },
       { name: "Dropped", num: true, get: (p) => count(p.traffic.dropped), sort: (p) => p.traffic.dropped },
       { name: "Labels", wide: true, get: (p) => Object.entries(p.labels ?? {}).map(([k, v]) => `${k}=${v}`).join(", ") },
     ],

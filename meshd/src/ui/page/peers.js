@@ -1,7 +1,8 @@
 // Peers, and all paths to one of them.
 
+import { moved, total } from "./amounts.js";
 import { h, chip, remake } from "./dom.js";
-import { known, now, rate } from "./daemon.js";
+import { known, now } from "./daemon.js";
 import { peerRows, ways, wayName, wayTone, wayWord } from "./health.js";
 import { Table } from "./table.js";
 import { ago, bits, bytes, count, micros, nodeName, percent, when } from "./words.js";
@@ -9,11 +10,6 @@ import { ago, bits, bytes, count, micros, nodeName, percent, when } from "./word
 export const needs = ["members"];
 
 const loss = (row) => row.used.reduce((most, way) => Math.max(most, way.loss_ppm ?? 0), -1);
-
-function traffic(key, total) {
-  const perSecond = rate(key, total);
-  return { text: bytes(total), sub: perSecond ? bits(perSecond * 8) : null };
-}
 
 export function make() {
   const table = new Table(
@@ -26,8 +22,8 @@ export function make() {
       { name: "Round trip", num: true, get: (row) => micros(row.peer.rtt_us), sort: (row) => row.peer.rtt_us ?? -1 },
       { name: "Loss", num: true, get: (row) => (loss(row) < 0 ? null : percent(loss(row))), sort: loss },
       { name: "Datagram", num: true, get: (row) => (row.peer.datagram_max ? `${count(row.peer.datagram_max)} B` : null), sort: (row) => row.peer.datagram_max ?? -1 },
-      { name: "Received", num: true, get: (row) => traffic(`prx:${row.peer.node.id}`, row.peer.traffic.rx_bytes), sort: (row) => row.peer.traffic.rx_bytes },
-      { name: "Sent", num: true, get: (row) => traffic(`ptx:${row.peer.node.id}`, row.peer.traffic.tx_bytes), sort: (row) => row.peer.traffic.tx_bytes },
+      { name: "Received", num: true, get: (row) => moved(`peer:${row.peer.node.id}`, row.peer, "rx"), sort: (row) => total(row.peer, "rx") },
+      { name: "Sent", num: true, get: (row) => moved(`peer:${row.peer.node.id}`, row.peer, "tx"), sort: (row) => total(row.peer, "tx") },
       { name: "Why", wide: true, get: (row) => row.why },
     ],
     { key: (row) => row.peer.node.id, none: "No peers: this node is alone in its mesh. `meshd invite` makes a token for the next one." },
@@ -48,7 +44,7 @@ export function make() {
       detail.hidden = !chosen;
       if (!chosen) return;
       const member = (known.members ?? []).find((one) => one.id === chosen);
-      const shown = row ? { row: { ...row, peer: { ...row.peer, traffic: null } }, member, minute: Math.floor(now() / 10000) } : { chosen };
+      const shown = row ? { row: { ...row, peer: { ...row.peer, traffic: null, kernel: null } }, member, minute: Math.floor(now() / 10000) } : { chosen };
       remake(detail, shown, () => (row ? one(row, member) : h("p", { class: "empty" }, "This node has no such peer any more.")));
     },
   };
@@ -90,6 +86,7 @@ function wayCard(way) {
     way.jitter_us !== null && way.jitter_us !== undefined && ["jitter", micros(way.jitter_us)],
     way.loss_ppm !== null && way.loss_ppm !== undefined && ["loss", percent(way.loss_ppm)],
     way.mtu && ["MTU", `${count(way.mtu)} B`],
+    way.kernel && ["by the kernel", `${bytes(way.kernel.rx_bytes)} received, ${bytes(way.kernel.tx_bytes)} sent`],
     way.used_kbps !== null && way.used_kbps !== undefined && ["load", `${bits(way.used_kbps * 1000)}${way.avail_kbps ? ` of ${bits(way.avail_kbps * 1000)}` : ""}`],
   ].filter(Boolean);
   const steps = (way.history ?? []).slice(-8).reverse();

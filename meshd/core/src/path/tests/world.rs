@@ -2,6 +2,7 @@
 //! forward whatever the daemons do.
 
 use crate::ident::{Moment, NodeId, Vni};
+use crate::offload::KernelTraffic;
 use crate::path::{Candidate, Output, PathReport, PathState, PathView, Paths, Reason, Side};
 use crate::wire::probe::ProbeFrame;
 use crate::wire::probe::segments;
@@ -304,9 +305,13 @@ impl World {
             }
             Event::Poll => {
                 for vni in &self.vnis {
-                    let count =
-                        |map: &BTreeMap<Vni, u64>| map.get(vni).copied().unwrap_or_default();
-                    paths.traffic(peer, *vni, count(sent), count(heard), now);
+                    let count = |map: &mut BTreeMap<Vni, u64>| map.remove(vni).unwrap_or_default();
+                    let passed = KernelTraffic {
+                        rx_frames: count(heard),
+                        tx_frames: count(sent),
+                        ..KernelTraffic::default()
+                    };
+                    paths.traffic(peer, *vni, passed, now);
                 }
                 // As a daemon's gauge, which others may keep from the processor for a moment.
                 let late = self.rng.random_range(0..10);
