@@ -18,31 +18,44 @@ use std::time::Duration;
 
 /// From ready to idle: what the first networks, ports and peers need was used by then.
 const AFTER: Duration = Duration::from_secs(3);
-/// Between two looks at what was added.
+/// Between two looks at what was added, to begin with: twice as long after each time that memory was given back, so that load which
+/// comes and goes is not slowed by it …
 const EACH: Duration = Duration::from_secs(15);
+/// … and no longer than this.
+const EACH_MAX: Duration = Duration::from_secs(3600);
 /// KiB of heap and stacks beside those that stayed when memory was last given back.
 const GROWTH: u64 = 1024;
 
 /// Gives memory back for as long as it is polled: after the start, and whenever much was added.
 pub(crate) async fn keep_small() {
-    let (mut kept, mut pause) = (0, AFTER);
+    let (mut kept, mut pause) = (0, EACH);
+    tokio::time::sleep(AFTER).await;
     loop {
-        tokio::time::sleep(pause).await;
-        pause = EACH;
-        let look = || -> io::Result<u64> {
-            if written()? < kept.saturating_add(GROWTH) {
-                return Ok(kept);
+        // It takes milliseconds, for which nothing else of that thread would run.
+        let look = tokio::task::spawn_blocking(move || -> io::Result<Option<u64>> {
+            if written()? < kept + GROWTH {
+                return Ok(None);
             }
             give_back()?;
-            written()
-        };
-        match look() {
-            Ok(now) => kept = now,
+            written().map(Some)
+        });
+        match look.await.map_err(io::Error::other).flatten() {
+            Ok(Some(now)) => {
+                // The first time is the start's.
+                pause = if kept == 0 {
+                    EACH
+                } else {
+                    EACH_MAX.min(2 * pause)
+                };
+                kept = now;
+            }
+            Ok(None) => {}
             Err(error) => {
                 tracing::debug!(%error, "memory that is not used is kept");
                 return;
             }
         }
+        tokio::time::sleep(pause).await;
     }
 }
 

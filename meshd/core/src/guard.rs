@@ -231,6 +231,10 @@ impl Guard {
                     blocked: false,
                 });
                 watch.root = None;
+                // While this one was blocked, the others had nothing to hear: their time begins now.
+                for heard in watch.heard.values_mut() {
+                    heard.open = None;
+                }
                 if !block.listens {
                     out.push(Output::Notice(Notice::PortUnblocked { port }));
                 }
@@ -346,8 +350,12 @@ impl Guard {
         let why = if reflected {
             "its own probes come back: the LAN behind it has a loop, or sends frames back where they came from; remove that, and it opens by itself".to_owned()
         } else {
+            let whose = match newer {
+                true => "which is older",
+                false => "which is newer but does not hear this node's probes",
+            };
             format!(
-                "it would close a loop: the LAN behind it is also behind {other}, which is older; it opens by itself once it is not"
+                "it would close a loop: the LAN behind it is also behind {other}, {whose}; it opens by itself once it is not"
             )
         };
         self.block(port, why, QUIET_MS, now.moment, out);
@@ -410,6 +418,10 @@ impl Guard {
         }
         let since = |port: PortId| self.ports.get(&port).map(|watch| (watch.since, port));
         let newer = match from {
+            // A port without a LAN has no loop behind it: the MACs come back by the one that has.
+            Place::Port(port) if is_uplink(port) != is_uplink(to) => {
+                Some(if is_uplink(to) { to } else { port })
+            }
             Place::Port(port) => since(port).max(since(to)).map(|(_, port)| port),
             // The other node sees the same, and does not block its own.
             Place::Node(node) => (self.me > node).then_some(to),

@@ -38,8 +38,11 @@ pub const STARTUP_MS: u64 = 1000;
 pub const ANSWER_MS: u64 = 1500;
 /// Who left and was asked has so long to say that others at his port stay, in ms.
 pub const LEAVE_MS: u64 = 2000;
-/// Changes reach rulings at most so often, in ms, so that reports cannot keep caches cold …
+/// Changes reach rulings at most so often, in ms …
 const EPOCH_MS: u64 = 50;
+/// … and, the longer they come without a pause, the less often, down to this: reports of one port must not keep caches cold that
+/// are everybody's …
+const EPOCH_SLOW_MS: u64 = 800;
 /// … and other nodes at most so often.
 const TELL_MS: u64 = 200;
 /// They are told again after so long, in ms.
@@ -158,6 +161,8 @@ pub(crate) struct Multicast {
     /// Rulings may be wrong from then on.
     stale: Option<Moment>,
     last_epoch: Option<Moment>,
+    /// How long after the last epoch another may follow, in ms.
+    epoch_pause: u64,
     told: Option<Interest>,
     last_told: Option<Moment>,
     changed: bool,
@@ -176,6 +181,7 @@ impl Multicast {
             ruled_overflow: false,
             stale: None,
             last_epoch: None,
+            epoch_pause: EPOCH_MS,
             told: None,
             last_told: None,
             changed: true,
@@ -298,6 +304,14 @@ impl Multicast {
         let due = self.stale.is_some_and(|due| due <= now);
         if due {
             self.stale = None;
+            let pause = self.epoch_pause;
+            let goes_on = self
+                .last_epoch
+                .is_some_and(|last| now.ms_since(last) < 2 * pause);
+            self.epoch_pause = match goes_on {
+                true => (2 * pause).min(EPOCH_SLOW_MS),
+                false => EPOCH_MS,
+            };
             self.last_epoch = Some(now);
         }
         due
@@ -310,7 +324,9 @@ impl Multicast {
             None => self.ruled_overflow || !self.ruled.is_empty(),
         };
         if matters && self.stale.is_none() {
-            let soonest = self.last_epoch.map_or(now, |last| last.plus_ms(EPOCH_MS));
+            let soonest = self
+                .last_epoch
+                .map_or(now, |last| last.plus_ms(self.epoch_pause));
             self.stale = Some(soonest.max(now));
         }
     }

@@ -28,7 +28,7 @@ pub(super) async fn run(start: Start, connection: Connection) {
             },
             arrived = connection.datagrams(&mut datagrams, BATCH_MAX) => match arrived {
                 Ok(lost) => overrun = lost,
-                Err(_) => return,
+                Err(_) => return parts.close(&mut task),
             },
             () = task.timer(parts.poll_timeout()) => {
                 task.timeout();
@@ -42,9 +42,7 @@ pub(super) async fn run(start: Start, connection: Connection) {
         task.mended(parts.mender.take_mended());
         // Nothing more is at hand, and what is missing may be lost.
         parts.end(&mut task);
-        for ((vni, reason), frames) in parts.reassembly.take_lost() {
-            task.lost(reason, frames, vni);
-        }
+        parts.count_lost(&mut task);
         task.lost(
             DropReason::SessionOverrun,
             std::mem::take(&mut overrun),
@@ -146,6 +144,23 @@ impl Parts {
                 self.end(task);
             }
         }
+    }
+
+    fn count_lost(&mut self, task: &mut LaneTask) {
+        for ((vni, reason), frames) in self.reassembly.take_lost() {
+            task.lost(reason, frames, vni);
+        }
+    }
+
+    /// Nothing more comes: what is whole is handed on, and what is not is counted.
+    fn close(&mut self, task: &mut LaneTask) {
+        let never = Moment(u64::MAX);
+        self.mender.give_up(&mut self.mended);
+        self.wait_no_longer(task, never);
+        self.end(task);
+        self.reassembly.handle_timeout(never);
+        self.count_lost(task);
+        task.batch_done();
     }
 
     fn end(&mut self, task: &mut LaneTask) {

@@ -60,6 +60,9 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
         for _ in 1..if idle { 0 } else { BATCH_MAX } {
             match tap.try_read(space(&mut buffer)) {
                 Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    task.lost(DropReason::Malformed, 1, Some(vni));
+                }
                 Err(_) => break,
             }
         }

@@ -234,7 +234,7 @@ impl Shared {
 
     /// Packets have come. Waits for nobody; what is more than who holds the state will get to is as good as lost on the way.
     pub(super) fn deliver(self: &Arc<Self>, mut events: impl Iterator<Item = ConnectionEvent>) {
-        // One task reads the socket, so nothing comes between these two looks. An event is long: it is better not put down and taken up.
+        // What others put into the mail from here on is handled below. An event is long: it is better not put down and taken up.
         let is_first = self.mail().is_empty();
         if let (true, Ok(mut state)) = (is_first, self.state.try_lock()) {
             self.take(&mut state, events.by_ref().take(ROUND_MAX));
@@ -258,15 +258,16 @@ impl Shared {
             Err(TryLockError::WouldBlock) => return false,
         };
         let mut round = std::mem::take(&mut state.round);
-        let left = {
+        {
             let mut mail = self.mail();
             let count = mail.len().min(ROUND_MAX);
             round.extend(mail.drain(..count));
-            !mail.is_empty()
-        };
+        }
         self.take(&mut state, round.drain(..));
         state.round = round;
-        left
+        drop(state);
+        // Also what came meanwhile, by somebody who found the state held.
+        !self.mail().is_empty()
     }
 
     /// Handles packets, and does what follows.

@@ -259,21 +259,37 @@ fn an_older_uplink_gives_way_to_a_newer_one_that_does_not_hear_it() {
     lan.add(1, &uplink(1, T0));
     lan.add(2, &uplink(2, T0 + 1));
     // Only what node 2 sends arrives.
-    for _ in 0..20 {
-        lan.run(500);
+    let newer = |now: u64| {
         let probe = LoopProbe {
             mesh: FakeKeyring::root(1).mesh(),
             node: FakeKeyring::member(1, 2).node(),
             vni: vni(),
             port: PortId(2),
             since: T0 + 1,
-            at: T0 + lan.now,
+            at: T0 + now,
             blocked: false,
         };
-        let frame = probe.encode(&FakeKeyring::member(1, 2));
-        lan.hear((1, PortId(1)), &frame);
+        probe.encode(&FakeKeyring::member(1, 2))
+    };
+    for _ in 0..20 {
+        lan.run(500);
+        lan.hear((1, PortId(1)), &newer(lan.now));
     }
     assert!(lan.blocked(1, 1));
+    let (_, Notice::PortBlocked { reason, .. }) = lan.notices.last().unwrap() else {
+        panic!("{:?}", lan.notices);
+    };
+    assert!(reason.contains("newer but does not hear"), "{reason}");
+    // When it opens, the newer one has its time again to hear it.
+    let mut probes = 0;
+    while lan.blocked(1, 1) || probes < 4 {
+        lan.run(500);
+        let open = !lan.blocked(1, 1);
+        lan.hear((1, PortId(1)), &newer(lan.now));
+        assert!(lan.blocked(1, 1) != open, "after {probes}");
+        probes += u32::from(open);
+        assert!(lan.now < 60_000);
+    }
 }
 
 #[test]
@@ -471,4 +487,25 @@ proptest! {
         let mut out = Outbox::default();
         lan.guards.get_mut(&1).unwrap().bpdu(PortId(1), &bytes, at(0).moment, &mut out);
     }
+}
+
+#[test]
+fn macs_that_come_back_by_a_lan_block_the_lan_and_not_the_container_that_has_them() {
+    let mut lan = Lan::new(&[1]);
+    lan.add(1, &uplink(1, T0 - 50_000));
+    lan.add(1, &record(2, T0 - 40_000, PortKind::Veth));
+    let mut out = Outbox::default();
+    let guard = lan.guards.get_mut(&1).unwrap();
+    for step in 0..6 {
+        let (from, to) = match step % 2 {
+            0 => (PortId(2), PortId(1)),
+            _ => (PortId(1), PortId(2)),
+        };
+        for n in 1..4 {
+            let (mac, now) = (MacAddr([2, 0, 0, 0, 9, n]), at(step * 100).moment);
+            guard.moved(vni(), mac, Place::Port(from), to, now, &mut out);
+        }
+    }
+    assert!(guard.blocked(PortId(1)).is_some(), "the LAN");
+    assert!(guard.blocked(PortId(2)).is_none(), "the newer one");
 }

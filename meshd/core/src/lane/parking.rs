@@ -21,6 +21,17 @@ pub(super) struct Waiting {
     deadline: Moment,
 }
 
+/// May each frame of this key tell the switch something of its own, beside what it is ruled by: who has an address, who listens
+/// (IGMP, RFC 3376; MLD, RFC 3810)? Then each is asked about.
+fn is_heard(key: &FlowKey) -> bool {
+    match key.ip_kind {
+        IpKind::ArpV4 | IpKind::NdV6 => true,
+        IpKind::V4 => key.ip_proto == 2,
+        IpKind::V6 => key.ip_proto == 58 && matches!(key.src_port, 130..=132 | 143),
+        _ => false,
+    }
+}
+
 /// What became of a frame that is to wait.
 #[derive(Debug)]
 pub(super) enum Parked {
@@ -75,7 +86,7 @@ impl Parking {
 
     /// Lets a frame wait, behind others of its key if they are gathered by key.
     pub(super) fn park(&mut self, key: FlowKey, frame: &[u8], now: Moment) -> Parked {
-        let gathers = !matches!(key.ip_kind, IpKind::ArpV4 | IpKind::NdV6);
+        let gathers = !is_heard(&key);
         let words = KeyWords::of(&key);
         let behind = if gathers {
             self.by_key.get(&words).copied()

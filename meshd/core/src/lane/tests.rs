@@ -254,6 +254,27 @@ fn every_arp_frame_has_an_upcall_of_its_own() {
 }
 
 #[test]
+fn every_report_of_who_listens_has_an_upcall_of_its_own() {
+    let report = |proto: u8, said: &[u8]| {
+        let mut frame = frame(7, 0).to_vec();
+        // As long as its UDP header was, of a protocol of its own.
+        frame[14 + 9] = proto;
+        frame[34..34 + said.len()].copy_from_slice(said);
+        Bytes::from(frame)
+    };
+    let mut lane = lane(LaneLimits::default());
+    let igmp = report(2, &[0x22, 0, 0, 0, 0, 0, 0, 0]);
+    let first = upcall(lane.frame(vni(), igmp.clone(), EPOCH, at(0)));
+    assert_ne!(first, upcall(lane.frame(vni(), igmp, EPOCH, at(0))));
+    let other = report(47, &[0x22, 0, 0, 0, 0, 0, 0, 0]);
+    upcall(lane.frame(vni(), other.clone(), EPOCH, at(0)));
+    assert!(matches!(
+        lane.frame(vni(), other, EPOCH, at(0)),
+        Step::Parked
+    ));
+}
+
+#[test]
 fn frames_that_wait_are_bounded_by_flow_by_lane_and_by_bytes() {
     let limits = LaneLimits {
         upcalls: 3,

@@ -264,6 +264,36 @@ fn only_what_a_ruling_rests_on_makes_an_epoch_and_never_many_in_a_row() {
 }
 
 #[test]
+fn changes_that_do_not_end_make_fewer_and_fewer_epochs() {
+    let (mut table, mut now) = asked(2);
+    let (mut epochs, mut joins) = ([0; 2], true);
+    for second in 0..10 {
+        for _ in 0..100 {
+            now = now.plus_ms(10);
+            table.note_ruled(G);
+            hears(&mut table, 1, &[(G, joins)], now);
+            joins = !joins;
+            if table.take_stale(now) {
+                table.new_epoch();
+                epochs[usize::from(second >= 5)] += 1;
+            }
+        }
+    }
+    assert!(epochs[0] > 5 && epochs[1] <= 7, "{epochs:?}");
+    now = now.plus_ms(5 * EPOCH_SLOW_MS);
+    let _ = table.take_stale(now);
+    table.new_epoch();
+    now = now.plus_ms(5 * EPOCH_SLOW_MS);
+    table.note_ruled(G);
+    hears(&mut table, 1, &[(G, joins)], now);
+    assert!(
+        table.take_stale(now),
+        "one change after a pause is no flood"
+    );
+    assert_eq!(table.epoch_pause, EPOCH_MS);
+}
+
+#[test]
 fn another_node_is_sent_all_until_it_says_what_it_wants() {
     let (mut table, now) = asked(1);
     let node = NodeId([9; 32]);
