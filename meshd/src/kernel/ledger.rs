@@ -48,11 +48,13 @@ impl Ledger {
     /// `now`: what the daemon's clock shows at this moment.
     pub(super) fn new(gate: Gate, inventory: Arc<Inventory>, now: Moment) -> Self {
         // What an earlier daemon's paths carried is none of ours.
+        let before = gate.paths(PATHS_MAX);
         let told = (0..)
-            .zip(gate.paths(PATHS_MAX).iter().map(passed))
+            .zip(before.iter().map(passed))
             .filter(|(_, passed)| *passed != KernelTraffic::default());
+        let told = told.collect();
         Self {
-            told: Mutex::new(told.collect()),
+            told: Mutex::new(told),
             tally: Tally::from_now(&gate),
             gate,
             inventory,
