@@ -44,7 +44,8 @@ pub(crate) fn vm(words: &[String]) -> Result<()> {
 /// The VM's own tests, for the gate: each line that the guest prints goes to `read`; true if all passed.
 pub(crate) fn own_tests(read: impl FnMut(&str)) -> Result<bool> {
     let order = Order {
-        limit: Duration::from_secs(300),
+        // Three times what it takes where the guest has a core to itself: by emulation it may be slow.
+        limit: Duration::from_secs(720),
         ..Order::of(OWN)
     };
     boot(&order, read)

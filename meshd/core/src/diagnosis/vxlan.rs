@@ -155,6 +155,7 @@ mod tests {
             loss_ppm: None,
             window_bytes: None,
             cost: 0,
+            kernel: None,
             jitter_us: None,
             used_kbps: None,
             avail_kbps: None,
