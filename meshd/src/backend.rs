@@ -77,6 +77,20 @@ impl Backend for Live {
     }
 
     async fn invite(&self, wish: InviteWish) -> Answer<Invite> {
+        // First: an invite that nobody is told of would stay open, and count.
+        let own = |node: &Node| {
+            node.directory()
+                .advert(node.id())
+                .map(|advert| advert.addresses.clone())
+                .unwrap_or_default()
+        };
+        let addresses = self.driver.view(move |node, _, _| own(node)).await?;
+        if addresses.is_empty() {
+            return Err(Refusal::new(
+                ErrorCode::UnderlayNoAddress,
+                "this node has no address that a newcomer could dial; set `advertise` under [underlay]",
+            ));
+        }
         let mut secret = [0; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut secret).map_err(
             |_| {
@@ -98,19 +112,6 @@ impl Backend for Live {
                 "the node answered with something else than an invite",
             ));
         };
-        let own = |node: &Node| {
-            node.directory()
-                .advert(node.id())
-                .map(|advert| advert.addresses.clone())
-                .unwrap_or_default()
-        };
-        let addresses = self.driver.view(move |node, _, _| own(node)).await?;
-        if addresses.is_empty() {
-            return Err(Refusal::new(
-                ErrorCode::UnderlayNoAddress,
-                "this node has no address that a newcomer could dial; set `advertise` under [underlay]",
-            ));
-        }
         let token = Token {
             mesh: self.identity.mesh(),
             inviter: self.identity.node_id(),

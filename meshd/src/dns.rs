@@ -21,9 +21,10 @@ use hickory_server::zone_handler::MessageResponseBuilder;
 use meshd_core::code::ErrorCode;
 use meshd_core::ident::Vni;
 use meshd_core::names::{NameAnswer, NameKind, Names, SERVICE_NAME};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -32,6 +33,8 @@ pub(crate) type NamesHandle = Arc<ArcSwap<Names>>;
 
 /// Questions that may wait for an upstream at once, over all networks; more are refused.
 const FORWARDS_MAX: usize = 64;
+/// Of them those of one source, so that it cannot leave the others none.
+const FORWARDS_OF_ONE: usize = 8;
 /// An upstream that takes longer has not answered.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(4);
 /// Seconds that an answer about the mesh may be kept.
@@ -42,6 +45,48 @@ const TTL_S: u32 = meshd_core::names::TTL_S;
 pub(crate) struct Forwarder {
     resolver: Option<Arc<TokioResolver>>,
     permits: Arc<Semaphore>,
+    shares: Shares,
+}
+
+/// A network, and an address in it.
+type Source = (Vni, IpAddr);
+
+/// Who has how many questions under way. Only sources that have some are in it, and each has a permit: no more than
+/// [`FORWARDS_MAX`].
+#[derive(Clone, Default)]
+struct Shares(Arc<Mutex<BTreeMap<Source, usize>>>);
+
+/// One question under way; gives its place back.
+struct Share {
+    of: Shares,
+    source: Source,
+}
+
+impl Shares {
+    /// `None` if the source has as many as it may.
+    fn take(&self, source: Source) -> Option<Share> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(source).or_default();
+        if *count >= FORWARDS_OF_ONE {
+            return None;
+        }
+        *count += 1;
+        drop(held);
+        let of = self.clone();
+        Some(Share { of, source })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut held = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.source);
+            }
+        }
+    }
 }
 
 impl Forwarder {
@@ -83,12 +128,22 @@ impl Forwarder {
         Self {
             resolver,
             permits: Arc::new(Semaphore::new(FORWARDS_MAX)),
+            shares: Shares::default(),
         }
     }
 
-    async fn ask(&self, name: Name, kind: RecordType) -> (ResponseCode, Vec<Record>) {
+    async fn ask(
+        &self,
+        source: Source,
+        name: Name,
+        kind: RecordType,
+    ) -> (ResponseCode, Vec<Record>) {
+        let refused = (ResponseCode::Refused, Vec::new());
         let (Some(resolver), Ok(_permit)) = (&self.resolver, self.permits.try_acquire()) else {
-            return (ResponseCode::Refused, Vec::new());
+            return refused;
+        };
+        let Some(_share) = self.shares.take(source) else {
+            return refused;
         };
         match tokio::time::timeout(FORWARD_TIMEOUT, resolver.lookup(name, kind)).await {
             Ok(Ok(found)) => (ResponseCode::NoError, found.answers().to_vec()),
@@ -197,7 +252,8 @@ impl NameService {
                 refuse(ResponseCode::Refused)
             }
             NameAnswer::NotOurs => {
-                let (code, records) = self.forward.ask(name, kind).await;
+                let source = (self.vni, request.src().ip());
+                let (code, records) = self.forward.ask(source, name, kind).await;
                 Answered {
                     code,
                     ours: false,
@@ -257,5 +313,29 @@ impl RequestHandler for NameService {
             }
             .into()
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_cannot_take_all_and_who_asks_nothing_takes_no_memory() {
+        let shares = Shares::default();
+        let source = |vni, n| (Vni::new(vni).unwrap(), IpAddr::from([10, 0, 0, n]));
+        let mut held: Vec<Share> = (0..FORWARDS_MAX)
+            .filter_map(|_| shares.take(source(7, 1)))
+            .collect();
+        assert_eq!(held.len(), FORWARDS_OF_ONE);
+        // Another one has its own share, and so has the same address in another network.
+        held.extend([source(7, 2), source(8, 1)].map(|source| shares.take(source).unwrap()));
+        held.remove(0);
+        held.push(shares.take(source(7, 1)).unwrap());
+        assert!(shares.take(source(7, 1)).is_none());
+        assert_eq!(shares.0.lock().unwrap().len(), 3);
+        drop(held);
+        assert!(shares.0.lock().unwrap().is_empty());
     }
 }

@@ -117,6 +117,17 @@ pub struct Bootstrap {
     pub addresses: Vec<SocketAddr>,
 }
 
+impl JoinError {
+    /// True if the inviter surely made no member of this node's key. Else the key is needed to ask again.
+    pub(crate) fn is_without_trace(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Unreachable { .. } | Self::Underlay(_) => true,
+            Self::Expired { error, .. } => error.is_without_trace(),
+            _ => false,
+        }
+    }
+}
+
 impl Bootstrap {
     /// As `join` left it; `None` on the node that made the mesh.
     ///
@@ -250,18 +261,23 @@ async fn ask(
         inviter: token.inviter,
         why: format!("no answer within {} s", WITHIN.as_secs()),
     };
+    // Once it was asked it may have made this key a member, whatever happens then.
+    let mut asked = false;
     let tries = async {
         loop {
             match race(endpoint, token.inviter, &token.addresses).await {
-                Ok(connection) => match exchange(&connection, request.clone()).await {
-                    Ok(answer) => return answer.map_err(JoinError::from),
-                    Err(reason) => {
-                        last = JoinError::Ended {
-                            inviter: token.inviter,
-                            reason,
-                        }
+                Ok(connection) => {
+                    let ended = |reason| JoinError::Ended {
+                        inviter: token.inviter,
+                        reason,
+                    };
+                    asked = true;
+                    last = ended("it gave no answer in time".to_owned());
+                    match exchange(&connection, request.clone()).await {
+                        Ok(answer) => return answer.map_err(JoinError::from),
+                        Err(reason) => last = ended(reason),
                     }
-                },
+                }
                 Err(RaceError(errors)) if errors.is_empty() => {
                     return Err(JoinError::Unreachable {
                         inviter: token.inviter,
@@ -276,10 +292,12 @@ async fn ask(
                         why: error.to_string(),
                     };
                     // The key there is not going to be another one in a moment.
-                    if permanent {
+                    if permanent && !asked {
                         return Err(unreachable);
                     }
-                    last = unreachable;
+                    if !asked {
+                        last = unreachable;
+                    }
                 }
             }
             sleep(PAUSE).await;

@@ -57,6 +57,8 @@ struct Inner {
     path: PathBuf,
     /// Device and inode of the file: another one in its place is not taken for it.
     file: (u64, u64),
+    /// There was none before it was opened.
+    made: bool,
     /// Locked, also while the file is opened again.
     _folder: File,
 }
@@ -103,6 +105,22 @@ pub enum StoreError {
 }
 
 impl Store {
+    /// Removes the file if this opening made it. What was there before stays.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn discard_if_made(self) -> Result<(), StoreError> {
+        if !self.0.made {
+            return Ok(());
+        }
+        // The folder is locked until `self` ends.
+        std::fs::remove_file(&self.0.path).map_err(|source| StoreError::Io {
+            doing: "remove",
+            path: self.0.path.clone(),
+            source,
+        })
+    }
+
     /// Opens the state in `dir`; makes folder and file where there are none.
     ///
     /// # Errors
@@ -134,6 +152,7 @@ impl Store {
                 detail: "it is empty".to_owned(),
             });
         }
+        let made = !Self::exists(dir);
         let file = own_file(&path)?;
         let id = file_id(&path, &file)?;
         let db = open_db(dir, &path, file)?;
@@ -144,6 +163,7 @@ impl Store {
             dir: dir.to_owned(),
             path,
             file: id,
+            made,
             _folder: folder,
         }));
         store.check_schema()?;
@@ -590,6 +610,16 @@ mod tests {
         std::fs::set_permissions(dir.join(FILE), Permissions::from_mode(0o644)).unwrap();
         drop(Store::open(&dir).unwrap());
         assert_eq!((mode(&dir), mode(&dir.join(FILE))), (0o700, 0o600));
+    }
+
+    #[test]
+    fn only_a_file_that_this_opening_made_is_discarded() {
+        let (_temp, dir) = folder();
+        Store::open(&dir).unwrap().discard_if_made().unwrap();
+        assert!(!Store::exists(&dir));
+        drop(Store::open(&dir).unwrap());
+        Store::open(&dir).unwrap().discard_if_made().unwrap();
+        assert!(Store::exists(&dir));
     }
 
     #[test]

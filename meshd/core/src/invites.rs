@@ -303,12 +303,13 @@ fn neighbourhood(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// The name, or the first of `name-2`, `name-3` … that no member has.
+/// The name, or the first of `name-2`, `name-3` … that no member has; a name that could be taken for an id is had by its owner.
 fn unique_name(wish: &Label, directory: &Directory) -> Label {
-    let taken: std::collections::BTreeSet<&Label> = directory.members().map(|m| &m.name).collect();
-    if !taken.contains(wish) {
+    if directory.name_is_free(wish) {
         return wish.clone();
     }
+    let taken: std::collections::BTreeSet<&Label> = directory.members().map(|m| &m.name).collect();
+    // There is no dash in an id, so none begins like these.
     let numbered = (2u32..).find_map(|n| {
         let suffix = format!("-{n}");
         let stem: String = wish.as_str().chars().take(63 - suffix.len()).collect();

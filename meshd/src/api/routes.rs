@@ -95,7 +95,7 @@ fn table<B: Backend>() -> Routes<B> {
         .get("/v1/connections", "Connections of tracked networks, at most 4096 a network.", connections::<B>)
         .get("/v1/groups", "Who listens to which multicast, by network.", groups::<B>)
         .get("/v1/drops", "Why frames were dropped, how many, where, and the last of each.", drops::drops::<B>)
-        .on(Method::GET, "/v1/capture", "Frames as they come and go, with what becomes of each, without end: pcapng, or lines of JSON.", true, capture::capture::<B>)
+        .on(Method::GET, "/v1/capture", "Frames as they come and go, with what becomes of each, without end: pcapng, or lines of JSON. Needs the right to change.", true, capture::capture::<B>)
         .get("/v1/balance", "What came and what left, by network.", drops::balance::<B>)
         .get("/v1/events", "What happened, and what happens.", follow::events::<B>)
         .ask("/v1/trace", "What would become of a packet, and why; nothing is sent.", trace_packet::<B>)

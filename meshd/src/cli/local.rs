@@ -60,7 +60,14 @@ pub(super) fn join(common: &Common, token: &str, name: Option<Label>) -> Result<
         .enable_all()
         .build()
         .map_err(|e| Failure::new(ErrorCode::NoThreads, format!("cannot start: {e}")))?;
-    let identity = runtime.block_on(crate::join::join(&store, &token, &wanted))?;
+    let joined = runtime.block_on(crate::join::join(&store, &token, &wanted));
+    if joined.as_ref().is_err_and(|e| e.is_without_trace())
+        // A state without an identity would have systemd start a daemon that cannot run.
+        && let Err(error) = store.discard_if_made()
+    {
+        tracing::warn!(%error, "the state file of a join that failed stays");
+    }
+    let identity = joined?;
     // The inviter may have given another name, where the wanted one is taken.
     let name = given_name(&identity).unwrap_or(wanted);
     member(

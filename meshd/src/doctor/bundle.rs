@@ -262,11 +262,51 @@ fn summary(flows: &[Flow]) -> String {
     out
 }
 
+const CMDLINE: &str = "/proc/cmdline";
+
+/// Of the kernel's command line what is known to be no secret and nobody's address, and how many words are left out.
+fn harmless(cmdline: &str) -> String {
+    const KEYS: [&str; 26] = [
+        "amd_iommu",
+        "apparmor",
+        "cgroup_disable",
+        "cgroup_enable",
+        "cgroup_no_v1",
+        "clocksource",
+        "default_hugepagesz",
+        "hugepages",
+        "hugepagesz",
+        "idle",
+        "intel_iommu",
+        "iommu",
+        "ipv6.disable",
+        "isolcpus",
+        "lockdown",
+        "maxcpus",
+        "mitigations",
+        "net.ifnames",
+        "nohz_full",
+        "nosmt",
+        "preempt",
+        "rcu_nocbs",
+        "selinux",
+        "systemd.unified_cgroup_hierarchy",
+        "threadirqs",
+        "transparent_hugepage",
+    ];
+    let is_known = |word: &&str| {
+        let key = word.split_once('=').map_or(*word, |(key, _)| key);
+        KEYS.contains(&key)
+    };
+    let (known, others): (Vec<&str>, Vec<&str>) = cmdline.split_whitespace().partition(is_known);
+    format!("{} [{} others left out]", known.join(" "), others.len())
+}
+
 /// Files of the kernel that say how the host is, and nothing of who is on it.
 fn kernel() -> String {
     const FILES: [&str; 9] = [
         "/proc/version",
-        "/proc/cmdline",
+        CMDLINE,
         "/etc/os-release",
         "/proc/meminfo",
         "/proc/loadavg",
@@ -277,7 +317,11 @@ fn kernel() -> String {
     ];
     FILES.iter().fold(String::new(), |mut out, file| {
         let text = crate::bounded::text(Path::new(file), FILE_MAX);
-        let text = text.unwrap_or_else(|error| format!("not there: {error}"));
+        let text = match text {
+            Ok(text) if *file == CMDLINE => harmless(&text),
+            Ok(text) => text,
+            Err(error) => format!("not there: {error}"),
+        };
         out.extend(["==== ", file, "\n", text.trim_end(), "\n\n"]);
         out
     })

@@ -13,6 +13,7 @@
 
 pub(crate) mod bundle;
 mod clock;
+mod hide;
 mod holder;
 pub(crate) mod host;
 pub(crate) mod inside;

@@ -4,6 +4,7 @@
 //! or a private key, the values of keys that sound like one, and all text in the configs of plugins. Refuses to be clever: what may
 //! be a secret is taken out.
 
+use super::hide::hidden;
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER};
 use ipnet::IpNet;
 use meshd_core::ident::MacAddr;
@@ -124,13 +125,13 @@ impl Redactor {
                         *value = REMOVED.into();
                     } else if key == "config" {
                         // That of a plugin is text, with JSON in it.
-                        if let Value::String(text) = value {
-                            let mut inner = serde_json::from_str(text)
-                                .unwrap_or(Value::String(REMOVED.to_owned()));
+                        let inner = value.as_str().map(serde_json::from_str::<Value>);
+                        if let Some(Ok(mut inner)) = inner {
                             without_text(&mut inner);
-                            *text = inner.to_string();
+                            *value = inner.to_string().into();
+                        } else {
+                            without_text(value);
                         }
-                        without_text(value);
                     } else {
                         self.json(value);
                     }
@@ -176,23 +177,35 @@ fn sounds_secret(key: &str) -> bool {
     key != "author" && SECRET_WORDS.iter().any(|word| key.contains(word))
 }
 
-/// All text in a plugin's config goes, except addresses: nobody but its author knows what is a secret.
+/// All text in a plugin's config goes, that of keys too, except addresses: nobody but its author knows what is a secret.
 fn without_text(value: &mut Value) {
     match value {
-        Value::Object(map) => map.values_mut().for_each(without_text),
+        Value::Object(map) => {
+            let told = std::mem::take(map).into_iter().zip(1..);
+            map.extend(told.map(|((key, mut value), n)| {
+                without_text(&mut value);
+                // By its place, so that no two are one.
+                let key = if is_address(&key) {
+                    key
+                } else {
+                    format!("[key {n}]")
+                };
+                (key, value)
+            }));
+        }
         Value::Array(list) => list.iter_mut().for_each(without_text),
-        Value::String(text) => {
-            let is_address = text.parse::<IpAddr>().is_ok()
-                || text.parse::<IpNet>().is_ok()
-                || text.parse::<SocketAddr>().is_ok()
-                || text.parse::<MacAddr>().is_ok();
-            // What was JSON in text is gone through already.
-            if !is_address && !text.starts_with(['{', '[']) {
-                *text = format!("[text of {} bytes]", text.len());
-            }
+        Value::String(text) if !is_address(text) => {
+            *text = format!("[text of {} bytes]", text.len());
         }
         _ => {}
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+        || text.parse::<IpNet>().is_ok()
+        || text.parse::<SocketAddr>().is_ok()
+        || text.parse::<MacAddr>().is_ok()
 }
 
 /// Invites and tokens, by how they begin.
@@ -292,62 +305,6 @@ fn closing(inner: &str, quote: char) -> usize {
         ends
     });
     end.unwrap_or(inner.len())
-}
-
-/// Addresses become names that are the same for the same address, in one archive.
-fn hidden(line: &str, key: &hmac::Key) -> String {
-    let is_part = |c: char| c.is_ascii_hexdigit() || matches!(c, ':' | '.');
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line;
-    let mut before: Option<char> = None;
-    while !rest.is_empty() {
-        let len = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
-        let (word, after) = rest.split_at(len);
-        let alone = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric() && c != '_');
-        if len > 0 && alone(before) && alone(after.chars().next()) {
-            out.push_str(&address(word, key));
-        } else {
-            out.push_str(word);
-        }
-        let mut chars = after.chars();
-        before = chars.next();
-        out.extend(before);
-        rest = chars.as_str();
-    }
-    out
-}
-
-fn address(word: &str, key: &hmac::Key) -> String {
-    // A sentence may end behind it, but the end of `fd00::` is the address's own.
-    let mut bare = word;
-    while bare.parse::<IpAddr>().is_err()
-        && let Some(cut) = bare.strip_suffix(['.', ':'])
-    {
-        bare = cut;
-    }
-    let tail = word.get(bare.len()..).unwrap_or_default();
-    let name = |what: &str, bytes: &[u8]| {
-        let tag = hmac::sign(key, bytes);
-        format!(
-            "{what}-{}",
-            HEXLOWER.encode(tag.as_ref().get(..4).unwrap_or_default())
-        )
-    };
-    let ip = |ip: IpAddr| match ip {
-        _ if ip.is_unspecified() || ip.is_loopback() => ip.to_string(),
-        IpAddr::V4(v4) => name("ip4", &v4.octets()),
-        IpAddr::V6(v6) => name("ip6", &v6.octets()),
-    };
-    if let Ok(mac) = bare.parse::<MacAddr>() {
-        return format!("{}{tail}", name("mac", &mac.0));
-    }
-    if let Ok(at) = bare.parse::<IpAddr>() {
-        return format!("{}{tail}", ip(at));
-    }
-    if let Ok(SocketAddr::V4(at)) = bare.parse::<SocketAddr>() {
-        return format!("{}:{}{tail}", ip((*at.ip()).into()), at.port());
-    }
-    word.to_owned()
 }
 
 #[cfg(test)]
@@ -450,6 +407,22 @@ mod tests {
     }
 
     #[test]
+    fn configs_of_plugins_keep_no_keys_and_no_text_that_looks_like_json() {
+        let inner = r#"{"hunter2":["[s3cr3t","{s3cr3t}"],"10.0.0.1":{"hunter3":1},"n":22}"#;
+        let mut value = serde_json::json!({ "a": {"config": inner}, "b": {"config": {"hunter2": "{s3cr3t"}}, "c": {"config": "[s3cr3t"} });
+        redactor().json(&mut value);
+        let text = value.to_string();
+        assert!(
+            !text.contains("hunter") && !text.contains("s3cr3t"),
+            "{text}"
+        );
+        let told: Value = serde_json::from_str(value["a"]["config"].as_str().unwrap()).unwrap();
+        assert_eq!(told["10.0.0.1"].as_object().unwrap().len(), 1, "{told}");
+        assert_eq!(told.as_object().unwrap().len(), 3, "{told}");
+        assert!(told.to_string().contains(":22"), "{told}");
+    }
+
+    #[test]
     fn a_config_file_loses_its_comments_and_its_secrets() {
         let text = "# the password is hunter2\n[underlay]\nlisten = \"[::]:7650\"\n[x]\nsecret = \"s3cr3t\"\nwhen = 2026-01-01\n";
         let told = redactor().toml(text).unwrap();
@@ -488,6 +461,36 @@ mod tests {
             assert!(told.contains("ip6-"), "{told}");
         }
         assert_eq!(redactor.text("meshd::daemon: ::/0"), "meshd::daemon: ::/0");
+    }
+
+    #[test]
+    fn addresses_inside_of_words_are_hidden_too() {
+        let redactor = Redactor::of(&[], true);
+        for text in [
+            "ip=192.0.2.10::192.0.2.1:255.255.255.0:host:eth0:none",
+            "BOOTIF=01-aa-bb-cc-dd-ee-ff",
+            "via:192.0.2.1",
+            "7:192.0.2.0/24:x",
+            "x192.0.2.1y",
+            "192.0.2.1.in-addr.arpa",
+            "dev_aa:bb:cc:dd:ee:ff_x",
+            "eth:aa:bb:cc:dd:ee:ff:up",
+            "via:fd12:3456::1",
+            "fd12:3456::1:via",
+        ] {
+            let told = redactor.text(text);
+            for gone in ["192.0", "aa:bb", "aa-bb", "ee-ff", "ee:ff", "fd12"] {
+                assert!(!told.contains(gone), "{text}: {told}");
+            }
+        }
+        for kept in [
+            "meshd::daemon::face: x",
+            "at 2026-11-29-08-27-18",
+            "127.0.0.1:x",
+            "1.2.3 é 12:34:56:78",
+        ] {
+            assert_eq!(redactor.text(kept), kept);
+        }
     }
 
     #[test]

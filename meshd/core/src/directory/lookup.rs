@@ -9,6 +9,11 @@ use crate::wire::record::{
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+/// Characters of an id's beginning that can stand for it, at least.
+const PREFIX_MIN: usize = 6;
+/// As many as [`NodeId::short`] shows.
+const SHOWN: usize = 8;
+
 impl Directory {
     // ---- members ---------------------------------------------------------------------------------------------------
 
@@ -61,17 +66,34 @@ impl Directory {
         self.records.get(key).map(|entry| &entry.signed)
     }
 
-    /// By name, id, or a prefix of the id of at least 6 characters; none if the prefix is ambiguous.
+    /// By id, a prefix of the id as long as people are shown it, name, or a shorter prefix of at least 6 characters; none if
+    /// the prefix is ambiguous. Ids go first, and a whole one is never a name: who joins says what it wants to be called.
     #[must_use]
     pub fn find_member(&self, text: &str) -> Option<&Membership> {
-        if let Some(named) = self.all_memberships().find(|m| m.name.as_str() == text) {
-            return Some(named);
+        if let Ok(node) = text.parse::<NodeId>() {
+            return self.membership(node);
         }
         let mut fitting = self
             .all_memberships()
-            .filter(|m| text.len() >= 6 && m.node.to_string().starts_with(text));
-        let first = fitting.next()?;
-        fitting.next().is_none().then_some(first)
+            .filter(|m| text.len() >= PREFIX_MIN && m.node.to_string().starts_with(text));
+        let (first, second) = (fitting.next(), fitting.next());
+        if text.len() < SHOWN || first.is_none() {
+            let named = self.all_memberships().find(|m| m.name.as_str() == text);
+            if named.is_some() {
+                return named;
+            }
+        }
+        first.filter(|_| second.is_none())
+    }
+
+    /// True if no member is called so, and the id of none, nor of one that was revoked, begins so.
+    #[must_use]
+    pub fn name_is_free(&self, name: &Label) -> bool {
+        let text = name.as_str();
+        let of_an_id =
+            |node: NodeId| text.len() >= PREFIX_MIN && node.to_string().starts_with(text);
+        let taken = |m: &Membership| m.name == *name || of_an_id(m.node);
+        !self.all_memberships().any(taken) && !self.revoked.iter().any(|&node| of_an_id(node))
     }
 
     /// What a member says of itself.

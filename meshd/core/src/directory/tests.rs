@@ -27,8 +27,12 @@ fn node(n: u64) -> NodeId {
 }
 
 fn membership(n: u64, role: Role, expires: Option<WallTime>) -> Signed {
+    named(n, &format!("n{n}"), role, expires)
+}
+
+fn named(n: u64, name: &str, role: Role, expires: Option<WallTime>) -> Signed {
     let root = FakeKeyring::root(1);
-    let name: Label = format!("n{n}").parse().unwrap();
+    let name: Label = name.parse().unwrap();
     Record::Membership(Membership {
         mesh: root.mesh(),
         node: node(n),
@@ -450,4 +454,40 @@ fn a_revoked_key_stays_revoked_whatever_list_comes_and_the_root_says_so_again() 
     take(&mut other, &revocations(1, &[4])).unwrap();
     take(&mut other, &revocations(5, &[3])).unwrap();
     assert!(other.is_revoked(node(4)) && other.is_revoked(node(3)));
+}
+
+#[test]
+fn a_member_that_is_called_like_the_id_of_another_is_not_taken_for_it() {
+    let id = node(2).to_string();
+    for name in [id.as_str(), &node(2).short()] {
+        let mut directory = directory_of(1);
+        take(&mut directory, &named(9, name, Role::Member, None)).unwrap();
+        let found = |text: &str| directory.find_member(text).map(|m| m.node);
+        assert_eq!(found(&id), Some(node(2)));
+        assert_eq!(found(&node(2).short()), Some(node(2)));
+        assert_eq!((found("n2"), found("n3")), (Some(node(2)), Some(node(3))));
+        // Nor for one that is no member any more.
+        take(&mut directory, &revocations(1, &[2])).unwrap();
+        assert_eq!(directory.find_member(&id), None);
+    }
+}
+
+#[test]
+fn a_name_that_an_id_begins_with_is_free_for_nobody() {
+    let mut directory = directory_of(1);
+    take(&mut directory, &revocations(1, &[3])).unwrap();
+    for n in [1, 2, 3] {
+        let id = node(n).to_string();
+        for len in [6, 8, id.len()] {
+            let name: Label = id[..len].parse().unwrap();
+            assert!(!directory.name_is_free(&name), "{name}");
+        }
+    }
+    for (name, free) in [("n2", false), ("n9", true), ("gateway", true)] {
+        assert_eq!(
+            directory.name_is_free(&name.parse().unwrap()),
+            free,
+            "{name}"
+        );
+    }
 }
