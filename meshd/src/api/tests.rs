@@ -573,7 +573,7 @@ async fn followers_see_each_event_once_and_in_order() {
     assert_eq!(seen, [2, 3, 4]);
 }
 
-async fn traced(packet: &str) -> Result<TraceSpec, Refusal> {
+async fn traced(packet: &str) -> Result<TraceSpec, Told> {
     let scene = scene();
     let wish = TraceWish {
         network: "demo".to_owned(),
