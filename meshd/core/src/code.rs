@@ -65,6 +65,12 @@ impl RefusalKind {
         }
     }
 
+    /// The kind that a word stands for, if this release has it.
+    #[must_use]
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
     /// What it means, in a sentence.
     #[must_use]
     pub fn explain(self) -> &'static str {
@@ -305,6 +311,7 @@ codes! {
         PortNotReady "port-not-ready",
         AddressPending "address-pending",
         AddressesReservedFull "addresses-reserved-full",
+        ConnectionsFull "connections-full",
         FollowersFull "followers-full",
         CapturesFull "captures-full",
         NotAMember "not-a-member",
@@ -403,7 +410,8 @@ impl Serialize for ErrorCode {
     }
 }
 
-/// A code of a later release is [`ErrorCode::CodeUnknown`]: whoever reads an error can still tell its message.
+/// A code of a later release is [`ErrorCode::CodeUnknown`]: whoever reads an error can still tell its message. Its kind is not that
+/// of [`ErrorCode::CodeUnknown`] but what stands beside it.
 impl<'de> Deserialize<'de> for ErrorCode {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let word = String::deserialize(from)?;

@@ -1,5 +1,7 @@
 //! The command line's end of the API: one connection a request, over the Unix socket.
 
+use crate::api::extract::kind_of;
+use crate::api::told::Told;
 use crate::api::{PLUGIN_MAX, REQUEST_S};
 use crate::starting;
 use bytes::Bytes;
@@ -8,7 +10,6 @@ use hyper::body::Incoming;
 use hyper::header::{HeaderValue, IF_NONE_MATCH, USER_AGENT};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use meshd_core::command::Refusal;
 use meshd_core::view;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -53,7 +54,7 @@ pub enum ClientError {
     #[error("{path} may be used by its owner only, who is most likely root", path = path.display())]
     Forbidden { path: PathBuf },
     #[error("{0}")]
-    Refused(Refusal),
+    Refused(Told),
     #[error("the daemon at {path} broke off: {detail}", path = path.display())]
     Broken { path: PathBuf, detail: String },
 }
@@ -305,8 +306,7 @@ impl Client {
         }
         let status = response.status();
         let bytes = self.collect(response).await?;
-        let refusal = serde_json::from_slice(&bytes);
-        Err(refusal.map_or_else(
+        Err(Told::read(&bytes, kind_of(status)).map_or_else(
             |_| self.broken(format!("HTTP status {status}")),
             ClientError::Refused,
         ))

@@ -4,11 +4,13 @@
 
 use super::access::{Caller, Gate, Rules};
 use super::backend::Backend;
+use super::extract::status;
 use super::patient::Patient;
 use super::socket::{self, Socket};
 use super::{CONNECTIONS_MAX, GUESTS_MAX, HEAD_WITHIN, REMOTE_MAX, credentials, routes};
 use axum::{Extension, Router};
 use meshd_core::code::ErrorCode;
+use meshd_core::command::Refusal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -16,8 +18,18 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 /// What is said to whom there is no place for; he may be gone before he hears it.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\nretry-after: 1\r\n\r\n\
-    {\"code\":\"unavailable\",\"message\":\"too many connections; close some, or wait\"}";
+fn full() -> Vec<u8> {
+    let why = "too many connections; close some, or wait";
+    let refusal = Refusal::new(ErrorCode::ConnectionsFull, why);
+    // Two words and a text: there is no way to fail.
+    let body = serde_json::to_string(&refusal).unwrap_or_default();
+    format!(
+        "HTTP/1.1 {}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\nretry-after: 1\r\n\r\n{body}",
+        status(refusal.code),
+        body.len()
+    )
+    .into_bytes()
+}
 
 /// Where the API is reached.
 pub struct Doors {
@@ -64,7 +76,7 @@ async fn by_socket(socket: Socket, rules: &Rules, router: &Router) {
             false => match Arc::clone(&guests).try_acquire_owned() {
                 Ok(place) => Some(place),
                 Err(_) => {
-                    let _ = connection.stream().try_write(FULL);
+                    let _ = connection.stream().try_write(&full());
                     let _ = connection.shutdown().await;
                     continue;
                 }
@@ -102,4 +114,24 @@ where
 {
     let router = router.clone().layer(Extension(caller));
     tokio::spawn(socket::answer(connection, router, HEAD_WITHIN));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::told::Told;
+    use meshd_core::code::RefusalKind;
+
+    #[test]
+    fn who_finds_no_place_is_told_a_code_and_a_kind_in_an_answer_of_known_length() {
+        let text = String::from_utf8(full()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+        assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", body.len())));
+        let told = Told::read(body.as_bytes(), RefusalKind::Failed).unwrap();
+        assert_eq!(told.code, ErrorCode::ConnectionsFull);
+        assert_eq!(told.kind, RefusalKind::Unavailable);
+        assert!(body.contains(r#""kind":"unavailable""#), "{body}");
+    }
 }

@@ -44,6 +44,20 @@ pub(crate) fn status(code: ErrorCode) -> StatusCode {
     }
 }
 
+/// The kind that an HTTP status stands for, where nothing else says it. Other statuses say only that it came to nothing.
+pub(crate) fn kind_of(status: StatusCode) -> RefusalKind {
+    match status {
+        StatusCode::NOT_FOUND => RefusalKind::NotFound,
+        StatusCode::CONFLICT => RefusalKind::Conflict,
+        StatusCode::FORBIDDEN => RefusalKind::Forbidden,
+        StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => RefusalKind::Invalid,
+        StatusCode::UNAUTHORIZED => RefusalKind::Unauthorized,
+        StatusCode::TOO_MANY_REQUESTS => RefusalKind::TooMany,
+        StatusCode::SERVICE_UNAVAILABLE => RefusalKind::Unavailable,
+        _ => RefusalKind::Failed,
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = status(self.0.code);

@@ -34,6 +34,7 @@ pub mod socket;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod tokens;
+pub mod told;
 pub(crate) mod trace;
 
 pub use access::{Gate, Rules};

@@ -8,6 +8,7 @@ use super::capture::CaptureWish;
 use super::client::{Client, ClientError, Followed};
 use super::requests::{AttachWish, ByteInput, Invite, InviteWish, TraceWish};
 use super::socket::Socket;
+use super::told::Told;
 use crate::api::{Doors, Rules};
 use crate::events::{Past, Wanted};
 use crate::rulings::Rulings;
@@ -313,7 +314,7 @@ fn scene() -> Scene {
     }
 }
 
-fn refused(result: Result<Value, ClientError>) -> Refusal {
+fn refused(result: Result<Value, ClientError>) -> Told {
     match result {
         Err(ClientError::Refused(refusal)) => refusal,
         other => panic!("{other:?}"),
@@ -329,11 +330,11 @@ async fn a_refusal_comes_through_as_it_was_said() {
         (ErrorCode::NetworkExists, "not here")
     );
     assert_eq!(
-        refused(scene.client.get("/v1/nothing").await).kind(),
+        refused(scene.client.get("/v1/nothing").await).kind,
         RefusalKind::NotFound
     );
     assert_eq!(
-        refused(scene.client.post("/v1/status", &json!({})).await).kind(),
+        refused(scene.client.post("/v1/status", &json!({})).await).kind,
         RefusalKind::Invalid
     );
 }
@@ -423,7 +424,7 @@ async fn a_wrong_body_is_refused_with_its_place_and_reaches_no_node() {
             .post_bytes("/v1/invites", Bytes::from_static(body.as_bytes()))
             .await;
         let refusal = refused(answer);
-        assert_eq!(refusal.kind(), RefusalKind::Invalid, "{refusal}");
+        assert_eq!(refusal.kind, RefusalKind::Invalid, "{refusal}");
     }
     let large = refused(
         scene
@@ -431,7 +432,7 @@ async fn a_wrong_body_is_refused_with_its_place_and_reaches_no_node() {
             .post_bytes("/v1/networks", Bytes::from(vec![b' '; 2 << 20]))
             .await,
     );
-    assert_eq!(large.kind(), RefusalKind::Invalid, "{large}");
+    assert_eq!(large.kind, RefusalKind::Invalid, "{large}");
     let relative = json!({"network": "demo", "netns": "web", "ifname": "eth0", "ip": "auto"});
     assert!(
         refused(scene.client.post("/v1/ports", &relative).await)
@@ -463,7 +464,7 @@ async fn names_of_any_bytes_reach_the_node_as_they_are() {
     };
     // The small backend makes no port.
     assert_eq!(
-        refused(scene.client.post("/v1/ports", &wish).await).kind(),
+        refused(scene.client.post("/v1/ports", &wish).await).kind,
         RefusalKind::Failed
     );
     let spec = AttachSpec {
@@ -525,7 +526,7 @@ async fn an_invite_is_made_within_its_bounds() {
         ..wish
     };
     assert_eq!(
-        refused(scene.client.post("/v1/invites", &forever).await).kind(),
+        refused(scene.client.post("/v1/invites", &forever).await).kind,
         RefusalKind::Invalid
     );
 }
@@ -572,7 +573,7 @@ async fn followers_see_each_event_once_and_in_order() {
     assert_eq!(seen, [2, 3, 4]);
 }
 
-async fn traced(packet: &str) -> Result<TraceSpec, Refusal> {
+async fn traced(packet: &str) -> Result<TraceSpec, Told> {
     let scene = scene();
     let wish = TraceWish {
         network: "demo".to_owned(),
@@ -668,7 +669,7 @@ async fn no_daemon_is_told_from_a_daemon_that_broke() {
     );
     let junk = Bytes::from_static(b"not wasm");
     assert_eq!(
-        refused(scene.client.post_bytes("/v1/plugins/acl", junk).await).kind(),
+        refused(scene.client.post_bytes("/v1/plugins/acl", junk).await).kind,
         RefusalKind::Invalid
     );
 }

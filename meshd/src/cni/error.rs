@@ -151,7 +151,7 @@ impl From<ClientError> for CniError {
         let word = cause.code();
         let told = match cause {
             ClientError::Refused(refusal) => {
-                let code = match refusal.kind() {
+                let code = match refusal.kind {
                     // A namespace that is gone does not come back.
                     RefusalKind::NotFound if refusal.code == ErrorCode::NetnsMissing => {
                         Code::Refused

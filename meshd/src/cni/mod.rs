@@ -11,6 +11,7 @@
 
 mod config;
 mod error;
+mod garbage;
 mod inside;
 pub mod install;
 mod ipam;

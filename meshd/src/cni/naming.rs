@@ -22,6 +22,11 @@ pub(super) fn prefix(name: &str) -> String {
     format!("cni/{}/", short(name, 100))
 }
 
+/// What the owners of a container begin with, by whichever interface.
+pub(super) fn prefix_of(name: &str, container: &str) -> String {
+    format!("{}{}/", prefix(name), short(container, 100))
+}
+
 /// The owner of an attachment.
 pub(super) fn owner(name: &str, attachment: &Attachment) -> Option<Owner> {
     // An interface's name may be any UTF-8; an owner is printable ASCII.
@@ -34,8 +39,7 @@ pub(super) fn owner(name: &str, attachment: &Attachment) -> Option<Owner> {
             let _ = write!(ifname, "%{byte:02x}");
         }
     }
-    let container = short(&attachment.container, 100);
-    let text = format!("{}{container}/{ifname}", prefix(name));
+    let text = format!("{}{ifname}", prefix_of(name, &attachment.container));
     debug_assert!(text.len() <= OWNER_MAX);
     text.parse().ok()
 }

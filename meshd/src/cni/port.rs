@@ -5,14 +5,14 @@
 //!                                                        --anything else------> that: the second may have been made
 //! ```
 //!
-//! Refuses to hide that it is unknown whether a port was made: who is told so takes it back.
+//! Refuses to hide that it is unknown whether a port was made: who is told so takes it back, unless it is another ADD's.
 
 use super::naming;
 use super::request::Attachment;
 use crate::api::client::{Client, ClientError};
 use crate::api::requests::AttachWish;
-use meshd_core::code::RefusalKind;
-use meshd_core::ident::Label;
+use meshd_core::code::{ErrorCode, RefusalKind};
+use meshd_core::ident::{Label, WallTime};
 use meshd_core::view;
 
 /// Attaches.
@@ -25,7 +25,7 @@ pub(super) async fn attach(
     attachment: &Attachment,
 ) -> Result<view::Port, ClientError> {
     let first = match client.post("/v1/ports", wish).await {
-        Err(ClientError::Refused(refusal)) if refusal.kind() == RefusalKind::Conflict => refusal,
+        Err(ClientError::Refused(refusal)) if refusal.kind == RefusalKind::Conflict => refusal,
         other => return other,
     };
     // A container that went without a DEL may still have the name, here or on a node that is gone.
@@ -44,19 +44,47 @@ pub(super) async fn attach(
             Ok(port)
         }
         // It was not the name.
-        Err(ClientError::Refused(second)) if second.kind() == RefusalKind::Conflict => {
+        Err(ClientError::Refused(second)) if second.kind == RefusalKind::Conflict => {
             Err(ClientError::Refused(first))
         }
         other => other,
     }
 }
 
-/// Is it unknown whether the daemon makes the port, or has?
-pub(super) fn may_be_made(cause: &ClientError) -> bool {
+/// Is it unknown whether the daemon makes the port, or has? Who was refused for another reason has none by this, and what is
+/// there is somebody else's: of an ADD before, or at the same time.
+fn may_be_made(cause: &ClientError) -> bool {
     match cause {
         ClientError::Broken { .. } | ClientError::Stuck { .. } => true,
-        ClientError::Refused(refusal) => refusal.kind() == RefusalKind::Unavailable,
+        ClientError::Refused(refusal) => refusal.code == ErrorCode::AnswerLate,
         ClientError::NoDaemon { .. } | ClientError::Forbidden { .. } => false,
+    }
+}
+
+/// Says the daemon that the port is not there? What it cannot find otherwise, or says in words of a later release, is no answer
+/// to that.
+pub(super) fn is_absent(cause: &ClientError) -> bool {
+    matches!(cause, ClientError::Refused(refusal) if refusal.code == ErrorCode::PortUnknown)
+}
+
+/// What an ADD that failed leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    /// No port: its addresses go back.
+    Nothing,
+    /// Perhaps a port of its own, which goes first.
+    Own,
+    /// A port that is another ADD's, with its addresses.
+    Others,
+}
+
+/// What is left after `cause`. `since`: when the owner's port was claimed, if it has one; `begun`: when this ADD began.
+pub(super) fn left(cause: &ClientError, since: Option<WallTime>, begun: WallTime) -> Left {
+    match since {
+        Some(since) if since < begun => Left::Others,
+        _ if may_be_made(cause) => Left::Own,
+        Some(_) => Left::Others,
+        None => Left::Nothing,
     }
 }
 
@@ -133,7 +161,7 @@ mod tests {
             "port 7 was removed",
         );
         let gone = told(vec![gone]).await;
-        assert!(may_be_made(&gone) && gone.to_string().contains("port 7"));
+        assert!(!may_be_made(&gone) && gone.to_string().contains("port 7"));
     }
 
     #[tokio::test]
@@ -152,10 +180,41 @@ mod tests {
             ClientError::Refused(refusal) => assert!(refusal.message.contains("meanwhile")),
             other => panic!("{other:?}"),
         }
-        assert!(may_be_made(&busy));
+        assert!(!may_be_made(&busy), "it is gone");
+        let late = refusal("503 Service Unavailable", "answer-late", "it goes on");
+        assert!(may_be_made(&told(vec![first(), late]).await));
         let wrong = refusal("400 Bad Request", "address-invalid", "no such network");
         let wrong = told(vec![first(), wrong]).await;
         assert!(!may_be_made(&wrong));
         assert!(wrong.to_string().contains("no such network"));
+    }
+
+    #[tokio::test]
+    async fn an_add_that_is_refused_leaves_the_port_of_another_alone() {
+        let busy = refusal("503 Service Unavailable", "port-busy", "waited for by many");
+        let busy = told(vec![busy]).await;
+        let broken = told(vec![String::new()]).await;
+        let at = WallTime;
+        assert_eq!(left(&busy, None, at(7)), Left::Nothing);
+        assert_eq!(left(&busy, Some(at(6)), at(7)), Left::Others);
+        assert_eq!(left(&busy, Some(at(8)), at(7)), Left::Others);
+        assert_eq!(left(&broken, None, at(7)), Left::Own);
+        assert_eq!(left(&broken, Some(at(6)), at(7)), Left::Others);
+        assert_eq!(left(&broken, Some(at(8)), at(7)), Left::Own);
+    }
+
+    #[tokio::test]
+    async fn only_the_word_for_a_port_that_is_not_there_says_that_it_is_not_there() {
+        let told = |status: &str, code: &str| told(vec![refusal(status, code, "no")]);
+        assert!(is_absent(&told("404 Not Found", "port-unknown").await));
+        assert!(!is_absent(&told("404 Not Found", "path-unknown").await));
+        let later = told("503 Service Unavailable", "sunspots").await;
+        assert!(!is_absent(&later));
+        assert!(
+            matches!(&later, ClientError::Refused(told) if told.kind == RefusalKind::Unavailable)
+        );
+        // As releases before this one say it where there is no place for one more connection.
+        let full = told("503 Service Unavailable", "unavailable").await;
+        assert!(!is_absent(&full));
     }
 }

@@ -5,12 +5,13 @@
 //!   DEL     detach by owner -> delegated IPAM DEL?                                    nothing there is success, also where
 //!                                                                                     the IPAM plugin cannot be run
 //!   CHECK   port by owner -> look into the namespace -> delegated IPAM CHECK?
-//!   GC      ports with our owner prefix that are not valid any more -> detached
+//!   GC      ports of our configuration and network whose container has no valid attachment -> detached
 //! ```
 
 use super::PLUGIN;
 use super::config::{Config, Dns, Version, had_addresses};
 use super::error::{CniError, Code, error};
+use super::garbage::Garbage;
 use super::inside::{self, Found};
 use super::ipam;
 use super::naming;
@@ -20,16 +21,16 @@ use super::request::{Attachment, Request};
 use super::router;
 use crate::api::client::{Client, ClientError, segment};
 use crate::api::requests::{AttachWish, ByteInput};
+use crate::clock;
 use ipnet::IpNet;
-use meshd_core::code::RefusalKind;
 use meshd_core::command::IpSpec;
+use meshd_core::ident::WallTime;
 use meshd_core::kind::PortKind;
 use meshd_core::owner::Owner;
 use meshd_core::ranges::service_address;
 use meshd_core::view;
 use meshd_core::wire::record::LABEL_BYTES_MAX;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A request with its configuration.
@@ -86,6 +87,7 @@ impl<'a> Work<'a> {
                 format!("CNI_NETNS {netns} is the host's own namespace, not a container's"),
             ));
         }
+        let (owner, begun) = (self.owner(&attachment)?, clock::wall());
         self.check_gateways().await?;
         let mut wish = self.wish(&attachment, netns)?;
         let mut dns = self.config.dns.clone();
@@ -100,16 +102,30 @@ impl<'a> Work<'a> {
         match port::attach(&self.client, &wish, &attachment).await {
             Ok(port) => made(&port, &attachment, netns, dns).result(self.config),
             Err(cause) => {
-                // If it may be made all the same, it goes first. If it does not, its addresses stay until DEL.
-                let gone = match &wish.owner {
-                    Some(owner) if port::may_be_made(&cause) => self.detach(owner).await.is_ok(),
-                    _ => true,
-                };
+                let gone = self.is_gone(&owner, &cause, begun).await;
                 if let Some(plugin) = self.config.ipam.as_ref().filter(|_| gone) {
                     ipam::undo(plugin, self.config, self.request).await;
                 }
                 Err(cause.into())
             }
+        }
+    }
+
+    /// Sees to it that nothing is left of an ADD that failed. False if a port is or may be there all the same: its addresses stay
+    /// until DEL.
+    async fn is_gone(&self, owner: &Owner, cause: &ClientError, begun: WallTime) -> bool {
+        // The daemon was not reached, and will not be.
+        if let ClientError::NoDaemon { .. } | ClientError::Forbidden { .. } = cause {
+            return true;
+        }
+        let Ok(ports) = self.client.get::<Vec<view::Port>>("/v1/ports").await else {
+            return false;
+        };
+        let port = ports.iter().find(|port| port.owner.as_ref() == Some(owner));
+        match port::left(cause, port.map(|port| WallTime(port.since_at_ms)), begun) {
+            port::Left::Nothing => true,
+            port::Left::Own => self.detach(owner).await.is_ok(),
+            port::Left::Others => false,
         }
     }
 
@@ -233,9 +249,7 @@ impl<'a> Work<'a> {
     async fn detach(&self, owner: &Owner) -> Result<bool, CniError> {
         let path = format!("/v1/owners/{}", segment(owner.as_str()));
         match self.client.delete(&path).await {
-            Err(ClientError::Refused(refusal)) if refusal.kind() == RefusalKind::NotFound => {
-                Ok(false)
-            }
+            Err(cause) if port::is_absent(&cause) => Ok(false),
             other => other.map(|()| true).map_err(CniError::from),
         }
     }
@@ -293,19 +307,13 @@ impl<'a> Work<'a> {
                 "GC needs \"cni.dev/valid-attachments\"",
             ));
         };
-        let owner = |(container, ifname): &(String, String)| {
-            let ifname = self.config.ifname.as_ref().unwrap_or(ifname).clone();
-            let container = container.clone();
-            naming::owner(&self.config.name, &Attachment { container, ifname })
-        };
-        let valid: BTreeSet<Owner> = valid.iter().filter_map(owner).collect();
-        let prefix = naming::prefix(&self.config.name);
+        let garbage = Garbage::new(&self.config.name, &self.config.network, valid);
         let ports: Vec<view::Port> = self.client.get("/v1/ports").await?;
         let mut failed = Vec::new();
-        for owner in ports.into_iter().filter_map(|port| port.owner) {
-            if owner.as_str().starts_with(&prefix)
-                && !valid.contains(&owner)
-                && let Err(why) = self.detach(&owner).await
+        for port in ports {
+            if let Some(owner) = &port.owner
+                && garbage.is(owner, &port.network, port.vni)
+                && let Err(why) = self.detach(owner).await
             {
                 failed.push(why.message().to_owned());
             }

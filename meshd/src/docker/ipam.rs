@@ -10,6 +10,7 @@
 //! Owns no table: reservations are the node's, and outlive both daemons. The gateway that Docker wants of each pool is the
 //! node's own service address, which routes nothing.
 
+use super::network::subnet_of;
 use super::protocol::{self, ReleaseAddress, RequestAddress, RequestPool, shown};
 use super::{Driver, of};
 use ipnet::IpNet;
@@ -306,36 +307,47 @@ impl Driver {
         &self,
         def: &NetworkDef,
         gateways: &[IpAddr],
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<IpAddr>, Refusal> {
+        let mut kept = Vec::new();
         for &ip in gateways {
-            let Some(&subnet) = def.subnets.iter().find(|subnet| subnet.contains(&ip)) else {
-                let has: Vec<String> = def.subnets.iter().map(ToString::to_string).collect();
-                return Err(Refusal::new(
-                    ErrorCode::AddressOutside,
-                    format!(
-                        "gateway {ip} is in no subnet of network {}; it has: {}",
-                        def.name,
-                        has.join(", ")
-                    ),
-                ));
-            };
-            let spec = ReserveSpec {
-                network: def.vni.to_string(),
-                subnet,
-                within: subnet,
-                ip: Some(ip),
-                mac: None,
-                owner: owner()?,
-            };
-            match self.driver.command(Command::Reserve(spec)).await {
-                Ok(_) => {}
-                Err(refusal) if refusal.kind() == RefusalKind::Conflict => {
-                    tracing::debug!(%ip, "a router is there: {}", refusal.message);
+            match self.keep_gateway(def, ip).await {
+                Ok(true) => kept.push(ip),
+                Ok(false) => {}
+                Err(refusal) => {
+                    self.give_back(def.vni, &kept).await;
+                    return Err(of(&format!("gateway {ip}: "), &refusal));
                 }
-                Err(refusal) => return Err(of(&format!("gateway {ip}: "), &refusal)),
             }
         }
-        Ok(())
+        Ok(kept)
+    }
+
+    /// False, if somebody has it: a router is there.
+    async fn keep_gateway(&self, def: &NetworkDef, ip: IpAddr) -> Result<bool, Refusal> {
+        let subnet = subnet_of(&def.name, &def.subnets, ip)?;
+        let spec = ReserveSpec {
+            network: def.vni.to_string(),
+            subnet,
+            within: subnet,
+            ip: Some(ip),
+            mac: None,
+            owner: owner()?,
+        };
+        match self.driver.command(Command::Reserve(spec)).await {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.kind() == RefusalKind::Conflict => {
+                tracing::debug!(%ip, "a router is there: {}", refusal.message);
+                Ok(false)
+            }
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Gives back what was kept for a network that came to nothing; that is the error to be told, so this one is logged.
+    pub(super) async fn give_back(&self, vni: Vni, kept: &[IpAddr]) {
+        if let Err(refusal) = self.drop_gateways(vni, kept).await {
+            tracing::warn!(code = %refusal.code, network = %vni, "a gateway's address stays reserved: {}", refusal.message);
+        }
     }
 
     /// Gives back those that no network of Docker names any more.

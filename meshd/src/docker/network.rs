@@ -10,6 +10,7 @@ use crate::clock;
 use ipnet::IpNet;
 use meshd_core::code::ErrorCode;
 use meshd_core::command::{Command, NetworkSpec, Refusal, Reply};
+use meshd_core::ident::{Label, Vni};
 use meshd_core::ranges::service_address;
 use meshd_core::wire::record::NetworkDef;
 use serde_json::{Map, Value};
@@ -28,6 +29,70 @@ fn list<T: ToString>(all: &[T]) -> String {
     }
 }
 
+/// The network of the mesh that one of Docker is to be.
+#[derive(Debug)]
+enum Meant {
+    There(NetworkDef),
+    New(NetworkSpec),
+}
+
+impl Meant {
+    /// `None`: it is chosen when the network is defined.
+    fn vni(&self) -> Option<Vni> {
+        match self {
+            Self::There(def) => Some(def.vni),
+            Self::New(spec) => spec.vni,
+        }
+    }
+
+    /// Is it what Docker would use: its subnets, its MTU, the routers of its containers?
+    fn fits(
+        &self,
+        pools: &[(IpNet, Option<IpAddr>)],
+        mtu: Option<u16>,
+        gateways: &[IpAddr],
+    ) -> Result<(), Refusal> {
+        let (name, subnets) = match self {
+            Self::There(def) => (&def.name, &def.subnets),
+            Self::New(spec) => (&spec.name, &spec.subnets),
+        };
+        if let Some((pool, _)) = pools.iter().find(|(pool, _)| !subnets.contains(pool)) {
+            return Err(Refusal::new(
+                ErrorCode::DockerSubnetDiffers,
+                format!(
+                    "network {name} of the mesh has the subnets {}, and Docker would use {pool}: add `--ipam-driver meshd --ipam-opt meshd.network={name}`, or give one of its subnets by --subnet",
+                    list(subnets)
+                ),
+            ));
+        }
+        if let Self::There(def) = self
+            && let Some(mtu) = mtu.filter(|mtu| *mtu != def.mtu)
+        {
+            return Err(Refusal::new(
+                ErrorCode::DockerMtuDiffers,
+                format!(
+                    "network {name} has an MTU of {} for all nodes, not {mtu}: leave out {MTU}",
+                    def.mtu
+                ),
+            ));
+        }
+        for ip in gateways {
+            subnet_of(name, subnets, *ip)?;
+        }
+        Ok(())
+    }
+}
+
+/// The subnet of a network that a gateway is in.
+pub(super) fn subnet_of(name: &Label, subnets: &[IpNet], ip: IpAddr) -> Result<IpNet, Refusal> {
+    let within = subnets.iter().find(|subnet| subnet.contains(&ip));
+    within.copied().ok_or_else(|| {
+        let has = list(subnets);
+        let message = format!("gateway {ip} is in no subnet of network {name}; it has: {has}");
+        Refusal::new(ErrorCode::AddressOutside, message)
+    })
+}
+
 impl Driver {
     /// All networks of the mesh.
     pub(super) async fn defs(&self) -> Result<Vec<NetworkDef>, Refusal> {
@@ -42,29 +107,8 @@ impl Driver {
         pools(&wish.v4, &mut subnets)?;
         pools(&wish.v6, &mut subnets)?;
         let _lane = self.lane(&wish.network).await;
-        let def = self.network_for(&wishes, &subnets).await?;
-        for (pool, _) in &subnets {
-            if !def.subnets.contains(pool) {
-                return Err(Refusal::new(
-                    ErrorCode::DockerSubnetDiffers,
-                    format!(
-                        "network {} of the mesh has the subnets {}, and Docker would use {pool}: add `--ipam-driver meshd --ipam-opt meshd.network={}`, or give one of its subnets by --subnet",
-                        def.name,
-                        list(&def.subnets),
-                        def.name
-                    ),
-                ));
-            }
-        }
-        if let Some(mtu) = wishes.mtu.filter(|mtu| *mtu != def.mtu) {
-            return Err(Refusal::new(
-                ErrorCode::DockerMtuDiffers,
-                format!(
-                    "network {} has an MTU of {} for all nodes, not {mtu}: leave out {MTU}",
-                    def.name, def.mtu
-                ),
-            ));
-        }
+        // Whatever can be refused is, before anything is defined: a network of the mesh is all nodes'.
+        let meant = self.network_for(&wishes, &subnets).await?;
         let routers = subnets.iter().filter_map(|(pool, gateway)| {
             gateway.filter(|gateway| Some(*gateway) != service_address(pool))
         });
@@ -72,23 +116,14 @@ impl Driver {
             true => routers.collect(),
             false => wishes.gateways,
         };
-        let made = Network {
-            vni: def.vni,
-            gateways,
-            egress: wishes.egress,
-            labels: wishes.labels,
-            since: clock::wall().0,
-        };
-        match self.book.network(&wish.network) {
-            Some(known)
-                if Network {
-                    since: made.since,
-                    ..known.clone()
-                } == made =>
-            {
-                return Ok(Value::Object(Map::new()));
-            }
-            Some(_) => {
+        meant.fits(&subnets, wishes.mtu, &gateways)?;
+        let known = self.book.network(&wish.network);
+        let vni = meant.vni().or(known.as_ref().map(|known| known.vni));
+        if let Some(known) = &known {
+            let same = vni == Some(known.vni)
+                && (&known.gateways, known.egress, &known.labels)
+                    == (&gateways, wishes.egress, &wishes.labels);
+            if !same {
                 return Err(Refusal::new(
                     ErrorCode::DockerNetworkDiffers,
                     format!(
@@ -97,15 +132,27 @@ impl Driver {
                     ),
                 ));
             }
-            None => {}
-        }
-        if let Some(full) = self.book.networks_full() {
+        } else if let Some(full) = self.book.networks_full() {
             return Err(full);
         }
-        self.keep_gateways(&def, &made.gateways).await?;
-        let gateways = made.gateways.clone();
+        let def = match meant {
+            Meant::There(def) => def,
+            // One that went is itself again only with its VNI.
+            Meant::New(spec) => self.define(NetworkSpec { vni, ..spec }).await?,
+        };
+        if known.is_some() {
+            return Ok(Value::Object(Map::new()));
+        }
+        let made = Network {
+            vni: def.vni,
+            gateways,
+            egress: wishes.egress,
+            labels: wishes.labels,
+            since: clock::wall().0,
+        };
+        let kept = self.keep_gateways(&def, &made.gateways).await?;
         if let Err(reason) = self.book.put_network(&wish.network, made).await {
-            self.drop_gateways(def.vni, &gateways).await?;
+            self.give_back(def.vni, &kept).await;
             return Err(reason);
         }
         tracing::info!(network = %wish.network.short(), mesh_network = %def.name, "network of Docker");
@@ -122,12 +169,12 @@ impl Driver {
             .await
     }
 
-    /// The network of the mesh that is meant; made, if it was named and is not there.
+    /// The network of the mesh that is meant; to be defined, if it was named and is not there.
     async fn network_for(
         &self,
         wishes: &Wishes,
         subnets: &[(IpNet, Option<IpAddr>)],
-    ) -> Result<NetworkDef, Refusal> {
+    ) -> Result<Meant, Refusal> {
         if let Some(name) = &wishes.network {
             let vni: Option<u32> = name.parse().ok();
             let named = |def: &&NetworkDef| {
@@ -139,7 +186,7 @@ impl Driver {
                 let heard = self.has_heard().await?;
                 let defs = self.defs().await?;
                 if let Some(def) = defs.iter().find(named) {
-                    return Ok(def.clone());
+                    return Ok(Meant::There(def.clone()));
                 }
                 if heard || Instant::now() >= end {
                     break;
@@ -152,7 +199,7 @@ impl Driver {
                 subnets: subnets.iter().map(|(pool, _)| *pool).collect(),
                 mtu: wishes.mtu,
             };
-            return self.define(spec).await;
+            return Ok(Meant::New(spec));
         }
         let defs = self.defs().await?;
         let fits = |def: &&NetworkDef| {
@@ -160,7 +207,7 @@ impl Driver {
         };
         let fitting: Vec<&NetworkDef> = defs.iter().filter(fits).collect();
         match fitting.as_slice() {
-            [def] => Ok((*def).clone()),
+            [def] => Ok(Meant::There((*def).clone())),
             _ => Err(Refusal::new(
                 ErrorCode::DockerNetworkUnsaid,
                 format!(
@@ -217,5 +264,67 @@ impl Driver {
                 id.short()
             ))
         })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use meshd_core::ident::{NodeId, WallTime};
+
+    fn ips(all: &[&str]) -> Vec<IpAddr> {
+        all.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_gateway_outside_of_its_subnets_is_refused_before_a_network_is_defined() {
+        let subnets: Vec<IpNet> = vec!["10.9.0.0/24".parse().unwrap()];
+        let pools = [(subnets[0], None)];
+        let new = Meant::New(NetworkSpec {
+            name: "new".parse().unwrap(),
+            vni: None,
+            subnets,
+            mtu: Some(1400),
+        });
+        assert!(new.vni().is_none());
+        new.fits(&pools, Some(1400), &ips(&["10.9.0.7"])).unwrap();
+        let refused = new.fits(&pools, None, &ips(&["10.9.0.7", "10.8.0.1"]));
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::AddressOutside);
+        assert!(refused.message.contains("10.8.0.1"), "{refused}");
+    }
+
+    #[test]
+    fn a_network_that_is_there_is_refused_for_another_subnet_mtu_or_gateway() {
+        let there = Meant::There(NetworkDef {
+            author: NodeId([1; 32]),
+            serial: 1,
+            since: WallTime(1),
+            vni: Vni::new(7).unwrap(),
+            name: "lan".parse().unwrap(),
+            subnets: vec!["10.0.0.0/24".parse().unwrap()],
+            mtu: 1380,
+            removed: false,
+        });
+        let code = |pool: &str, mtu, gateways: &[&str]| {
+            let pools = [(pool.parse().unwrap(), None)];
+            let fits = there.fits(&pools, mtu, &ips(gateways));
+            fits.err().map(|refusal| refusal.code)
+        };
+        let (lan, mtu) = ("10.0.0.0/24", Some(1380));
+        assert_eq!(code(lan, mtu, &["10.0.0.9"]), None);
+        assert_eq!(
+            code("10.1.0.0/24", mtu, &[]),
+            Some(ErrorCode::DockerSubnetDiffers)
+        );
+        assert_eq!(
+            code(lan, Some(1500), &[]),
+            Some(ErrorCode::DockerMtuDiffers)
+        );
+        assert_eq!(
+            code(lan, mtu, &["10.1.0.1"]),
+            Some(ErrorCode::AddressOutside)
+        );
     }
 }
