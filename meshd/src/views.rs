@@ -90,6 +90,12 @@ pub(crate) fn status(
         format!("two hosts run with the key of {name}, at {here} and at {there}: `meshd doctor` says what to do")
     }));
     problems.extend(missing_bridges(node));
+    problems.extend(node.ports().unserved().map(|(vni, reason)| {
+        format!(
+            "names of network {} are not answered on this node, and it is tried again: {reason}",
+            network_name(node, vni)
+        )
+    }));
     problems.extend(node.planes().problems().map(|(vni, reason)| {
         format!(
             "network {} in the kernel: {reason}",

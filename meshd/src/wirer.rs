@@ -76,6 +76,7 @@ impl Wirer {
 
 async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
     let mut services: BTreeMap<Vni, (PortId, Service)> = BTreeMap::new();
+    let mut failing: BTreeMap<Vni, String> = BTreeMap::new();
     let mut next = None;
     loop {
         let job = match next.take() {
@@ -118,6 +119,9 @@ async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
             Job::Serve(wiring) => {
                 match Service::start(&wiring, tools.names.clone(), tools.forward.clone()).await {
                     Ok((service, tap)) => {
+                        if failing.remove(&wiring.vni).is_some() {
+                            tracing::info!(vni = %wiring.vni, "names are answered on this network now");
+                        }
                         services.insert(wiring.vni, (wiring.port, service));
                         let carry = Carry::Port {
                             port: wiring.port,
@@ -127,13 +131,22 @@ async fn work(tools: Tools, mut queue: mpsc::Receiver<Job>) {
                             guarded: false,
                         };
                         tools.driver.carry(carry).await;
+                        let port = wiring.port;
+                        tell(&tools, KernelEvent::Served { port }).await;
                     }
                     Err(error) => {
-                        tracing::error!(code = %ErrorCode::NameServiceFailed, %error, "names will not be answered on this network")
+                        let (port, reason) = (wiring.port, error.to_string());
+                        // Tried again and again: the same reason is not told again.
+                        let known = failing.insert(wiring.vni, reason.clone());
+                        if known.as_ref() != Some(&reason) {
+                            tracing::error!(code = %ErrorCode::NameServiceFailed, %error, "names are not answered on this network; it is tried again");
+                        }
+                        tell(&tools, KernelEvent::ServeFailed { port, reason }).await;
                     }
                 }
             }
             Job::Unserve(vni) => {
+                failing.remove(&vni);
                 if let Some((port, _service)) = services.remove(&vni) {
                     tools.driver.carry(Carry::Gone(port)).await;
                 }

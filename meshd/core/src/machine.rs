@@ -401,6 +401,10 @@ impl Node {
                 let why = (code, reason);
                 self.ports.wire_failed(port, why, gone, now, pools, out);
             }
+            KernelEvent::Served { port } => self.ports.served(port),
+            KernelEvent::ServeFailed { port, reason } => {
+                self.ports.serve_failed(port, reason, now);
+            }
             KernelEvent::Unwired { port, errors } => {
                 self.ports.unwired(port, errors, around, pools, now, out)
             }

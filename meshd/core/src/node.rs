@@ -228,6 +228,18 @@ pub enum KernelEvent {
         /// The namespace does not exist any more: give the port up.
         gone: bool,
     },
+    /// The node's own presence on a network is there.
+    Served {
+        /// Its port.
+        port: PortId,
+    },
+    /// It could not be made; nothing of it is left.
+    ServeFailed {
+        /// Its port.
+        port: PortId,
+        /// In words, for the operator.
+        reason: String,
+    },
     /// Nothing of the port is left.
     Unwired {
         /// The port.
@@ -410,7 +422,7 @@ pub enum Output {
     Mend(PortWiring),
     /// Undo a port; `Unwired` will follow.
     Unwire(PortRecord),
-    /// Make or adopt the node's own presence on a network.
+    /// Make or adopt the node's own presence on a network; `Served` or `ServeFailed` will follow.
     Serve(ServiceWiring),
     /// Make the kernel's side of a network so; `None`: nothing is to be left. `Planned` will follow.
     Plan {

@@ -11,15 +11,19 @@
 //! Owns the ports' records, their numbers and MACs, and the node's own presence on each network that has a port here. A
 //! record is durable before the kernel hears of it and until the kernel has forgotten it, so a crash at any moment leaves
 //! nothing that nobody knows of. Refuses to touch the kernel, the switch or the directory: it tells them by
-//! [`Ports::take_changes`]. How a port comes stands in `arrival.rs`, how it goes in `departure.rs`.
+//! [`Ports::take_changes`]. How a port comes stands in `arrival.rs`, how it goes in `departure.rs`, the node's presence
+//! in `serving.rs`.
 
 mod arrival;
 mod departure;
 mod far;
+mod serving;
 
 pub(crate) use arrival::no_address;
 
-use crate::attach::{Surroundings, refusal, service_mac};
+use serving::Serving;
+
+use crate::attach::{Surroundings, refusal};
 use crate::code::ErrorCode;
 use crate::command::{DnsHint, PortRecord, PortWiring, Reply, ServiceWiring};
 use crate::ident::{CommandId, IfName, Label, MacAddr, Moment, NodeId, Now, PortId, Vni};
@@ -39,7 +43,7 @@ use std::net::IpAddr;
 
 /// Commands that may wait for one port.
 const WAITERS_MAX: usize = 16;
-/// First and longest pause before a port is tried again that the kernel refused.
+/// First and longest pause before a port or service is tried again that the kernel refused.
 const RETRY_MS: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 30_000;
 /// Before a port that lost a part is made whole, so that whoever takes several parts away at once is done.
@@ -84,7 +88,7 @@ pub struct Ports {
     rng: SmallRng,
     next_id: u32,
     ports: BTreeMap<PortId, Port>,
-    services: BTreeMap<Vni, ServiceWiring>,
+    services: BTreeMap<Vni, Serving>,
     changes: Vec<PortChange>,
 }
 
@@ -274,28 +278,6 @@ impl Ports {
         }
     }
 
-    /// The node's own presence on a network, if it has none yet and the network has an address for it.
-    fn serve(&mut self, net: &NetworkDef, out: &mut Outbox) {
-        let ips = service_ips(net);
-        if ips.is_empty() || self.services.contains_key(&net.vni) {
-            return;
-        }
-        // Without a number there is no service; ports go on without it.
-        let Ok(port) = self.allocate(out) else { return };
-        let domain = self.search(&net.name);
-        let service = ServiceWiring {
-            port,
-            vni: net.vni,
-            mac: service_mac(net.vni),
-            ips,
-            mtu: net.mtu,
-            domain,
-        };
-        self.services.insert(net.vni, service.clone());
-        self.changes.push(PortChange::ServiceUp(service.clone()));
-        out.push(Output::Serve(service));
-    }
-
     /// What the kernel offers of the port as a file; kept with the rest by [`Self::wired`].
     pub fn note_file(&mut self, id: PortId, file: Option<Vec<u8>>) {
         if let Some(port) = self.ports.get_mut(&id) {
@@ -407,15 +389,9 @@ impl Ports {
         out: &mut Outbox,
     ) {
         let net = around.network_by_vni(vni);
-        let stale = |service: &ServiceWiring| {
-            net.is_none_or(|net| service.mtu != net.mtu || service.ips != service_ips(net))
-        };
-        if self.services.get(&vni).is_some_and(stale)
-            && let Some(service) = self.services.remove(&vni)
-        {
-            let port = service.port;
-            self.changes.push(PortChange::ServiceDown { vni, port });
-            out.push(Output::Unserve { vni, port });
+        let stale = |serving: &Serving| !net.is_some_and(|net| serving.fits(net));
+        if self.services.get(&vni).is_some_and(stale) {
+            self.unserve(vni, out);
         }
         let ids: Vec<PortId> = self.ports.keys().copied().collect();
         for id in ids {
@@ -525,6 +501,7 @@ impl Ports {
                 Phase::Failed { retry, .. } => Some((retry, "ports: try a failed port again")),
                 _ => None,
             })
+            .chain(self.services_due())
             .min()
     }
 
@@ -548,6 +525,7 @@ impl Ports {
         for (id, tries) in again {
             self.wire(id, tries, around, pools, now, out);
         }
+        self.serve_again(now, out);
     }
 
     /// What the switch and the directory have to know since the last call, in order.
@@ -595,11 +573,6 @@ impl Ports {
             .map(|port| port.record.vni)
             .collect()
     }
-
-    /// The node's own presence on each network that has a port here.
-    pub fn services(&self) -> impl Iterator<Item = &ServiceWiring> {
-        self.services.values()
-    }
 }
 
 /// The network that a port is on, if its addresses are of it: one that was removed may have been defined anew under the
@@ -622,15 +595,7 @@ fn home<'a>(record: &PortRecord, around: &'a dyn Surroundings) -> Result<&'a Net
     }
 }
 
-/// The node's own addresses on a network.
-fn service_ips(net: &NetworkDef) -> Vec<IpNet> {
-    net.subnets
-        .iter()
-        .filter_map(|s| IpNet::new(service_address(s)?, s.prefix_len()).ok())
-        .collect()
-}
-
-/// Milliseconds until a port is tried again after `tries` failures.
+/// Milliseconds until a port or service is tried again after `tries` failures.
 fn pause(tries: u32) -> u64 {
     RETRY_MS.saturating_mul(1 << tries.min(8)).min(RETRY_MS_MAX)
 }

@@ -144,13 +144,13 @@ impl Caller {
         matches!(self, Self::Local { uid, .. } if is_own(*uid))
     }
 
-    /// May this request be answered, and in whose name is it counted? `changes`: it is for who may change.
+    /// May this request be answered, by which rights, and in whose name is it counted? `changes`: it is for who may change.
     pub(super) fn admit(
         &self,
         uri: &Uri,
         headers: &HeaderMap,
         changes: bool,
-    ) -> (Whose, Result<(), ApiError>) {
+    ) -> (Whose, Result<Rights, ApiError>) {
         let wanted = if changes {
             Rights::Change
         } else {
@@ -172,7 +172,7 @@ impl Caller {
                         "user {uid} may read here and change nothing; name the user or one of its groups in `change` under [api] in the config file, or ask as root"
                     )),
                 };
-                let done = refused.map_or(Ok(()), |message| {
+                let done = refused.map_or(Ok(*rights), |message| {
                     Err(ApiError::new(ErrorCode::UserForbidden, message))
                 });
                 (whose, done)
@@ -181,12 +181,12 @@ impl Caller {
                 let ip = from.ip();
                 match gate.rights(uri, headers) {
                     Err(refusal) => (Whose::Stranger(ip), Err(refusal)),
-                    Ok(rights) if rights >= wanted => (Whose::Token(ip), Ok(())),
-                    Ok(_) => {
+                    Ok(rights) if rights >= wanted => (Whose::Token(ip, rights), Ok(rights)),
+                    Ok(rights) => {
                         let message =
                             "this token may read and change nothing; use that of `meshd api token`";
                         let refusal = ApiError::new(ErrorCode::TokenReadOnly, message);
-                        (Whose::Token(ip), Err(refusal))
+                        (Whose::Token(ip, rights), Err(refusal))
                     }
                 }
             }

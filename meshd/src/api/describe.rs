@@ -12,6 +12,7 @@
 
 use super::extract::{Answer, ApiError, Asked, Body, Segments};
 use super::{BODY_MAX, PLUGIN_MAX};
+use axum::Extension;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -121,6 +122,10 @@ pub(super) trait Part {
 }
 
 impl<B> Part for State<B> {
+    fn tell(_: &mut Page) {}
+}
+/// What the layers before it found out.
+impl<T> Part for Extension<T> {
     fn tell(_: &mut Page) {}
 }
 impl Part for HeaderMap {

@@ -1,10 +1,12 @@
 //! `GET /v1/events`: what is remembered, and as server-sent events what follows.
 
-use super::FOLLOWERS_MAX;
+use super::access::Rights;
 use super::backend::Backend;
 use super::describe::{Given, Page};
 use super::extract::{ApiError, Asked};
+use super::{FOLLOWERS_MAX, READERS_MAX};
 use crate::events::{Past, Wanted};
+use axum::Extension;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{self, Sse};
@@ -16,8 +18,38 @@ use meshd_core::view;
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use tokio::sync::Semaphore;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Places of followers: who may only read leaves some to those who keep the node.
+struct Places {
+    all: Semaphore,
+    readers: Semaphore,
+}
+
+/// Of the two: a follower's, and if it may only read, one of theirs.
+type Place<'a> = (SemaphorePermit<'a>, Option<SemaphorePermit<'a>>);
+
+impl Places {
+    const fn new() -> Self {
+        Self {
+            all: Semaphore::const_new(FOLLOWERS_MAX),
+            readers: Semaphore::const_new(READERS_MAX),
+        }
+    }
+
+    /// One more follower; else how many there are already.
+    fn take(&self, rights: Rights) -> Result<Place<'_>, usize> {
+        let reader = match rights {
+            Rights::Change => None,
+            Rights::Read | Rights::None => {
+                Some(self.readers.try_acquire().map_err(|_| READERS_MAX)?)
+            }
+        };
+        let place = self.all.try_acquire().map_err(|_| FOLLOWERS_MAX)?;
+        Ok((place, reader))
+    }
+}
 
 /// What stands behind the `?`.
 #[derive(Deserialize, utoipa::IntoParams)]
@@ -65,6 +97,7 @@ impl Given for Result<Told, ApiError> {
 
 pub(super) async fn events<B: Backend>(
     State(backend): State<B>,
+    Extension(rights): Extension<Rights>,
     Asked(query): Asked<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Told, ApiError> {
@@ -91,11 +124,15 @@ pub(super) async fn events<B: Backend>(
     if past.anew {
         wanted.after = None;
     }
-    static FOLLOWERS: Semaphore = Semaphore::const_new(FOLLOWERS_MAX);
-    let Ok(place) = FOLLOWERS.try_acquire() else {
-        let message = format!("{FOLLOWERS_MAX} clients follow events already; end one of them");
-        return Err(ApiError::new(ErrorCode::FollowersFull, message));
-    };
+    static FOLLOWERS: Places = Places::new();
+    let place = FOLLOWERS.take(rights).map_err(|taken| {
+        let who = match rights {
+            Rights::Change => "clients",
+            Rights::Read | Rights::None => "clients that may only read",
+        };
+        let message = format!("{taken} {who} follow events already; end one of them");
+        ApiError::new(ErrorCode::FollowersFull, message)
+    })?;
     let events = follow(past, wanted).map(move |event| {
         let _held = &place;
         event
@@ -157,4 +194,32 @@ fn left_out(missed: u64) -> sse::Event {
     sse::Event::default()
         .event("missed")
         .data(format!("{{\"missed\":{missed}}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_only_read_leaves_half_of_the_followers_places() {
+        let places = Places::new();
+        let take = |rights| -> Vec<Place<'_>> {
+            std::iter::from_fn(|| places.take(rights).ok())
+                .take(FOLLOWERS_MAX + 1)
+                .collect()
+        };
+        let readers = take(Rights::Read);
+        assert_eq!(readers.len(), READERS_MAX);
+        let changers = take(Rights::Change);
+        assert_eq!(changers.len(), FOLLOWERS_MAX - READERS_MAX);
+        drop(readers);
+        assert_eq!(take(Rights::Change).len(), READERS_MAX);
+        // A reader for whom there is no place at all holds none of theirs.
+        drop(changers);
+        let all = take(Rights::Change);
+        assert_eq!(all.len(), FOLLOWERS_MAX);
+        assert_eq!(places.take(Rights::Read).err(), Some(FOLLOWERS_MAX));
+        drop(all);
+        assert_eq!(take(Rights::Read).len(), READERS_MAX);
+    }
 }

@@ -57,7 +57,7 @@ impl Desk {
 }
 
 /// The whole of a request, from the body that is to come on, within its times; only so many changes at once.
-pub(super) async fn at_work(desk: Arc<Desk>, request: Request, next: Next) -> Response {
+pub(super) async fn at_work(desk: Arc<Desk>, mut request: Request, next: Next) -> Response {
     let takes = desk.takes(&request);
     let Some(caller) = request.extensions().get::<Caller>() else {
         // Each door says who came by it.
@@ -68,8 +68,9 @@ pub(super) async fn at_work(desk: Arc<Desk>, request: Request, next: Next) -> Re
         let message = "too many requests; ask again in a second, and less often";
         return ApiError::new(ErrorCode::RateLimited, message).into_response();
     }
-    if let Err(refusal) = admitted {
-        return refusal.into_response();
+    match admitted {
+        Ok(rights) => drop(request.extensions_mut().insert(rights)),
+        Err(refusal) => return refusal.into_response(),
     }
     if !takes.query && request.uri().query().is_some_and(|query| !query.is_empty()) {
         let refusal = Refusal::new(

@@ -54,6 +54,8 @@ const REMOTE_MAX: usize = 128;
 const CHANGES_MAX: usize = 64;
 /// Who may follow events at once.
 const FOLLOWERS_MAX: usize = 64;
+/// Of them, those that may only read.
+const READERS_MAX: usize = FOLLOWERS_MAX / 2;
 /// For a request's head, and then for its body, to come.
 const HEAD_WITHIN: Duration = Duration::from_secs(3);
 /// See [`HEAD_WITHIN`].

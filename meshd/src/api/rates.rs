@@ -3,6 +3,7 @@
 //! Owns the bounds, also of the buckets themselves: of callers beyond, those that asked least lately are forgotten, who would
 //! have full buckets anyway.
 
+use super::access::Rights;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -18,8 +19,8 @@ pub(super) enum Whose {
     Own,
     /// Another user of this host.
     User(u32),
-    /// With a token.
-    Token(IpAddr),
+    /// With a token, by what it is good for: who may only read takes nothing from who may change, though both ask by one proxy.
+    Token(IpAddr, Rights),
     /// Without one, or with a wrong one: so that nobody tries them all, and nobody keeps out who has the right one.
     Stranger(IpAddr),
 }
@@ -29,7 +30,7 @@ impl Whose {
     fn allowance(self) -> (f64, f64) {
         match self {
             Self::Own => (4000.0, 2000.0),
-            Self::User(_) | Self::Token(_) => (200.0, 100.0),
+            Self::User(_) | Self::Token(..) => (200.0, 100.0),
             Self::Stranger(_) => (20.0, 2.0),
         }
     }
@@ -85,6 +86,18 @@ mod tests {
         let later = start + Duration::from_millis(500);
         let taken = (0..1000).filter(|_| rates.take(Whose::User(7), later));
         assert_eq!(taken.count(), 50);
+    }
+
+    #[test]
+    fn a_reading_token_takes_no_requests_from_the_changing_one_of_the_same_address() {
+        let (rates, now) = (Rates::default(), Instant::now());
+        let from = IpAddr::from([127, 0, 0, 1]);
+        let (reader, changer) = (
+            Whose::Token(from, Rights::Read),
+            Whose::Token(from, Rights::Change),
+        );
+        assert_eq!((0..1000).filter(|_| rates.take(reader, now)).count(), 200);
+        assert_eq!((0..1000).filter(|_| rates.take(changer, now)).count(), 200);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!
 //! Owns the file and its thread. Whoever tells an event waits for nothing: what happens within a second of a power cut may be
 //! lost, and then its numbers are left out, so that none means two events. Refuses to grow: as many events as the ring has. A
-//! damaged file is moved aside and a new one begun, since there is nothing in it that the node needs.
+//! damaged file is moved aside and a new one begun, since there is nothing in it that the node needs. Whatever else is in the way
+//! (a full disk, a mode, another format) says nothing against the file: it stays where it is.
 
 use super::{BYTES_MAX, RING_MAX};
 use meshd_core::code::ErrorCode;
@@ -32,6 +33,8 @@ const BATCH: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_secs(10);
 /// Numbers that are reserved ahead.
 const AHEAD: u64 = 4096;
+/// Damaged files that are kept.
+const DAMAGED_MAX: u32 = 4;
 /// A file that has grown beyond is made smaller at the start.
 const FILE_MAX: u64 = 64 << 20;
 
@@ -87,8 +90,14 @@ impl Shelf {
         let path = dir.join(FILE);
         let (db, found) = match read(&path) {
             Ok(opened) => opened,
+            Err(error) if !is_damage(&error) => return Err(error.into()),
             Err(error) => {
-                let aside = dir.join("events.redb.damaged");
+                let aside = free_place(dir).ok_or_else(|| {
+                    format!(
+                        "{} cannot be read: {error}; {DAMAGED_MAX} damaged ones are kept already, move some of them away and restart",
+                        path.display()
+                    )
+                })?;
                 std::fs::rename(&path, &aside)?;
                 tracing::warn!(
                     code = %ErrorCode::EventsUnkept, "the events in {} cannot be read ({error}); the file is {} now, and a new one is begun",
@@ -141,7 +150,31 @@ impl Drop for Shelf {
     }
 }
 
-fn open(path: &Path) -> Result<Database, Failed> {
+/// Does this speak against what is in the file? As in `store.rs`.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) => true,
+        redb::Error::Io(error) => matches!(
+            error.kind(),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+        ),
+        _ => false,
+    }
+}
+
+/// Where one more damaged file may go: never onto another.
+fn free_place(dir: &Path) -> Option<PathBuf> {
+    let mut places = (1..=DAMAGED_MAX).map(|number| match number {
+        1 => dir.join(format!("{FILE}.damaged")),
+        _ => dir.join(format!("{FILE}.damaged.{number}")),
+    });
+    places.find(|place| {
+        let there = place.symlink_metadata();
+        there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    })
+}
+
+fn open(path: &Path) -> Result<Database, redb::Error> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -163,7 +196,7 @@ fn open(path: &Path) -> Result<Database, Failed> {
 }
 
 /// Opens, reads all, and reserves numbers for this run.
-fn read(path: &Path) -> Result<(Database, Found), Failed> {
+fn read(path: &Path) -> Result<(Database, Found), redb::Error> {
     let mut db = open(path)?;
     let large = path.metadata().is_ok_and(|meta| meta.len() > FILE_MAX);
     if large {
@@ -300,5 +333,79 @@ impl Writer {
         self.reserved = reserved;
         self.db = Some(db);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_what_speaks_against_the_content_is_damage() {
+        let io = |kind| redb::Error::Io(io::Error::from(kind));
+        for damage in [
+            redb::Error::Corrupted("x".to_owned()),
+            io(io::ErrorKind::InvalidData),
+            io(io::ErrorKind::UnexpectedEof),
+        ] {
+            assert!(is_damage(&damage), "{damage}");
+        }
+        for innocent in [
+            io(io::ErrorKind::StorageFull),
+            io(io::ErrorKind::QuotaExceeded),
+            io(io::ErrorKind::PermissionDenied),
+            io(io::ErrorKind::ReadOnlyFilesystem),
+            redb::Error::PreviousIo,
+            redb::Error::DatabaseAlreadyOpen,
+            redb::Error::UpgradeRequired(2),
+        ] {
+            assert!(!is_damage(&innocent), "{innocent}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let history = folder.path().join("history");
+        std::fs::write(&history, "well").unwrap();
+        // Refused by O_NOFOLLOW, also to root.
+        std::os::unix::fs::symlink(&history, folder.path().join(FILE)).unwrap();
+        assert!(Shelf::open(folder.path()).is_err());
+        assert_eq!(names(folder.path()), [FILE, "history"]);
+        assert_eq!(std::fs::read(&history).unwrap(), b"well");
+    }
+
+    #[test]
+    fn a_damaged_file_takes_no_other_ones_place_and_only_a_few_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        for number in 1..=4_u8 {
+            std::fs::write(&path, [number; 10_000]).unwrap();
+            drop(Shelf::open(folder.path()).unwrap());
+        }
+        std::fs::write(&path, [5; 10_000]).unwrap();
+        let error = Shelf::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("4 damaged ones"), "{error}");
+        for (name, content) in [
+            ("events.redb.damaged", 1),
+            ("events.redb.damaged.2", 2),
+            ("events.redb.damaged.3", 3),
+            ("events.redb.damaged.4", 4),
+            (FILE, 5),
+        ] {
+            let kept = std::fs::read(folder.path().join(name)).unwrap();
+            assert_eq!(kept, [content; 10_000], "{name}");
+        }
+        assert!(!folder.path().join("events.redb.damaged.5").exists());
     }
 }

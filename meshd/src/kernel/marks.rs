@@ -168,6 +168,11 @@ impl Marks {
         }
     }
 
+    /// What all marks of this node begin with, its colon included: the mark of what several ports share.
+    pub(super) fn of_node(&self) -> &str {
+        &self.prefix
+    }
+
     /// The alias of a port's devices.
     pub(super) fn of(&self, port: PortId) -> String {
         format!("{}{port}", self.prefix)

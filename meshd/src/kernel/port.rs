@@ -270,7 +270,7 @@ impl Workbench<'_> {
         };
         if let Some(dns) = &wiring.dns {
             // Names are a comfort: a port without them works.
-            if let Err(error) = hint::write(&port.netns, dns, &self.marks.of(port.id)) {
+            if let Err(error) = hint::write(&port.netns, dns, port.id, self.marks.of_node()) {
                 tracing::warn!(code = %ErrorCode::FileUnwritten, port = %port.id, %error, "resolv.conf of the port's namespace: write");
             }
         }

@@ -66,7 +66,7 @@ impl Workbench<'_> {
                     errors.push(format!("remove {}: {error}", own.display()));
                 }
             }
-            if let Err(error) = hint::remove(&port.netns, &self.marks.of(port.id)) {
+            if let Err(error) = hint::remove(&port.netns, port.id, self.marks.of_node()) {
                 errors.push(format!("remove the resolv.conf of its namespace: {error}"));
             }
             all.push(errors);

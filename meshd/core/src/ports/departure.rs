@@ -255,16 +255,7 @@ impl Ports {
         let vni = port.record.vni;
         if !self.records().any(|record| record.vni == vni) {
             pools.set_active(vni, false);
-            if let Some(service) = self.services.remove(&vni) {
-                self.changes.push(PortChange::ServiceDown {
-                    vni,
-                    port: service.port,
-                });
-                out.push(Output::Unserve {
-                    vni,
-                    port: service.port,
-                });
-            }
+            self.unserve(vni, out);
         }
         for waiter in port.detaching {
             // That a port which is to go was never made is just what was wished for.

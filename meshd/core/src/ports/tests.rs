@@ -11,6 +11,7 @@ use proptest::prelude::*;
 
 mod bridges;
 mod owners;
+mod serving;
 
 const ME: NodeId = NodeId([1; 32]);
 const OTHER: NodeId = NodeId([2; 32]);
