@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::attach::service_mac;
 use crate::code::RefusalKind;
 use crate::command::{AttachSpec, IpSpec, NetnsRef, Refusal};
 use crate::ident::{SessionId, WallTime};

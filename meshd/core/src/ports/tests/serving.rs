@@ -49,7 +49,7 @@ fn a_name_service_that_failed_is_tried_again_with_growing_pauses_until_it_is_the
         pauses.push(due.ms_since(lab.now.moment));
         // Not before its time, and once.
         assert!(served(&lab.at(lab.now.moment)).is_empty());
-        assert_eq!(served(&lab.at(due)), [service.clone()]);
+        assert_eq!(served(&lab.at(due)), std::slice::from_ref(&service));
         assert_eq!(lab.ports.poll_timeout(), None);
         // It is told as long as nobody says that it is there.
         assert_eq!(lab.ports.unserved().count(), 1);
