@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 const ETC: &str = "/etc/netns";
 /// Bytes of the largest file that may be ours: 4096 ports would not fill it.
@@ -119,7 +120,11 @@ pub(super) fn write(netns: &NetnsRef, hint: &DnsHint, port: PortId, mark: &str) 
     file(netns).map_or(Ok(()), |path| write_at(&path, hint, port, mark))
 }
 
+/// Ports of one namespace are wired and removed at the same time, and each reads the file before it writes it.
+static TURN: Mutex<()> = Mutex::new(());
+
 fn write_at(path: &Path, hint: &DnsHint, port: PortId, mark: &str) -> io::Result<()> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(folder) = path.parent() else {
         return Ok(());
     };
@@ -146,6 +151,7 @@ pub(super) fn remove(netns: &NetnsRef, port: PortId, mark: &str) -> io::Result<(
 }
 
 fn remove_at(path: &Path, port: PortId, mark: &str) -> io::Result<()> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(mut told) = told(path, mark) else {
         return Ok(());
     };
@@ -210,6 +216,30 @@ mod tests {
         assert_eq!(plain(&path), of(2, "two"));
         remove_at(&path, PortId(3), MARK).unwrap();
         assert!(!path.exists() && !temp.path().join("c1").exists());
+    }
+
+    #[test]
+    fn ports_that_come_and_go_at_once_are_all_told() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("c1/resolv.conf");
+        std::thread::scope(|scope| {
+            for port in 0..16 {
+                let path = &path;
+                scope.spawn(move || {
+                    write_at(path, &hint(1, "one"), PortId(port), MARK).unwrap();
+                    if port % 2 == 0 {
+                        remove_at(path, PortId(port), MARK).unwrap();
+                    }
+                });
+            }
+        });
+        let told = told(&path, MARK).unwrap();
+        let mut ports: Vec<u32> = told.ports.iter().map(|(port, _)| port.0).collect();
+        ports.sort_unstable();
+        assert_eq!(
+            ports,
+            (0..16).filter(|port| port % 2 == 1).collect::<Vec<_>>()
+        );
     }
 
     #[test]
