@@ -3,7 +3,7 @@
 use super::args::Common;
 use super::values::{host_label, show_path};
 use super::{Failure, Printed, show};
-use crate::coded;
+use crate::coded::{self, Coded};
 use crate::daemon::{self, RunOptions};
 use crate::identity::Identity;
 use crate::store::Store;
@@ -65,7 +65,7 @@ pub(super) fn join(common: &Common, token: &str, name: Option<Label>) -> Result<
         // A state without an identity would have systemd start a daemon that cannot run.
         && let Err(error) = store.discard_if_made()
     {
-        tracing::warn!(%error, "the state file of a join that failed stays");
+        tracing::warn!(code = %error.code(), %error, "the state file of a join that failed stays; remove it, or join again");
     }
     let identity = joined?;
     // The inviter may have given another name, where the wanted one is taken.
