@@ -64,11 +64,7 @@ impl Tap {
     }
 
     fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> Result<()> {
-        let (fd, len) = (self.fd.as_raw_fd(), u32::try_from(size_of_val(&value))?);
-        // SAFETY: the pointer is to a live value of the length said.
-        let set = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
-        ensure!(set == 0, "setsockopt: {}", io::Error::last_os_error());
-        Ok(())
+        set_option(&self.fd, level, option, value)
     }
 
     /// A frame that is there, and its length; none: there is none. What is longer than the buffer is cut.
@@ -215,4 +211,26 @@ pub fn mac(text: &str) -> Result<[u8; 6]> {
 #[must_use]
 pub fn frame(dst: [u8; 6], src: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
     [&dst[..], &src, &ether_type.to_be_bytes(), payload].concat()
+}
+
+/// setsockopt(2) of a number.
+pub(crate) fn set_option(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<()> {
+    let len = u32::try_from(size_of_val(&value))?;
+    // SAFETY: the pointer is to a live value of the length said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            len,
+        )
+    };
+    ensure!(set == 0, "setsockopt: {}", io::Error::last_os_error());
+    Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! Every socket is made inside the container's namespace by a thread of its own, so that no helper program is needed.
 
+use crate::frames::set_option;
 use crate::netns::{self, within};
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{Read, Write};
@@ -359,6 +360,8 @@ impl Probe {
     pub fn start(client: &str, server: &str, to: IpAddr, port: u16, rate: u32) -> Result<Self> {
         let inbox = within(server, || UdpSocket::bind((to, port)).context("bind"))?;
         inbox.set_read_timeout(Some(Duration::from_millis(100)))?;
+        // Whoever reads may have to wait for a processor: what is lost in front of it is not lost by the network.
+        set_option(&inbox, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20)?;
         let outbox = within(client, || UdpSocket::bind(any(to)).context("bind"))?;
         let (stop, seen) = (
             Arc::new(AtomicBool::new(false)),

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use interop_tests::lab::{LabSpec, plugin, scene};
+use interop_tests::netns;
 use interop_tests::node::Node;
 use interop_tests::traffic::{Probe, ping_until, tcp_opens};
 use serde_json::Value;
@@ -153,6 +154,28 @@ fn a_version_beside_another_is_compared_on_real_traffic_and_not_obeyed() {
         let (here, far) = (&stations[0], &stations[1]);
         let (node, to) = (lab.node(0), far.port.v4()?);
         let open = |port| tcp_opens(&here.netns, &far.netns, to, port, Duration::from_secs(2));
+        // The version in use reads nothing, so what is asked first of a port and peer decides for all that follows, and the shadow
+        // sees no more: it has to be TCP, and no neighbour question or report.
+        for (one, other) in [(here, far), (far, here)] {
+            netns::run(
+                &one.netns,
+                "sysctl",
+                &["-qw", "net.ipv6.conf.all.disable_ipv6=1"],
+            )?;
+            let (ip, mac) = (other.port.v4()?.to_string(), &other.port.mac);
+            let words = [
+                "neigh",
+                "replace",
+                &ip,
+                "lladdr",
+                mac,
+                "dev",
+                "eth0",
+                "nud",
+                "permanent",
+            ];
+            netns::run(&one.netns, "ip", &words)?;
+        }
         install(node, "acl", "acl")?;
         node.ok(&["plugin", "attach", "acl", "lan"])?;
         let new = plugin("hello-plugin")?;
