@@ -205,17 +205,7 @@ fn line(text: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn current(file: &str, made: &str, how: &str) {
-        let path = format!("{}/../docs/reference/{file}", env!("CARGO_MANIFEST_DIR"));
-        let kept = std::fs::read_to_string(path).unwrap_or_default();
-        let differs = kept.lines().zip(made.lines()).position(|(a, b)| a != b);
-        assert!(
-            kept == made,
-            "docs/reference/{file} is not what the code says, first at line {}; make it by `{how}`",
-            differs.unwrap_or_else(|| kept.lines().count().min(made.lines().count())) + 1
-        );
-    }
+    use crate::cli::reference::current;
 
     #[test]
     fn the_openapi_document_is_current() {

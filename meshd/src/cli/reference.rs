@@ -66,24 +66,25 @@ fn write(command: &Command, out: &mut String) {
     }
 }
 
+/// For tests: a page of the reference says what `made` does, which `how` prints.
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+pub(super) fn current(file: &str, made: &str, how: &str) {
+    let path = format!("{}/../docs/reference/{file}", env!("CARGO_MANIFEST_DIR"));
+    let kept = std::fs::read_to_string(path).unwrap_or_default();
+    let differs = kept.lines().zip(made.lines()).position(|(a, b)| a != b);
+    assert!(
+        kept == made,
+        "docs/reference/{file} is not what the code says, first at line {}; make it by `{how}`",
+        differs.unwrap_or_else(|| kept.lines().count().min(made.lines().count())) + 1
+    );
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_reference_page_is_current() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
-        let kept = std::fs::read_to_string(file).unwrap_or_default();
-        let page = page();
-        let differs = kept
-            .lines()
-            .zip(page.lines())
-            .position(|(kept, page)| kept != page);
-        assert!(
-            kept == page,
-            "docs/reference/cli.md is not what the commands say, first at line {}; make it by `meshd help-markdown`",
-            differs.unwrap_or_else(|| kept.lines().count().min(page.lines().count())) + 1
-        );
+        current("cli.md", &page(), "meshd help-markdown");
     }
 }

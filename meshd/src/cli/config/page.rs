@@ -105,22 +105,13 @@ fn without(key: &Key) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::cli::reference::current;
     use meshd_core::config::{Config, keys};
 
     #[test]
     fn the_reference_page_is_current() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/config.md");
-        let kept = std::fs::read_to_string(file).unwrap_or_default();
         let page = page(&keys::sections().unwrap());
-        let differs = kept
-            .lines()
-            .zip(page.lines())
-            .position(|(kept, page)| kept != page);
-        assert!(
-            kept == page,
-            "docs/reference/config.md is not what the keys say, first at line {}; make it by `meshd config markdown`",
-            differs.unwrap_or_else(|| kept.lines().count().min(page.lines().count())) + 1
-        );
+        current("config.md", &page, "meshd config markdown");
     }
 
     #[test]
