@@ -535,6 +535,11 @@ impl LaneTask {
         self.note_fallen();
     }
 
+    /// What waits for the end of the batch leaves now.
+    pub(super) fn flush(&mut self) {
+        self.outbox.flush();
+    }
+
     /// At the end of a batch: sends what waited for it, gives up what waited too long, and shows what was counted, if that is due.
     pub(super) fn batch_done(&mut self) {
         self.outbox.flush();

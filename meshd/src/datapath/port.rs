@@ -29,7 +29,10 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
     let (mut task, mut from_driver) = LaneTask::new(start);
     // A port has many queues, and most are idle: there is a buffer while frames come.
     let (mut buffer, mut idle) = (BytesMut::new(), true);
+    // Frames of the last batch.
+    let mut before = 0;
     loop {
+        let mut count = 0;
         tokio::select! {
             biased;
             told = from_driver.recv() => match told {
@@ -39,6 +42,7 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
             read = tap.read_into(&mut buffer, space) => match read {
                 Ok((header, length)) => {
                     idle = false;
+                    count = 1;
                     take(&mut task, vni, &mut buffer, &header, length);
                 }
                 // A kind of superframe that this release has not asked for.
@@ -57,15 +61,23 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
                 }
             }
         }
+        if before == 1 {
+            // It is a conversation rather than a load: what has come leaves before it is looked whether there is more.
+            task.flush();
+        }
         for _ in 1..if idle { 0 } else { BATCH_MAX } {
             match tap.try_read(space(&mut buffer)) {
-                Ok((header, length)) => take(&mut task, vni, &mut buffer, &header, length),
+                Ok((header, length)) => {
+                    count += 1;
+                    take(&mut task, vni, &mut buffer, &header, length);
+                }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     task.lost(DropReason::Malformed, 1, Some(vni));
                 }
                 Err(_) => break,
             }
         }
+        before = count;
         task.catch_up(&mut from_driver);
         task.batch_done();
         // A flood on one port must not keep the others from the runtime's few threads.

@@ -14,9 +14,11 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Batches of one call, as many as quinn-udp reads: where the kernel joins nothing, each is one packet. Of a room only the memory is
-/// there that was ever written to.
+/// Batches of one call at most, as many as quinn-udp reads: where the kernel joins nothing, each is one packet. Of a room only the
+/// memory is there that was ever written to.
 const ROOMS: usize = udp::BATCH_SIZE;
+/// Batches of a call after one that found less: to offer rooms costs, also those that stay empty.
+const ROOMS_MIN: usize = 4;
 /// The kernel joins no more than this into one batch (UDP_GRO), and a UDP payload is no longer.
 const ROOM: usize = 64 << 10;
 /// Batches from here on are handed on where they lie, and whoever keeps a packet of one keeps all of it. So what is kept for long is
@@ -104,9 +106,10 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub(super) async fn receive(&self, inbox: &mut Inbox) -> io::Result<bool> {
-        inbox.refill();
         loop {
             let mut ready = self.io.readable().await?;
+            // Not before: those who were given the last packets have read them by now, and their rooms are free.
+            let offered = inbox.refill();
             let mut read = None;
             // One `try_io` for the call and for what it says of the next: readiness that came after the call must stay.
             let tried = ready.try_io(|io| {
@@ -114,19 +117,21 @@ impl Socket {
                 let mut slices: [IoSliceMut<'_>; ROOMS] = std::array::from_fn(|_| {
                     IoSliceMut::new(rooms.next().map_or(&mut [][..], |room| &mut room[..]))
                 });
-                let batches =
-                    self.state
-                        .recv(io.get_ref().into(), &mut slices, &mut inbox.metas)?;
+                let slices = slices.get_mut(..offered).unwrap_or_default();
+                let batches = self
+                    .state
+                    .recv(io.get_ref().into(), slices, &mut inbox.metas)?;
                 read = Some(batches);
                 // The kernel has just found no more: to wait for what comes needs no call that says so again.
-                match batches < ROOMS {
+                match batches < offered {
                     true => Err(io::ErrorKind::WouldBlock.into()),
                     false => Ok(()),
                 }
             });
             if let Some(batches) = read {
                 inbox.batches = batches;
-                return Ok(batches < ROOMS);
+                inbox.wanted = (2 * batches).clamp(ROOMS_MIN, ROOMS);
+                return Ok(batches < offered);
             }
             match tried {
                 // `ConnectionReset`: somebody's ICMP error. It means nothing in QUIC, and anybody could send one.
@@ -150,6 +155,8 @@ pub(super) struct Inbox {
     rooms: [BytesMut; ROOMS],
     metas: [RecvMeta; ROOMS],
     batches: usize,
+    /// Rooms of the next call.
+    wanted: usize,
 }
 
 impl Default for Inbox {
@@ -158,14 +165,15 @@ impl Default for Inbox {
             rooms: std::array::from_fn(|_| BytesMut::new()),
             metas: [RecvMeta::default(); ROOMS],
             batches: 0,
+            wanted: ROOMS_MIN,
         }
     }
 }
 
 impl Inbox {
-    /// Makes all rooms whole again.
-    fn refill(&mut self) {
-        for room in &mut self.rooms {
+    /// Makes the rooms of the next call whole again: how many they are.
+    fn refill(&mut self) -> usize {
+        for room in self.rooms.iter_mut().take(self.wanted) {
             if room.len() == ROOM {
                 continue;
             }
@@ -179,6 +187,7 @@ impl Inbox {
                 *room = BytesMut::zeroed(ROOM);
             }
         }
+        self.wanted
     }
 
     /// Each packet that was read, in order, with what the kernel says of it.
