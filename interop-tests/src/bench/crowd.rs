@@ -16,6 +16,7 @@ use crate::netns::ip;
 use crate::node::Node;
 use crate::report::Table;
 use anyhow::{Context, Result};
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -28,14 +29,54 @@ pub fn spec() -> LabSpec {
     LabSpec::hosts(4)
 }
 
+/// The neighbours that all hosts of this machine may know together: there is one table for all namespaces, and one host of the world
+/// would have it for itself. As it was before once this is dropped.
+struct Neighbours {
+    before: Vec<(String, String)>,
+}
+
+impl Neighbours {
+    fn of(hosts: usize) -> Result<Self> {
+        let mut this = Self { before: Vec::new() };
+        for family in ["ipv4", "ipv6"] {
+            for limit in 1..=3 {
+                let file = format!("/proc/sys/net/{family}/neigh/default/gc_thresh{limit}");
+                let was = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+                // Each knows each, and some have just gone.
+                let wanted = 2 * hosts * hosts;
+                if was.trim().parse().is_ok_and(|was: usize| was < wanted) {
+                    fs::write(&file, wanted.to_string())
+                        .with_context(|| format!("write {wanted} into {file}"))?;
+                    this.before.push((file, was));
+                }
+            }
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        for (file, was) in self.before.iter().rev() {
+            if let Err(error) = fs::write(file, was) {
+                eprintln!("{file} stays higher than it was, which was {was}: {error}");
+            }
+        }
+    }
+}
+
 /// Daemons on the lab's wire, each in a namespace of its own.
 pub(super) struct Crowd {
     nodes: Vec<Node>,
+    _neighbours: Neighbours,
 }
 
 impl Crowd {
     pub(super) fn start(lab: &Lab, count: usize, say: &mut impl FnMut(&str)) -> Result<Self> {
-        let mut crowd = Self { nodes: Vec::new() };
+        let mut crowd = Self {
+            nodes: Vec::new(),
+            _neighbours: Neighbours::of(count + lab.hosts.len())?,
+        };
         for number in 1..=count {
             let netns = lab.add_container(0, &format!("z{number}"))?;
             let (wire, name) = (&lab.wire, format!("z{number}"));
