@@ -4,6 +4,7 @@
 
 use crate::devices::Devices;
 use crate::driver::DriverHandle;
+use crate::rhythm::beat;
 use crate::rulings::{PluginInfo, Rulings};
 use meshd_core::ident::Vni;
 use meshd_core::notice::{Notice, PluginStep};
@@ -35,7 +36,7 @@ pub(crate) async fn follow(rulings: Rulings, devices: Devices, driver: DriverHan
                 driver.notice(notice);
             }
         }
-        tokio::time::sleep(LOOK).await;
+        beat(LOOK).await;
     }
 }
 

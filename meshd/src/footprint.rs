@@ -3,32 +3,33 @@
 //! Reading configs, opening stores, setting up TLS and the plugins' engine touch most of the binary once, and need more memory than
 //! anything later. The kernel maps each touched place of the binary with its neighbours, and leaves it mapped; the allocator keeps
 //! what was freed: together two thirds of an idle daemon's resident memory. [`give_back`] gives both back: soon after the start, and
-//! later when [`GROWTH`] was added since, so that what stays large costs nothing again. What is used again of the binary comes back
-//! by a minor fault from the page cache.
+//! later, in idle times, when [`GROWTH`] was added since, so that what stays large costs nothing again. What is used again of the
+//! binary comes back by a minor fault from the page cache.
 //!
 //! Owns no memory. Of the binary it touches what was never written, so nothing can be lost.
 #![allow(unsafe_code)] // madvise(2) over addresses that the kernel told, malloc_trim(3).
 
 use nix::sys::mman::{MmapAdvise, madvise};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::ffi::c_void;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// From ready to idle: what the first networks, ports and peers need was used by then.
 const AFTER: Duration = Duration::from_secs(3);
-/// Between two looks at what was added, to begin with: twice as long after each time that memory was given back, so that load which
-/// comes and goes is not slowed by it …
+/// Between two looks at what was added, and how busy the daemon was.
 const EACH: Duration = Duration::from_secs(15);
-/// … and no longer than this.
-const EACH_MAX: Duration = Duration::from_secs(3600);
+/// Share of a core that was used between two looks, below which it was idle: load that will go on would ask for the same memory again.
+const IDLE: f64 = 0.05;
 /// KiB of heap and stacks beside those that stayed when memory was last given back.
 const GROWTH: u64 = 1024;
 
-/// Gives memory back for as long as it is polled: after the start, and whenever much was added.
+/// Gives memory back for as long as it is polled: after the start, and later in idle times when much was added.
 pub(crate) async fn keep_small() {
-    let (mut kept, mut pause) = (0, EACH);
+    let mut kept = 0;
     tokio::time::sleep(AFTER).await;
     loop {
         // It takes milliseconds, for which nothing else of that thread would run.
@@ -40,23 +41,34 @@ pub(crate) async fn keep_small() {
             written().map(Some)
         });
         match look.await.map_err(io::Error::other).flatten() {
-            Ok(Some(now)) => {
-                // The first time is the start's.
-                pause = if kept == 0 {
-                    EACH
-                } else {
-                    EACH_MAX.min(2 * pause)
-                };
-                kept = now;
-            }
-            Ok(None) => {}
+            Ok(now) => kept = now.unwrap_or(kept),
             Err(error) => {
                 tracing::debug!(%error, "memory that is not used is kept");
                 return;
             }
         }
-        tokio::time::sleep(pause).await;
+        idle().await;
     }
+}
+
+/// Returns after [`EACH`] in which the daemon was idle.
+async fn idle() {
+    loop {
+        let (before, since) = (used(), Instant::now());
+        tokio::time::sleep(EACH).await;
+        let busy = (used() - before).num_microseconds() as f64 / 1e6;
+        if busy < IDLE * since.elapsed().as_secs_f64() {
+            return;
+        }
+    }
+}
+
+/// Time of processors that this process has used; zero if the kernel does not say.
+fn used() -> TimeVal {
+    let usage = getrusage(UsageWho::RUSAGE_SELF);
+    usage.map_or(TimeVal::zero(), |usage| {
+        usage.user_time() + usage.system_time()
+    })
 }
 
 /// Resident KiB that are of no file: heap and stacks (`RssAnon` of proc_pid_status(5)).

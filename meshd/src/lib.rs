@@ -32,6 +32,7 @@ mod logging;
 mod losses;
 pub mod punts;
 mod quic;
+mod rhythm;
 pub mod rulings;
 mod service;
 mod starting;

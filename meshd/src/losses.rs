@@ -62,7 +62,7 @@ impl Losses {
                     looks.pop_front();
                 }
             }
-            tokio::time::sleep(LOOK).await;
+            crate::rhythm::beat(LOOK).await;
         }
     }
 

@@ -5,6 +5,7 @@ use crate::config_file;
 use crate::daemon::apply_networks;
 use crate::devices::Devices;
 use crate::driver::DriverHandle;
+use crate::rhythm::beat;
 use meshd_core::code::ErrorCode;
 use meshd_core::command::Command;
 use meshd_core::config::{Config, ConfigDiff};
@@ -13,7 +14,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::MissedTickBehavior;
 
 /// Editors write a file in several steps; wait until they are done.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -54,14 +54,12 @@ pub(crate) async fn follow(
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return;
     };
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // None yet, so it is read at once: it may have changed since the daemon began.
     let mut seen = None;
     loop {
         tokio::select! {
             hangup = hangup.recv() => if hangup.is_none() { return },
-            _ = look.tick(), if path.is_some() => {
+            () = beat(LOOK), if path.is_some() => {
                 if path.as_deref().and_then(Version::of) == seen {
                     continue;
                 }

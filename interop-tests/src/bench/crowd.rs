@@ -170,7 +170,8 @@ pub fn run(
         })
     };
     all(300)?;
-    sleep(IDLE);
+    // What the sessions needed to come up is given back once the node was idle for a while.
+    sleep(2 * IDLE);
     let after = (node.rss_mib()?, idle(node)?);
     say(&format!(
         "{peers} peers: {:.1} MiB, {:.2} % of a core",

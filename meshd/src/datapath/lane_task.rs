@@ -24,8 +24,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// What the driver has for a lane.
 pub(super) enum ToLane {
-    /// The node ruled on an upcall.
-    Ruling(UpcallId, Ruling),
+    /// The node ruled on an upcall. Each lane has room for some from its start, and most lanes are idle: so there is room for pointers.
+    Ruling(UpcallId, Box<Ruling>),
     /// Somebody wants to see what it has cached.
     Show(oneshot::Sender<LaneFlows>),
 }
@@ -282,7 +282,7 @@ impl LaneTask {
     /// The driver has something for this lane.
     pub(super) fn told(&mut self, told: ToLane) {
         match told {
-            ToLane::Ruling(upcall, ruling) => self.ruling(upcall, ruling),
+            ToLane::Ruling(upcall, ruling) => self.ruling(upcall, *ruling),
             ToLane::Show(tell) => {
                 let epoch = Epoch(self.shared.epoch.load(Ordering::Acquire));
                 let now = self.now();

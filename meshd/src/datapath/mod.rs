@@ -36,6 +36,7 @@ use strand::{LaneId, Strand};
 use crate::clock::Clock;
 use crate::punts::Punts;
 use crate::quic::Connection;
+use crate::rhythm::beat;
 use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use meshd_core::capture::Way;
@@ -344,7 +345,7 @@ impl Datapath {
         async move {
             let mut pause = SAMPLE_MS;
             loop {
-                tokio::time::sleep(Duration::from_millis(pause)).await;
+                beat(Duration::from_millis(pause)).await;
                 let outlets = shared.outlets.load_full();
                 let all = outlets.peers.iter();
                 let samples: Vec<WaySample> = all
@@ -392,7 +393,7 @@ impl Datapath {
             // A ruling that does not fit is lost; the lane's own time-out gives the parked frames up, and counts them.
             let _ = lane
                 .to_lane
-                .try_send(ToLane::Ruling(upcall, ruling.clone()));
+                .try_send(ToLane::Ruling(upcall, Box::new(ruling.clone())));
         }
     }
 

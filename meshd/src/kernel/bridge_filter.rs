@@ -181,7 +181,7 @@ impl BridgeFilterWatch {
     }
 
     async fn wait(&self) {
-        let until = tokio::time::Instant::now() + PERIOD;
+        let until = crate::rhythm::upcoming(PERIOD);
         let Some(news) = &self.news else {
             return tokio::time::sleep_until(until).await;
         };

@@ -205,7 +205,7 @@ const QUEUE_LEN: u32 = 1000;
 /// How often the counters of paths are read: a death of a path under traffic is to be found in some 200 ms.
 const GAUGE: std::time::Duration = std::time::Duration::from_millis(50);
 /// The same before there was any path to be read.
-const GAUGE_NOTHING: std::time::Duration = std::time::Duration::from_millis(200);
+const GAUGE_NOTHING: std::time::Duration = std::time::Duration::from_millis(250);
 /// All entries are looked through so seldom.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -357,7 +357,10 @@ impl Kernel {
         let mut looked: Option<std::time::Instant> = None;
         loop {
             let nothing = !self.0.ledger.has_paths();
-            tokio::time::sleep(if nothing { GAUGE_NOTHING } else { GAUGE }).await;
+            match nothing {
+                true => crate::rhythm::beat(GAUGE_NOTHING).await,
+                false => tokio::time::sleep(GAUGE).await,
+            }
             let traffic = self.0.ledger.traffic();
             let mut news = Vec::new();
             if !traffic.is_empty() {

@@ -130,7 +130,9 @@ impl Socket {
             });
             if let Some(batches) = read {
                 inbox.batches = batches;
-                inbox.wanted = (2 * batches).clamp(ROOMS_MIN, ROOMS);
+                // Down step by step, so that load that swings does not ask for memory each time that it grows.
+                let enough = (2 * batches).max(inbox.wanted - 1);
+                inbox.wanted = enough.clamp(ROOMS_MIN, ROOMS);
                 return Ok(batches < offered);
             }
             match tried {
@@ -171,9 +173,11 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Makes the rooms of the next call whole again: how many they are.
+    /// Makes the rooms of the next call whole again, and gives up the others: how many they are.
     fn refill(&mut self) -> usize {
-        for room in self.rooms.iter_mut().take(self.wanted) {
+        let (rooms, others) = self.rooms.split_at_mut(self.wanted.min(ROOMS));
+        others.fill_with(BytesMut::new);
+        for room in rooms {
             if room.len() == ROOM {
                 continue;
             }

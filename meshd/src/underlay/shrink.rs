@@ -11,6 +11,7 @@
 //! the word about what came of it. Decides nothing: the search is QUIC's.
 
 use crate::quic::Connection;
+use crate::rhythm::beat;
 use meshd_core::wire::datagram;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -55,7 +56,7 @@ impl Watch {
 
     pub(super) async fn shrunk(&mut self, connection: &Connection, before: &Before) -> (u16, u16) {
         loop {
-            sleep(LOOK).await;
+            beat(LOOK).await;
             let path = connection.stats().path;
             let was = std::mem::replace(&mut self.mtu, path.current_mtu);
             if path.current_mtu < was {

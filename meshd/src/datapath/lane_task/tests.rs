@@ -73,7 +73,7 @@ fn a_flow_does_not_change_its_way_within_a_batch_however_long_the_thread_stood_s
         }),
         ..Ruling::of(Action::Forward(Arc::new([peer])))
     };
-    task.told(ToLane::Ruling(upcall, ruling));
+    task.told(ToLane::Ruling(upcall, Box::new(ruling)));
     // What has begun nothing takes the wanted way: the flow's bucket is the one that stays with another.
     let on_first = |at: Moment| {
         (0..BUCKETS as u64)
