@@ -24,6 +24,8 @@ const AFTER: Duration = Duration::from_secs(3);
 const EACH: Duration = Duration::from_secs(15);
 /// Share of a core that was used between two looks, below which it was idle: load that will go on would ask for the same memory again.
 const IDLE: f64 = 0.05;
+/// A daemon that never is gives memory back so often.
+const BUSY_MAX: Duration = Duration::from_secs(3600);
 /// KiB of heap and stacks beside those that stayed when memory was last given back.
 const GROWTH: u64 = 1024;
 
@@ -51,9 +53,10 @@ pub(crate) async fn keep_small() {
     }
 }
 
-/// Returns after [`EACH`] in which the daemon was idle.
+/// Returns after [`EACH`] in which the daemon was idle, or after [`BUSY_MAX`].
 async fn idle() {
-    loop {
+    let begun = Instant::now();
+    while begun.elapsed() < BUSY_MAX {
         let (before, since) = (used(), Instant::now());
         tokio::time::sleep(EACH).await;
         let busy = (used() - before).num_microseconds() as f64 / 1e6;

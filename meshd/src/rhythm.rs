@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A processor that sleeps is woken for each moment at which something is due, which costs more than most looks do. Looks that each
-//! wait by themselves spread over all moments; those at multiples of their periods meet. For what may wait for up to its period, not for
-//! deadlines. Owns where counting begins.
+//! wait by themselves spread over all moments; those at multiples of their periods meet. For what may wait for up to its period: not for
+//! deadlines, and not for what sends, which would make a burst of it. Owns where counting begins.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep_until};
 /// Where counting begins.
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// Returns at the next multiple of `period`, counted from the process's first use of this: at once at the soonest, and after a period
-/// at the latest. Cancelling loses nothing.
+/// Returns at the next multiple of `period`, counted from the process's first use of this: after less than a period, or a whole
+/// one. Cancelling loses nothing.
 pub(crate) async fn beat(period: Duration) {
     sleep_until(upcoming(period)).await;
 }

@@ -54,7 +54,7 @@ pub(crate) async fn follow(
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return;
     };
-    // None yet, so it is read at once: it may have changed since the daemon began.
+    // None yet, so it is read at the first look: it may have changed since the daemon began.
     let mut seen = None;
     loop {
         tokio::select! {

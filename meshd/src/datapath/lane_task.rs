@@ -95,8 +95,8 @@ impl LaneTask {
         (this, start.from_driver)
     }
 
-    /// The moment of the whole batch. What is sent leaves at its end, whatever kept this thread meanwhile: two frames of a batch have no
-    /// pause between them, by which a flow might change its way and overtake itself.
+    /// The moment of the whole batch. What is sent leaves at its end, or in order before that, whatever kept this thread meanwhile: two
+    /// frames of a batch have no pause between them, by which a flow might change its way and overtake itself.
     fn now(&mut self) -> Moment {
         *self.now.get_or_insert_with(|| self.shared.clock.moment())
     }

@@ -29,7 +29,7 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
     let (mut task, mut from_driver) = LaneTask::new(start);
     // A port has many queues, and most are idle: there is a buffer while frames come.
     let (mut buffer, mut idle) = (BytesMut::new(), true);
-    // Frames of the last batch.
+    // Frames of the last batch that had any.
     let mut before = 0;
     loop {
         let mut count = 0;
@@ -77,7 +77,9 @@ pub(super) async fn run(start: Start, vni: Vni, tap: Arc<PortTap>) {
                 Err(_) => break,
             }
         }
-        before = count;
+        if count > 0 {
+            before = count;
+        }
         task.catch_up(&mut from_driver);
         task.batch_done();
         // A flood on one port must not keep the others from the runtime's few threads.

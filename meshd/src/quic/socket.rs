@@ -19,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 const ROOMS: usize = udp::BATCH_SIZE;
 /// Batches of a call after one that found less: to offer rooms costs, also those that stay empty.
 const ROOMS_MIN: usize = 4;
+const _: () = assert!(ROOMS_MIN <= ROOMS);
 /// The kernel joins no more than this into one batch (UDP_GRO), and a UDP payload is no longer.
 const ROOM: usize = 64 << 10;
 /// Batches from here on are handed on where they lie, and whoever keeps a packet of one keeps all of it. So what is kept for long is
@@ -177,6 +178,7 @@ impl Inbox {
     fn refill(&mut self) -> usize {
         let (rooms, others) = self.rooms.split_at_mut(self.wanted.min(ROOMS));
         others.fill_with(BytesMut::new);
+        let offered = rooms.len();
         for room in rooms {
             if room.len() == ROOM {
                 continue;
@@ -191,7 +193,7 @@ impl Inbox {
                 *room = BytesMut::zeroed(ROOM);
             }
         }
-        self.wanted
+        offered
     }
 
     /// Each packet that was read, in order, with what the kernel says of it.

@@ -13,6 +13,7 @@
 use crate::quic::Connection;
 use crate::rhythm::beat;
 use meshd_core::wire::datagram;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -43,14 +44,19 @@ impl Before {
 pub(super) struct Watch {
     mtu: u16,
     lost: u64,
+    /// Before a round. All sessions look at the same moment, and if one uplink loses packets of all, rounds that began together would
+    /// be a burst of large packets, which are lost for that alone.
+    turn: Duration,
 }
 
 impl Watch {
     pub(super) fn new(connection: &Connection) -> Self {
         let path = connection.stats().path;
+        let number = RandomState::new().hash_one(connection.remote_address());
         Self {
             mtu: path.current_mtu,
             lost: path.lost_packets,
+            turn: LOOK.mul_f64(number as f64 / u64::MAX as f64),
         }
     }
 
@@ -66,6 +72,7 @@ impl Watch {
             }
             let losing = std::mem::replace(&mut self.lost, path.lost_packets) < path.lost_packets;
             if losing && path.current_mtu > PAYLOAD_MIN {
+                sleep(self.turn).await;
                 round(connection).await;
                 // What the round lost is looked at at once if it found something, and never for a round of its own.
                 let path = connection.stats().path;
