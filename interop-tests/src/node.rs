@@ -564,6 +564,14 @@ impl Node {
         process::rss_mib(self.pid().context("the daemon does not run")?)
     }
 
+    /// The part of it that is of no file: heap and stacks, and not the program, which other processes share.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn written_mib(&self) -> Result<f64> {
+        process::written_mib(self.pid().context("the daemon does not run")?)
+    }
+
     /// Status, peers and the end of the log, for a person who looks for a cause.
     #[must_use]
     pub fn post_mortem(&self) -> String {

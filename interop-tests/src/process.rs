@@ -62,6 +62,14 @@ pub fn peak_rss_mib(pid: u32) -> Result<f64> {
     status_mib(pid, "VmHWM:")
 }
 
+/// Resident memory of a process that is of no file, MiB: what it has written, and not its program.
+///
+/// # Errors
+/// If it does not run.
+pub fn written_mib(pid: u32) -> Result<f64> {
+    status_mib(pid, "RssAnon:")
+}
+
 fn status_mib(pid: u32, field: &str) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))
         .with_context(|| format!("process {pid} does not run"))?;
@@ -111,6 +119,8 @@ mod tests {
         let pid = std::process::id();
         let (now, most) = (rss_mib(pid).unwrap(), peak_rss_mib(pid).unwrap());
         assert!(now > 0.1 && most > 0.1, "{now} {most}");
+        let written = written_mib(pid).unwrap();
+        assert!(written > 0.0 && written < most, "{written} of {most}");
         assert!(cpu_seconds(pid).unwrap() >= 0.0);
         assert!(cpu_seconds(u32::MAX).is_err());
     }

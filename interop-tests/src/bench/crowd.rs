@@ -167,7 +167,8 @@ pub fn run(
     ];
     sleep(Duration::from_secs(6));
     let node = lab.node(0);
-    let before = (node.rss_mib()?, idle(node)?);
+    let look = || anyhow::Ok([node.rss_mib()?, node.written_mib()?, idle(node)?]);
+    let before = look()?;
     let crowd = Crowd::start(lab, peers.saturating_sub(1), &mut say)?;
     let all = |limit| {
         crate::wait("every session is up", Duration::from_secs(limit), || {
@@ -177,10 +178,10 @@ pub fn run(
     all(300)?;
     // What the sessions needed to come up is given back once the node was idle for a while.
     sleep(2 * IDLE);
-    let after = (node.rss_mib()?, idle(node)?);
+    let after = look()?;
     say(&format!(
         "{peers} peers: {:.1} MiB, {:.2} % of a core",
-        after.0, after.1
+        after[0], after[2]
     ));
     let mut turns: Vec<[f64; 2]> = Vec::new();
     let mut port = 5200;
@@ -207,7 +208,6 @@ pub fn run(
     let ratio = median(turns.iter().map(|[many, one]| many / one).collect());
     let mut table = Table::new(&["", "one peer", &format!("{peers} peers"), "ratio or a peer"]);
     let count = f64::from(u32::try_from(peers).context("too many peers")?);
-    let each = 1024.0 * (after.0 - before.0) / (count - 1.0).max(1.0);
     table.row(&[
         &"TCP 1 stream over QUIC, Gbit/s",
         &format!("{:.2}", of(1)),
@@ -216,15 +216,19 @@ pub fn run(
     ]);
     table.row(&[
         &"idle, percent of a core",
-        &format!("{:.2}", before.1),
-        &format!("{:.2}", after.1),
+        &format!("{:.2}", before[2]),
+        &format!("{:.2}", after[2]),
         &"–",
     ]);
-    table.row(&[
-        &"RSS, MiB",
-        &format!("{:.1}", before.0),
-        &format!("{:.1}", after.0),
-        &format!("{each:.0} KiB"),
-    ]);
+    let memory = ["RSS, MiB", "of it heap and stacks, MiB"];
+    for (name, (before, after)) in memory.iter().zip(before.iter().zip(&after)) {
+        let each = 1024.0 * (after - before) / (count - 1.0).max(1.0);
+        table.row(&[
+            name,
+            &format!("{before:.1}"),
+            &format!("{after:.1}"),
+            &format!("{each:.0} KiB"),
+        ]);
+    }
     Ok(table)
 }
