@@ -3,8 +3,8 @@
 //! Reading configs, opening stores, setting up TLS and the plugins' engine touch most of the binary once, and need more memory than
 //! anything later. The kernel maps each touched place of the binary with its neighbours, and leaves it mapped; the allocator keeps
 //! what was freed: together two thirds of an idle daemon's resident memory. [`give_back`] gives both back: soon after the start, and
-//! later, in idle times, when [`GROWTH`] was added since, so that what stays large costs nothing again. What is used again of the
-//! binary comes back by a minor fault from the page cache.
+//! later, in idle times or at the latest after [`BUSY_MAX`], when [`GROWTH`] was added since, so that what stays large costs nothing
+//! again. What is used again of the binary comes back by a minor fault from the page cache.
 //!
 //! Owns no memory. Of the binary it touches what was never written, so nothing can be lost.
 #![allow(unsafe_code)] // madvise(2) over addresses that the kernel told, malloc_trim(3).
@@ -29,7 +29,7 @@ const BUSY_MAX: Duration = Duration::from_secs(3600);
 /// KiB of heap and stacks beside those that stayed when memory was last given back.
 const GROWTH: u64 = 1024;
 
-/// Gives memory back for as long as it is polled: after the start, and later in idle times when much was added.
+/// Gives memory back for as long as it is polled: after the start, and whenever [`idle`] returns and much was added.
 pub(crate) async fn keep_small() {
     let mut kept = 0;
     tokio::time::sleep(AFTER).await;

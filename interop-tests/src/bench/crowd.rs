@@ -139,6 +139,26 @@ fn idle(node: &Node) -> Result<f64> {
     Ok(100.0 * (node.cpu_seconds()? - before) / IDLE.as_secs_f64())
 }
 
+/// What a node takes that has nothing to do.
+struct Look {
+    /// MiB.
+    rss: f64,
+    /// Heap and stacks, MiB.
+    written: f64,
+    /// Percent of a core.
+    idle: f64,
+}
+
+impl Look {
+    fn at(node: &Node) -> Result<Self> {
+        Ok(Self {
+            rss: node.rss_mib()?,
+            written: node.written_mib()?,
+            idle: idle(node)?,
+        })
+    }
+}
+
 /// Measures a node with `peers` sessions; `say` is told what is going on.
 ///
 /// # Errors
@@ -167,8 +187,7 @@ pub fn run(
     ];
     sleep(Duration::from_secs(6));
     let node = lab.node(0);
-    let look = || anyhow::Ok([node.rss_mib()?, node.written_mib()?, idle(node)?]);
-    let before = look()?;
+    let before = Look::at(node)?;
     let crowd = Crowd::start(lab, peers.saturating_sub(1), &mut say)?;
     let all = |limit| {
         crate::wait("every session is up", Duration::from_secs(limit), || {
@@ -178,10 +197,10 @@ pub fn run(
     all(300)?;
     // What the sessions needed to come up is given back once the node was idle for a while.
     sleep(2 * IDLE);
-    let after = look()?;
+    let after = Look::at(node)?;
     say(&format!(
         "{peers} peers: {:.1} MiB, {:.2} % of a core",
-        after[0], after[2]
+        after.rss, after.idle
     ));
     let mut turns: Vec<[f64; 2]> = Vec::new();
     let mut port = 5200;
@@ -216,15 +235,17 @@ pub fn run(
     ]);
     table.row(&[
         &"idle, percent of a core",
-        &format!("{:.2}", before[2]),
-        &format!("{:.2}", after[2]),
+        &format!("{:.2}", before.idle),
+        &format!("{:.2}", after.idle),
         &"–",
     ]);
-    let memory = ["RSS, MiB", "of it heap and stacks, MiB"];
-    for (name, (before, after)) in memory.iter().zip(before.iter().zip(&after)) {
+    for (name, before, after) in [
+        ("RSS, MiB", before.rss, after.rss),
+        ("of it heap and stacks, MiB", before.written, after.written),
+    ] {
         let each = 1024.0 * (after - before) / (count - 1.0).max(1.0);
         table.row(&[
-            name,
+            &name,
             &format!("{before:.1}"),
             &format!("{after:.1}"),
             &format!("{each:.0} KiB"),

@@ -343,24 +343,21 @@ impl Datapath {
     pub(crate) fn gauge(&self) -> impl Future<Output = ()> + Send + use<> {
         let shared = Arc::clone(&self.shared);
         async move {
-            let mut pause = SAMPLE_MS;
+            let sample = Duration::from_millis(SAMPLE_MS);
+            let mut nothing = false;
             loop {
-                match pause {
+                match nothing {
+                    true => beat(5 * sample).await,
                     // Figures are of equal times.
-                    SAMPLE_MS => tokio::time::sleep(Duration::from_millis(pause)).await,
-                    _ => beat(Duration::from_millis(pause)).await,
+                    false => tokio::time::sleep(sample).await,
                 }
                 let outlets = shared.outlets.load_full();
                 let all = outlets.peers.iter();
                 let samples: Vec<WaySample> = all
                     .flat_map(|(node, outlet)| outlet.samples(*node))
                     .collect();
-                pause = if samples.is_empty() {
-                    5 * SAMPLE_MS
-                } else {
-                    SAMPLE_MS
-                };
-                if !samples.is_empty() {
+                nothing = samples.is_empty();
+                if !nothing {
                     // A round that finds no room is followed by the next.
                     let _ = shared.inputs.try_send(Input::Ways(samples));
                 }

@@ -407,7 +407,7 @@ fn push(outgoing: &mut Outgoing<'_>, datagram: Bytes) -> Result<(), DropReason> 
 }
 
 /// What a lane sends with. Short frames go in packets together, and packets in calls together, so they wait for the end of the
-/// batch that they came in, unless their lane knows better.
+/// batch that they came in, unless their lane does not wait for that.
 #[derive(Default)]
 pub(crate) struct Outbox {
     /// Connections with datagrams that have not left yet.
@@ -432,7 +432,7 @@ impl Outbox {
         self.unsent.push(connection.clone());
     }
 
-    /// What waits leaves: the batch is over, or a conversation.
+    /// What waits leaves: the batch is over, or its lane does not wait for that.
     pub(crate) fn flush(&mut self) {
         for connection in self.unsent.drain(..) {
             connection.flush();
